@@ -1,0 +1,671 @@
+#!/usr/bin/env bun
+// picket-collector: webhooks and dropped files in, inbox lines out.
+// Reads its YAML. Listens on <webhook.listen>, watches <drop_folder.path>. Writes <inbox_dir>/*.inbox, and for itself
+// <inbox_dir>/.picket/. Killed at any moment it loses nothing it acknowledged, and doubles no drop and no delivery that has
+// an id: what a crash leaves behind is healed by the next start (lib/journal.ts, lib/inbox.ts).
+
+import { homedir } from "node:os";
+import { join, resolve } from "node:path";
+import { Hono } from "hono";
+import * as v from "valibot";
+import example from "./etc/collector.yaml" with { type: "text" };
+import systemUnit from "./etc/picket-collector.service" with { type: "text" };
+import userUnit from "./etc/picket-collector.user.service" with { type: "text" };
+import { deliveryId, eventId } from "./lib/collector/delivery.ts";
+import { DropFolder } from "./lib/collector/drop-folder.ts";
+import { PayloadError, parsePayload } from "./lib/collector/payload.ts";
+import { SCHEMES, type Verifier, compileVerifier } from "./lib/collector/signature.ts";
+import { type Template, TemplateError, compileTemplate } from "./lib/collector/template.ts";
+import {
+  type Broken,
+  type Listen,
+  NAME_SEGMENT,
+  isLoopback,
+  listen,
+  nameSegment,
+  number,
+  path,
+  rule,
+  seconds,
+  secret,
+} from "./lib/config.ts";
+import {
+  type Bindings,
+  type Health,
+  Refusal,
+  type Server,
+  connectionEntries,
+  pathOf,
+  readBody,
+  refusalLog,
+  serve,
+  unknownPath,
+  whoMayConnect,
+  wrongMethod,
+} from "./lib/http.ts";
+import { type ReadEvent, follow, goOn, readFrom, readLast, readNew } from "./lib/inbox-reader.ts";
+import {
+  EVENT_TYPES,
+  type EventDraft,
+  type InboxEvent,
+  InboxWriter,
+  PRIORITIES,
+  type Priority,
+  completeEvent,
+} from "./lib/inbox.ts";
+import { cannotWrite, isDiskFull, makeFolder } from "./lib/journal.ts";
+import type { Log } from "./lib/log.ts";
+import { Registry } from "./lib/metrics.ts";
+import { type Command, type CommandContext, type Running, type Service, UsageError, run } from "./lib/service.ts";
+
+const USAGE = `picket-collector: webhooks and dropped files in, inbox lines out
+
+  picket-collector example > ~/.config/picket/collector.yaml
+  picket-collector --check && picket-collector
+  picket-collector ping bob "the build is green" && picket-collector read bob --new`;
+
+const MAX_BODY_BYTES = 1 << 20;
+const HOOK_CHARACTERS = 10_000;
+const DEFAULT_POLL_SECONDS = 30;
+const FLUSH_CHECK_SECONDS = 10;
+
+// ---------------------------------------------------------------------------------------------------------------
+// Configuration: the schema is the documentation of the defaults
+
+const template = () =>
+  v.pipe(
+    v.string("expected a template (text)"),
+    v.rawTransform<string, Template>(({ dataset, addIssue, NEVER }) => {
+      try {
+        return compileTemplate(dataset.value);
+      } catch (error) {
+        addIssue({ message: (error as Error).message });
+        return NEVER;
+      }
+    }),
+  );
+
+const Verify = v.pipe(
+  v.strictObject({ scheme: v.picklist(SCHEMES), ...secret("secret") }),
+  rule(({ scheme, secret }) => {
+    if (scheme !== "none" && secret.length === 0) {
+      return [{ path: ["scheme"], message: `${scheme} needs a secret: set "secret_file" (or "secret")` }];
+    }
+    try {
+      compileVerifier({ scheme, secrets: secret });
+      return [];
+    } catch (error) {
+      return [{ path: ["secret"], message: (error as Error).message }];
+    }
+  }),
+);
+
+const Route = v.strictObject({
+  path: v.pipe(v.string(), v.regex(/^\/[^\s?#]*$/, 'expected a path that starts with "/"')),
+  recipient: v.union([
+    nameSegment(),
+    v.pipe(v.array(nameSegment()), v.minLength(1, "expected at least one recipient")),
+  ]),
+  type: v.picklist(EVENT_TYPES),
+  template: template(),
+  priority: v.optional(v.picklist(["", ...PRIORITIES]), "normal"),
+  /** Readers hold the event back until this path exists. */
+  sentinel: v.optional(path()),
+  /** A template: anything but `true` answers 200 and writes nothing. */
+  when: v.optional(template()),
+  /** What a missing key gives: `zero` prints `<no value>`, `error` answers 500. */
+  missing: v.optional(v.picklist(["zero", "error"]), "zero"),
+  verify: v.optional(Verify),
+});
+
+const Settings = v.strictObject({
+  /** The `from` of every event. */
+  agent: v.pipe(v.string(), v.trim(), v.minLength(1, "expected a name"), v.maxLength(128)),
+  inbox_dir: v.optional(path(), defaultInboxDir),
+  /** `disk`: an answer means that the event is synced to disk. `os`: a power cut may lose the last ones. */
+  durability: v.optional(v.picklist(["disk", "os"]), "disk"),
+  webhook: v.optional(
+    v.strictObject({
+      listen: v.optional(listen(), "127.0.0.1:18790"),
+      routes: v.optional(v.array(Route), []),
+      /** How long a delivery id is remembered. */
+      dedupe_hours: v.optional(number({ min: 0, unit: "hours" }), 24),
+    }),
+  ),
+  drop_folder: v.optional(
+    v.strictObject({
+      path: path(),
+      /** A full scan at least this often; 0 means 30. */
+      poll_fallback_seconds: v.optional(seconds(), 0),
+      /** A file that can't be right is judged once size and mtime were still for so many milliseconds. */
+      settle_ms: v.optional(number({ min: 0, unit: "milliseconds" }), 1000),
+    }),
+  ),
+  ...connectionEntries,
+});
+
+/** What the configuration file gives. */
+export type Config = v.InferOutput<typeof Settings>;
+const Config = v.pipe(
+  Settings,
+  rule((config: Config) => [...sources(config), ...routes(config), ...openDoors(config)]),
+);
+
+/** Where systemd says, else where root or a user keeps such data. */
+function defaultInboxDir(): string {
+  const state = process.env["STATE_DIRECTORY"]?.split(":")[0];
+  if (state) return join(state, "inbox");
+  return process.getuid?.() === 0 ? "/var/lib/picket/inbox" : join(homedir(), ".local/share/picket/inbox");
+}
+
+function* sources(config: Config): Generator<Broken> {
+  if (!config.webhook && !config.drop_folder) {
+    yield { path: [], message: 'nothing to collect: set "webhook", "drop_folder" or both' };
+  }
+}
+
+function* routes({ webhook }: Config): Generator<Broken> {
+  const seen = new Set(["/health", "/metrics"]);
+  for (const [index, route] of (webhook?.routes ?? []).entries()) {
+    const at = ["webhook", "routes", index, "path"];
+    if (seen.has(route.path)) yield { path: at, message: `"${route.path}" is taken already` };
+    seen.add(route.path);
+  }
+}
+
+function* openDoors(config: Config): Generator<Broken> {
+  const { webhook } = config;
+  if (!webhook || isLoopback(webhook.listen.host)) return;
+  const open = webhook.routes.entries().filter(([, { verify }]) => !verify);
+  for (const [index] of open) {
+    yield {
+      path: ["webhook", "routes", index],
+      message: `anybody who reaches ${String(webhook.listen)} could send to this route: set "verify", or "verify: { scheme: none }" if that is meant`,
+    };
+  }
+  if (webhook.routes.length > 0) return;
+  const message = whoMayConnect({ ...config, listen: webhook.listen });
+  if (message) yield { path: ["webhook", "listen"], message };
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The daemon
+
+async function main(config: Config, service: Service): Promise<Running<Config>> {
+  const { log } = service;
+  if (config.durability === "os") log.warn("durability: os: a power cut may lose events that were acknowledged");
+  const inbox = new InboxWriter({
+    dir: config.inbox_dir,
+    durability: config.durability,
+    dedupeHours: dedupeHours(config),
+    onLedgerError: (error) => log.warn("delivered id not noted, the inbox itself remembers it", { error }),
+  });
+  await inbox.open();
+  const metrics = new Registry();
+  const collector: Collector = {
+    config,
+    inbox,
+    log,
+    metrics,
+    figures: createFigures(metrics),
+    routes: compileRoutes(config),
+  };
+  const drops = startDrops(collector, service);
+  const server = config.webhook ? listenForWebhooks(collector, config.webhook.listen, drops) : null;
+  // A collector that only takes webhooks has no other loop: the watchdog shall see when nothing reaches the disk any more.
+  service.loop({ name: "flush", every: () => FLUSH_CHECK_SECONDS, pass: () => inbox.settled() });
+  const listening = server && String(server.address);
+  log.info("ready", {
+    listen: listening,
+    inbox: config.inbox_dir,
+    routes: collector.routes.size,
+    drops: config.drop_folder?.path,
+  });
+  return {
+    status: () => statusLine(collector, drops),
+    reload(next) {
+      const fixed = whatStays(config, next);
+      collector.config = { ...next, inbox_dir: config.inbox_dir, durability: config.durability };
+      collector.routes = compileRoutes(next);
+      inbox.dedupeHours = dedupeHours(next);
+      drops.reload();
+      return server && next.webhook ? [...fixed, ...server.reload(next.webhook.listen, next)] : fixed;
+    },
+    async stop() {
+      await server?.stop();
+      drops.close();
+      await inbox.close();
+    },
+  };
+}
+
+/** What the daemon's parts share. `config` and `routes` are replaced by a reload. */
+interface Collector {
+  config: Config;
+  routes: Map<string, CompiledRoute>;
+  inbox: InboxWriter;
+  figures: Figures;
+  metrics: Registry;
+  log: Log;
+}
+
+/** What can't be changed while running, said to whoever changed it. */
+function whatStays(config: Config, next: Config): string[] {
+  const fixed: string[] = [];
+  if (next.inbox_dir !== config.inbox_dir) fixed.push(`inbox_dir: stays ${config.inbox_dir} until a restart`);
+  if (next.durability !== config.durability) fixed.push(`durability: stays ${config.durability} until a restart`);
+  if (!next.webhook !== !config.webhook) fixed.push("webhook: can't be switched on or off before a restart");
+  return fixed;
+}
+
+function dedupeHours({ webhook }: Config): number {
+  return webhook?.dedupe_hours ?? 24;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Webhooks
+
+interface CompiledRoute extends Omit<v.InferOutput<typeof Route>, "verify" | "recipient" | "priority"> {
+  recipients: string[];
+  priority: Priority;
+  verifier: Verifier;
+  /** Where a request that bears no token is let in by its signature. */
+  signed: boolean;
+  source: string;
+}
+
+function compileRoutes({ webhook }: Config): Map<string, CompiledRoute> {
+  const compile = ({ verify, recipient, priority, ...route }: v.InferOutput<typeof Route>): CompiledRoute => ({
+    ...route,
+    recipients: [...new Set([recipient].flat())],
+    priority: priority || "normal",
+    verifier: compileVerifier({ scheme: verify?.scheme ?? "none", secrets: verify?.secret ?? [] }),
+    signed: verify !== undefined && verify.scheme !== "none",
+    source: `webhook:${route.path}`,
+  });
+  return new Map((webhook?.routes ?? []).map((route) => [route.path, compile(route)]));
+}
+
+function listenForWebhooks(collector: Collector, listen: Listen, drops: Drops): Server {
+  return serve({
+    role: "collector",
+    listen,
+    connection: collector.config,
+    app: createApp(collector),
+    log: collector.log,
+    metrics: collector.metrics,
+    health: () => health(collector, drops),
+    bearsOwnCredentials: (path) => collector.routes.get(path)?.signed === true,
+  });
+}
+
+/** The webhook door. Routes are looked up by the path as it was sent: a path from the configuration is never a pattern. */
+export function createApp(collector: Collector): Hono<{ Bindings: Bindings }> {
+  const { figures, log } = collector;
+  const app = new Hono<{ Bindings: Bindings }>();
+  const refusals = refusalLog(log);
+  app.all("*", async (c) => {
+    const request = c.req.raw;
+    const route = collector.routes.get(pathOf(request.url));
+    if (!route) throw unknownPath();
+    try {
+      if (request.method !== "POST") throw wrongMethod(request.method, "POST");
+      figures.received.add();
+      return await receive(collector, route, request);
+    } catch (error) {
+      figures.errors.add();
+      const refusal = asRefusal(error, log);
+      if (refusal.status === 401) refusals(refusal, c.env.ip());
+      throw refusal;
+    }
+  });
+  return app;
+}
+
+/** One delivery, from its signature to its lines on disk. */
+async function receive(collector: Collector, route: CompiledRoute, request: Request): Promise<Response> {
+  const { headers } = request;
+  const header = (name: string) => headers.get(name) ?? undefined;
+  const early = route.verifier.early(header, Date.now());
+  if (early !== null) throw new Refusal(401, "signature", early);
+  const body = await readBody(request, MAX_BODY_BYTES);
+  const wrong = route.verifier.verify(header, body, Date.now());
+  if (wrong !== null) throw new Refusal(401, "signature", wrong);
+
+  const data = await parsePayload(body, header("content-type"));
+  const context = { missing: route.missing, header, query: queryOf(request.url) };
+  if (route.when && route.when.render(data, context).trim() !== "true") {
+    collector.figures.filtered.add();
+    return Response.json({ skipped: true });
+  }
+  const { type, priority, sentinel, source, recipients } = route;
+  const delivery = deliveryId(header);
+  const event = completeEvent({
+    id: delivery === null ? undefined : eventId(route.path, delivery),
+    from: collector.config.agent,
+    to: "",
+    type,
+    priority,
+    payload: route.template.render(data, context),
+    sentinel,
+    source,
+  });
+  await Promise.all(recipients.map((to) => deliver(collector, { ...event, to }, delivery !== null)));
+  return accepted(event.id);
+}
+
+async function deliver({ inbox, figures }: Collector, event: InboxEvent, once: boolean): Promise<void> {
+  if (!once) await inbox.deliver(event);
+  else if ((await inbox.deliverOnce(event)) === "already") return figures.duplicates.add();
+  figures.emitted.add();
+}
+
+function accepted(id: string): Response {
+  return new Response(`{"id":"${id}"}`, { status: 202, headers: { "content-type": "application/json" } });
+}
+
+/** What went wrong, as the answer that makes a sender do the right thing. */
+function asRefusal(error: unknown, log: Log): Refusal {
+  if (error instanceof Refusal) return error;
+  if (error instanceof PayloadError) return new Refusal(400, "bad_body", error.message);
+  if (error instanceof TemplateError) return new Refusal(500, "template", `the template fails: ${error.message}`);
+  log.error("event not written", { error });
+  if (isDiskFull(error))
+    return new Refusal(507, "disk_full", "the inbox can't be written: no space left; send it again later");
+  return new Refusal(500, "inbox", "the inbox can't be written; send it again later");
+}
+
+function queryOf(url: string): (name: string) => string | undefined {
+  let parameters: URLSearchParams | undefined;
+  return (name) => {
+    const start = url.indexOf("?");
+    parameters ??= new URLSearchParams(start < 0 ? "" : url.slice(start));
+    return parameters.get(name) ?? undefined;
+  };
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Drops
+
+interface Drops {
+  folder(): DropFolder | null;
+  reload(): void;
+  close(): void;
+}
+
+/** Runs the drop folder of the configuration, also when a reload brings another one. */
+function startDrops(collector: Collector, service: Service): Drops {
+  const { log } = collector;
+  let folder: DropFolder | null = null;
+  let next: number | null = null;
+  const follow = () => {
+    const settings = collector.config.drop_folder;
+    const same = settings !== undefined && folder?.path === settings.path;
+    if (!same) {
+      folder?.close();
+      folder = null;
+    }
+    if (!settings) return;
+    const options = { settleMs: settings.settle_ms, agent: collector.config.agent };
+    if (folder) return folder.configure(options);
+    makeFolder(settings.path, 0o755);
+    const deliverDrop = (event: EventDraft & { id: string }) => deliver(collector, completeEvent(event), true);
+    folder = new DropFolder({ path: settings.path, ...options, log, deliver: deliverDrop });
+  };
+  const poll = () => collector.config.drop_folder?.poll_fallback_seconds || DEFAULT_POLL_SECONDS;
+  follow();
+  const loop = service.loop({
+    name: "drops",
+    every: () => Math.min(poll(), (next ?? Number.POSITIVE_INFINITY) / 1000),
+    async pass(alive) {
+      next = null;
+      next = (await folder?.pass(alive, () => loop.wake(), service.stopping)) ?? null;
+    },
+  });
+  return {
+    folder: () => folder,
+    reload() {
+      follow();
+      loop.wake();
+    },
+    close: () => folder?.close(),
+  };
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Figures
+
+function createFigures(metrics: Registry) {
+  return {
+    received: metrics.counter("picket_webhooks_received_total", "Deliveries to known routes."),
+    emitted: metrics.counter("picket_events_total", "Events written to an inbox, durable."),
+    errors: metrics.counter("picket_webhook_errors_total", "Requests to known routes that were refused (4xx, 5xx)."),
+    filtered: metrics.counter("picket_webhooks_filtered_total", "Deliveries that `when` did not let through."),
+    duplicates: metrics.counter("picket_duplicates_total", "Deliveries and drops that had been delivered before."),
+  };
+}
+type Figures = ReturnType<typeof createFigures>;
+
+/** `/health`: whether the inbox can be written now, and the figures. */
+function health({ figures, inbox, config }: Collector, drops: Drops): Health {
+  const problem = cannotWrite(inbox.dir);
+  const dropped = drops.folder()?.figures;
+  return {
+    ok: problem === null,
+    figures: {
+      received: figures.received.value(),
+      emitted: figures.emitted.value(),
+      errors: figures.errors.value(),
+      uptime_sec: Math.floor(process.uptime()),
+      filtered: figures.filtered.value(),
+      duplicates: figures.duplicates.value(),
+      ...(dropped ? { drops: dropped } : {}),
+      durability: config.durability,
+      ...(problem === null ? {} : { problem }),
+    },
+  };
+}
+
+function statusLine({ figures }: Collector, drops: Drops): string {
+  const dropped = drops.folder()?.figures;
+  const waiting = dropped?.waiting ? `, ${dropped.waiting} drops waiting` : "";
+  const dead = dropped?.dead_letters ? `, ${dropped.dead_letters} dead letters` : "";
+  return `${figures.emitted.value()} events, ${figures.errors.value()} errors${dead}${waiting}`;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Commands
+
+type Context<A> = CommandContext<Config, A>;
+
+/** `ping RECIPIENT TEXT`: appends one event and prints its id. */
+async function ping(
+  context: Context<{ type?: string; priority?: string; from?: string; sentinel?: string }>,
+): Promise<void> {
+  const { args, positionals } = context;
+  const [to = "", given = ""] = positionals;
+  const type = oneOf("--type", args.type ?? "INFO", EVENT_TYPES);
+  const priority = oneOf("--priority", args.priority || "normal", PRIORITIES);
+  const recipient = asRecipient(to);
+  const payload = given === "-" ? (await context.stdin()).replace(/\n$/, "") : given;
+  const config = await context.loadConfig();
+  const inbox = new InboxWriter({ dir: config.inbox_dir, durability: config.durability, dedupeHours: 0 });
+  const sentinel = args.sentinel ? resolve(args.sentinel) : undefined;
+  const event = completeEvent({ from: args.from ?? config.agent, to: recipient, type, priority, payload, sentinel });
+  await inbox.deliver(event);
+  await inbox.close();
+  context.print(event.id);
+}
+
+/** `read RECIPIENT`: shows events; with `--new` those past the mark, which moves once they were written out. */
+async function read(
+  context: Context<{ new?: boolean; follow?: boolean; json?: boolean; limit?: string }>,
+): Promise<void> {
+  const { args, positionals, log, print } = context;
+  const recipient = asRecipient(positionals[0] ?? "");
+  const limit = args.limit === undefined ? Number.POSITIVE_INFINITY : atLeastOne("--limit", args.limit);
+  const { inbox_dir: dir } = await context.loadConfig();
+  const source = { dir, recipient, warn: (message: string) => log.warn(message) };
+  const show = (event: ReadEvent) => print(args.json ? JSON.stringify(event) : asLine(event));
+  const showNew = async () => {
+    const { events, done } = await readNew(source);
+    const shown = events.slice(0, limit);
+    for (const event of shown) show(event);
+    done(shown.length);
+  };
+  let end = 0;
+  if (args.new) await showNew();
+  else end = await readLast(source, limit, show);
+  if (!args.follow) return;
+  await follow(source, context.signal, async () => {
+    if (args.new) return showNew();
+    end = await readFrom(source, goOn(source, end), show);
+  });
+}
+
+/**
+ * `hook`: the new events of an identity as plain text, for the prompt hook of a coding agent. Whatever happens, it ends
+ * with 0 and prints nothing else: a hook that fails stops somebody's work.
+ */
+async function hook(context: Context<{ as?: string }>): Promise<void> {
+  const { args, env, log, print } = context;
+  const recipient = env["PICKET_IDENTITY"] || args.as;
+  try {
+    if (!recipient) throw new UsageError("nobody to read for: set PICKET_IDENTITY or give --as NAME");
+    const { inbox_dir: dir } = await context.loadConfig();
+    const { events, done } = await readNew({
+      dir,
+      recipient: asRecipient(recipient),
+      warn: (message) => log.warn(message),
+    });
+    const { text, count } = fit(recipient, events);
+    if (count > 0) print(text);
+    done(count);
+  } catch (error) {
+    log.error("inbox not read", { error });
+  }
+}
+
+/** As many events as fit into a hook's text, in their order; the rest waits for the next turn. */
+function fit(recipient: string, events: ReadEvent[]): { text: string; count: number } {
+  const parts: string[] = [];
+  let left = HOOK_CHARACTERS - 100;
+  for (const event of events) {
+    const part = asBlock(event);
+    if (part.length > left && parts.length > 0) break;
+    parts.push(part.length > left ? cut(part, left, recipient) : part);
+    left -= part.length + 2;
+    if (left <= 0) break;
+  }
+  const more = events.length - parts.length;
+  const title = `${parts.length} new in the inbox of ${recipient}${more > 0 ? `, ${more} more next time` : ""}:`;
+  return { text: [title, ...parts].join("\n\n"), count: parts.length };
+}
+
+function cut(text: string, length: number, recipient: string): string {
+  const note = `\n[cut: ${text.length} characters; all of it: picket-collector read ${recipient}]`;
+  return text.slice(0, length - note.length).replace(/[\uD800-\uDBFF]$/, "") + note;
+}
+
+function asBlock(event: ReadEvent): string {
+  const { priority, from, type, ts, source } = event;
+  const about = [priority === "urgent" ? "URGENT" : "", type, `from ${from}`, source ? `via ${source}` : "", ts].filter(
+    Boolean,
+  );
+  return printable(`[${about.join(" ")}]\n${event.payload}`);
+}
+
+function asLine(event: ReadEvent): string {
+  const { ts, from, type, priority, payload } = event;
+  const urgent = priority === "urgent" ? " urgent" : "";
+  return printable(`${ts} ${from} ${type}${urgent}: ${payload.replaceAll("\n", "\n    ")}`);
+}
+
+/** Payloads come from outside: nothing in them may steer a terminal. */
+function printable(text: string): string {
+  return text.replace(/(?![\n\t])\p{Cc}/gu, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
+function oneOf<const T extends string>(flag: string, value: string, allowed: readonly T[]): T {
+  const found = allowed.find((one) => one === value);
+  if (found === undefined) throw new UsageError(`${flag} "${value}" is not one of ${allowed.join(", ")}`);
+  return found;
+}
+
+function asRecipient(name: string): string {
+  if (NAME_SEGMENT.test(name)) return name;
+  throw new UsageError(
+    `recipient "${name}" is not a valid name`,
+    "1 to 128 letters, digits, dots, dashes and underscores, starting with a letter or digit",
+  );
+}
+
+function atLeastOne(flag: string, value: string): number {
+  if (/^[1-9]\d{0,8}$/.test(value)) return Number(value);
+  throw new UsageError(`${flag} "${value}" is not a whole number of 1 or more`);
+}
+
+const COMMANDS = {
+  ping: {
+    summary: "append one event to an inbox",
+    usage: `usage: picket-collector ping RECIPIENT TEXT [--type TYPE] [--priority PRIORITY] [--from NAME] [--sentinel PATH]
+
+  TEXT        "-" reads it from stdin
+  --type      ${EVENT_TYPES.join(", ")} (default INFO)
+  --priority  ${PRIORITIES.join(", ")} (default normal)
+  --from      who writes (default: the configuration's agent)
+  --sentinel  readers hold the event back until this path exists
+
+example: picket-collector ping bob "the build is green"`,
+    options: {
+      type: { type: "string" },
+      priority: { type: "string" },
+      from: { type: "string" },
+      sentinel: { type: "string" },
+    },
+    positionals: { min: 2, max: 2, names: ["RECIPIENT", "TEXT"] },
+    run: ping,
+  },
+  read: {
+    summary: "show the events of an inbox",
+    usage: `usage: picket-collector read RECIPIENT [--new] [--follow] [--json] [--limit N]
+
+  --new       only what this command has not shown yet, urgent first
+  --follow    go on showing what comes, until Ctrl-C
+  --json      one line of JSON an event
+  --limit     at most so many: the newest, with --new the first ones
+
+example: picket-collector read bob --new`,
+    options: {
+      new: { type: "boolean" },
+      follow: { type: "boolean" },
+      json: { type: "boolean" },
+      limit: { type: "string" },
+    },
+    positionals: { min: 1, max: 1, names: ["RECIPIENT"] },
+    run: read,
+  },
+  hook: {
+    summary: "print new events as plain text, for the prompt hook of a coding agent",
+    usage: `usage: PICKET_IDENTITY=NAME picket-collector hook [--as NAME]
+
+  --as        whose inbox, where PICKET_IDENTITY is not set
+
+Prints at most ${HOOK_CHARACTERS} characters, nothing when there is nothing new, and ends with 0 whatever happens.
+
+example: PICKET_IDENTITY=bob picket-collector hook`,
+    options: { as: { type: "string" } },
+    run: hook,
+  },
+} satisfies Record<string, Command<Config>>;
+
+if (import.meta.main) {
+  await run("collector", {
+    usage: USAGE,
+    schema: Config,
+    main,
+    commands: COMMANDS,
+    unit: { system: systemUnit, user: userUnit },
+    example,
+  });
+}

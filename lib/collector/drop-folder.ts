@@ -1,0 +1,435 @@
+// The drop folder: every `*.json` in it becomes an inbox line, or a dead letter with its reason.
+//
+// The scan is the truth, the watch only a hint to scan now. A scan is one pass, oldest file first:
+//
+//   read → judge → append (durable) → delete         an event's id is derived from name, content and mtime, so a crash
+//                                                    between append and delete doesn't append it again
+//   can't be right, and still for settle_ms  → `.dead-letter/NAME` beside `NAME.reason`
+//   not a regular file                       → the same at once, moved as it is, never opened or followed
+//   the inbox can't be written               → stays, tried again with backoff
+//
+// Names are handled as bytes: a folder may hold names that aren't UTF-8.
+
+import {
+  type BigIntStats,
+  type FSWatcher,
+  closeSync,
+  constants,
+  fstatSync,
+  fsyncSync,
+  lstatSync,
+  openSync,
+  readSync,
+  readdirSync,
+  renameSync,
+  statSync,
+  unlinkSync,
+  watch,
+  writeSync,
+} from "node:fs";
+import { createHash } from "node:crypto";
+import { basename, join } from "node:path";
+import * as v from "valibot";
+import { NAME_SEGMENT } from "../config.ts";
+import { EVENT_TYPES, type EventDraft, PRIORITIES } from "../inbox.ts";
+import { makeFolder, syncFolder } from "../journal.ts";
+import type { Log } from "../log.ts";
+
+/** Larger drops are dead letters. */
+export const MAX_DROP_BYTES = 1 << 20;
+const DEAD_LETTER = ".dead-letter";
+/** Files in hand at once: their events share a sync. */
+const BATCH = 256;
+const MAX_BACKOFF_MS = 30_000;
+/** How often a folder that isn't there is looked for. */
+const MISSING_POLL_MS = 1000;
+
+const ACCEPTED = `a drop is {"recipient","type","payload"} and optionally "priority", "sentinel"`;
+
+/** What a drop says. */
+const Drop = v.strictObject(
+  {
+    recipient: v.pipe(
+      v.string(),
+      v.regex(
+        NAME_SEGMENT,
+        "not a valid name: letters, digits and . _ - only, 128 at most, starting with a letter or digit",
+      ),
+    ),
+    type: v.picklist(EVENT_TYPES),
+    payload: v.string(),
+    priority: v.optional(v.union([v.literal(""), v.picklist(PRIORITIES)])),
+    sentinel: v.optional(v.string()),
+  },
+  ACCEPTED,
+);
+
+export interface DropFolderOptions {
+  path: string;
+  settleMs: number;
+  /** The `from` of the events. */
+  agent: string;
+  log: Log;
+  /** Appends the event unless its id was there already; resolves when it is durable. */
+  deliver: (event: EventDraft & { id: string }) => Promise<unknown>;
+  /** Milliseconds since 1970. */
+  now?: () => number;
+}
+
+/** Figures since the start. */
+export interface DropFigures {
+  delivered: number;
+  dead_letters: number;
+  /** Drops that stay because the inbox could not be written. */
+  waiting: number;
+  errors: number;
+}
+
+/** What a pass left to do: nothing (null), or a pass in so many milliseconds. */
+export type NextPass = number | null;
+
+/** A file as the scan found it. */
+interface Entry {
+  name: Buffer;
+  stats: BigIntStats;
+}
+
+type Judgement =
+  | { kind: "event"; event: EventDraft & { id: string } }
+  | { kind: "dead"; reason: string }
+  | { kind: "unsettled" }
+  | { kind: "gone" };
+
+/** Watches one drop folder. `pass` does one scan; `watch` calls back when one seems worthwhile. */
+export class DropFolder {
+  readonly figures: DropFigures = { delivered: 0, dead_letters: 0, waiting: 0, errors: 0 };
+  #options: DropFolderOptions;
+  /** When a file that can't be right yet was last seen to change, by name. */
+  #unsettled = new Map<string, { size: bigint; mtimeNs: bigint; since: number }>();
+  #failures = 0;
+  #retryAt = 0;
+  #watcher: { watcher: FSWatcher; dev: bigint; ino: bigint } | null = null;
+  #missing = false;
+
+  constructor(options: DropFolderOptions) {
+    this.#options = options;
+  }
+
+  /** Takes new options; those of the path need a new DropFolder. */
+  configure(options: Pick<DropFolderOptions, "settleMs" | "agent">): void {
+    this.#options = { ...this.#options, ...options };
+  }
+
+  get path(): string {
+    return this.#options.path;
+  }
+
+  /**
+   * One scan. `alive` is called now and then. Returns when the next pass is worthwhile, apart from the poll.
+   * Throws when the folder can't be read; a folder that isn't there is waited for.
+   */
+  async pass(alive: () => void, hint: () => void, stopping: AbortSignal): Promise<NextPass> {
+    if (!this.#present()) return MISSING_POLL_MS;
+    this.#rewatch(hint);
+    const entries = this.#scan();
+    this.#forgetVanished(entries);
+    this.figures.waiting = 0;
+    let failed: Error | null = null;
+    for (let at = 0; at < entries.length && !stopping.aborted; at += BATCH) {
+      const error = await this.#handle(entries.slice(at, at + BATCH));
+      failed ??= error;
+      alive();
+      // A stop, a webhook and a health check get their turn among 100,000 files.
+      await new Promise((done) => setImmediate(done));
+    }
+    return this.#next(failed);
+  }
+
+  /** Ends the watch. */
+  close(): void {
+    this.#watcher?.watcher.close();
+    this.#watcher = null;
+  }
+
+  #now(): number {
+    return (this.#options.now ?? Date.now)();
+  }
+
+  #present(): boolean {
+    const found = statSync(this.path, { throwIfNoEntry: false });
+    if (found?.isDirectory()) {
+      if (this.#missing) this.#options.log.info("drop folder is back", { path: this.path });
+      this.#missing = false;
+      return true;
+    }
+    this.close();
+    if (!this.#missing) this.#options.log.warn("drop folder is not there, waiting for it", { path: this.path });
+    this.#missing = true;
+    return false;
+  }
+
+  /** A folder that was removed and made again is another one: the old watch would stay silent for ever. */
+  #rewatch(hint: () => void): void {
+    const { dev, ino } = statSync(this.path, { bigint: true });
+    if (this.#watcher?.dev === dev && this.#watcher.ino === ino) return;
+    this.close();
+    try {
+      const own = basename(this.path);
+      // A null file name says that the kernel's queue overflowed; a scan is the answer to that, too;
+      const watcher = watch(this.path, { persistent: false }, (_event, name) => {
+        // and the folder's own name that it is gone.
+        if (name === null || name === own || isOurs(Buffer.from(name))) hint();
+      });
+      watcher.on("error", (error) => {
+        this.#options.log.warn("drop folder watch ended, polling goes on", { path: this.path, error });
+        this.close();
+      });
+      this.#watcher = { watcher, dev, ino };
+    } catch (error) {
+      this.#options.log.warn("drop folder can't be watched, polling only", { path: this.path, error });
+    }
+  }
+
+  #scan(): Entry[] {
+    const entries: Entry[] = [];
+    for (const name of readdirSync(this.path, { encoding: "buffer" })) {
+      if (!isOurs(name)) continue;
+      const stats = lstatSync(this.#at(name), { bigint: true, throwIfNoEntry: false });
+      if (stats) entries.push({ name, stats });
+    }
+    return entries.toSorted((a, b) => compare(a.stats.mtimeNs, b.stats.mtimeNs) || Buffer.compare(a.name, b.name));
+  }
+
+  #forgetVanished(entries: Entry[]): void {
+    if (this.#unsettled.size === 0) return;
+    const there = new Set(entries.map(({ name }) => name.toString("latin1")));
+    for (const name of this.#unsettled.keys()) if (!there.has(name)) this.#unsettled.delete(name);
+  }
+
+  /** Handles some files together; gives the first error that made one stay. */
+  async #handle(entries: Entry[]): Promise<Error | null> {
+    let failed: Error | null = null;
+    const backingOff = this.#now() < this.#retryAt;
+    // Judging is synchronous and appends keep the order of their calls, so older files are appended first.
+    const work = entries.map((entry) => {
+      const judged = this.#judge(entry);
+      if (judged.kind === "event" && backingOff) {
+        this.figures.waiting++;
+        return null;
+      }
+      return this.#act(entry, judged);
+    });
+    for (const outcome of await Promise.allSettled(work)) {
+      if (outcome.status === "fulfilled") continue;
+      this.figures.waiting++;
+      this.figures.errors++;
+      failed ??= outcome.reason as Error;
+    }
+    return failed;
+  }
+
+  async #act(entry: Entry, judged: Judgement): Promise<void> {
+    const key = entry.name.toString("latin1");
+    if (judged.kind !== "unsettled") this.#unsettled.delete(key);
+    if (judged.kind === "event") {
+      await this.#options.deliver(judged.event);
+      this.#remove(entry);
+      this.figures.delivered++;
+    } else if (judged.kind === "dead") {
+      this.#bury(entry, judged.reason);
+    }
+  }
+
+  /** Deletes a delivered drop, unless it is another file by now: that one is judged by the next pass. */
+  #remove({ name, stats }: Entry): void {
+    const path = this.#at(name);
+    const now = lstatSync(path, { bigint: true, throwIfNoEntry: false });
+    if (!now || now.ino !== stats.ino || now.mtimeNs !== stats.mtimeNs || now.size !== stats.size) return;
+    unlinkSync(path);
+  }
+
+  #judge({ name, stats }: Entry): Judgement {
+    if (!stats.isFile()) return { kind: "dead", reason: `not a regular file but ${kindOf(stats)}` };
+    if (stats.size > MAX_DROP_BYTES)
+      return this.#unlessGrowing(name, stats, `${stats.size} bytes: over the limit of ${MAX_DROP_BYTES}`);
+    const content = this.#read(name, stats);
+    if (!Buffer.isBuffer(content)) return content;
+    const drop = parseDrop(content);
+    if (typeof drop === "string") return this.#unlessGrowing(name, stats, drop);
+    const file = name.toString();
+    return {
+      kind: "event",
+      event: {
+        id: dropId(name, content, stats.mtimeNs),
+        from: this.#options.agent,
+        to: drop.recipient,
+        type: drop.type,
+        priority: drop.priority || "normal",
+        payload: drop.payload,
+        sentinel: drop.sentinel,
+        source: `drop-folder:${file}`,
+      },
+    };
+  }
+
+  /** The content of a file as it was scanned, or why there is none to judge. */
+  #read(name: Buffer, stats: BigIntStats): Buffer | Judgement {
+    let fd: number;
+    try {
+      // O_NOFOLLOW and O_NONBLOCK: it may have become a link or a FIFO since the scan.
+      fd = openSync(this.#at(name), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    } catch (error) {
+      const code = (error as NodeJS.ErrnoException).code;
+      if (code === "ENOENT" || code === "ELOOP" || code === "ENXIO") return { kind: "gone" };
+      return this.#unlessGrowing(name, stats, `can't be read: ${(error as Error).message}`);
+    }
+    try {
+      const now = fstatSync(fd, { bigint: true });
+      if (!now.isFile() || now.ino !== stats.ino) return { kind: "gone" };
+      if (now.size !== stats.size || now.mtimeNs !== stats.mtimeNs) return this.#unlessGrowing(name, now, "");
+      const content = Buffer.alloc(Number(stats.size));
+      let got = 0;
+      for (let n = -1; got < content.length && n !== 0; got += n)
+        n = readSync(fd, content, got, content.length - got, got);
+      return content.subarray(0, got);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  /** A file that can't be right may still be on its way: it is judged once size and mtime have been still for a while. */
+  #unlessGrowing(name: Buffer, stats: BigIntStats, reason: string): Judgement {
+    const key = name.toString("latin1");
+    const before = this.#unsettled.get(key);
+    const now = this.#now();
+    if (!before || before.size !== stats.size || before.mtimeNs !== stats.mtimeNs) {
+      this.#unsettled.set(key, { size: stats.size, mtimeNs: stats.mtimeNs, since: now });
+      return this.#options.settleMs > 0 || reason === "" ? { kind: "unsettled" } : { kind: "dead", reason };
+    }
+    return now - before.since >= this.#options.settleMs && reason !== ""
+      ? { kind: "dead", reason }
+      : { kind: "unsettled" };
+  }
+
+  /** Moves a file into `.dead-letter/`. The reason comes first: a letter without one could not be explained any more. */
+  #bury({ name, stats }: Entry, reason: string): void {
+    const folder = join(this.path, DEAD_LETTER);
+    makeFolder(folder, 0o755);
+    const target = freeName(folder, name);
+    const at = new Date(this.#now()).toISOString();
+    const file = name.toString();
+    writeDurably(
+      concat(target, ".reason"),
+      `what:  ${reason}\nwhere: ${join(this.path, file)} (${stats.size} bytes, modified ${stats.mtime.toISOString()})\nwhen:  ${at}\n`,
+    );
+    renameSync(this.#at(name), target);
+    syncFolder(folder);
+    syncFolder(this.path);
+    this.figures.dead_letters++;
+    this.#options.log.warn("drop refused", { file, reason, moved_to: target.toString() });
+  }
+
+  #next(failed: Error | null): NextPass {
+    const now = this.#now();
+    if (failed) {
+      this.#failures++;
+      const backoff = Math.min(MAX_BACKOFF_MS, 500 * 2 ** Math.min(this.#failures, 10));
+      this.#retryAt = now + backoff;
+      this.#options.log.error("drops stay: the inbox can't be written", {
+        retry_in_seconds: backoff / 1000,
+        error: failed,
+      });
+      return backoff;
+    }
+    if (this.#failures > 0 && now >= this.#retryAt) {
+      this.#failures = 0;
+      this.#options.log.info("drops go on: the inbox can be written again");
+    }
+    const waits = [...this.#unsettled.values()].map(({ since }) => Math.max(0, since + this.#options.settleMs - now));
+    if (now < this.#retryAt) waits.push(this.#retryAt - now);
+    return waits.length > 0 ? Math.max(10, Math.min(...waits)) : null;
+  }
+
+  #at(name: Buffer): Buffer {
+    return concat(Buffer.from(`${this.path}/`), name);
+  }
+}
+
+/** Only `*.json`, and nothing that starts with a dot: synced folders hold temporary files of others. */
+function isOurs(name: Buffer): boolean {
+  return name[0] !== 0x2e && name.length > 5 && name.toString("latin1").endsWith(".json");
+}
+
+/** The event of a drop, or what is wrong with it. */
+function parseDrop(content: Buffer): v.InferOutput<typeof Drop> | string {
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(content);
+  } catch {
+    return "not UTF-8";
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    return `not JSON: ${(error as Error).message}`;
+  }
+  const parsed = v.safeParse(Drop, value);
+  if (parsed.success) return parsed.output;
+  const problems = parsed.issues.map((issue) => {
+    const where = issue.path?.map(({ key }) => String(key)).join(".");
+    return where ? `${where}: ${issue.message}` : issue.message;
+  });
+  return [...new Set(problems)].join("; ");
+}
+
+/** Name, content and mtime make the drop: the same three again are the same event. */
+function dropId(name: Buffer, content: Buffer, mtimeNs: bigint): string {
+  const hash = createHash("sha256");
+  hash.update(`${name.length}:`).update(name).update(`:${mtimeNs}:`).update(content);
+  return hash.digest("hex").slice(0, 32);
+}
+
+function freeName(folder: string, name: Buffer): Buffer {
+  // NAME_MAX is 255 bytes, and `.reason` and a number have to fit as well.
+  const base = name.length > 235 ? name.subarray(0, 235) : name;
+  for (let n = 0; ; n++) {
+    const path = concat(Buffer.from(`${folder}/`), base, n === 0 ? "" : `.${n}`);
+    if (!exists(path) && !exists(concat(path, ".reason"))) return path;
+  }
+}
+
+function exists(path: Buffer): boolean {
+  return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
+}
+
+function writeDurably(path: Buffer, text: string): void {
+  const fd = openSync(path, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o600);
+  try {
+    const bytes = Buffer.from(text);
+    if (writeSync(fd, bytes) < bytes.length)
+      throw Object.assign(new Error("no space left on the device"), { code: "ENOSPC" });
+    fsyncSync(fd);
+  } catch (error) {
+    unlinkSync(path);
+    throw error;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function concat(...parts: (Buffer | string)[]): Buffer {
+  return Buffer.concat(parts.map((part) => (typeof part === "string" ? Buffer.from(part) : part)));
+}
+
+function compare(a: bigint, b: bigint): number {
+  return a < b ? -1 : Number(a > b);
+}
+
+function kindOf(stats: BigIntStats): string {
+  if (stats.isSymbolicLink()) return "a link";
+  if (stats.isDirectory()) return "a folder";
+  if (stats.isFIFO()) return "a FIFO";
+  if (stats.isSocket()) return "a socket";
+  return "a device";
+}

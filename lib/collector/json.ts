@@ -1,0 +1,1 @@
+export const parseJson = (t: string): unknown => JSON.parse(t);

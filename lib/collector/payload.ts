@@ -1,0 +1,64 @@
+// What a webhook's body says: JSON, or a form as browsers, Slack and GitHub send it.
+
+import { parseJson } from "./json.ts";
+
+const FORM = /^\s*(?:application\/x-www-form-urlencoded|multipart\/form-data)\b/i;
+
+/** The body is neither JSON nor a form that can be read; the message says what is wrong with it. */
+export class PayloadError extends Error {}
+
+/**
+ * The data a template sees. An empty body is an empty object. Of a form the fields become keys, a field that comes
+ * several times a list; a field `payload` that holds JSON becomes the data itself. Throws PayloadError.
+ */
+export function parsePayload(body: Uint8Array, contentType: string | undefined): unknown {
+  if (body.length === 0) return {};
+  if (contentType !== undefined && FORM.test(contentType)) return parseForm(body, contentType);
+  return parseText(decode(body));
+}
+
+function decode(body: Uint8Array): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(body);
+  } catch {
+    throw new PayloadError("the body is not UTF-8");
+  }
+}
+
+function parseText(text: string): unknown {
+  try {
+    return parseJson(text);
+  } catch (error) {
+    throw new PayloadError(`the body is not JSON: ${(error as Error).message}`);
+  }
+}
+
+async function parseForm(body: Uint8Array, contentType: string): Promise<unknown> {
+  let form: FormData;
+  try {
+    form = (await new Response(body, { headers: { "content-type": contentType } }).formData()) as FormData;
+  } catch (error) {
+    throw new PayloadError(`the body is not the form it says it is: ${(error as Error).message}`);
+  }
+  const payload = form.get("payload");
+  if (typeof payload === "string") {
+    const data = tryJson(payload);
+    if (data !== undefined) return data;
+  }
+  // Without a prototype: a field may be named like anything.
+  const fields = Object.create(null) as Record<string, string | string[]>;
+  for (const name of new Set(form.keys())) {
+    // Of an uploaded file only the name is of use in a line of text.
+    const values = form.getAll(name).map((value) => (typeof value === "string" ? value : value.name));
+    fields[name] = values.length === 1 ? values[0]! : values;
+  }
+  return fields;
+}
+
+function tryJson(text: string): unknown {
+  try {
+    return parseJson(text);
+  } catch {
+    return undefined;
+  }
+}

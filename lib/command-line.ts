@@ -1,0 +1,260 @@
+// From argv to what is asked for: the flags and sub-commands that all roles have in common, and those of the role.
+//
+// Flags may stand before and after the sub-command. To know which word is a flag's value and which is the sub-command,
+// argv is first read with the flags of all commands together; so one flag has one type in all commands of a role.
+
+import { parseArgs, type ParseArgsConfig } from "node:util";
+import { LEVELS, type Level } from "./log.ts";
+import { nearest } from "./nearest.ts";
+
+/** Flags as `node:util` parseArgs has them. */
+export type Flags = NonNullable<ParseArgsConfig["options"]>;
+
+/** The values of flags by name: text, or true, or a list of them for a flag with `multiple`. */
+export type Args = Record<string, string | boolean | (string | boolean)[] | undefined>;
+
+/** How a command is called, as data. */
+export interface Calling {
+  /** What it does, for the list of commands: a few words in lower case. */
+  summary: string;
+  /** What `COMMAND --help` prints below the summary: how it is called, its flags, an example. */
+  usage: string;
+  options?: Flags;
+  /** How many words may follow the command's name (default none), and what they are called. */
+  positionals?: { min: number; max: number; names: readonly string[] };
+}
+
+/** What a command line asks for. */
+export interface Request {
+  /** The command's name, such as "host add"; null is the daemon. */
+  command: string | null;
+  /** The first words of several commands, when that is all there was: only with `help`. */
+  group: string | null;
+  help: boolean;
+  version: boolean;
+  check: boolean;
+  print: boolean;
+  config: string | undefined;
+  json: boolean;
+  level: Level;
+  args: Args;
+  positionals: string[];
+}
+
+/** Wrong usage: exit code 2. */
+export class UsageError extends Error {
+  override name = "UsageError";
+  hint: string | undefined;
+
+  constructor(message: string, hint?: string) {
+    super(message);
+    this.hint = hint;
+  }
+}
+
+const COMMON = {
+  config: { type: "string" },
+  "json-log": { type: "boolean" },
+  "log-level": { type: "string" },
+  version: { type: "boolean" },
+  help: { type: "boolean", short: "h" },
+} satisfies Flags;
+
+const DAEMON = { check: { type: "boolean" }, print: { type: "boolean" } } satisfies Flags;
+
+type Token = NonNullable<ReturnType<typeof parseArgs<{ tokens: true; strict: false }>>["tokens"]>[number];
+type FlagToken = Extract<Token, { kind: "option" }>;
+
+/**
+ * Reads a command line. A command's name is one or more words ("ping", "host add"), or a flag ("--once") that takes the
+ * daemon's place.
+ * @throws UsageError with the nearest known flag or command as its hint.
+ */
+export function parseCommandLine(argv: string[], commands: Record<string, Calling>): Request {
+  const every = everyFlag(commands);
+  const { tokens } = parseArgs({ args: argv, options: every, strict: false, allowPositionals: true, tokens: true });
+  const flags = tokens.filter((token) => token.kind === "option");
+  for (const flag of flags) refuseUnknown(flag, every);
+  const asksHelp = flags.some((flag) => flag.name === "help");
+  const { command, words, group } = chooseCommand(tokens, commands, asksHelp);
+  const calling = command === null ? undefined : commands[command];
+  const own: Flags = { ...COMMON, ...(command === null ? DAEMON : calling?.options) };
+  if (command?.startsWith("--")) own[command.slice(2)] = { type: "boolean" };
+  for (const flag of flags) {
+    if (group === null) refuseForeign(flag, command, own, commands);
+    refuseMalformed(flag, every);
+  }
+  const parsed = parseArgs({ args: argv, options: every, strict: true, allowPositionals: true });
+  const args: Args = { ...parsed.values };
+  for (const [name, { default: fallback }] of Object.entries(own)) args[name] ??= fallback;
+  const request = { ...commonPart(args), command, group, args, positionals: parsed.positionals.slice(words) };
+  if (!request.help && !request.version) checkPositionals(request, calling);
+  return request;
+}
+
+/** The flags of all commands, without their defaults: those of one command must not reach another. */
+function everyFlag(commands: Record<string, Calling>): Flags {
+  const every: Flags = { ...COMMON, ...DAEMON };
+  for (const [command, { options = {} }] of Object.entries(commands)) {
+    if (command.startsWith("--")) every[command.slice(2)] = { type: "boolean" };
+    for (const [name, flag] of Object.entries(options)) {
+      const { default: _, ...known } = flag;
+      const other = every[name];
+      if (other && (other.type !== flag.type || (other.multiple ?? false) !== (flag.multiple ?? false))) {
+        throw new Error(`declare flag --${name} alike in all commands: ${command} differs`);
+      }
+      every[name] = known;
+    }
+  }
+  return every;
+}
+
+/** The longest leading words that name a command; without words a flag that is one; else the daemon. */
+function chooseCommand(
+  tokens: Token[],
+  commands: Record<string, Calling>,
+  help: boolean,
+): { command: string | null; words: number; group: string | null } {
+  const end = tokens.findIndex((token) => token.kind === "option-terminator");
+  const before = end === -1 ? tokens : tokens.slice(0, end);
+  const words = before.filter((token) => token.kind === "positional").map((token) => token.value);
+  for (let count = words.length; count > 0; count--) {
+    const name = words.slice(0, count).join(" ");
+    if (Object.hasOwn(commands, name) && !name.startsWith("--")) return { command: name, words: count, group: null };
+  }
+  const [first] = words;
+  if (first !== undefined) {
+    if (help && isGroup(first, commands) && words.length === 1) return { command: null, words: 1, group: first };
+    throw unknownCommand(first, words[1], commands);
+  }
+  const flag = tokens.find((token) => token.kind === "option" && Object.hasOwn(commands, `--${token.name}`));
+  return { command: flag?.kind === "option" ? `--${flag.name}` : null, words: 0, group: null };
+}
+
+function isGroup(word: string, commands: Record<string, Calling>): boolean {
+  return Object.keys(commands).some((name) => name.startsWith(`${word} `));
+}
+
+function unknownCommand(first: string, second: string | undefined, commands: Record<string, Calling>): UsageError {
+  const names = Object.keys(commands).filter((name) => !name.startsWith("--"));
+  const members = names.filter((name) => name.startsWith(`${first} `)).map((name) => name.slice(first.length + 1));
+  if (members.length > 0 && second === undefined) {
+    return new UsageError(
+      `sub-command ${quote(first)} is incomplete`,
+      `it is followed by one of: ${members.join(", ")}`,
+    );
+  }
+  const wrong = members.length > 0 ? `${first} ${second}` : first;
+  const known = new Set(members.length > 0 ? names : names.map((name) => name.split(" ")[0] ?? name));
+  const flag = nearest(wrong, ["help", "version", "check"]);
+  const near = nearest(wrong, known) ?? (flag && `--${flag}`);
+  return new UsageError(
+    `unknown sub-command ${quote(wrong)}`,
+    near === undefined ? `known are: ${[...known].join(", ")}` : didYouMean(near),
+  );
+}
+
+function refuseUnknown(flag: FlagToken, every: Flags): void {
+  if (Object.hasOwn(every, flag.name)) return;
+  const near = flag.rawName.startsWith("--") ? nearest(flag.name, Object.keys(every)) : undefined;
+  throw new UsageError(
+    `unknown flag ${quote(flag.rawName)}`,
+    near === undefined ? "--help lists the flags; a word that starts with - comes after --" : didYouMean(`--${near}`),
+  );
+}
+
+/** Refuses a flag that exists, but not for this command. */
+function refuseForeign(flag: FlagToken, command: string | null, own: Flags, commands: Record<string, Calling>): void {
+  if (Object.hasOwn(own, flag.name)) return;
+  const homes = Object.keys(commands).filter((name) => Object.hasOwn(commands[name]?.options ?? {}, flag.name));
+  const target = command === null ? "without a sub-command" : `with ${quote(command)}`;
+  const hint = homes.length > 0 ? `it belongs to: ${homes.join(", ")}` : "it stands without a sub-command";
+  throw new UsageError(`flag ${quote(flag.rawName)} has no meaning ${target}`, hint);
+}
+
+function refuseMalformed(flag: FlagToken, every: Flags): void {
+  if (every[flag.name]?.type === "boolean") {
+    if (flag.value !== undefined) throw new UsageError(`flag ${quote(flag.rawName)} takes no value`);
+    return;
+  }
+  if (flag.value === undefined) throw new UsageError(`flag ${quote(flag.rawName)} needs a value`);
+  if (!flag.inlineValue && flag.value.startsWith("-") && flag.value !== "-") {
+    const hint = `a value that starts with - is written ${flag.rawName}=${flag.value}`;
+    throw new UsageError(`flag ${quote(flag.rawName)} needs a value`, hint);
+  }
+}
+
+function commonPart(args: Args): Omit<Request, "command" | "group" | "args" | "positionals"> {
+  const { config, check, print, help, version, "json-log": json, "log-level": level = "info" } = args;
+  if (print === true && check !== true) throw new UsageError('flag "--print" needs "--check"');
+  const known = LEVELS.find((name) => name === level);
+  if (known === undefined) {
+    const near = nearest(String(level), LEVELS);
+    throw new UsageError(
+      `unknown log level ${quote(String(level))}`,
+      near === undefined ? `known are: ${LEVELS.join(", ")}` : didYouMean(near),
+    );
+  }
+  return {
+    config: typeof config === "string" ? config : undefined,
+    check: check === true,
+    print: print === true,
+    help: help === true,
+    version: version === true,
+    json: json === true,
+    level: known,
+  };
+}
+
+function checkPositionals({ command, positionals }: Request, calling: Calling | undefined): void {
+  const { min, max, names } = calling?.positionals ?? { min: 0, max: 0, names: [] };
+  const hint = command === null ? undefined : `${command} --help shows how it is called`;
+  if (positionals.length < min) {
+    throw new UsageError(`missing ${names.slice(positionals.length, min).join(" and ")}`, hint);
+  }
+  const extra = positionals[max];
+  if (extra !== undefined) throw new UsageError(`unexpected argument ${quote(extra)}`, hint);
+}
+
+/** The help of a program: its own text, then its commands and the flags that every role has. */
+export function helpText(role: string, usage: string, commands: Record<string, Calling>): string {
+  return `${usage.trim()}\n\ncommands:\n${commandTable(commands)}\n\nflags:\n${table([
+    ["--config PATH", `default ~/.config/picket/${role}.yaml, else /etc/picket/${role}.yaml`],
+    ["--check [--print]", "validate the configuration, print ok (and the effective values), exit"],
+    ["--json-log", "log JSON lines to stderr"],
+    ["--log-level LEVEL", `${LEVELS.join(", ")} (default info)`],
+    ["--version, --help", "COMMAND --help shows the command's own flags"],
+  ])}\n`;
+}
+
+/** The help of one command. */
+export function commandHelp({ summary, usage }: Calling): string {
+  return `${summary}\n\n${usage.trim()}\n`;
+}
+
+/** The help of commands that begin with the same word, such as "host". */
+export function groupHelp(program: string, group: string, commands: Record<string, Calling>): string {
+  const members = Object.entries(commands).filter(([name]) => name.startsWith(`${group} `));
+  return `${program} ${group}:\n${commandTable(Object.fromEntries(members))}\n`;
+}
+
+function commandTable(commands: Record<string, Calling>): string {
+  const rows = Object.entries(commands).map(([name, { summary, positionals }]): [string, string] => {
+    const words = positionals?.names.map((word, index) => (index < positionals.min ? word : `[${word}]`)) ?? [];
+    return [[name, ...words].join(" "), summary];
+  });
+  return table(rows);
+}
+
+function table(rows: [string, string][]): string {
+  const width = Math.max(0, ...rows.map(([left]) => left.length));
+  return rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}`).join("\n");
+}
+
+function quote(text: string): string {
+  return JSON.stringify(text);
+}
+
+function didYouMean(near: string): string {
+  return `did you mean ${quote(near)}?`;
+}

@@ -1,0 +1,161 @@
+// What roles build their schemas from, each with a message that says what is expected.
+//
+// A message that starts with "expected" gets ", found …" appended by loadConfig (never for a secret); others stand as they are.
+
+import * as v from "valibot";
+import { type Cidr, parseAddress, parseCidr } from "../address.ts";
+import type { Path } from "./data.ts";
+
+/** Where to listen. Prints as `host:port`, `[host]:port` for IPv6 (`toString`, `toJSON`, not enumerable). */
+export interface Listen {
+  readonly host: string;
+  /** 0 lets the kernel choose. */
+  readonly port: number;
+  toString(): string;
+}
+
+/** Puts host (an IPv6 one without brackets) and port together. */
+export function listenAddress(host: string, port: number): Listen {
+  const text = host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
+  return Object.defineProperties({ host, port }, { toString: { value: () => text }, toJSON: { value: () => text } });
+}
+
+const LISTEN = 'expected host:port, such as "127.0.0.1:8080" or "[::1]:8080"';
+
+/** `host:port`, `[v6]:port` or `:port` (all IPv4 addresses, 0.0.0.0); a name or an address, port 0 to 65535. In YAML what starts with `[` needs quotes. */
+export function listen(): v.GenericSchema<string, Listen> {
+  return v.pipe(
+    v.string(LISTEN),
+    v.rawTransform(({ dataset, addIssue, NEVER }) => {
+      const parsed = parseListen(dataset.value);
+      if (parsed !== null) return parsed;
+      addIssue({ message: LISTEN });
+      return NEVER;
+    }),
+  );
+}
+
+function parseListen(text: string): Listen | null {
+  const [, bracketed, plain, digits] = /^(?:\[([^\]]*)\]|([^:[\]]*)):(\d{1,5})$/.exec(text) ?? [];
+  const port = Number(digits);
+  if (digits === undefined || port > 65_535) return null;
+  if (bracketed !== undefined) {
+    const v6 = bracketed.includes(":") && parseAddress(bracketed) !== null;
+    return v6 ? listenAddress(bracketed, port) : null;
+  }
+  const host = plain || "0.0.0.0";
+  const numeric = /^[\d.]+$/.test(host);
+  const valid = numeric
+    ? parseAddress(host) !== null
+    : /^[a-z\d]([a-z\d-]*[a-z\d])?(\.[a-z\d]([a-z\d-]*[a-z\d])?)*\.?$/i.test(host);
+  return valid && host.length <= 253 ? listenAddress(host, port) : null;
+}
+
+const CIDR = 'expected an address or CIDR, such as "10.0.0.0/8", "192.168.1.7" or "fd00::/8"';
+
+/** An IPv4 or IPv6 CIDR or a bare address, parsed; see `cidrContains`. Prints as it was written. */
+export function cidr(): v.GenericSchema<string, Cidr> {
+  return v.pipe(
+    v.string(CIDR),
+    v.rawTransform(({ dataset, addIssue, NEVER }) => {
+      const parsed = parseCidr(dataset.value);
+      if (parsed !== null) return Object.defineProperty(parsed, "toJSON", { value: () => parsed.text });
+      addIssue({ message: CIDR });
+      return NEVER;
+    }),
+  );
+}
+
+/** The rule for every name that becomes a file name: one path segment, at most 128 characters, no leading dot. */
+export const NAME_SEGMENT = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
+
+/** A name that is fit for a file name: see NAME_SEGMENT. */
+export function nameSegment(): v.GenericSchema<string, string> {
+  const message =
+    "expected a name of 1 to 128 letters, digits, dots, dashes and underscores, starting with a letter or digit";
+  return v.pipe(v.string(message), v.regex(NAME_SEGMENT, message));
+}
+
+interface Bounds {
+  min?: number;
+  max?: number;
+}
+
+/** A duration in seconds, fractions allowed. `min` is 0 unless given. Longest: about 24 days, what a timer can wait for (2^31 - 1 ms). */
+export function seconds({ min = 0, max = 2_147_483 }: Bounds = {}): v.GenericSchema<number, number> {
+  return bounded("a number of seconds", { min, max, open: max === 2_147_483 });
+}
+
+/** A number of `unit` ("hours"), fractions allowed, within the bounds given. */
+export function number({ min, max, unit }: Bounds & { unit?: string } = {}): v.GenericSchema<number, number> {
+  return bounded(unit === undefined ? "a number" : `a number of ${unit}`, { min, max });
+}
+
+/** A whole number of `unit` ("bytes"), up to 2^53 - 1, within the bounds given. */
+export function integer({ min, max, unit }: Bounds & { unit?: string } = {}): v.GenericSchema<number, number> {
+  return bounded(unit === undefined ? "a whole number" : `a whole number of ${unit}`, { min, max, whole: true });
+}
+
+function bounded(
+  what: string,
+  bounds: { min?: number | undefined; max?: number | undefined; whole?: boolean; open?: boolean },
+): v.GenericSchema<number, number> {
+  const { min = Number.NEGATIVE_INFINITY, max = Number.POSITIVE_INFINITY, whole = false, open = false } = bounds;
+  const upTo = max === Number.POSITIVE_INFINITY ? null : max;
+  let message = `expected ${what}`;
+  if (min !== Number.NEGATIVE_INFINITY && upTo !== null && !open) message += ` from ${min} to ${upTo}`;
+  else if (min !== Number.NEGATIVE_INFINITY) message += ` of ${min} or more`;
+  else if (upTo !== null) message += ` of ${upTo} or less`;
+  return v.pipe(
+    v.number(message),
+    v.check((value) => Number.isFinite(value) && (!whole || Number.isSafeInteger(value)), message),
+    v.check((value) => value >= min, message),
+    v.check((value) => value <= max, open && upTo !== null ? `expected ${what} of ${upTo} or less` : message),
+  );
+}
+
+/** An absolute `http:` or `https:` URL without its trailing slashes. No user name or password (they would be logged with it), no query, no fragment. */
+export function httpUrl(): v.GenericSchema<string, string> {
+  const message = 'expected an http or https URL, such as "https://hub.example"';
+  return v.pipe(
+    v.string(message),
+    v.check((text) => /^https?:\/\/[^/?#]/i.test(text) && URL.canParse(text), message),
+    v.check((text) => {
+      const { username, password } = urlOr(text);
+      return username === "" && password === "";
+    }, "a URL with a user name or password in it: give the credential on its own"),
+    v.check((text) => !/[?#]/.test(text), "expected a URL without ? and #"),
+    v.transform((text) => urlOr(text).href.replace(/\/+$/, "")),
+  );
+}
+
+function urlOr(text: string): { username: string; password: string; href: string } {
+  return URL.parse(text) ?? { username: "", password: "", href: text };
+}
+
+/** What a `rule` found: the path is relative to the mapping that the rule stands on. */
+export interface Broken {
+  path: Path;
+  message: string;
+}
+
+/**
+ * A rule across several keys of a mapping, as a pipe item: `v.pipe(v.strictObject({…}), rule((config) => […]))`.
+ * Every broken place it returns is reported there. It is asked once the mapping is right in itself.
+ */
+export function rule<T>(judge: (config: T) => Iterable<Broken>): v.RawCheckAction<T> {
+  return v.rawCheck<T>(({ dataset, addIssue }) => {
+    if (!dataset.typed) return;
+    for (const { path, message } of judge(dataset.value)) {
+      const items = path.map((key) => ({
+        type: "unknown" as const,
+        origin: "value" as const,
+        input: null,
+        key,
+        value: null,
+      }));
+      const [first, ...rest] = items;
+      addIssue(first === undefined ? { message } : { message, path: [first, ...rest] });
+    }
+  });
+}

@@ -1,0 +1,158 @@
+// What valibot finds, as a sentence for whoever wrote the configuration: what is expected, what was found.
+//
+// No secret gets out this way: values under keys that sound like secrets are never quoted, nor is a scalar that stands
+// where a mapping or list belongs (`auth: pk_…`), nor a URL with a password in it.
+
+import type * as v from "valibot";
+import { nearest } from "../nearest.ts";
+import { type Path, valueAt } from "./data.ts";
+import { alternatives, describe, markOf, type Shape, takesList, takesMapping, words } from "./shape.ts";
+
+/** What valibot reports, whichever schema it is from. */
+export type Issue = v.BaseIssue<unknown>;
+
+/** A problem with the data: where, what, and whether something is absent that should be there. */
+export interface Problem {
+  path: Path;
+  of: "value" | "key" | "mapping";
+  text: string;
+  missing?: true;
+}
+
+const SENSITIVE = /token|secret|passw|passphrase|api_?key|private_?key|credential/i;
+
+/** Whether the value at `path` is to be kept out of every text, going by its name. `…_file` holds a path, but a misplaced token too. */
+export function isSensitive(path: Path): boolean {
+  return path.some((step) => typeof step === "string" && SENSITIVE.test(step));
+}
+
+/** `webhook.routes[0].recipient`; a key that is not a plain name is quoted. */
+export function keyPath(path: Path): string {
+  return path.reduce<string>((text, step) => {
+    if (typeof step === "number") return `${text}[${step}]`;
+    const name = /^[\w-]{1,60}$/.test(step) ? step : quoted(step);
+    return text === "" ? name : `${text}.${name}`;
+  }, "");
+}
+
+/** What stands at a place, in words: a scalar quoted (unless it must not be shown), anything else by its kind. */
+export function found(value: unknown, { show }: { show: boolean }): string {
+  if (value === undefined || value === null) return "nothing";
+  if (Array.isArray(value)) return "a list";
+  if (typeof value === "string") return show && !/:\/\/[^/]*@/.test(value) ? quoted(value) : "text";
+  if (typeof value === "number") return show ? quoted(String(value)) : "a number";
+  if (typeof value === "boolean") return show ? quoted(String(value)) : "true or false";
+  return "a mapping";
+}
+
+function quoted(text: string): string {
+  return JSON.stringify(text.length > 60 ? `${text.slice(0, 60)}…` : text);
+}
+
+/** An issue as problems: one, or several where a union's options have more to say. `shapes` gives the schemas at a path. */
+export function problemsOf(
+  issue: Issue,
+  { data, shapes, above = [] }: { data: unknown; shapes: (path: Path) => Shape[]; above?: Path },
+): Problem[] {
+  const path = [...above, ...(issue.path ?? []).map(({ key }) => (typeof key === "number" ? key : String(key)))];
+  if (issue.path?.at(-1)?.origin === "key" && issue.input === undefined) {
+    return [{ path, of: "mapping", missing: true, text: missingText(path, shapes(path)) }];
+  }
+  const value = valueAt(data, path);
+  if (issue.type === "union" && issue.issues !== undefined) {
+    // an option that fails deeper down is the one that was meant
+    const deeper = issue.issues.filter((inner) => inner.kind !== "schema" || inner.path !== undefined);
+    if (deeper.length > 0) return deeper.flatMap((inner) => problemsOf(inner, { data, shapes, above: path }));
+  }
+  if (issue.type === "variant" && issue.path !== undefined && value === undefined) {
+    return [{ path, of: "mapping", missing: true, text: `missing, ${sentence(issue, shapes(path))}` }];
+  }
+  const text = sentence(issue, shapes(path));
+  if (!text.startsWith("expected ")) return [{ path, of: "value", text }];
+  const show = !isSensitive(path) && !wantsStructure(issue, shapes(path));
+  return [
+    {
+      path,
+      of: "value",
+      text: `${text}, found ${found(value, { show })}${suggestion(value, { show, shapes: shapes(path) })}`,
+    },
+  ];
+}
+
+function missingText(path: Path, shapes: readonly Shape[]): string {
+  const mark = shapes.map(markOf).find((one) => one?.kind === "secret");
+  if (mark?.kind !== "secret") return `missing, expected ${describe(shapes)}`;
+  return `missing, give it as ${mark.key}, as ${mark.key}_file or as the credential ${quoted(path.join("."))}`;
+}
+
+function wantsStructure(issue: Issue, shapes: readonly Shape[]): boolean {
+  const all = alternatives(shapes);
+  const scalar = all.some((shape) => !takesMapping(shape) && !takesList(shape));
+  return issue.kind === "schema" && !scalar;
+}
+
+/** A word that is nearly one of those that fit. */
+function suggestion(value: unknown, { show, shapes }: { show: boolean; shapes: readonly Shape[] }): string {
+  if (!show || typeof value !== "string") return "";
+  const listed = alternatives(shapes)
+    .flatMap(words)
+    .filter((word) => typeof word === "string");
+  const near = nearest(value, listed);
+  return near === undefined ? "" : `, did you mean ${JSON.stringify(near)}?`;
+}
+
+/** The message that a role's schema gives, else one of ours for what roles take from valibot directly. */
+function sentence(issue: Issue, shapes: readonly Shape[]): string {
+  return issue.message === UNWORDED ? `expected ${expectation(issue, shapes)}` : issue.message;
+}
+
+/** Stands for "the schema has no message of its own": given to valibot as the message of last resort. */
+export const UNWORDED = "\0unworded";
+
+function expectation(issue: Issue, shapes: readonly Shape[]): string {
+  if (issue.kind === "schema") return shapes.length > 0 ? describe(shapes) : "nothing here";
+  const requirement = issue.requirement;
+  const [one, many] = Array.isArray(issue.input) ? ["entry", "entries"] : ["character", "characters"];
+  const counted = `${String(requirement)} ${requirement === 1 ? one : many}`;
+  switch (issue.type) {
+    case "non_empty":
+      return Array.isArray(issue.input) ? "a list of at least one" : "text that is not empty";
+    case "min_length":
+      return `at least ${counted}`;
+    case "max_length":
+      return `at most ${counted}`;
+    case "min_value":
+      return `${String(requirement)} or more`;
+    case "max_value":
+      return `${String(requirement)} or less`;
+    case "integer":
+    case "safe_integer":
+      return "a whole number";
+    case "regex":
+      return `text that matches ${String(requirement)}`;
+    case "starts_with":
+      return `text that starts with ${JSON.stringify(requirement)}`;
+    case "ends_with":
+      return `text that ends with ${JSON.stringify(requirement)}`;
+    case "url":
+      return "a URL";
+    default:
+      return "a value that fits";
+  }
+}
+
+/** What to say about a key that is not known, given those that are, and all the schema's settings (for one that stands elsewhere). */
+export function unknownKeyText(path: Path, { known, all }: { known: readonly string[]; all: readonly Path[] }): string {
+  const key = String(path.at(-1));
+  const near = nearest(key, known);
+  if (near !== undefined) return `unknown key, did you mean ${JSON.stringify(near)}?`;
+  const here = settingName(path);
+  const elsewhere = all.find((other) => other.at(-1) === key && settingName(other) !== here);
+  if (elsewhere !== undefined) return `unknown key here, did you mean ${JSON.stringify(settingName(elsewhere))}?`;
+  return known.length > 0 && known.length <= 20 ? `unknown key, known here: ${known.join(", ")}` : "unknown key";
+}
+
+/** The setting that a path leads to, whichever list items it goes through: `webhook.routes[].path`. */
+function settingName(path: Path): string {
+  return keyPath(path.map((step) => (typeof step === "number" ? 0 : step))).replaceAll("[0]", "[]");
+}

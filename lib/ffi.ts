@@ -1,0 +1,148 @@
+// The few calls that only libc has, through bun:ffi: flock(2), write leases, AF_UNIX datagrams, CLOCK_MONOTONIC.
+//
+// bun:ffi needs a JIT and a libc it can open. A unit with MemoryDenyWriteExecute=yes has no JIT, another system may
+// have another libc: then every function here says so by its answer (null, false). Nothing throws, least of all the
+// import. Libc is opened at the first call, because a command that needs none of this shouldn't wait for it.
+
+import { dlopen, read } from "bun:ffi";
+
+// Numbers from the kernel's headers, the same on x86-64 and arm64 (asm-generic).
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+const LOCK_UN = 8;
+const EINTR = 4;
+const F_SETSIG = 10;
+const F_SETLEASE = 1024;
+const F_WRLCK = 1;
+const F_UNLCK = 2;
+const SIGURG = 23;
+const AF_UNIX = 1;
+const SOCK_DGRAM = 2;
+const SOCK_CLOEXEC = 0o2000000;
+const SOL_SOCKET = 1;
+const SO_SNDTIMEO = 21;
+const MSG_NOSIGNAL = 0x4000;
+const CLOCK_MONOTONIC = 1;
+
+/** Size of `sun_path`, see unix(7). */
+const MAX_SOCKET_NAME_BYTES = 108;
+/** How long a datagram may wait for room in the receiver's queue: the event loop stands still meanwhile. */
+const SEND_TIMEOUT_MICROSECONDS = 250_000n;
+
+type Libc = ReturnType<typeof openLinux>;
+
+let opened: Libc | null | undefined;
+
+/** Libc, opened at the first call; null where it is out of reach. */
+function libc(): Libc | null {
+  if (opened !== undefined) return opened;
+  try {
+    opened = process.platform === "linux" ? openLinux() : null;
+  } catch {
+    opened = null;
+  }
+  return opened;
+}
+
+/** Whether the calls below can do anything here: Linux, with a libc that bun:ffi can open. */
+export function hasLibc(): boolean {
+  return libc() !== null;
+}
+
+// musl's loader answers to this name too (every `libc.*` is itself). A name that is not found would be looked for in
+// the working directory next, so there is no list of others to try.
+function openLinux() {
+  return dlopen("libc.so.6", {
+    __errno_location: { args: [], returns: "ptr" },
+    clock_gettime: { args: ["i32", "ptr"], returns: "i32" },
+    close: { args: ["i32"], returns: "i32" },
+    fcntl: { args: ["i32", "i32", "i32"], returns: "i32" },
+    flock: { args: ["i32", "i32"], returns: "i32" },
+    sendto: { args: ["i32", "ptr", "u64", "i32", "ptr", "u32"], returns: "i64" },
+    setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" },
+    socket: { args: ["i32", "i32", "i32"], returns: "i32" },
+  }).symbols;
+}
+
+/** The calling thread's `errno`, to be read right after a call that failed. */
+function errno(c: Libc): number {
+  const location = c.__errno_location();
+  return location === null ? 0 : read.i32(location, 0);
+}
+
+/**
+ * Takes or gives back the lock that belongs to an open file, flock(2). Never waits, because a wait would stop the event
+ * loop. The kernel gives a lock back when the last descriptor of that opening is closed, thus also when its owner dies.
+ * @returns whether it is done; false when somebody else holds the lock, and where there is no libc.
+ */
+export function flock(fd: number, operation: "exclusive" | "unlock"): boolean {
+  const c = libc();
+  if (c === null) return false;
+  for (;;) {
+    if (c.flock(fd, operation === "exclusive" ? LOCK_EX | LOCK_NB : LOCK_UN) === 0) return true;
+    if (errno(c) !== EINTR) return false;
+  }
+}
+
+/**
+ * A write lease, fcntl(2) F_SETLEASE: granted only while nobody else has the file open. Whoever opens it during the
+ * lease waits until it is released (at most /proc/sys/fs/lease-break-time, 45 s), so hold it for microseconds.
+ * @returns the function that releases it; null when it isn't granted: others have the file open, the file isn't ours, the
+ *   file system has no leases, there is no libc.
+ */
+export function writeLease(fd: number): (() => void) | null {
+  const c = libc();
+  if (c === null) return null;
+  // The kernel tells the holder about somebody who waits by SIGIO, which kills by default; SIGURG is ignored by default.
+  if (c.fcntl(fd, F_SETSIG, SIGURG) !== 0 || c.fcntl(fd, F_SETLEASE, F_WRLCK) !== 0) return null;
+  return () => void c.fcntl(fd, F_SETLEASE, F_UNLCK);
+}
+
+/**
+ * Sends one datagram to an AF_UNIX socket, unix(7). A name that starts with `@` is in the abstract namespace.
+ * A socket of its own for each, as libsystemd does it: nothing stays open, nothing is inherited by children.
+ * @returns whether the kernel took it; false as well where there is no libc.
+ */
+export function sendDatagram(name: string, text: string): boolean {
+  const c = libc();
+  const address = socketAddress(name);
+  if (c === null || address === null) return false;
+  const fd = c.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return false;
+  try {
+    const timeout = new BigInt64Array([0n, SEND_TIMEOUT_MICROSECONDS]);
+    c.setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, timeout, timeout.byteLength);
+    const bytes = Buffer.from(text);
+    for (;;) {
+      const sent = c.sendto(fd, bytes, bytes.length, MSG_NOSIGNAL, address, address.length);
+      if (sent >= 0) return true;
+      if (errno(c) !== EINTR) return false;
+    }
+  } finally {
+    c.close(fd);
+  }
+}
+
+/** `struct sockaddr_un` for a path or an abstract `@name`; null when it has no room for the name. */
+function socketAddress(name: string): Buffer | null {
+  const bytes = Buffer.from(name);
+  if (bytes.length < 2 || bytes.length >= MAX_SOCKET_NAME_BYTES) return null;
+  const abstract = bytes[0] === 0x40;
+  if (abstract) bytes[0] = 0;
+  // A path ends with a zero byte; an abstract name ends where the address ends, a zero byte would be part of it.
+  const address = Buffer.alloc(2 + bytes.length + (abstract ? 0 : 1));
+  address.writeUInt16LE(AF_UNIX); // in host order, and every machine Bun runs on is little-endian
+  address.set(bytes, 2);
+  return address;
+}
+
+/**
+ * CLOCK_MONOTONIC in microseconds, the clock systemd compares with. `process.hrtime` won't do: in Bun it counts from
+ * the start of the process. Null where there is no libc.
+ */
+export function monotonicMicroseconds(): bigint | null {
+  const c = libc();
+  const time = new BigInt64Array(2);
+  if (c === null || c.clock_gettime(CLOCK_MONOTONIC, time) !== 0) return null;
+  return time[0]! * 1_000_000n + time[1]! / 1000n;
+}

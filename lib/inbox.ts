@@ -1,0 +1,356 @@
+// The inbox: one file a recipient, one event a line, written by every role and by anything that can append a line.
+//
+//   <inbox_dir>/<recipient>.inbox     the events (see `formatEvent`); appended through lib/journal.ts
+//   <inbox_dir>/<recipient>.mark      how far a reader got (lib/inbox-reader.ts)
+//   <inbox_dir>/.picket/              what the writers keep for themselves: intents and the ledger of delivered ids
+//
+// Exactly once: an event whose id is derived from what caused it (a delivery, a drop) is written by `deliverOnce`.
+// An id counts as delivered when it is in the ledger or in the inbox itself. The ledger is written after the inbox and
+// synced only once in 16 MiB of events: whatever a crash takes from it is still in the inbox's last 64 MiB, which are
+// read before the first delivery to a recipient. So a second sync per event isn't needed, and a reader that takes the inbox
+// away doesn't bring old events back.
+
+import { closeSync, existsSync, fstatSync, openSync, readSync, readdirSync, unlinkSync } from "node:fs";
+import { randomBytes } from "node:crypto";
+import { join } from "node:path";
+import * as v from "valibot";
+import { NAME_SEGMENT } from "./config.ts";
+import { type Durability, Journal, healFolder, makeFolder, replay } from "./journal.ts";
+
+export const EVENT_TYPES = ["INFO", "NEEDS-RESPONSE", "ACK-REQUEST"] as const;
+export const PRIORITIES = ["normal", "urgent"] as const;
+export type EventType = (typeof EVENT_TYPES)[number];
+export type Priority = (typeof PRIORITIES)[number];
+
+/** One line of an inbox, keys in the order of the file. */
+export interface InboxEvent {
+  /** RFC 3339, UTC, milliseconds. */
+  ts: string;
+  /** 32 lower-case hex digits. */
+  id: string;
+  /** Who writes. */
+  from: string;
+  /** The recipient. */
+  to: string;
+  type: EventType;
+  priority: Priority;
+  payload: string;
+  /** A path: readers hold the event back until it exists. */
+  sentinel?: string | undefined;
+  /** Where it came from: `drop-folder:<file name>`, `webhook:<route path>`. */
+  source?: string | undefined;
+}
+
+/** What a caller knows of an event; `ts` and `id` are filled in where they are absent. */
+export type EventDraft = Omit<InboxEvent, "ts" | "id"> & { ts?: string | undefined; id?: string | undefined };
+
+/** The schema of a line, for readers: lenient where other programs write (only `payload` has to be there). */
+export const EventLine = v.looseObject({
+  ts: v.optional(v.string(), ""),
+  id: v.optional(v.string(), ""),
+  from: v.optional(v.string(), ""),
+  to: v.optional(v.string(), ""),
+  type: v.optional(v.string(), "INFO"),
+  priority: v.optional(v.string(), "normal"),
+  payload: v.string(),
+  sentinel: v.optional(v.string()),
+  source: v.optional(v.string()),
+});
+
+/** Fills in time and id; keeps given ones. */
+export function completeEvent(draft: EventDraft): InboxEvent {
+  return { ...draft, ts: draft.ts ?? new Date().toISOString(), id: draft.id ?? randomId() };
+}
+
+/** The line of an event, without its line break: compact JSON, keys in their fixed order, empty optional ones left out. */
+export function formatEvent(event: InboxEvent): string {
+  const { ts, id, from, to, type, priority, payload, sentinel, source } = event;
+  return JSON.stringify({
+    ts,
+    id,
+    from,
+    to,
+    type,
+    priority,
+    payload,
+    sentinel: sentinel === "" ? undefined : sentinel,
+    source: source === "" ? undefined : source,
+  });
+}
+
+let pool = "";
+let poolAt = 0;
+
+/** 128 random bits in hex. Drawn in blocks: one call into the kernel's generator for many ids. */
+export function randomId(): string {
+  if (poolAt >= pool.length) {
+    pool = randomBytes(4096).toString("hex");
+    poolAt = 0;
+  }
+  poolAt += 32;
+  return pool.slice(poolAt - 32, poolAt);
+}
+
+/** Where a recipient's events lie. Throws on a name that is not a single plain segment. */
+export function inboxPath(dir: string, recipient: string): string {
+  if (!NAME_SEGMENT.test(recipient)) throw new Error(`find the inbox of "${recipient}": not a valid name`);
+  return join(dir, `${recipient}.inbox`);
+}
+
+/** The folder for the writers' own files. */
+export function statePath(dir: string): string {
+  return join(dir, ".picket");
+}
+
+export interface InboxOptions {
+  dir: string;
+  durability: Durability;
+  /** How long a derived id is remembered, in hours. */
+  dedupeHours: number;
+  /** Milliseconds since 1970. */
+  now?: () => number;
+  /** Told once a ledger line could not be written: the inbox still remembers it. */
+  onLedgerError?: (error: Error) => void;
+}
+
+/** `written`: appended now. `already`: this id was delivered to this recipient before; nothing was appended. */
+export type Delivery = "written" | "already";
+
+/** All inboxes of a folder, for writing. Errors are those of the file system, with their `code`. */
+export class InboxWriter {
+  readonly dir: string;
+  #options: InboxOptions;
+  #journals = new Map<string, Journal>();
+  #pending = new Map<string, Promise<Delivery>>();
+  #ledger: Ledger;
+  #tails = new Map<string, Promise<void>>();
+
+  constructor(options: InboxOptions) {
+    this.dir = options.dir;
+    this.#options = options;
+    this.#ledger = new Ledger(options);
+  }
+
+  /** Makes the folder, heals what a dead writer left, and reads the ledger. */
+  async open(): Promise<void> {
+    makeFolder(this.dir, 0o755);
+    healFolder(statePath(this.dir), this.dir);
+    await this.#ledger.load();
+  }
+
+  /** Appends; resolves when durable. */
+  deliver(event: InboxEvent): Promise<void> {
+    return this.#journal(event.to).append(formatEvent(event));
+  }
+
+  /** Appends unless this id was delivered to this recipient within `dedupeHours`. Simultaneous calls share one append. */
+  deliverOnce(event: InboxEvent): Promise<Delivery> {
+    const key = `${event.to}/${event.id}`;
+    const under = this.#pending.get(key);
+    if (under) return under.then(() => "already");
+    const work = this.#deliverOnce(event, key).finally(() => this.#pending.delete(key));
+    this.#pending.set(key, work);
+    return work;
+  }
+
+  /** Resolves when everything handed over so far is durable or refused. */
+  async settled(): Promise<void> {
+    await Promise.all([...this.#journals.values()].map((journal) => journal.settled()));
+  }
+
+  /** Finishes what is under way and closes all files. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#journals.values()].map((journal) => journal.close()));
+    await this.#ledger.close();
+  }
+
+  /** How many ids are remembered. */
+  get remembered(): number {
+    return this.#ledger.size;
+  }
+
+  /** Changes the window of `deliverOnce`. */
+  set dedupeHours(hours: number) {
+    this.#ledger.hours = hours;
+  }
+
+  async #deliverOnce(event: InboxEvent, key: string): Promise<Delivery> {
+    if (!this.#tails.has(event.to)) {
+      const read = this.#readTail(event.to);
+      this.#tails.set(event.to, read);
+      read.catch(() => this.#tails.delete(event.to));
+    }
+    await this.#tails.get(event.to);
+    if (this.#ledger.has(key)) return "already";
+    const line = formatEvent(event);
+    await this.#journal(event.to).append(line);
+    this.#ledger.add(key, line.length);
+    return "written";
+  }
+
+  /** What the ledger lost in a crash is in the last part of the inbox. */
+  async #readTail(recipient: string): Promise<void> {
+    const path = inboxPath(this.dir, recipient);
+    const start = tailStart(path, TAIL_BYTES);
+    if (start < 0) return;
+    const oldest = (this.#options.now ?? Date.now)() - this.#ledger.hours * 3_600_000;
+    await replay({
+      path,
+      from: start,
+      record: (value) => {
+        const { id, ts, source } = (value ?? {}) as Partial<InboxEvent>;
+        if (typeof id !== "string" || typeof source !== "string") return;
+        const at = Date.parse(String(ts));
+        if (at >= oldest) this.#ledger.recall(`${recipient}/${id}`, at);
+      },
+    });
+  }
+
+  #journal(recipient: string): Journal {
+    let journal = this.#journals.get(recipient);
+    if (!journal) {
+      journal = new Journal({
+        path: inboxPath(this.dir, recipient),
+        durability: this.#options.durability,
+        intents: statePath(this.dir),
+      });
+      this.#journals.set(recipient, journal);
+    }
+    return journal;
+  }
+}
+
+/** How much of an inbox is searched for ids that the ledger may have lost: far more than a second of the highest rate. */
+const TAIL_BYTES = 64 << 20;
+/** How many bytes of events may be delivered before the ledger is synced. */
+const SYNC_BYTES = 16 << 20;
+
+/** The start of the first whole line within the last `bytes` of a file; -1 when there is no such file. */
+function tailStart(path: string, bytes: number): number {
+  if (!existsSync(path)) return -1;
+  const fd = openSync(path, "r");
+  try {
+    const { size } = fstatSync(fd);
+    let at = Math.max(0, size - bytes);
+    const block = Buffer.alloc(64 << 10);
+    while (at > 0 && at < size) {
+      const n = readSync(fd, block, 0, block.length, at);
+      const newline = block.subarray(0, n).indexOf(0x0a);
+      if (newline >= 0) return at + newline + 1;
+      if (n === 0) break;
+      at += n;
+    }
+    return at;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+
+/**
+ * The ledger: which derived ids were delivered, and when. Lines `{"at":<ms>,"key":"<recipient>/<id>"}` in files of one window each,
+ * so that forgetting is deleting the file before the last.
+ */
+class Ledger {
+  hours: number;
+  #dir: string;
+  #now: () => number;
+  #onError: (error: Error) => void;
+  #seen = new Map<string, number>();
+  #file: { name: string; journal: Journal } | null = null;
+  #unsynced = 0;
+
+  constructor(options: InboxOptions) {
+    this.hours = options.dedupeHours;
+    this.#dir = statePath(options.dir);
+    this.#now = options.now ?? Date.now;
+    this.#onError = options.onLedgerError ?? (() => {});
+  }
+
+  get size(): number {
+    return this.#seen.size;
+  }
+
+  async load(): Promise<void> {
+    const oldest = this.#now() - this.#window();
+    for (const path of this.#files()) {
+      await replay({
+        path,
+        record: (value) => {
+          const { at, key } = value as { at: number; key: string };
+          if (typeof key === "string" && at >= oldest) this.#seen.set(key, at);
+        },
+      });
+    }
+  }
+
+  has(key: string): boolean {
+    const at = this.#seen.get(key);
+    return at !== undefined && at >= this.#now() - this.#window();
+  }
+
+  /** Takes in what the inbox itself remembers. */
+  recall(key: string, at: number): void {
+    if (!this.#seen.has(key)) this.#seen.set(key, at);
+  }
+
+  add(key: string, bytes: number): void {
+    const at = this.#now();
+    this.#seen.delete(key);
+    this.#seen.set(key, at);
+    this.#forget(at);
+    // Not awaited by the delivery: the event is durable in the inbox, which is searched after a crash.
+    const journal = this.#journal(at);
+    journal.append(JSON.stringify({ at, key })).catch((error: Error) => this.#onError(error));
+    this.#unsynced += bytes;
+    if (this.#unsynced < SYNC_BYTES) return;
+    this.#unsynced = 0;
+    journal.sync().catch((error: Error) => this.#onError(error));
+  }
+
+  async close(): Promise<void> {
+    await this.#file?.journal.close();
+  }
+
+  #window(): number {
+    return this.hours * 3_600_000;
+  }
+
+  /** The map is in order of time: the oldest are first. */
+  #forget(now: number): void {
+    const oldest = now - this.#window();
+    for (const [key, at] of this.#seen) {
+      if (at >= oldest) break;
+      this.#seen.delete(key);
+    }
+  }
+
+  #files(): string[] {
+    if (!existsSync(this.#dir)) return [];
+    const names = readdirSync(this.#dir).filter((name) => /^delivered-\d{8}T\d{6}\d*Z?\.jsonl$/.test(name));
+    return names.toSorted().map((name) => join(this.#dir, name));
+  }
+
+  #journal(now: number): Journal {
+    const window = Math.max(this.#window(), 3_600_000);
+    const start = new Date(Math.floor(now / window) * window).toISOString().replace(/[-:]|\.\d+/g, "");
+    const name = `delivered-${start}.jsonl`;
+    if (this.#file?.name === name) return this.#file.journal;
+    if (this.#file) {
+      this.#file.journal.close().catch((error: Error) => this.#onError(error));
+      this.#sweep(name, now - 2 * window);
+    }
+    const journal = new Journal({ path: join(this.#dir, name), durability: "os", intents: this.#dir });
+    this.#file = { name, journal };
+    return journal;
+  }
+
+  #sweep(current: string, before: number): void {
+    const limit = new Date(before).toISOString().replace(/[-:]|\.\d+/g, "");
+    for (const path of this.#files()) {
+      if (path.endsWith(current) || path >= join(this.#dir, `delivered-${limit}`)) continue;
+      unlinkSync(path);
+    }
+  }
+}

@@ -1,0 +1,546 @@
+// A journal is one append-only file of JSON lines that many processes may write and read at once.
+//
+// The protocol, and why each step is safe:
+//
+//   1. Whoever appends while a batch is under way waits for the next one: a batch is one write(2) on an
+//      O_APPEND descriptor and one fdatasync(2). The kernel serialises appends to one file, so lines of
+//      different processes never interleave. `append` resolves after the sync, never before.
+//   2. Before each batch the path is looked up again. Renamed, removed or replaced: the new file is opened (and
+//      made, with its folder, and both synced), so nothing is written to a file that nobody will look at. No
+//      `await` stands between look-up and write. Truncated: O_APPEND writes at the new end.
+//   3. If the last byte of the file isn't a line break, somebody died in the middle of a line: the batch starts
+//      with one, so the torn line can't swallow ours. If the writer was only slow, the result is an empty line,
+//      which every reader skips.
+//   4. kill -9 can end a write(2) between two pages, so our own death can tear a line too. Therefore the batch
+//      goes to an *intent* file first (page cache only: it has to survive our death, not the machine's). Whoever
+//      finds the intent of a dead owner (its flock is free) compares it with the journal and retracts the torn rest:
+//      such a line was never acknowledged. A process that appends with `>>` doesn't look for torn lines and may have
+//      continued ours; then its line is made whole again by turning our rest into line breaks.
+//   5. A short write (disk full) is retracted the same way, and the batch fails as a whole.
+//   6. Retracting truncates only while a write lease shows that nobody else has the file open, so an append can't
+//      fall between the look and the cut. Without a lease the bytes become line breaks in place, which takes nothing from anybody.
+//
+// What it can't do: a reader that renames the file and reads it to the end within the microsecond between step 2's
+// look-up and the write misses that batch. Readers that take files away should rename first and read a moment later.
+
+import {
+  accessSync,
+  closeSync,
+  constants,
+  existsSync,
+  fdatasync,
+  fstatSync,
+  fsyncSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readSync,
+  statSync,
+  statfsSync,
+  writeSync,
+} from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { promisify } from "node:util";
+import { flock, hasLibc, writeLease } from "./ffi.ts";
+
+const dataSync = promisify(fdatasync);
+const NEWLINE = 0x0a;
+const BRACE = 0x7b;
+const MAX_BATCH_BYTES = 4 << 20;
+/** With less room than this a folder counts as full: a batch of events would not fit. */
+const ROOM_BYTES = 16 << 10;
+/** How far behind an intent's offset its batch is looked for: other writers may have come in between. */
+const MAX_HEAL_BYTES = 64 << 20;
+
+/** `disk`: acknowledged means fdatasynced. `os`: acknowledged means in the page cache, lost in a power cut. */
+export type Durability = "disk" | "os";
+
+export interface JournalOptions {
+  /** The file. It and its folder are made when they are missing (file 0600, folder 0755). */
+  path: string;
+  durability: Durability;
+  /** Folder for the intent file (see the protocol, step 4). Shared by all journals that lie in one folder. */
+  intents: string;
+}
+
+interface Waiting {
+  line: string;
+  resolve: () => void;
+  reject: (error: Error) => void;
+}
+
+/** One journal, open for appending. Errors of `append` are those of the file system, with their `code` (`ENOSPC`, `EROFS`, …). */
+export class Journal {
+  readonly path: string;
+  #durability: Durability;
+  #intents: string;
+  #intent: Intent | null = null;
+  #fd = -1;
+  #dev = 0;
+  #ino = 0;
+  /** Size of the file right after our last write: while it still is, the last byte is our own line break. */
+  #knownEnd = -1;
+  #queue: Waiting[] = [];
+  #flushing: Promise<void> | null = null;
+  #closed = false;
+
+  constructor(options: JournalOptions) {
+    this.path = options.path;
+    this.#durability = options.durability;
+    this.#intents = options.intents;
+  }
+
+  /**
+   * Appends one line (without its line break). Resolves when it is durable; rejects when it is not in the file.
+   * Lines are written in the order of the calls.
+   */
+  append(line: string): Promise<void> {
+    if (this.#closed) return Promise.reject(new Error(`append to "${this.path}": the journal is closed`));
+    if (line.includes("\n"))
+      return Promise.reject(new Error(`append to "${this.path}": a line can't contain a line break`));
+    return new Promise((resolve, reject) => {
+      this.#queue.push({ line, resolve, reject });
+      // The rest of this tick's requests shall share the batch.
+      this.#flushing ??= new Promise<void>((done) => setImmediate(done)).then(() => this.#flush());
+    });
+  }
+
+  /** Makes durable what was appended under `durability: "os"`. */
+  async sync(): Promise<void> {
+    await this.settled();
+    if (this.#fd >= 0) await dataSync(this.#fd);
+  }
+
+  /** Resolves when everything appended so far is durable or refused. */
+  async settled(): Promise<void> {
+    while (this.#flushing) await this.#flushing;
+  }
+
+  /** True while lines wait for their sync. */
+  get busy(): boolean {
+    return this.#flushing !== null;
+  }
+
+  /** Waits for what is under way, then closes. Later appends are refused. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.settled();
+    if (this.#fd >= 0) closeSync(this.#fd);
+    this.#fd = -1;
+    this.#intent?.close();
+    this.#intent = null;
+  }
+
+  async #flush(): Promise<void> {
+    while (this.#queue.length > 0) {
+      const batch = this.#takeBatch();
+      try {
+        await this.#commit(batch);
+        for (const waiting of batch) waiting.resolve();
+      } catch (error) {
+        for (const waiting of batch) waiting.reject(error as Error);
+      }
+    }
+    this.#flushing = null;
+  }
+
+  #takeBatch(): Waiting[] {
+    let bytes = 0;
+    let count = 0;
+    while (count < this.#queue.length && (count === 0 || bytes < MAX_BATCH_BYTES)) {
+      bytes += this.#queue[count]!.line.length;
+      count++;
+    }
+    if (count < this.#queue.length) return this.#queue.splice(0, count);
+    const all = this.#queue;
+    this.#queue = [];
+    return all;
+  }
+
+  async #commit(batch: Waiting[]): Promise<void> {
+    this.#findFile();
+    const before = fstatSync(this.#fd).size;
+    const torn = before > 0 && before !== this.#knownEnd && lastByte(this.#fd, before) !== NEWLINE;
+    let text = torn ? "\n" : "";
+    for (const waiting of batch) text += `${waiting.line}\n`;
+    const bytes = Buffer.from(text);
+    this.#intent!.note({ dev: this.#dev, ino: this.#ino, before }, bytes);
+    const fd = this.#fd;
+    let written = 0;
+    try {
+      written = writeSync(fd, bytes);
+      if (written < bytes.length) throw diskFull(this.path);
+      this.#knownEnd = before + bytes.length;
+      if (this.#durability === "disk") await dataSync(fd);
+    } catch (error) {
+      if (written > 0) retractBatch(fd, this.path, before, bytes.subarray(0, written));
+      this.#knownEnd = -1;
+      throw error;
+    }
+  }
+
+  #findFile(): void {
+    const found = statSync(this.path, { throwIfNoEntry: false });
+    if (this.#fd >= 0 && found && found.ino === this.#ino && found.dev === this.#dev) return;
+    if (this.#fd >= 0) closeSync(this.#fd);
+    this.#fd = -1;
+    this.#knownEnd = -1;
+    makeFolder(dirname(this.path), 0o755);
+    // An intent claims the file it lies beside; a folder that went away took ours along.
+    if (!this.#intent || !existsSync(this.#intent.path)) {
+      this.#intent?.close();
+      this.#intent = claimIntent(this.#intents, this.path);
+    }
+    this.#fd = openSync(this.path, constants.O_RDWR | constants.O_APPEND | constants.O_CREAT, 0o600);
+    const now = fstatSync(this.#fd);
+    if (!now.isFile()) {
+      closeSync(this.#fd);
+      this.#fd = -1;
+      throw new Error(`open "${this.path}": not a regular file`);
+    }
+    this.#dev = now.dev;
+    this.#ino = now.ino;
+    if (!found && this.#durability === "disk") syncFolder(dirname(this.path));
+  }
+}
+
+/** Makes a folder with its parents and syncs every folder that got a new entry, so that a power cut can't take it back. */
+export function makeFolder(path: string, mode: number): void {
+  if (existsSync(path)) return;
+  const parent = dirname(path);
+  if (parent !== path) makeFolder(parent, mode);
+  try {
+    mkdirSync(path, { mode });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+  }
+  syncFolder(parent);
+}
+
+/** fsync(2) on a folder: makes the names in it durable. */
+export function syncFolder(path: string): void {
+  const fd = openSync(path, constants.O_RDONLY);
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** True for errors that mean "no room" (disk, quota): a daemon answers 507 and goes on when there is room. */
+export function isDiskFull(error: unknown): boolean {
+  const code = (error as NodeJS.ErrnoException | null)?.code;
+  return code === "ENOSPC" || code === "EDQUOT";
+}
+
+/** Why nothing can be written to a folder now (gone, read-only, full), in words; null when something can. */
+export function cannotWrite(folder: string): string | null {
+  try {
+    accessSync(folder, constants.W_OK | constants.X_OK);
+    const { bavail, bsize } = statfsSync(folder);
+    return bavail * bsize < ROOM_BYTES ? `no space left in "${folder}"` : null;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+function diskFull(path: string): Error {
+  return Object.assign(new Error(`write to "${path}": no space left on the device`), { code: "ENOSPC" });
+}
+
+function lastByte(fd: number, size: number): number {
+  const byte = Buffer.alloc(1);
+  return readSync(fd, byte, 0, 1, size - 1) === 1 ? byte[0]! : NEWLINE;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Intents
+
+interface Place {
+  dev: number;
+  ino: number;
+  /** Size of the journal before the batch: the batch lies at or behind it. */
+  before: number;
+}
+
+interface Intent {
+  path: string;
+  note(place: Place, bytes: Buffer): void;
+  close(): void;
+}
+
+/** Heals every journal of a folder whose writer died in the middle of a line. For a daemon's start. */
+export function healFolder(intents: string, journals: string): void {
+  if (!existsSync(intents)) return;
+  for (const name of readdirSync(intents)) {
+    const match = /^(.+)\.\d+\.intent$/.exec(name);
+    if (!match) continue;
+    const fd = openSync(join(intents, name), constants.O_RDWR);
+    try {
+      if (flock(fd, "exclusive")) healFrom(fd, join(journals, match[1]!));
+    } finally {
+      closeSync(fd);
+    }
+  }
+}
+
+/** Takes the first intent file of a journal that no living process holds, after healing what its last owner left. */
+function claimIntent(folder: string, journal: string): Intent {
+  // Without flock every process would claim the first intent: better no healing than a wrong one.
+  if (!hasLibc()) return { path: dirname(journal), note: () => {}, close: () => {} };
+  makeFolder(folder, 0o700);
+  for (let n = 0; ; n++) {
+    const path = join(folder, `${basename(journal)}.${n}.intent`);
+    const fd = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600);
+    if (!flock(fd, "exclusive")) {
+      closeSync(fd);
+      continue;
+    }
+    healFrom(fd, journal);
+    return {
+      path,
+      note(place, bytes) {
+        const header = `${JSON.stringify({ ...place, length: bytes.length, hash: Bun.hash(bytes).toString(16) })}\n`;
+        const noted = Buffer.concat([Buffer.from(header), bytes]);
+        writeSync(fd, noted, 0, noted.length, 0);
+      },
+      close: () => closeSync(fd),
+    };
+  }
+}
+
+/** Compares an intent with its journal, retracts the torn rest of a line, and empties the intent. */
+function healFrom(intent: number, journal: string): void {
+  const noted = readIntent(intent);
+  if (noted) {
+    const found = statSync(journal, { throwIfNoEntry: false });
+    if (found && found.ino === noted.place.ino && found.dev === noted.place.dev && found.size > noted.place.before) {
+      healJournal(journal, noted.place.before, noted.bytes);
+    }
+  }
+  ftruncateSync(intent, 0);
+}
+
+function readIntent(fd: number): { place: Place; bytes: Buffer } | null {
+  const size = fstatSync(fd).size;
+  if (size === 0) return null;
+  const all = readAt(fd, 0, size);
+  const end = all.indexOf(NEWLINE);
+  if (end < 0) return null;
+  try {
+    const header = JSON.parse(all.toString("utf8", 0, end)) as Place & { length: number; hash: string };
+    const bytes = all.subarray(end + 1, end + 1 + header.length);
+    // A power cut or a death while noting leaves half an intent: then the journal wasn't touched yet.
+    return Bun.hash(bytes).toString(16) === header.hash ? { place: header, bytes } : null;
+  } catch {
+    return null;
+  }
+}
+
+function healJournal(path: string, before: number, batch: Buffer): void {
+  const fd = openSync(path, constants.O_RDWR);
+  try {
+    const size = Math.min(fstatSync(fd).size, before + batch.length + MAX_HEAL_BYTES);
+    const region = readAt(fd, before, size - before);
+    const torn = findTornLine(region, batch);
+    if (torn) retract(fd, path, before + torn.start, before + torn.end);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/**
+ * Where in `region` (the journal from the batch's offset on) the torn rest of `batch` lies; null when the batch is
+ * whole, or when none of it got there. Exported for its table of cases.
+ */
+export function findTornLine(region: Buffer, batch: Buffer): { start: number; end: number } | null {
+  const lines = batch[0] === NEWLINE ? batch.subarray(1) : batch;
+  if (region.includes(lines)) return null;
+  let best = { at: -1, length: 0 };
+  for (let at = 0; at >= 0 && at < region.length; at = nextLine(region, at)) {
+    const length = commonPrefix(region, at, lines);
+    if (length > best.length && !isWholeLine(region, at, length, lines)) best = { at, length };
+  }
+  if (best.at < 0) return null;
+  const whole = lines.lastIndexOf(NEWLINE, best.length - 1) + 1;
+  const start = best.at + whole;
+  // Up to here ours is whole, and another's line follows that begins like our next one.
+  if (isWholeLine(region, start, 0, lines)) return null;
+  const end = tornEnd(region, start, best.at + best.length);
+  return end > start ? { start, end } : null;
+}
+
+function nextLine(region: Buffer, at: number): number {
+  const end = region.indexOf(NEWLINE, at);
+  return end < 0 ? -1 : end + 1;
+}
+
+function commonPrefix(region: Buffer, at: number, lines: Buffer): number {
+  const most = Math.min(region.length - at, lines.length);
+  let length = 0;
+  while (length < most && region[at + length] === lines[length]) length++;
+  return length;
+}
+
+/** Another writer's whole line may begin like ours (`{"ts":"2026-…`): it is no rest of ours when it parses. */
+function isWholeLine(region: Buffer, at: number, length: number, lines: Buffer): boolean {
+  if (lines.subarray(0, length).includes(NEWLINE)) return false;
+  const end = region.indexOf(NEWLINE, at);
+  return end >= 0 && isJson(region.subarray(at, end));
+}
+
+/** The rest may be followed by another writer's line that happens to begin as ours would go on: step back until that one is whole. */
+function tornEnd(region: Buffer, start: number, end: number): number {
+  const newline = region.indexOf(NEWLINE, end);
+  const stop = newline < 0 ? region.length : newline;
+  for (let at = end; at > start && at > end - 4096; at--) {
+    if (at === stop || (region[at] === BRACE && isJson(region.subarray(at, stop)))) return at;
+  }
+  return end;
+}
+
+function isJson(bytes: Buffer): boolean {
+  try {
+    JSON.parse(bytes.toString());
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Retracting
+
+/** Takes back what a failed write left of a batch, wherever other writers made it land. */
+function retractBatch(fd: number, path: string, before: number, written: Buffer): void {
+  const region = readAt(fd, before, fstatSync(fd).size - before);
+  const at = region.indexOf(written);
+  if (at >= 0) retract(fd, path, before + at, before + at + written.length);
+}
+
+/** Removes bytes [start, end): cut off when they are the last and nobody else has the file open, else turned into line breaks. */
+function retract(fd: number, path: string, start: number, end: number): void {
+  const release = writeLease(fd);
+  try {
+    if (release && fstatSync(fd).size === end) {
+      ftruncateSync(fd, start);
+      fsyncSync(fd);
+      return;
+    }
+  } finally {
+    release?.();
+  }
+  // A descriptor with O_APPEND would append whatever the position says.
+  const place = fstatSync(fd);
+  const plain = openSync(path, constants.O_WRONLY);
+  try {
+    const opened = fstatSync(plain);
+    if (opened.ino !== place.ino || opened.dev !== place.dev) return;
+    writeSync(plain, Buffer.alloc(end - start, NEWLINE), 0, end - start, start);
+    fsyncSync(plain);
+  } finally {
+    closeSync(plain);
+  }
+}
+
+function readAt(fd: number, position: number, length: number): Buffer {
+  const bytes = Buffer.alloc(length);
+  let got = 0;
+  while (got < length) {
+    const n = readSync(fd, bytes, got, length - got, position + got);
+    if (n === 0) break;
+    got += n;
+  }
+  return bytes.subarray(0, got);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Replay
+
+/** Where a line stands: its number from 1 (counted from `from`), its first byte, and the byte after its line break. */
+export interface LinePlace {
+  number: number;
+  offset: number;
+  end: number;
+}
+
+export interface ReplayOptions {
+  path: string;
+  /** Byte to start at: the start of a line. Default 0. */
+  from?: number;
+  /** Byte to stop at. Default: the size when the replay starts. */
+  to?: number;
+  /** Lines of more bytes than this count as malformed and are never held in memory. */
+  maxLine?: number;
+  /** Called for each line that is JSON. */
+  record: (value: unknown, place: LinePlace) => void;
+  /** Called for each line that isn't. Empty lines are neither. */
+  malformed?: (place: LinePlace, reason: string) => void;
+}
+
+/** What a replay saw. `end` is the byte after the last complete line: a torn last line lies behind it. */
+export interface Replayed {
+  records: number;
+  malformed: number;
+  end: number;
+}
+
+/** Reads a journal line by line with flat memory. A missing file is an empty one. A torn last line is left alone. */
+export async function replay(options: ReplayOptions): Promise<Replayed> {
+  const from = options.from ?? 0;
+  const maxLine = options.maxLine ?? 16 << 20;
+  const seen: Replayed = { records: 0, malformed: 0, end: from };
+  if (!existsSync(options.path)) return seen;
+  let number = 0;
+  const judge = (line: Buffer, length: number): void => {
+    number++;
+    const place = { number, offset: seen.end, end: seen.end + length + 1 };
+    seen.end = place.end;
+    if (length > maxLine) {
+      seen.malformed++;
+      options.malformed?.(place, `longer than ${maxLine} bytes`);
+      return;
+    }
+    const text = line.toString();
+    if (text.trim() === "") return;
+    let value: unknown;
+    try {
+      value = JSON.parse(text);
+    } catch {
+      seen.malformed++;
+      options.malformed?.(place, "not JSON");
+      return;
+    }
+    seen.records++;
+    options.record(value, place);
+  };
+  await eachLine(options, maxLine, judge);
+  return seen;
+}
+
+/** Cuts a file into lines; of a line longer than `maxLine` only the length is kept. */
+async function eachLine(
+  { path, from = 0, to }: ReplayOptions,
+  maxLine: number,
+  judge: (line: Buffer, length: number) => void,
+): Promise<void> {
+  const file = to === undefined ? Bun.file(path).slice(from) : Bun.file(path).slice(from, to);
+  let rest: Buffer[] = [];
+  let restLength = 0;
+  for await (const chunk of file.stream()) {
+    const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
+    let at = 0;
+    for (let end = bytes.indexOf(NEWLINE); end >= 0; end = bytes.indexOf(NEWLINE, at)) {
+      const tail = bytes.subarray(at, end);
+      judge(restLength === 0 ? tail : Buffer.concat([...rest, tail]), restLength + tail.length);
+      rest = [];
+      restLength = 0;
+      at = end + 1;
+    }
+    if (at < bytes.length) {
+      restLength += bytes.length - at;
+      rest = restLength > maxLine ? [] : [...rest, Buffer.from(bytes.subarray(at))];
+    }
+  }
+}

@@ -1,0 +1,151 @@
+// Figures in Prometheus' text format 0.0.4: counters, gauges, histograms. Labels are the caller's, who keeps them few.
+
+import { readdirSync, readFileSync } from "node:fs";
+import { commit, version } from "./version.ts";
+
+/** Label names and values of one sample. */
+export type Labels = Readonly<Record<string, string>>;
+
+/** Counts upwards, by label values. */
+export interface Counter {
+  add(labels?: Labels, by?: number): void;
+  /** The present value for these labels; 0 when it was never counted. */
+  value(labels?: Labels): number;
+}
+
+/** Counts observations into buckets. */
+export interface Histogram {
+  observe(value: number): void;
+}
+
+interface Family {
+  type: "counter" | "gauge" | "histogram";
+  help: string;
+  samples: () => string[];
+}
+
+/** The figures of one daemon. A name is registered once; a second time throws. */
+export class Registry {
+  #families = new Map<string, Family>();
+
+  /** A counter; its name ends in `_total`. Without labels it starts at 0, so that it is there before anything happened. */
+  counter(name: string, help: string, options: { labelled?: boolean } = {}): Counter {
+    const values = new Map<string, number>();
+    if (!options.labelled) values.set("", 0);
+    this.#register(name, {
+      type: "counter",
+      help,
+      samples: () => [...values].map(([labels, value]) => `${name}${labels} ${value}`),
+    });
+    return {
+      add(labels, by = 1) {
+        const key = render(labels);
+        values.set(key, (values.get(key) ?? 0) + by);
+      },
+      value: (labels) => values.get(render(labels)) ?? 0,
+    };
+  }
+
+  /** A gauge that is asked when somebody looks; NaN leaves the sample out. */
+  gauge(name: string, help: string, value: () => number | [Labels, number][]): void {
+    this.#register(name, {
+      type: "gauge",
+      help,
+      samples() {
+        const now = value();
+        const samples: [Labels | undefined, number][] = typeof now === "number" ? [[undefined, now]] : now;
+        return samples
+          .filter(([, one]) => !Number.isNaN(one))
+          .map(([labels, one]) => `${name}${render(labels)} ${one}`);
+      },
+    });
+  }
+
+  /** A counter that somebody else keeps. */
+  counted(name: string, help: string, value: () => number): void {
+    this.#register(name, { type: "counter", help, samples: () => [`${name} ${value()}`] });
+  }
+
+  /** A histogram with these upper bounds, ascending. */
+  histogram(name: string, help: string, bounds: readonly number[]): Histogram {
+    const counts = new Float64Array(bounds.length + 1);
+    let sum = 0;
+    this.#register(name, {
+      type: "histogram",
+      help,
+      samples() {
+        let total = 0;
+        const buckets = [...bounds, Number.POSITIVE_INFINITY].map((bound, index) => {
+          total += counts[index]!;
+          return `${name}_bucket{le="${bound === Number.POSITIVE_INFINITY ? "+Inf" : bound}"} ${total}`;
+        });
+        return [...buckets, `${name}_sum ${sum}`, `${name}_count ${total}`];
+      },
+    });
+    return {
+      observe(value) {
+        let index = 0;
+        while (index < bounds.length && value > bounds[index]!) index++;
+        counts[index]!++;
+        sum += value;
+      },
+    };
+  }
+
+  /** The text that `GET /metrics` answers. */
+  render(): string {
+    let text = "";
+    for (const [name, { type, help, samples }] of this.#families) {
+      text += `# HELP ${name} ${help.replaceAll("\\", "\\\\").replaceAll("\n", "\\n")}\n# TYPE ${name} ${type}\n`;
+      for (const sample of samples()) text += `${sample}\n`;
+    }
+    return text;
+  }
+
+  #register(name: string, family: Family): void {
+    if (this.#families.has(name)) throw new Error(`register metric "${name}": the name is taken`);
+    this.#families.set(name, family);
+  }
+}
+
+/** What every daemon tells of its own process, under the names that Prometheus' client libraries use. */
+export function processMetrics(registry: Registry, role: string): void {
+  const started = Date.now() / 1000 - performance.now() / 1000;
+  registry.gauge("picket_build_info", "Which build this is; always 1.", () => [
+    [{ role, version, commit, bun: Bun.version }, 1],
+  ]);
+  registry.gauge("process_start_time_seconds", "Start of the process, in seconds since 1970.", () => started);
+  registry.gauge("process_resident_memory_bytes", "Resident memory.", () => process.memoryUsage.rss());
+  registry.gauge("process_open_fds", "Open file descriptors.", openDescriptors);
+  registry.gauge("process_max_fds", "Limit of open file descriptors.", descriptorLimit);
+  registry.counted("process_cpu_seconds_total", "CPU time in user and kernel mode.", () => {
+    const { user, system } = process.cpuUsage();
+    return (user + system) / 1e6;
+  });
+}
+
+function openDescriptors(): number {
+  try {
+    return readdirSync("/proc/self/fd").length;
+  } catch {
+    return Number.NaN;
+  }
+}
+
+function descriptorLimit(): number {
+  try {
+    return Number(/^Max open files\s+(\d+)/m.exec(readFileSync("/proc/self/limits", "utf8"))?.[1]);
+  } catch {
+    return Number.NaN;
+  }
+}
+
+function render(labels: Labels | undefined): string {
+  if (!labels) return "";
+  const pairs = Object.entries(labels).map(([name, value]) => `${name}="${escape(value)}"`);
+  return pairs.length === 0 ? "" : `{${pairs.join(",")}}`;
+}
+
+function escape(value: string): string {
+  return value.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("\n", "\\n");
+}

@@ -1,0 +1,491 @@
+// A program's life from argv to exit code; no role touches `process` itself.
+//
+//   argv ─ sub-command ──────────────────────────────────────────────→ its number, else 0
+//        └ daemon: configuration → main → READY=1 → loops … SIGTERM → loops end → stop → 0
+//                       └ 78, 2      └ 1, 3          └ SIGHUP: RELOADING=1, reload, READY=1
+//
+// Exit codes: 0 done · 1 it failed while running · 2 wrong usage, or a required setting is missing · 3 the other side
+// refused our credentials · 78 the configuration is invalid (EX_CONFIG, sysexits.h) · 128 + N at a second signal N.
+
+import { writeSync } from "node:fs";
+import type * as v from "valibot";
+import {
+  commandHelp,
+  groupHelp,
+  helpText,
+  parseCommandLine,
+  UsageError,
+  type Args,
+  type Calling,
+  type Request,
+} from "./command-line.ts";
+import { ConfigError, loadConfig, MissingSettings, printConfig, type Loaded, type ShortForms } from "./config.ts";
+import { createLog, errorChain, type Log } from "./log.ts";
+import { createLoops, toldToStop, type Loop, type LoopOptions, type Loops } from "./loop.ts";
+import { managed, notify, reloading, unitFor, watchdogMicroseconds } from "./systemd.ts";
+import { versionLine } from "./version.ts";
+
+export { UsageError, type Args } from "./command-line.ts";
+export type { Loop, LoopOptions, LoopStats } from "./loop.ts";
+
+/** After a signal: how long the loops may take to end before `stop` is called all the same. */
+const LOOPS_END_MS = 1500;
+/** After a signal: when what is still going on is cut off. The promise is 3 s. */
+const STOP_MS = 2500;
+/** The exit code of a process that a signal ended: 128 + its number. */
+const STOP_SIGNALS = { SIGINT: 130, SIGTERM: 143 };
+/** How often `STATUS=` is told at most. */
+const STATUS_MS = 10_000;
+
+/** The other side refused our credentials (401, 403): exit code 3, and units don't restart on it. */
+export class RefusedCredentials extends Error {
+  override name = "RefusedCredentials";
+  hint: string | undefined;
+
+  constructor(message: string, options?: ErrorOptions & { hint?: string }) {
+    super(message, options);
+    this.hint = options?.hint;
+  }
+}
+
+/** What a role's `main` hands back once it really serves. */
+export interface Running<C> {
+  /** One line of figures for `systemctl status`. */
+  status?(): string;
+  /**
+   * Takes over a new, valid configuration without dropping anything.
+   * @returns a message for each setting that cannot change while running.
+   */
+  reload?(config: C): Promise<string[]> | string[];
+  /** Stops taking, finishes what is in hand. The loops have ended before. */
+  stop(): Promise<void>;
+}
+
+/** What a role's `main` gets besides its configuration. */
+export interface Service {
+  log: Log;
+  env: Environment;
+  /** Aborted at SIGTERM or SIGINT: take nothing new, let the pass end. */
+  stopping: AbortSignal;
+  /** Adds a loop. Its first pass comes when `main` has returned, and at once after that. */
+  loop: (options: LoopOptions) => Loop;
+}
+
+/** What a sub-command gets. `A` names the flags it declared: `CommandContext<Config, { follow?: boolean }>`. */
+export interface CommandContext<C, A = Args> {
+  log: Log;
+  env: Environment;
+  args: A;
+  positionals: string[];
+  /** The configuration; its warnings are logged. @throws ConfigError, MissingSettings. */
+  loadConfig: () => Promise<C>;
+  /** Writes to stdout, with a line break if the text doesn't end with one. Nobody reads any more (`| head`): ends the program, exit code 0. */
+  print: (text: string) => void;
+  /** All of stdin as text. */
+  stdin: () => Promise<string>;
+  /** Aborted at SIGINT or SIGTERM. A command that hasn't ended 2.5 s later is cut off. */
+  signal: AbortSignal;
+}
+
+/**
+ * A sub-command, as data. Its key in `commands` is what is typed: "ping", "host add", or a flag ("--once") that takes
+ * the daemon's place. `run` returns the exit code if it isn't 0.
+ */
+export interface Command<C> extends Calling {
+  // A method, so that a function that names its flags (see CommandContext) fits.
+  run(context: CommandContext<C>): Promise<number | void>;
+}
+
+export type Environment = Record<string, string | undefined>;
+
+/** What makes a role out of this. */
+export interface Role<S extends v.GenericSchema> {
+  /** The head of the help: what it is, and an example to paste. */
+  usage: string;
+  schema: S;
+  /** Environment variables with a name of their own, see config.ts. */
+  shortForms?: ShortForms;
+  main(config: v.InferOutput<S>, service: Service): Promise<Running<v.InferOutput<S>>>;
+  commands?: Record<string, Command<v.InferOutput<S>>>;
+  /** The texts of the unit files in `etc/`. */
+  unit: { system: string; user: string };
+  /** The text of the annotated configuration in `etc/`. */
+  example: string;
+}
+
+/** Runs a role as `picket-<role>`: the daemon, or what its command line asks for. Ends the process. */
+export async function run<S extends v.GenericSchema>(role: string, options: Role<S>): Promise<never> {
+  const program = `picket-${role}`;
+  const argv = process.argv.slice(2);
+  const top: Top = { program, log: null, strays: null, debug: false };
+  takeStrays(top);
+  managed(); // also takes systemd's variables out of the environment, before anybody starts a program
+  try {
+    if (argv.includes("--json-log")) top.log = createLog({ role, json: true, level: "error" });
+    const commands = { ...options.commands, ...builtIn(role, options) };
+    const request = parseCommandLine(argv, commands);
+    top.debug = request.level === "debug";
+    process.exit(await answer({ role, program, options, commands, request, top }));
+  } catch (error) {
+    process.exit(report(error, top));
+  }
+}
+
+interface Life<S extends v.GenericSchema> {
+  role: string;
+  program: string;
+  options: Role<S>;
+  commands: Record<string, Command<v.InferOutput<S>>>;
+  request: Request;
+  top: Top;
+}
+
+async function answer<S extends v.GenericSchema>(life: Life<S>): Promise<number> {
+  const { role, program, options, commands, request } = life;
+  const command = request.command === null ? undefined : commands[request.command];
+  if (request.help) {
+    if (request.group !== null) print(groupHelp(program, request.group, commands));
+    else print(command ? commandHelp(command) : helpText(role, options.usage, commands));
+    return 0;
+  }
+  if (request.version) {
+    print(versionLine(program));
+    return 0;
+  }
+  const log = createLog({ role, json: request.json, level: request.level });
+  if (command) return runCommand(life, command, log);
+  if (request.check) return check(life);
+  return runDaemon(life, log);
+}
+
+/** The commands that every role has. */
+function builtIn<S extends v.GenericSchema>(
+  role: string,
+  { unit, example }: Role<S>,
+): Record<string, Command<unknown>> {
+  const program = `picket-${role}`;
+  return {
+    unit: {
+      summary: "print the systemd unit for where this program lies (--user: a user unit)",
+      usage: `usage: ${program} unit [--user]\n\nexample: ${program} unit > /etc/systemd/system/${program}.service`,
+      options: { user: { type: "boolean" } },
+      async run({ args, print }) {
+        print(unitFor(program, args["user"] === true ? unit.user : unit.system, ownCommand()));
+      },
+    },
+    example: {
+      summary: "print the annotated configuration",
+      usage: `usage: ${program} example\n\nexample: ${program} example > /etc/picket/${role}.yaml`,
+      async run({ print }) {
+        print(example);
+      },
+    },
+  };
+}
+
+/** The words that start this program: its binary, or Bun and the script. */
+function ownCommand(): string[] {
+  const compiled = Bun.main.startsWith("/$bunfs/");
+  return compiled ? [process.execPath] : [process.execPath, Bun.main];
+}
+
+async function load<S extends v.GenericSchema>({ role, options, request }: Life<S>): Promise<Loaded<v.InferOutput<S>>> {
+  const { schema, shortForms = {} } = options;
+  const file = request.config === undefined ? {} : { file: request.config };
+  return loadConfig({ role, schema, shortForms, env: process.env, ...file });
+}
+
+async function check<S extends v.GenericSchema>(life: Life<S>): Promise<number> {
+  const { config, warnings } = await load(life);
+  for (const warning of warnings) printError(`${life.program}: warning: ${warning}`);
+  print("ok");
+  if (life.request.print) print(printConfig(config));
+  return 0;
+}
+
+async function runCommand<S extends v.GenericSchema>(
+  life: Life<S>,
+  command: Command<v.InferOutput<S>>,
+  log: Log,
+): Promise<number> {
+  const stop = new AbortController();
+  onStopSignals((signal) => {
+    stop.abort();
+    setTimeout(() => process.exit(STOP_SIGNALS[signal]), STOP_MS);
+  });
+  const code = await command.run({
+    log,
+    env: process.env,
+    args: life.request.args,
+    positionals: life.request.positionals,
+    async loadConfig() {
+      const { config, warnings } = await load(life);
+      for (const warning of warnings) log.warn(warning);
+      return config;
+    },
+    print,
+    stdin: () => Bun.stdin.text(),
+    signal: stop.signal,
+  });
+  return code ?? 0;
+}
+
+async function runDaemon<S extends v.GenericSchema>(life: Life<S>, log: Log): Promise<number> {
+  life.top.strays = log;
+  const reloads = createReloads(life, log);
+  process.on("SIGHUP", () => reloads.ask());
+  const { stopping, stopped } = awaitStop(log);
+  const { config, warnings } = await load(life);
+  for (const warning of warnings) log.warn(warning);
+  let running: Running<v.InferOutput<S>> | undefined;
+  const status = (): string => statusLine(running);
+  const loops = createLoops({ log, stopping, watchdogMs: watchdogMs(), sign: createTeller(status) });
+  try {
+    running = await life.options.main(config, { log, env: process.env, stopping, loop: loops.loop });
+  } catch (error) {
+    if (toldToStop(error, stopping)) return 0;
+    throw error;
+  }
+  if (!stopping.aborted) {
+    begin(loops, log, status());
+    reloads.begin({ running, loops, status, stopping });
+    await stopped;
+  }
+  await Promise.race([loops.ended(), Bun.sleep(LOOPS_END_MS)]);
+  await running.stop();
+  return 0;
+}
+
+/** What the first SIGINT or SIGTERM of a daemon sets going, the cut at its end included. */
+function awaitStop(log: Log): { stopping: AbortSignal; stopped: Promise<void> } {
+  const stop = new AbortController();
+  const { promise, resolve } = Promise.withResolvers<void>();
+  onStopSignals((signal) => {
+    notify("STOPPING=1");
+    log.info("stopping", { signal });
+    stop.abort();
+    resolve();
+    setTimeout(() => {
+      log.warn("stopped before everything had ended", { after_seconds: STOP_MS / 1000 });
+      process.exit(0);
+    }, STOP_MS);
+  });
+  return { stopping: stop.signal, stopped: promise };
+}
+
+/** A role's figures as one line. A role that can't say them goes on serving. */
+function statusLine(running: Running<never> | undefined): string {
+  try {
+    return (running?.status?.() ?? "").replace(/\s+/g, " ").trim();
+  } catch (error) {
+    return `no figures: ${errorChain(error)}`.replace(/\s+/g, " ");
+  }
+}
+
+/** Says that it serves, and starts the loops. */
+function begin(loops: Loops, log: Log, status: string): void {
+  if (!notify(ready(status)) && managed()) {
+    log.warn("systemd can't be told: nobody listens there, or libc is out of reach (is MemoryDenyWriteExecute set?)");
+  }
+  // A role whose work is done by its request handlers alone has no loop; its work goes on as long as the event loop does.
+  if (loops.count() === 0 && managed()) {
+    loops.loop({ name: "status", every: () => STATUS_MS / 1000, pass: () => Promise.resolve() });
+  }
+  loops.start();
+}
+
+function ready(status: string): string {
+  return status === "" ? "READY=1" : `READY=1\nSTATUS=${status}`;
+}
+
+function watchdogMs(): number | null {
+  const period = watchdogMicroseconds();
+  return period === null ? null : period / 1000;
+}
+
+/** Makes of the loops' signs of life what systemd is told: WATCHDOG=1 while all live, STATUS= when it has changed. */
+function createTeller(status: () => string): (all: boolean) => void {
+  const period = watchdogMs();
+  let fedAt = Number.NEGATIVE_INFINITY;
+  let toldAt = Number.NEGATIVE_INFINITY;
+  let told = "";
+  return (all) => {
+    if (!managed()) return;
+    const now = performance.now();
+    const lines: string[] = [];
+    // Signs come at least every third of the period; sent at most every quarter, the gap stays under two thirds.
+    if (period !== null && all && now - fedAt >= period / 4) {
+      lines.push("WATCHDOG=1");
+      fedAt = now;
+    }
+    if (now - toldAt >= STATUS_MS) {
+      const text = status();
+      if (text !== told) lines.push(`STATUS=${text}`);
+      told = text;
+      toldAt = now;
+    }
+    if (lines.length > 0) notify(lines.join("\n"));
+  };
+}
+
+/** What a reload has to do with, once `main` has returned. */
+interface Target<C> {
+  running: Running<C>;
+  loops: Loops;
+  status: () => string;
+  stopping: AbortSignal;
+}
+
+/** SIGHUPs: those before the start is over wait for it, those during a reload make one more afterwards. */
+function createReloads<S extends v.GenericSchema>(life: Life<S>, log: Log) {
+  let target: Target<v.InferOutput<S>> | undefined;
+  let asked = 0;
+  let busy = false;
+
+  async function work(): Promise<void> {
+    if (busy || target === undefined) return;
+    const { running, loops, status, stopping } = target;
+    busy = true;
+    while (asked > 0 && !stopping.aborted) {
+      asked = 0;
+      notify(reloading());
+      await reload(life, log, running);
+      loops.reconsider();
+      if (!stopping.aborted) notify(ready(status()));
+    }
+    busy = false;
+  }
+
+  return {
+    ask(): void {
+      log.debug("SIGHUP");
+      asked++;
+      void work();
+    },
+    begin(begun: Target<v.InferOutput<S>>): void {
+      target = begun;
+      void work();
+    },
+  };
+}
+
+/** Reads the file again. A valid one takes effect; an invalid one is refused, and the former stays. */
+async function reload<S extends v.GenericSchema>(
+  life: Life<S>,
+  log: Log,
+  running: Running<v.InferOutput<S>>,
+): Promise<void> {
+  try {
+    const { config, warnings } = await load(life);
+    for (const warning of warnings) log.warn(warning);
+    if (!running.reload) {
+      log.warn("configuration is valid, but takes effect at the next start only");
+      return;
+    }
+    for (const message of await running.reload(config)) log.warn(message);
+    log.info("configuration reloaded");
+  } catch (error) {
+    for (const problem of error instanceof ConfigError ? error.problems : [errorChain(error)]) log.error(problem);
+    log.error("configuration refused: the former one stays");
+    if (error instanceof Error && error.stack) log.debug(error.stack);
+  }
+}
+
+/** Calls `first` at the first SIGINT or SIGTERM; a second one ends the process at once. */
+function onStopSignals(first: (signal: keyof typeof STOP_SIGNALS) => void): void {
+  let asked = false;
+  const handle = (signal: keyof typeof STOP_SIGNALS) => (): void => {
+    if (asked) process.exit(STOP_SIGNALS[signal]);
+    asked = true;
+    first(signal);
+  };
+  process.on("SIGINT", handle("SIGINT"));
+  process.on("SIGTERM", handle("SIGTERM"));
+}
+
+/** Who hears about errors: `log` where stderr is JSON, else it is text. `strays` is the log of a daemon. */
+interface Top {
+  program: string;
+  log: Log | null;
+  strays: Log | null;
+  debug: boolean;
+}
+
+/** A program with a dropped promise must not limp on: what nobody caught ends it. */
+function takeStrays(top: Top): void {
+  const die = (error: unknown): never => {
+    if (top.strays === null) process.exit(report(error, top));
+    top.strays.error("unexpected error, giving up", { error });
+    if (error instanceof Error && error.stack) top.strays.debug(error.stack);
+    process.exit(1);
+  };
+  process.on("uncaughtException", die);
+  process.on("unhandledRejection", die);
+}
+
+/** The one printer of errors. Returns what they mean as an exit code. */
+function report(error: unknown, { program, log, debug }: Top): number {
+  const lines = error instanceof ConfigError ? [...error.problems] : [errorChain(error)];
+  const hint = findHint(error);
+  const stack = debug && error instanceof Error ? error.stack : undefined;
+  if (log) {
+    for (const line of lines) log.error(line, { hint, stack });
+    return exitCode(error);
+  }
+  // Problems stand at the start of their lines, where editors look for FILE:LINE:COL.
+  if (error instanceof MissingSettings) lines.unshift(`${program}: error: a required setting is missing`);
+  else if (error instanceof ConfigError) lines.unshift(`${program}: error: the configuration is invalid`);
+  else lines[0] = `${program}: error: ${lines[0]}`;
+  for (const line of lines) printError(line);
+  if (hint !== undefined) printError(`hint: ${hint}`);
+  if (stack !== undefined) printError(stack);
+  return exitCode(error);
+}
+
+/** The first hint in an error's chain. */
+function findHint(error: unknown): string | undefined {
+  if (!(error instanceof Error)) return undefined;
+  return "hint" in error && typeof error.hint === "string" ? error.hint : findHint(error.cause);
+}
+
+function exitCode(error: unknown): number {
+  if (error instanceof UsageError || error instanceof MissingSettings) return 2;
+  if (error instanceof ConfigError) return 78;
+  return error instanceof RefusedCredentials ? 3 : 1;
+}
+
+/** To stdout; ends the program, and that well, when nobody reads any more. */
+function print(text: string): void {
+  try {
+    writeAll(1, text.endsWith("\n") ? text : `${text}\n`);
+  } catch (error) {
+    if (isCode(error, "EPIPE")) process.exit(0);
+    throw new Error("cannot write to stdout", { cause: error });
+  }
+}
+
+/** To stderr; a closed one is no reason to stop. */
+function printError(line: string): void {
+  try {
+    writeAll(2, `${line}\n`);
+  } catch {
+    // Nobody is left to be told.
+  }
+}
+
+/** Writes everything, also to a pipe that somebody else made non-blocking and that is full for now. */
+function writeAll(fd: number, text: string): void {
+  const bytes = Buffer.from(text);
+  for (let offset = 0; offset < bytes.length;) {
+    try {
+      offset += writeSync(fd, bytes, offset);
+    } catch (error) {
+      if (!isCode(error, "EAGAIN")) throw error;
+      Bun.sleepSync(2);
+    }
+  }
+}
+
+function isCode(error: unknown, code: string): boolean {
+  return error instanceof Error && "code" in error && error.code === code;
+}

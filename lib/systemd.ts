@@ -1,0 +1,75 @@
+// What systemd is told: by a unit file, how to start us; by a running service, how it is doing, sd_notify(3). The latter
+// are datagrams of `NAME=value` lines to the socket in $NOTIFY_SOCKET.
+// Not started by systemd means no socket, and then all of this is silent.
+//
+// The variables are for us and not for the programs that we start, so they are taken out of `process.env` when they are
+// read. Trap: `Bun.spawn` without an `env` hands down the environment the process was started with; pass `env: process.env`.
+
+import { basename } from "node:path";
+import { monotonicMicroseconds, sendDatagram } from "./ffi.ts";
+
+interface Manager {
+  socket: string | null;
+  watchdog: number | null;
+}
+
+let manager: Manager | undefined;
+
+function current(): Manager {
+  manager ??= takeFromEnvironment(process.env);
+  return manager;
+}
+
+function takeFromEnvironment(env: Record<string, string | undefined>): Manager {
+  const { NOTIFY_SOCKET: socket, WATCHDOG_USEC: period, WATCHDOG_PID: pid } = env;
+  delete env["NOTIFY_SOCKET"];
+  delete env["WATCHDOG_USEC"];
+  delete env["WATCHDOG_PID"];
+  if (socket === undefined || socket === "") return { socket: null, watchdog: null };
+  const microseconds = Number(period);
+  const ours = pid === undefined || pid === "" || pid === String(process.pid);
+  return { socket, watchdog: ours && Number.isSafeInteger(microseconds) && microseconds > 0 ? microseconds : null };
+}
+
+/** Whether a service manager listens: $NOTIFY_SOCKET was set. */
+export function managed(): boolean {
+  return current().socket !== null;
+}
+
+/**
+ * Sends lines such as `READY=1` or `STATUS=3 hosts`, several joined by line breaks.
+ * @returns whether it was sent; false without $NOTIFY_SOCKET, where libc is out of reach, and when nobody listens there.
+ */
+export function notify(state: string): boolean {
+  const { socket } = current();
+  return socket !== null && sendDatagram(socket, state);
+}
+
+/** The lines that begin a reload; systemd wants the time with them, and `READY=1` at its end. */
+export function reloading(): string {
+  const now = monotonicMicroseconds();
+  return now === null ? "RELOADING=1" : `RELOADING=1\nMONOTONIC_USEC=${now}`;
+}
+
+/**
+ * $WATCHDOG_USEC: how long systemd waits for `WATCHDOG=1`. Null when it doesn't
+ * wait, waits for another process ($WATCHDOG_PID), or can't be told.
+ */
+export function watchdogMicroseconds(): number | null {
+  return current().watchdog;
+}
+
+/** A unit's text with `words` instead of the program's path in every Exec line; what follows the path stays. */
+export function unitFor(program: string, unit: string, words: string[]): string {
+  const quoted = words.map((word, index) => quoteForUnit(word, index === 0)).join(" ");
+  return unit.replace(/^(Exec\w+=[@\-:+!|]*)(\S+)/gm, (line, head: string, path: string) =>
+    basename(path) === program ? head + quoted : line,
+  );
+}
+
+/** One word of a command line in a unit, systemd.service(5). In its first word systemd expands no `$`. */
+function quoteForUnit(word: string, first: boolean): string {
+  let text = word.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("%", "%%");
+  if (!first) text = text.replaceAll("$", () => "$$");
+  return /[\s"'\\;]/.test(word) ? `"${text}"` : text;
+}

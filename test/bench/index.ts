@@ -1,0 +1,53 @@
+// All measurements in one run, written to BENCHMARKS.md.
+//   bun run bench
+
+import { cpus, release } from "node:os";
+import { join } from "node:path";
+import { drops } from "./drops.ts";
+import { ROOT, type Section } from "./kit.ts";
+import { start } from "./start.ts";
+import { webhooks } from "./webhooks.ts";
+
+function version(cmd: string[]): string {
+  const run = Bun.spawnSync(cmd, { stderr: "pipe" });
+  return `${run.stdout.toString()}${run.stderr.toString()}`.trim().split("\n")[0] ?? "";
+}
+
+function table({ title, command, text, rows }: Section): string {
+  const lines = rows.map(({ what, figure, ratio = "", aim = "" }) => `| ${what} | ${figure} | ${ratio} | ${aim} |`);
+  return [
+    `## ${title}`,
+    "",
+    `\`${command}\``,
+    "",
+    text,
+    "",
+    "| what | figure | ratio | aim |",
+    "| --- | --- | --- | --- |",
+    ...lines,
+  ].join("\n");
+}
+
+await Bun.$`${process.execPath} build.ts`.cwd(ROOT).quiet();
+const sections = [await webhooks(), await drops(), await start()];
+const peers = [
+  `Bun ${Bun.version}`,
+  Bun.which("wrk") ? version(["wrk", "-v"]).replace(/ \[.*/, "") : "",
+  Bun.which("webhook") ? version(["webhook", "-version"]) : "",
+  `Linux ${release()}`,
+  `${cpus().length} cores (${cpus()[0]?.model ?? "unknown"})`,
+];
+const head = `# Measured
+
+One run on one machine, made again by \`bun run bench\`; read the ratios, not the figures: peers and product ran in turn on the same
+machine, whose syncs are quicker than those of most real disks. ${new Date().toISOString().slice(0, 10)}; ${peers.filter(Boolean).join(", ")}.
+
+Not measured: a network between the parties, slow disks, more than one recipient at a time.
+`;
+const notes = await Bun.file(join(ROOT, "test/bench/NOTES.md"))
+  .text()
+  .catch(() => "");
+await Bun.write(
+  join(ROOT, "BENCHMARKS.md"),
+  [head, ...sections.map(table), notes].filter(Boolean).join("\n\n").trimEnd() + "\n",
+);

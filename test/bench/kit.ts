@@ -1,0 +1,124 @@
+// What the measurements share: medians, programs started and stopped, wrk, versions.
+
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Subprocess } from "bun";
+
+export const ROOT = join(import.meta.dir, "../..");
+
+/** One line of BENCHMARKS.md. */
+export interface Row {
+  what: string;
+  figure: string;
+  /** Ratio to the peer or limit of the same run. */
+  ratio?: string;
+  aim?: string;
+}
+
+/** A section of BENCHMARKS.md. */
+export interface Section {
+  title: string;
+  command: string;
+  text: string;
+  rows: Row[];
+}
+
+export function median(values: number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+}
+
+export function percentile(values: number[], p: number): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor((p / 100) * sorted.length))]!;
+}
+
+/** `12,345` */
+export function count(value: number): string {
+  return Math.round(value).toLocaleString("en-US");
+}
+
+/** A folder for one measurement, gone afterwards. On the disk, not in a tmpfs: the syncs have to be real. */
+export async function inFolder<T>(work: (folder: string) => Promise<T>): Promise<T> {
+  const folder = mkdtempSync(join(process.env["PICKET_BENCH_DIR"] ?? tmpdir(), "picket-bench-"));
+  try {
+    return await work(folder);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** Starts a program, waits until `ready` answers, runs `work`, and ends it. */
+export async function withProgram<T>(
+  cmd: string[],
+  ready: (child: Subprocess) => Promise<unknown>,
+  work: (child: Subprocess) => Promise<T>,
+): Promise<T> {
+  const child = Bun.spawn(cmd, { stdin: "ignore", stdout: "ignore", stderr: "ignore", cwd: ROOT });
+  try {
+    for (let tries = 0; ; tries++) {
+      if (child.exitCode !== null) throw new Error(`${cmd.join(" ")} ended with ${child.exitCode}`);
+      if (
+        await ready(child).then(
+          () => true,
+          () => false,
+        )
+      )
+        break;
+      if (tries > 2000) throw new Error(`${cmd.join(" ")} is not ready`);
+      await Bun.sleep(5);
+    }
+    return await work(child);
+  } finally {
+    child.kill("SIGTERM");
+    await child.exited;
+  }
+}
+
+export function freePort(): number {
+  const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+  const { port } = server;
+  server.stop(true);
+  return port;
+}
+
+export interface Load {
+  url: string;
+  body: string;
+  headers: Record<string, string>;
+  seconds: number;
+  connections?: number;
+  folder: string;
+  /** A header whose value is new for each request. */
+  unique?: string;
+}
+
+/** Requests a second that wrk gets answered with 2xx; throws when others come. */
+export async function wrk({ url, body, headers, seconds, connections = 64, folder, unique }: Load): Promise<number> {
+  const script = join(folder, "post.lua");
+  writeFileSync(join(folder, "body"), body);
+  const lines = [
+    `wrk.method = "POST"`,
+    `local file = io.open("${join(folder, "body")}", "rb")`,
+    `wrk.body = file:read("*a")`,
+    ...Object.entries(headers).map(([name, value]) => `wrk.headers["${name}"] = "${value}"`),
+  ];
+  if (unique) {
+    lines.push(`local n = 0`, `local run = os.time() .. "-" .. math.random(1e9)`);
+    lines.push(`request = function() n = n + 1; wrk.headers["${unique}"] = run .. "-" .. n; return wrk.format() end`);
+  }
+  writeFileSync(script, lines.join("\n"));
+  const run = Bun.spawn(["wrk", "-t1", `-c${connections}`, `-d${seconds}s`, "-s", script, url], { stdout: "pipe" });
+  const text = await new Response(run.stdout).text();
+  const bad = /Non-2xx or 3xx responses: (\d+)/.exec(text);
+  if (bad) throw new Error(`${url}: ${bad[1]} refused:\n${text}`);
+  return Number(/Requests\/sec:\s+([\d.]+)/.exec(text)?.[1]);
+}
+
+/** Resident memory of a process in MiB. */
+export async function residentMiB(pid: number): Promise<number> {
+  const status = await Bun.file(`/proc/${pid}/status`).text();
+  return Number(/VmRSS:\s+(\d+)/.exec(status)![1]) / 1024;
+}

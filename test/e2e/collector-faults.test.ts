@@ -1,0 +1,281 @@
+// What the collector promises when things break: kill -9, a power cut, a full disk. Real processes, real file systems.
+// Not tested: what a disk loses that says "synced" and isn't; file systems other than ext4 and tmpfs.
+// PICKET_FAULT_EVENTS sets how many drops and deliveries come in during the kills (20000).
+
+import { describe, expect, test } from "bun:test";
+import { mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Daemon, Folder, have, inboxLines, startRole, until } from "../kit.ts";
+
+const EVENTS = Number(process.env["PICKET_FAULT_EVENTS"] ?? 20_000);
+const isRoot = process.getuid?.() === 0;
+if (!isRoot) console.log("skipped: power cut and full disk: mounting needs root");
+
+function configure(folder: Folder, data: string, port: number, more = ""): string {
+  return folder.write(
+    "collector.yaml",
+    `agent: foreman
+inbox_dir: ${join(data, "inbox")}
+webhook:
+  listen: 127.0.0.1:${port}
+  routes:
+    - { path: /hook, recipient: bob, type: INFO, template: "{{ .n }}" }
+drop_folder: { path: ${join(data, "drops")}, poll_fallback_seconds: 1 }
+${more}`,
+  );
+}
+
+/** A port that is free now: the daemon has to come back at the same address after each kill. */
+function freePort(): number {
+  const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+  const { port } = server;
+  server.stop(true);
+  return port;
+}
+
+function drop(data: string, name: string, payload: string, recipient = "bob"): void {
+  writeFileSync(join(data, `.${name}.tmp`), JSON.stringify({ recipient, type: "INFO", payload }));
+  renameSync(join(data, `.${name}.tmp`), join(data, "drops", `${name}.json`));
+}
+
+/** Posts until it is acknowledged, as a sender that retries does. */
+async function deliver(url: string, n: string, signal: AbortSignal): Promise<boolean> {
+  while (!signal.aborted) {
+    try {
+      const answer = await fetch(`${url}/hook`, {
+        method: "POST",
+        body: JSON.stringify({ n }),
+        headers: { "x-github-delivery": n },
+        signal: AbortSignal.any([signal, AbortSignal.timeout(5000)]),
+      });
+      await answer.arrayBuffer();
+      if (answer.status === 202) return true;
+    } catch {
+      // The daemon is away: that is what retries are for.
+    }
+    await Bun.sleep(5);
+  }
+  return false;
+}
+
+test("kill -9 at random moments: every acknowledged event is there exactly once, no line is torn", async () => {
+  using folder = new Folder();
+  const data = folder.at("data");
+  mkdirSync(join(data, "drops"), { recursive: true });
+  mkdirSync(join(data, "inbox"));
+  const port = freePort();
+  const config = configure(folder, data, port);
+  const inbox = join(data, "inbox", "bob.inbox");
+  const shells = [1, 2, 3].map((who) =>
+    Bun.spawn(
+      [
+        "sh",
+        "-c",
+        `n=0; while [ ! -e "$1/stop" ]; do n=$((n+1)); printf '{"payload":"sh${who}-%s"}\\n' $n >> "$2"; sleep 0.002; done; echo $n`,
+        "sh",
+        folder.path,
+        inbox,
+      ],
+      { stdout: "pipe" },
+    ),
+  );
+  const finished = new AbortController();
+  let kills = 0;
+  let running: Daemon | null = null;
+  const killer = (async () => {
+    while (!finished.signal.aborted) {
+      running = await startRole("collector", ["--config", config], { target: "binary" });
+      await running.url();
+      await Bun.sleep(50 + Math.random() * 700);
+      if (finished.signal.aborted) break;
+      await running.kill("SIGKILL");
+      kills++;
+    }
+  })();
+  let next = 0;
+  const sender = async () => {
+    while (next < EVENTS) await deliver(`http://127.0.0.1:${port}`, `hook-${next++}`, AbortSignal.timeout(240_000));
+  };
+  const dropper = (async () => {
+    for (let n = 0; n < EVENTS; n++) {
+      drop(data, `d${n}`, `drop-${n}`);
+      if (n % 100 === 0) await Bun.sleep(10);
+    }
+  })();
+  await Promise.all([...Array.from({ length: 32 }, sender), dropper]);
+  await until("all drops are taken", () => readdirSync(join(data, "drops")).length === 0, 120);
+  finished.abort();
+  await killer;
+  await running!.kill("SIGKILL");
+  writeFileSync(folder.at("stop"), "");
+  const shellCounts = await Promise.all(shells.map(async (shell) => Number(await new Response(shell.stdout).text())));
+  const last = await startRole("collector", ["--config", config], { target: "binary" });
+  await last.url();
+  await last.kill();
+
+  const seen = new Map<string, number>();
+  for (const { payload } of inboxLines(join(data, "inbox"), "bob")) seen.set(payload!, (seen.get(payload!) ?? 0) + 1);
+  const expected = [
+    ...Array.from({ length: EVENTS }, (_, n) => `hook-${n}`),
+    ...Array.from({ length: EVENTS }, (_, n) => `drop-${n}`),
+    ...shellCounts.flatMap((count, who) => Array.from({ length: count }, (_, n) => `sh${who + 1}-${n + 1}`)),
+  ];
+  expect(expected.filter((payload) => seen.get(payload) !== 1).slice(0, 5)).toEqual([]);
+  expect(seen.size).toBe(expected.length);
+  expect(kills).toBeGreaterThan(3);
+  console.log(`${kills} kills, ${EVENTS} deliveries, ${EVENTS} drops, ${shellCounts.join(" + ")} lines by >>`);
+}, 300_000);
+
+describe.skipIf(!isRoot || !have("mkfs.ext4", "power cut"))("a power cut", () => {
+  /** Runs under load, stops the writer, copies the device as it is, and counts what the copy holds. */
+  async function cut(
+    durability: string,
+  ): Promise<{ acknowledged: string[]; found: Map<string, number>; drops: string[] }> {
+    using folder = new Folder();
+    const image = folder.at("image");
+    const copy = folder.at("copy");
+    const mount = folder.at("mount");
+    mkdirSync(mount);
+    await Bun.$`truncate -s 512M ${image} && mkfs.ext4 -q ${image} && mount -o loop ${image} ${mount}`.quiet();
+    const acknowledged: string[] = [];
+    const dropped: string[] = [];
+    try {
+      mkdirSync(join(mount, "drops"));
+      await Bun.$`sync -f ${mount}`;
+      const config = configure(folder, mount, 0, `durability: ${durability}`);
+      await using daemon = await startRole("collector", ["--config", config], { target: "binary" });
+      const url = await daemon.url();
+      const enough = new AbortController();
+      let next = 0;
+      const sender = async () => {
+        while (!enough.signal.aborted) {
+          const n = `hook-${next++}`;
+          if (await deliver(url, n, enough.signal)) acknowledged.push(n);
+        }
+      };
+      const senders = Array.from({ length: 16 }, sender);
+      for (let n = 0; n < 300; n++) {
+        drop(mount, `d${n}`, `drop-${n}`, `r${n % 7}`);
+        await Bun.sleep(1);
+        // Gone means accepted: from then on the event has to survive.
+        if (n % 50 === 49) await until("drops are taken", () => readdirSync(join(mount, "drops")).length < 5);
+      }
+      await until("enough is acknowledged", () => acknowledged.length > 2000);
+      daemon.child.kill("SIGSTOP");
+      const waiting = new Set(readdirSync(join(mount, "drops")));
+      for (let n = 0; n < 300; n++) if (!waiting.has(`d${n}.json`)) dropped.push(`drop-${n}`);
+      const before = [...acknowledged];
+      await Bun.$`cp --sparse=always ${image} ${copy}`.quiet();
+      enough.abort();
+      daemon.child.kill("SIGKILL");
+      await Promise.all(senders);
+      acknowledged.splice(0, acknowledged.length, ...before);
+    } finally {
+      await Bun.$`umount -l ${mount}`.quiet().nothrow();
+    }
+    await Bun.$`mount -o loop ${copy} ${mount}`.quiet();
+    try {
+      // The next start finishes what the cut left: drops whose deletion it took back are not written twice.
+      const config = configure(folder, mount, 0);
+      mkdirSync(join(mount, "drops"), { recursive: true });
+      await using daemon = await startRole("collector", ["--config", config], { target: "binary" });
+      await daemon.url();
+      await until(
+        "drops are taken",
+        () => readdirSync(join(mount, "drops")).filter((name) => name.endsWith(".json")).length === 0,
+      );
+      await daemon.kill();
+      const found = new Map<string, number>();
+      for (const name of readdirSync(join(mount, "inbox")).filter((one) => one.endsWith(".inbox"))) {
+        for (const line of readFileSync(join(mount, "inbox", name), "utf8")
+          .split("\n")
+          .filter(Boolean)) {
+          const { payload } = JSON.parse(line) as { payload: string };
+          found.set(payload, (found.get(payload) ?? 0) + 1);
+        }
+      }
+      return { acknowledged, found, drops: dropped };
+    } finally {
+      await Bun.$`umount -l ${mount}`.quiet().nothrow();
+    }
+  }
+
+  test("takes nothing that was acknowledged, folders and file names included", async () => {
+    const { acknowledged, found, drops } = await cut("disk");
+    expect(acknowledged.length).toBeGreaterThan(2000);
+    expect(acknowledged.filter((n) => found.get(n) !== 1)).toEqual([]);
+    expect(drops.filter((n) => found.get(n) !== 1)).toEqual([]);
+  }, 120_000);
+
+  test("takes something with `durability: os`, which shows that the test can fail", async () => {
+    const { acknowledged, found } = await cut("os");
+    expect(acknowledged.filter((n) => found.get(n) !== 1).length).toBeGreaterThan(0);
+  }, 120_000);
+});
+
+describe.skipIf(!isRoot)("a full disk", () => {
+  test("answers 507, tears nothing, keeps drops, and goes on by itself when there is room", async () => {
+    using folder = new Folder();
+    const mount = folder.at("mount");
+    mkdirSync(mount);
+    mkdirSync(folder.at("drops"));
+    await Bun.$`mount -t tmpfs -o size=256k tmpfs ${mount}`.quiet();
+    try {
+      const config = folder.write(
+        "collector.yaml",
+        `agent: foreman
+inbox_dir: ${join(mount, "inbox")}
+webhook:
+  listen: 127.0.0.1:0
+  routes: [{ path: /hook, recipient: bob, type: INFO, template: "{{ .n }}{{ .fill }}" }]
+drop_folder: { path: ${folder.at("drops")} }
+`,
+      );
+      await using daemon = await startRole("collector", ["--config", config]);
+      const url = await daemon.url();
+      const post = async (n: string) => {
+        const answer = await fetch(`${url}/hook`, {
+          method: "POST",
+          body: JSON.stringify({ n, fill: "x".repeat(3000) }),
+        });
+        return { status: answer.status, body: (await answer.json()) as Record<string, string> };
+      };
+      const acknowledged: string[] = [];
+      const statuses = new Set<number>();
+      // Several at once, so that a batch is longer than what is left and the write comes back short.
+      for (let round = 0; round < 40; round++) {
+        const answers = await Promise.all([1, 2, 3, 4].map((n) => post(`${round}-${n}:`)));
+        answers.forEach(({ status }, n) => {
+          statuses.add(status);
+          if (status === 202) acknowledged.push(`${round}-${n + 1}:`);
+        });
+      }
+      expect([...statuses].toSorted((a, b) => a - b)).toEqual([202, 507]);
+      const { body } = await post("full");
+      expect(body).toMatchObject({ code: "disk_full", error: expect.any(String) });
+      const inbox = () => inboxLines(join(mount, "inbox"), "bob").map(({ payload }) => payload!.replace(/x+$/, ""));
+      expect(inbox().filter((one) => acknowledged.includes(one))).toEqual(
+        acknowledged.filter((one) => inbox().includes(one)),
+      );
+      expect(acknowledged.filter((one) => !inbox().includes(one))).toEqual([]);
+      expect((await fetch(`${url}/health`)).status).toBe(503);
+
+      writeFileSync(
+        folder.at("drops", ".x.tmp"),
+        JSON.stringify({ recipient: "bob", type: "INFO", payload: `dropped:${"x".repeat(3000)}` }),
+      );
+      renameSync(folder.at("drops", ".x.tmp"), folder.at("drops", "x.json"));
+      await daemon.said("drops stay");
+      expect(readdirSync(folder.at("drops"))).toEqual(["x.json"]);
+
+      // Somebody makes room: what is read is taken away.
+      rmSync(join(mount, "inbox", "bob.inbox"));
+      expect((await post("again:")).status).toBe(202);
+      await until("the drop is delivered", () => readdirSync(folder.at("drops")).length === 0);
+      expect(inbox().toSorted()).toEqual(["again:", "dropped:"]);
+      expect((await fetch(`${url}/health`)).status).toBe(200);
+    } finally {
+      await Bun.$`umount -l ${mount}`.quiet().nothrow();
+    }
+  }, 60_000);
+});

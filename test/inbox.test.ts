@@ -1,0 +1,243 @@
+// Writing and reading inboxes by the collector's commands: ping, read, hook.
+
+import { describe, expect, test } from "bun:test";
+import { appendFileSync, readFileSync, renameSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { Folder, type Outcome, inboxLines, runRole, until } from "./kit.ts";
+
+class Box {
+  readonly folder: Folder;
+  readonly env: Record<string, string>;
+  constructor(folder: Folder) {
+    this.folder = folder;
+    this.env = {
+      HOME: folder.path,
+      XDG_CONFIG_HOME: folder.at("none"),
+      PICKET_COLLECTOR_AGENT: "foreman",
+      PICKET_COLLECTOR_INBOX_DIR: folder.at("inbox"),
+      PICKET_COLLECTOR_DROP_FOLDER__PATH: folder.at("drops"),
+    };
+  }
+  run(args: string[], more: Record<string, string> = {}, stdin?: string): Promise<Outcome> {
+    return runRole("collector", args, { env: { ...this.env, ...more }, ...(stdin === undefined ? {} : { stdin }) });
+  }
+  async ping(...args: string[]): Promise<string> {
+    const { code, stdout, stderr } = await this.run(["ping", ...args]);
+    if (code !== 0) throw new Error(stderr);
+    return stdout.trim();
+  }
+  /** Payloads that `read … --json` shows. */
+  async read(...args: string[]): Promise<string[]> {
+    const { stdout } = await this.run(["read", "bob", "--json", ...args]);
+    return stdout
+      .split("\n")
+      .filter(Boolean)
+      .map((line) => (JSON.parse(line) as { payload: string }).payload);
+  }
+}
+
+describe("ping", () => {
+  test("appends one event with all it was told, and prints its id", async () => {
+    using folder = new Folder();
+    const box = new Box(folder);
+    const id = await box.ping(
+      "bob",
+      "look\nhere",
+      "--type",
+      "ACK-REQUEST",
+      "--priority",
+      "urgent",
+      "--from",
+      "me",
+      "--sentinel",
+      "/tmp/x",
+    );
+    expect(inboxLines(folder.at("inbox"), "bob")).toEqual([
+      {
+        ts: expect.any(String),
+        id,
+        from: "me",
+        to: "bob",
+        type: "ACK-REQUEST",
+        priority: "urgent",
+        payload: "look\nhere",
+        sentinel: "/tmp/x",
+      } as never,
+    ]);
+    expect(statSync(folder.at("inbox", "bob.inbox")).mode & 0o777).toBe(0o600);
+    expect(statSync(folder.at("inbox")).mode & 0o777).toBe(0o755);
+  });
+
+  test("takes the text from stdin", async () => {
+    using folder = new Folder();
+    const box = new Box(folder);
+    expect((await box.run(["ping", "bob", "-"], {}, "from\nstdin\n")).code).toBe(0);
+    expect(inboxLines(folder.at("inbox"), "bob")[0]!["payload"]).toBe("from\nstdin");
+  });
+
+  test("refuses bad names, types and priorities with exit code 2, and writes nothing", async () => {
+    using folder = new Folder();
+    const box = new Box(folder);
+    for (const args of [
+      ["../x", "t"],
+      ["bob"],
+      ["bob", "t", "--type", "info"],
+      ["bob", "t", "--priority", "high"],
+      [".bob", "t"],
+    ]) {
+      const { code, stderr } = await box.run(["ping", ...args]);
+      expect(`${args.join(" ")}: ${code}`).toBe(`${args.join(" ")}: 2`);
+      expect(stderr).toStartWith("picket-collector: error: ");
+    }
+    expect(inboxLines(folder.at("inbox"), "bob")).toEqual([]);
+  });
+});
+
+describe("read", () => {
+  test("--new shows each event once, urgent first, and moves the mark", async () => {
+    using folder = new Folder();
+    const box = new Box(folder);
+    for (const [text, priority] of [
+      ["one", "normal"],
+      ["two", "urgent"],
+      ["three", "normal"],
+      ["four", "urgent"],
+    ]) {
+      await box.ping("bob", text!, "--priority", priority!);
+    }
+    expect(await box.read("--new", "--limit", "3")).toEqual(["two", "four", "one"]);
+    expect(await box.read("--new")).toEqual(["three"]);
+    expect(await box.read("--new")).toEqual([]);
+    expect(await box.read()).toEqual(["one", "two", "three", "four"]);
+    expect(await box.read("--limit", "2")).toEqual(["three", "four"]);
+    await box.ping("bob", "five");
+    expect(await box.read("--new")).toEqual(["five"]);
+  });
+
+  test("the mark survives renames and truncation of the inbox", async () => {
+    using folder = new Folder();
+    const box = new Box(folder);
+    await box.ping("bob", "one");
+    await box.ping("bob", "two");
+    expect(await box.read("--new")).toEqual(["one", "two"]);
+    renameSync(folder.at("inbox", "bob.inbox"), folder.at("inbox", "bob.taken"));
+    await box.ping("bob", "three");
+    expect(await box.read("--new")).toEqual(["three"]);
+    truncateSync(folder.at("inbox", "bob.inbox"), 0);
+    expect(await box.read("--new")).toEqual([]);
+    await box.ping("bob", "four");
+    await box.ping("bob", "five, longer than what was there before");
+    expect(await box.read("--new")).toEqual(["four", "five, longer than what was there before"]);
+    // A copy put in its place is the same inbox.
+    writeFileSync(folder.at("inbox", "copy"), readFileSync(folder.at("inbox", "bob.inbox")));
+    renameSync(folder.at("inbox", "copy"), folder.at("inbox", "bob.inbox"));
+    expect(await box.read("--new")).toEqual([]);
+  });
+
+  test("an event waits for its sentinel, others pass it, and the third pass warns once", async () => {
+    using folder = new Folder();
+    const box = new Box(folder);
+    await box.ping("bob", "held", "--sentinel", folder.at("go"));
+    await box.ping("bob", "free");
+    expect(await box.read("--new")).toEqual(["free"]);
+    await box.ping("bob", "later");
+    expect(await box.read("--new")).toEqual(["later"]);
+    const third = await box.run(["read", "bob", "--new"]);
+    expect(third.stdout).toBe("");
+    expect(third.stderr).toContain("held back 3 times");
+    expect((await box.run(["read", "bob", "--new"])).stderr).toBe("");
+    folder.write("go", "");
+    expect(await box.read("--new")).toEqual(["held"]);
+    expect(await box.read("--new")).toEqual([]);
+  });
+
+  test("malformed lines are skipped with one warning each, a torn one waits", async () => {
+    using folder = new Folder();
+    const box = new Box(folder);
+    await box.ping("bob", "one");
+    appendFileSync(folder.at("inbox", "bob.inbox"), `rubbish\n[]\n{"payload":"by hand"}\n{"payload":"to`);
+    const first = await box.run(["read", "bob", "--new", "--json"]);
+    expect(first.stderr.trim().split("\n").length).toBe(2);
+    expect(first.stdout.trim().split("\n").length).toBe(2);
+    expect((await box.run(["read", "bob", "--new"])).stderr).toBe("");
+    appendFileSync(folder.at("inbox", "bob.inbox"), `rn"}\n`);
+    expect(await box.read("--new")).toEqual(["torn"]);
+  });
+
+  test("--follow shows what comes, until it is stopped", async () => {
+    using folder = new Folder();
+    const box = new Box(folder);
+    await box.ping("bob", "before");
+    const child = Bun.spawn([process.execPath, "collector.ts", "read", "bob", "--follow"], {
+      env: { ...process.env, ...box.env },
+      stdout: "pipe",
+      stderr: "inherit",
+    });
+    let out = "";
+    const reading = (async () => {
+      for await (const chunk of child.stdout.pipeThrough(new TextDecoderStream())) out += chunk;
+    })();
+    await until("the old event is shown", () => out.includes("before"));
+    await box.ping("bob", "meanwhile");
+    await until("the new event is shown", () => out.includes("meanwhile"));
+    child.kill("SIGINT");
+    expect(await child.exited).toBe(0);
+    await reading;
+    expect(out.match(/before/g)?.length).toBe(1);
+  });
+
+  test("nothing in a payload steers the terminal", async () => {
+    using folder = new Folder();
+    const box = new Box(folder);
+    await box.ping("bob", "\u001b[2Jgone\u009b");
+    const { stdout } = await box.run(["read", "bob"]);
+    expect(stdout).not.toContain("\u001b");
+    expect(stdout).toContain(String.raw`\u001b[2Jgone`);
+  });
+});
+
+describe("hook", () => {
+  const hook = (box: Box, env: Record<string, string> = { PICKET_IDENTITY: "bob" }) => box.run(["hook"], env);
+
+  test("gives the new events as plain text, urgent first, once", async () => {
+    using folder = new Folder();
+    const box = new Box(folder);
+    await box.ping("bob", `{"a":1}`);
+    await box.ping("bob", "quick", "--priority", "urgent");
+    const { code, stdout } = await hook(box);
+    expect(code).toBe(0);
+    expect(stdout.indexOf("quick")).toBeLessThan(stdout.indexOf(`{"a":1}`));
+    expect(stdout.trimStart()).not.toStartWith("{");
+    expect(await hook(box)).toEqual({ code: 0, stdout: "", stderr: "" });
+  });
+
+  test("at most 10,000 characters a turn; what doesn't fit waits for the next", async () => {
+    using folder = new Folder();
+    const box = new Box(folder);
+    for (let n = 0; n < 5; n++) await box.ping("bob", `${n}:${"x".repeat(3000)}`);
+    await box.ping("bob", `last:${"y".repeat(20_000)}`);
+    const turns: string[] = [];
+    for (let n = 0; n < 5; n++) {
+      const { stdout } = await hook(box);
+      expect(stdout.length).toBeLessThanOrEqual(10_000);
+      turns.push([...stdout.matchAll(/^(\d|last):/gm)].map(([, which]) => which).join(""));
+    }
+    expect(turns).toEqual(["012", "34", "last", "", ""]);
+  });
+
+  test("--as stands in for the identity, and nothing ever makes it fail", async () => {
+    using folder = new Folder();
+    const box = new Box(folder);
+    await box.ping("bob", "hello");
+    expect((await box.run(["hook", "--as", "bob"])).stdout).toContain("hello");
+    for (const env of [
+      {},
+      { PICKET_IDENTITY: "../x" },
+      { PICKET_IDENTITY: "nobody" },
+      { PICKET_IDENTITY: "bob", PICKET_COLLECTOR_INBOX_DIR: "/proc/nope" },
+      { PICKET_COLLECTOR_NONSENSE: "1" },
+    ]) {
+      const { code, stdout } = await hook(box, env as Record<string, string>);
+      expect({ env, code, stdout }).toEqual({ env, code: 0, stdout: "" });
+    }
+  });
+});

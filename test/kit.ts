@@ -1,0 +1,176 @@
+// The few helpers that tests share: temporary folders, conditions, daemons as child processes, inbox lines.
+
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Subprocess } from "bun";
+
+export const ROOT = join(import.meta.dir, "..");
+
+/** What a suite runs against: the script, or the binary compiled from it. */
+export type Target = "source" | "binary";
+export const TARGETS: readonly Target[] = ["source", "binary"];
+
+/** A temporary folder that goes away at the end of its `using` block. */
+export class Folder implements Disposable {
+  readonly path: string;
+  constructor(under = tmpdir()) {
+    this.path = mkdtempSync(join(under, "picket-test-"));
+  }
+  at(...names: string[]): string {
+    return join(this.path, ...names);
+  }
+  write(name: string, content: string | Uint8Array): string {
+    writeFileSync(this.at(name), content);
+    return this.at(name);
+  }
+  [Symbol.dispose](): void {
+    rmSync(this.path, { recursive: true, force: true });
+  }
+}
+
+type Truthy<T> = Exclude<T, undefined | null | false | "" | 0>;
+
+/** Asks until the answer is truthy, and gives it; throws with `what` after so many seconds. */
+export async function until<T>(what: string, probe: () => T | Promise<T>, seconds = 30): Promise<Truthy<T>> {
+  const end = performance.now() + seconds * 1000;
+  for (;;) {
+    const answer = await probe();
+    if (answer) return answer as Truthy<T>;
+    if (performance.now() > end) throw new Error(`waited ${seconds} s in vain: ${what}`);
+    await Bun.sleep(5);
+  }
+}
+
+let binaries: Promise<string> | null = null;
+
+/** The command line of a role: `bun role.ts`, or the binary, compiled once per test process. */
+export async function command(role: string, target: Target): Promise<string[]> {
+  if (target === "source") return [process.execPath, join(ROOT, `${role}.ts`)];
+  const given = process.env["PICKET_TEST_BINARIES"];
+  if (given) return [join(given, `picket-${role}`)];
+  binaries ??= build();
+  return [join(await binaries, `picket-${role}`)];
+}
+
+async function build(): Promise<string> {
+  const out = mkdtempSync(join(tmpdir(), "picket-test-dist-"));
+  process.on("exit", () => rmSync(out, { recursive: true, force: true }));
+  const building = Bun.spawn([process.execPath, "build.ts", "--outdir", out], {
+    cwd: ROOT,
+    stderr: "pipe",
+    stdout: "pipe",
+  });
+  if ((await building.exited) !== 0) throw new Error(`build failed: ${await new Response(building.stderr).text()}`);
+  return out;
+}
+
+/** What a finished command left. */
+export interface Outcome {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+export interface RunOptions {
+  target?: Target;
+  env?: Record<string, string | undefined>;
+  cwd?: string;
+  stdin?: string;
+}
+
+/** Runs a role's command to its end. */
+export async function runRole(role: string, args: string[], options: RunOptions = {}): Promise<Outcome> {
+  const child = Bun.spawn([...(await command(role, options.target ?? "source")), ...args], {
+    env: { ...process.env, ...options.env },
+    cwd: options.cwd ?? ROOT,
+    stdin: options.stdin === undefined ? "ignore" : Buffer.from(options.stdin),
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const [stdout, stderr, code] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  return { code, stdout, stderr };
+}
+
+/** A daemon as a child process; ends with its `using` block. */
+export class Daemon implements AsyncDisposable {
+  readonly child: Subprocess<"ignore", "ignore", "pipe">;
+  readonly log: string[] = [];
+  constructor(child: Subprocess<"ignore", "ignore", "pipe">) {
+    this.child = child;
+    void this.#read();
+  }
+  /** Base URL, once the daemon said where it listens. */
+  async url(): Promise<string> {
+    const line = await until("the daemon is ready", () => {
+      if (this.child.exitCode !== null)
+        throw new Error(`the daemon ended with ${this.child.exitCode}:\n${this.log.join("\n")}`);
+      return this.log.find((one) => one.includes(" ready ") || one.includes('"ready"'));
+    });
+    const listen = /listen"?[=:]"?([^\s",]+)/.exec(line)?.[1];
+    return `http://${listen}`;
+  }
+  /** Waits for a line of the log. */
+  async said(what: string | RegExp): Promise<string> {
+    return until(`the log says ${what}`, () =>
+      this.log.find((line) => (typeof what === "string" ? line.includes(what) : what.test(line))),
+    );
+  }
+  async kill(signal: NodeJS.Signals = "SIGTERM"): Promise<number> {
+    this.child.kill(signal);
+    return this.child.exited;
+  }
+  async #read(): Promise<void> {
+    let rest = "";
+    for await (const chunk of this.child.stderr.pipeThrough(new TextDecoderStream())) {
+      const lines = (rest + chunk).split("\n");
+      rest = lines.pop() ?? "";
+      this.log.push(...lines);
+    }
+  }
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.child.exitCode === null) this.child.kill("SIGKILL");
+    await this.child.exited;
+  }
+}
+
+/** Starts a role's daemon. Its first log line with `ready` tells where it listens. */
+export async function startRole(
+  role: string,
+  args: string[],
+  options: RunOptions & { wrap?: string[] } = {},
+): Promise<Daemon> {
+  const cmd = [...(options.wrap ?? []), ...(await command(role, options.target ?? "source")), ...args];
+  const child = Bun.spawn(cmd, {
+    env: { ...process.env, ...options.env },
+    cwd: options.cwd ?? ROOT,
+    stdin: "ignore",
+    stdout: "ignore",
+    stderr: "pipe",
+  });
+  return new Daemon(child);
+}
+
+/** The lines of an inbox, each of which has to be whole; a missing inbox has none. Empty lines are skipped, as by every reader. */
+export function inboxLines(dir: string, recipient: string): Record<string, string>[] {
+  let text: string;
+  try {
+    text = readFileSync(join(dir, `${recipient}.inbox`), "utf8");
+  } catch {
+    return [];
+  }
+  const lines = text.split("\n");
+  if (lines.pop() !== "") throw new Error(`the last line of ${recipient}.inbox is torn`);
+  return lines.filter((line) => line !== "").map((line) => JSON.parse(line) as Record<string, string>);
+}
+
+/** True when the program is on PATH; else says that `test` is skipped. */
+export function have(program: string, test: string): boolean {
+  if (Bun.which(program)) return true;
+  console.log(`skipped: ${test}: ${program} is not installed`);
+  return false;
+}
