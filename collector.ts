@@ -501,12 +501,12 @@ async function ping(
 async function read(
   context: Context<{ new?: boolean; follow?: boolean; json?: boolean; limit?: string }>,
 ): Promise<void> {
-  const { args, positionals, log, print } = context;
+  const { args, positionals, log } = context;
   const recipient = asRecipient(positionals[0] ?? "");
   const limit = args.limit === undefined ? Number.POSITIVE_INFINITY : atLeastOne("--limit", args.limit);
   const { inbox_dir: dir } = await context.loadConfig();
   const source = { dir, recipient, warn: (message: string) => log.warn(message) };
-  const show = (event: ReadEvent) => print(args.json ? JSON.stringify(event) : asLine(event));
+  const show = (event: ReadEvent) => context.print(args.json ? JSON.stringify(event) : asLine(event));
   const showNew = async () => {
     const { events, done } = await readNew(source);
     const shown = events.slice(0, limit);
@@ -528,7 +528,7 @@ async function read(
  * with 0 and prints nothing else: a hook that fails stops somebody's work.
  */
 async function hook(context: Context<{ as?: string }>): Promise<void> {
-  const { args, env, log, print } = context;
+  const { args, env, log } = context;
   const recipient = env["PICKET_IDENTITY"] || args.as;
   try {
     if (!recipient) throw new UsageError("nobody to read for: set PICKET_IDENTITY or give --as NAME");
@@ -539,7 +539,7 @@ async function hook(context: Context<{ as?: string }>): Promise<void> {
       warn: (message) => log.warn(message),
     });
     const { text, count } = fit(recipient, events);
-    if (count > 0) print(text);
+    if (count > 0) context.print(text);
     done(count);
   } catch (error) {
     log.error("inbox not read", { error });

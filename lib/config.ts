@@ -241,8 +241,8 @@ interface Finding {
 }
 
 function locate(problem: Problem, { file, document, origins }: Source & { origins: Origins }): Finding {
-  const { path, of } = problem;
-  const variable = origins.of(of === "mapping" ? path.slice(0, -1) : path);
+  const { path, of, missing } = problem;
+  const variable = origins.of(missing === true ? path.slice(0, -1) : path);
   if (variable !== undefined) return { problem, variable };
   return file === null ? { problem } : { problem, place: { file, ...document.place(path, of) } };
 }
@@ -288,7 +288,7 @@ function remedy({ problem, place }: Finding, naming: { prefix: string; shortForm
  * keys that sound like one, print as `[redacted]`, passwords in URLs too; what has a `toJSON` prints as that says.
  */
 export function printConfig(config: unknown): string {
-  return stringify(printable(config, []), { lineWidth: 0, aliasDuplicateObjects: false });
+  return stringify(printable(config, []), { lineWidth: 0 });
 }
 
 function printable(value: unknown, path: Path): unknown {

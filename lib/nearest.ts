@@ -32,7 +32,7 @@ function editDistance(a: string, b: string): number {
       const replaced = at(last, column - 1) + (a[row - 1] === b[column - 1] ? 0 : 1);
       let cost = Math.min(at(last, column) + 1, at(current, column - 1) + 1, replaced);
       const swapped = a[row - 1] === b[column - 2] && a[row - 2] === b[column - 1];
-      if (swapped && row > 1 && column > 1) cost = Math.min(cost, at(beforeLast, column - 2) + 1);
+      if (swapped) cost = Math.min(cost, at(beforeLast, column - 2) + 1);
       current.push(cost);
     }
     beforeLast = last;

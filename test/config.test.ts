@@ -281,6 +281,12 @@ describe("a broken file is refused with the place and the reason:", () => {
       "4:81: webhook.routes[0].x: unknown key",
     ],
     [
+      "a wrong kind of item in one of two forms",
+      route("priority: ''").replace("bob", "[bob, 5]"),
+      "4:35: webhook.routes[0].recipient[1]: expected a name of 1 to 128",
+      ', found "5"',
+    ],
+    [
       "an empty list in one of two forms",
       route("priority: ''").replace("bob", "[]"),
       "4:29: webhook.routes[0].recipient: expected at least 1 entry, found a list",
@@ -540,7 +546,7 @@ describe("the environment", () => {
     [{ WEBHOOK__LISTEN: "here" }, ": webhook.listen: expected host:port"],
     [{ AGENT: "" }, ": agent: expected a name"],
     [{ DROP_FOLDER__PATH: "/x", DROP_FOLDER__SETTLE_MS: "" }, ": drop_folder.settle_ms: expected a whole number"],
-    [{ DROP_FOLDER__SETTLE_MS: "[1" }, ": drop_folder.settle_ms: not valid YAML"],
+    [{ DROP_FOLDER__SETTLE_MS: "[1" }, ": drop_folder.settle_ms: a [ that is never closed"],
     [
       { DROP_FOLDER__SETTLE_MS: "5" },
       ": drop_folder.path: missing, expected a path: set PICKET_COLLECTOR_DROP_FOLDER__PATH",
@@ -557,6 +563,14 @@ describe("the environment", () => {
     const names = Object.keys(given).map((name) => `PICKET_COLLECTOR_${name}`);
     expect(found.filter((problem) => names.some((name) => problem.startsWith(name + rest)))).toHaveLength(1);
     expect(found.filter((problem) => !problem.startsWith("PICKET_COLLECTOR_"))).toEqual([]);
+  });
+
+  test("that is no YAML is said once, not again as a missing setting", async () => {
+    const schema = v.strictObject({ every: seconds() });
+    const error = await loadConfig({ role: "x", schema, env: { HOME: "/none", PICKET_X_EVERY: "[1" } }).catch(String);
+    expect(error).toBe(
+      "ConfigError: PICKET_X_EVERY: every: a [ that is never closed (or what it holds is not indented) (line 1, column 1 of the variable)",
+    );
   });
 
   test("cannot reach into what the file has as something else", async () => {

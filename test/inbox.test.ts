@@ -61,7 +61,7 @@ describe("ping", () => {
         priority: "urgent",
         payload: "look\nhere",
         sentinel: "/tmp/x",
-      } as never,
+      },
     ]);
     expect(statSync(folder.at("inbox", "bob.inbox")).mode & 0o777).toBe(0o600);
     expect(statSync(folder.at("inbox")).mode & 0o777).toBe(0o755);
@@ -236,7 +236,7 @@ describe("hook", () => {
       { PICKET_IDENTITY: "bob", PICKET_COLLECTOR_INBOX_DIR: "/proc/nope" },
       { PICKET_COLLECTOR_NONSENSE: "1" },
     ]) {
-      const { code, stdout } = await hook(box, env as Record<string, string>);
+      const { code, stdout } = await hook(box, env);
       expect({ env, code, stdout }).toEqual({ env, code: 0, stdout: "" });
     }
   });

@@ -215,7 +215,7 @@ export class DropFolder {
       const judged = this.#judge(entry);
       if (judged.kind === "event" && backingOff) {
         this.figures.waiting++;
-        return null;
+        return Promise.resolve();
       }
       return this.#act(entry, judged);
     });

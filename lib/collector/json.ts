@@ -1,1 +1,42 @@
-export const parseJson = (t: string): unknown => JSON.parse(t);
+// JSON with its numbers as they stood: 12345678901234567890, 1.0 and 1e3 print as the sender wrote them.
+
+/** A number whose text says more than its value. Numbers that print as they stood are plain numbers. */
+export class JsonNumber {
+  readonly text: string;
+  readonly value: number;
+
+  constructor(text: string) {
+    this.text = text;
+    this.value = Number(text);
+  }
+
+  toString(): string {
+    return this.text;
+  }
+
+  toJSON(): unknown {
+    return rawJson(this.text);
+  }
+}
+
+interface Json5 {
+  rawJSON?: (text: string) => unknown;
+}
+const rawJson = (text: string): unknown => (JSON as Json5).rawJSON?.(text) ?? Number(text);
+
+/** Something that a plain number can't keep: a fraction, an exponent, more digits than 15, minus zero. */
+const UNUSUAL = /[[:,]\s*-?(?:\d+[.eE]|\d{16}|0\s*[,\]}])|^\s*-?\d/;
+
+/** Parses JSON. Throws SyntaxError, and RangeError for what is nested too deeply; never anything else. */
+export function parseJson(text: string): unknown {
+  if (!UNUSUAL.test(text)) return JSON.parse(text);
+  return JSON.parse(text, (_key, value: unknown, context?: { source?: string }) => {
+    if (typeof value !== "number" || context?.source === undefined) return value;
+    return String(value) === context.source ? value : new JsonNumber(context.source);
+  });
+}
+
+/** Compact JSON, numbers as they stood. */
+export function compactJson(value: unknown): string {
+  return JSON.stringify(value) ?? "null";
+}

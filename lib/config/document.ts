@@ -32,10 +32,10 @@ export interface Document {
   value: unknown;
   faults: Fault[];
   /**
-   * Where the value at `path` stands, its key, or the mapping around it. What is not in the text is placed at the
-   * nearest thing around it that is. What lies within an aliased value is placed where it was written.
+   * Where the value at `path` stands, or its key. What is not in the text is placed at the nearest thing around it that is:
+   * a missing key at the mapping that it is missing in. What lies within an aliased value is placed where it was written.
    */
-  place(path: Path, of: "value" | "key" | "mapping"): Place;
+  place(path: Path, of: "value" | "key"): Place;
 }
 
 /** More values than this (after following aliases) are no configuration. */
@@ -150,7 +150,7 @@ function locate(options: {
   root: Node | null;
   targets: Map<Alias, Node>;
   path: Path;
-  of: "value" | "key" | "mapping";
+  of: "value" | "key";
 }): Node | null {
   const { root, targets, path, of } = options;
   let value = root;
@@ -168,10 +168,7 @@ function locate(options: {
       next = inside.items[step] ?? null;
     }
     if (next === null) return value;
-    if (depth === path.length - 1) {
-      if (of === "mapping") return value;
-      if (of === "key") return key ?? next;
-    }
+    if (of === "key" && depth === path.length - 1) return key ?? next;
     value = next;
   }
   return value;
@@ -184,7 +181,7 @@ function locate(options: {
 function openingsOf(root: Node | null): (error: YAMLError) => { offset: number; text: string } | null {
   const begun = unfinished(root);
   return (error) => {
-    const [, quote, bracket] = /^Missing closing (["'])quote|and end with a ([\]}])$/.exec(error.message) ?? [];
+    const [, quote, bracket] = /^Missing closing (["'])quote|end with a ([\]}])$/.exec(error.message) ?? [];
     const sign = quote ?? (bracket === "]" ? "[" : "{");
     // several may have been given up at the same place: the parser reports them from the inside out
     const offset = begun.get(`${sign}${error.pos[0]}`)?.pop();

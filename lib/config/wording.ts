@@ -11,10 +11,10 @@ import { alternatives, describe, markOf, type Shape, takesList, takesMapping, wo
 /** What valibot reports, whichever schema it is from. */
 export type Issue = v.BaseIssue<unknown>;
 
-/** A problem with the data: where, what, and whether something is absent that should be there. */
+/** A problem with the data: where (the value or its key), what, and whether a setting is absent that should be there. */
 export interface Problem {
   path: Path;
-  of: "value" | "key" | "mapping";
+  of: "value" | "key";
   text: string;
   missing?: true;
 }
@@ -56,7 +56,7 @@ export function problemsOf(
 ): Problem[] {
   const path = [...above, ...(issue.path ?? []).map(({ key }) => (typeof key === "number" ? key : String(key)))];
   if (issue.path?.at(-1)?.origin === "key" && issue.input === undefined) {
-    return [{ path, of: "mapping", missing: true, text: missingText(path, shapes(path)) }];
+    return [{ path, of: "value", missing: true, text: missingText(path, shapes(path)) }];
   }
   const value = valueAt(data, path);
   if (issue.type === "union" && issue.issues !== undefined) {
@@ -65,7 +65,7 @@ export function problemsOf(
     if (deeper.length > 0) return deeper.flatMap((inner) => problemsOf(inner, { data, shapes, above: path }));
   }
   if (issue.type === "variant" && issue.path !== undefined && value === undefined) {
-    return [{ path, of: "mapping", missing: true, text: `missing, ${sentence(issue, shapes(path))}` }];
+    return [{ path, of: "value", missing: true, text: `missing, ${sentence(issue, shapes(path))}` }];
   }
   const text = sentence(issue, shapes(path));
   if (!text.startsWith("expected ")) return [{ path, of: "value", text }];

@@ -1,0 +1,235 @@
+// The functions of Go's text/template, and ours. Arguments are values as templates see them: undefined (missing), null,
+// boolean, number, bigint, JsonNumber, string, array, object. Errors are plain ones; the caller says where.
+
+import { JsonNumber, compactJson } from "../json.ts";
+import { print, println, printf } from "./printf.ts";
+
+export type Value = unknown;
+
+/** What a template may ask of the request. */
+export interface Asked {
+  header(name: string): string | undefined;
+  query(name: string): string | undefined;
+}
+
+interface Fn {
+  min: number;
+  max: number;
+  call: (args: Value[], asked: Asked) => Value;
+}
+
+const MANY = Number.POSITIVE_INFINITY;
+
+/** `and` and `or` are not here: they evaluate their arguments one by one (Go since 1.18). */
+export const FUNCTIONS: ReadonlyMap<string, Fn> = new Map<string, Fn>([
+  ["not", { min: 1, max: 1, call: ([value]) => !isTrue(value) }],
+  ["eq", { min: 1, max: MANY, call: ([first, ...others]) => eq(first, others) }],
+  ["ne", { min: 2, max: 2, call: ([a, b]) => !eq(a, [b]) }],
+  ["lt", { min: 2, max: 2, call: ([a, b]) => compare(a, b) < 0 }],
+  ["le", { min: 2, max: 2, call: ([a, b]) => compare(a, b) <= 0 }],
+  ["gt", { min: 2, max: 2, call: ([a, b]) => compare(a, b) > 0 }],
+  ["ge", { min: 2, max: 2, call: ([a, b]) => compare(a, b) >= 0 }],
+  ["len", { min: 1, max: 1, call: ([value]) => length(value) }],
+  ["index", { min: 1, max: MANY, call: ([value, ...keys]) => keys.reduce(index, value) }],
+  ["slice", { min: 1, max: 4, call: ([value, ...bounds]) => slice(value, bounds) }],
+  ["print", { min: 0, max: MANY, call: (args) => print(args) }],
+  ["printf", { min: 1, max: MANY, call: ([format, ...args]) => printf(text(format, "printf"), args) }],
+  ["println", { min: 0, max: MANY, call: (args) => println(args) }],
+  ["html", { min: 0, max: MANY, call: (args) => escapeHtml(join(args)) }],
+  ["js", { min: 0, max: MANY, call: (args) => escapeJs(join(args)) }],
+  ["urlquery", { min: 0, max: MANY, call: (args) => escapeQuery(join(args)) }],
+  ["json", { min: 1, max: 1, call: ([value]) => compactJson(value === undefined ? null : value) }],
+  ["default", { min: 2, max: 2, call: ([fallback, value]) => (isTrue(value) ? value : fallback) }],
+  ["lower", { min: 1, max: 1, call: ([value]) => show(value).toLowerCase() }],
+  ["upper", { min: 1, max: 1, call: ([value]) => show(value).toUpperCase() }],
+  ["trim", { min: 1, max: 1, call: ([value]) => show(value).trim() }],
+  ["join", { min: 2, max: 2, call: ([a, b]) => joinList(a, b) }],
+  ["trunc", { min: 2, max: 2, call: ([n, value]) => truncate(n, value) }],
+  ["header", { min: 1, max: 1, call: ([name], asked) => asked.header(text(name, "header")) ?? "" }],
+  ["query", { min: 1, max: 1, call: ([name], asked) => asked.query(text(name, "query")) ?? "" }],
+]);
+
+/** Go's truth: false, 0, "", an empty list or map, and what isn't there are false. */
+export function isTrue(value: Value): boolean {
+  if (value === undefined || value === null || value === false || value === "") return false;
+  if (typeof value === "number") return value !== 0;
+  if (typeof value === "bigint") return value !== 0n;
+  if (value instanceof JsonNumber) return value.value !== 0;
+  if (Array.isArray(value)) return value.length > 0;
+  return typeof value !== "object" || Object.keys(value).length > 0;
+}
+
+/** How a value prints: `<no value>` for what isn't there, compact JSON for lists and maps. */
+export function show(value: Value): string {
+  if (typeof value === "string") return value;
+  if (value === undefined || value === null) return "<no value>";
+  if (typeof value === "object" && !(value instanceof JsonNumber)) return compactJson(value);
+  return String(value);
+}
+
+/** What Go would call the type, for messages. */
+export function typeName(value: Value): string {
+  if (value === undefined || value === null) return "nil";
+  if (isNumber(value)) return "number";
+  return Array.isArray(value)
+    ? "list"
+    : typeof value === "object"
+      ? "map"
+      : typeof value === "boolean"
+        ? "bool"
+        : typeof value;
+}
+
+function isNumber(value: Value): value is number | bigint | JsonNumber {
+  return typeof value === "number" || typeof value === "bigint" || value instanceof JsonNumber;
+}
+
+function text(value: Value, fn: string): string {
+  if (typeof value === "string") return value;
+  throw new Error(`${fn}: expected a string, found a ${typeName(value)}`);
+}
+
+/** Arguments of html, js, urlquery: one string as it is, else as `print` joins them. */
+function join(args: Value[]): string {
+  return print(args.map((arg) => arg ?? "<no value>"));
+}
+
+// Comparing
+
+function eq(first: Value, others: Value[]): boolean {
+  comparable(first);
+  if (others.length === 0) throw new Error("eq: missing argument for comparison");
+  return others.some((other) => {
+    comparable(other);
+    if (isNumber(first) && isNumber(other)) return compareNumbers(first, other) === 0;
+    const [a, b] = [first ?? null, other ?? null];
+    if (a === null || b === null) return a === b;
+    if (typeof a !== typeof b) throw new Error(`incompatible types for comparison: ${typeName(a)} and ${typeName(b)}`);
+    return a === b;
+  });
+}
+
+function comparable(value: Value): void {
+  if (typeof value === "object" && value !== null && !(value instanceof JsonNumber)) {
+    throw new Error(`a ${typeName(value)} can't be compared`);
+  }
+}
+
+function compare(a: Value, b: Value): number {
+  if (isNumber(a) && isNumber(b)) return compareNumbers(a, b);
+  if (typeof a === "string" && typeof b === "string") return Buffer.compare(Buffer.from(a), Buffer.from(b));
+  for (const value of [a, b]) {
+    if (!isNumber(value) && typeof value !== "string")
+      throw new Error(`invalid type for comparison: ${typeName(value)}`);
+  }
+  throw new Error(`incompatible types for comparison: ${typeName(a)} and ${typeName(b)}`);
+}
+
+function compareNumbers(a: number | bigint | JsonNumber, b: number | bigint | JsonNumber): number {
+  const [x, y] = [exactly(a), exactly(b)];
+  return x < y ? -1 : x > y ? 1 : 0;
+}
+
+/** Integers beyond 2^53 compare digit by digit. */
+function exactly(value: number | bigint | JsonNumber): number | bigint {
+  if (!(value instanceof JsonNumber)) return value;
+  return /^-?\d{16,400}$/.test(value.text) ? BigInt(value.text) : value.value;
+}
+
+// Lists, maps, strings
+
+function length(value: Value): number {
+  if (typeof value === "string") return Buffer.byteLength(value);
+  if (Array.isArray(value)) return value.length;
+  if (typeof value === "object" && value !== null && !(value instanceof JsonNumber)) return Object.keys(value).length;
+  throw new Error(`len of a ${typeName(value)}`);
+}
+
+/** A field of a map; undefined when it is missing. Names that mean something to JavaScript are missing keys. */
+export function field(map: object, name: string): Value {
+  if (name === "__proto__" || name === "constructor" || !Object.hasOwn(map, name)) return undefined;
+  return (map as Record<string, Value>)[name];
+}
+
+function index(value: Value, key: Value): Value {
+  if (value === undefined || value === null) throw new Error("index of what is not there");
+  if (Array.isArray(value)) return value[within(key, value.length - 1, "index")] as Value;
+  if (typeof value === "string") {
+    const bytes = Buffer.from(value);
+    return bytes[within(key, bytes.length - 1, "index")];
+  }
+  if (typeof value !== "object" || value instanceof JsonNumber) throw new Error(`can't index a ${typeName(value)}`);
+  if (typeof key !== "string") throw new Error(`a map has strings as keys, not a ${typeName(key)}`);
+  return field(value, key);
+}
+
+function within(key: Value, most: number, what: string): number {
+  const at = isNumber(key) ? Number(exactly(key)) : Number.NaN;
+  if (!Number.isInteger(at)) throw new Error(`${what}: can't use a ${typeName(key)} as a position`);
+  if (at < 0 || at > most) throw new Error(`${what} out of range: ${at}`);
+  return at;
+}
+
+function slice(value: Value, bounds: Value[]): Value {
+  const isText = typeof value === "string";
+  if (!isText && !Array.isArray(value)) throw new Error(`slice of a ${typeName(value)}`);
+  if (isText && bounds.length === 3) throw new Error("can't slice a string with three positions");
+  const whole = isText ? Buffer.from(value) : (value as Value[]);
+  const [from = 0, to = whole.length, cap = whole.length] = bounds.map((bound) => within(bound, whole.length, "slice"));
+  if (from > to || to > cap) throw new Error(`slice: invalid positions ${from} > ${to}`);
+  return isText ? (whole as Buffer).toString("utf8", from, to) : (whole as Value[]).slice(from, to);
+}
+
+function joinList(a: Value, b: Value): string {
+  const [list, separator] = Array.isArray(a) ? [a as Value[], b] : [b, a];
+  if (list === undefined || list === null) return "";
+  if (!Array.isArray(list)) throw new Error(`join: expected a list, found a ${typeName(list)}`);
+  return list.map((one) => show(one)).join(text(separator, "join"));
+}
+
+/** The first N characters; with a negative N the last ones. */
+function truncate(n: Value, value: Value): string {
+  const count = isNumber(n) ? Number(exactly(n)) : Number.NaN;
+  if (!Number.isInteger(count)) throw new Error(`trunc: expected a whole number, found a ${typeName(n)}`);
+  const characters = Array.from(show(value));
+  return (count < 0 ? characters.slice(count) : characters.slice(0, count)).join("");
+}
+
+// Escaping, as Go does it
+
+const HTML: Record<string, string> = {
+  "&": "&amp;",
+  "<": "&lt;",
+  ">": "&gt;",
+  '"': "&#34;",
+  "'": "&#39;",
+  "\0": "\uFFFD",
+};
+
+function escapeHtml(value: string): string {
+  return value.replace(/[&<>"'\0]/g, (c) => HTML[c]!);
+}
+
+const JS: Record<string, string> = {
+  "\\": "\\\\",
+  "'": "\\'",
+  '"': '\\"',
+  "<": "\\u003C",
+  ">": "\\u003E",
+  "&": "\\u0026",
+  "=": "\\u003D",
+};
+
+function escapeJs(value: string): string {
+  // What isn't printable is escaped in UTF-16 or as one code point, in capitals, as Go's JSEscape does.
+  return value.replace(/[\\'"<>&=]|(?! )[\p{C}\p{Z}]/gu, (c) => {
+    if (c in JS) return JS[c]!;
+    return `\\u${c.codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")}`;
+  });
+}
+
+function escapeQuery(value: string): string {
+  return encodeURIComponent(value.toWellFormed())
+    .replace(/[!'()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`)
+    .replaceAll("%20", "+");
+}

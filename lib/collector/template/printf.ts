@@ -1,0 +1,281 @@
+// Go's fmt.Sprint, Sprintln and Sprintf for the values that templates have. Any number fits any number's verb, since JSON
+// knows only one kind; lists and maps print as compact JSON.
+
+import { JsonNumber, compactJson } from "../json.ts";
+
+/** A float64 as Go's %v prints it: as few digits as tell it apart, an exponent below 1e-4 and from a million on. */
+export function formatFloat(value: number): string {
+  if (Number.isNaN(value)) return "NaN";
+  if (!Number.isFinite(value)) return value > 0 ? "+Inf" : "-Inf";
+  if (value === 0) return Object.is(value, -0) ? "-0" : "0";
+  const exponential = value.toExponential();
+  const power = Number(exponential.slice(exponential.indexOf("e") + 1));
+  return power < -4 || power >= SHORTEST_DIGITS ? twoDigits(exponential) : String(value);
+}
+
+/** From this power of ten on, strconv writes the shortest form with an exponent. */
+const SHORTEST_DIGITS = 6;
+
+/** Go writes at least two digits of an exponent. */
+function twoDigits(text: string): string {
+  return text.replace(/e([+-])(\d)$/, "e$10$2");
+}
+
+/** fmt.Sprint: a blank between two operands when neither is a string. */
+export function print(args: unknown[]): string {
+  let out = "";
+  args.forEach((arg, at) => {
+    if (at > 0 && typeof arg !== "string" && typeof args[at - 1] !== "string") out += " ";
+    out += plain(arg);
+  });
+  return out;
+}
+
+/** fmt.Sprintln: a blank between all operands, a line break at the end. */
+export function println(args: unknown[]): string {
+  return `${args.map((arg) => plain(arg)).join(" ")}\n`;
+}
+
+function plain(value: unknown): string {
+  if (typeof value === "string") return value;
+  if (value === undefined || value === null) return "<nil>";
+  if (typeof value === "object" && !(value instanceof JsonNumber)) return compactJson(value);
+  return String(value);
+}
+
+interface Spec {
+  minus: boolean;
+  plus: boolean;
+  sharp: boolean;
+  space: boolean;
+  zero: boolean;
+  width: number | null;
+  precision: number | null;
+}
+
+const VERB = /%([-+# 0]*)(?:\[(\d+)\])?(\d+|\*)?(?:\.(?:\[(\d+)\])?(\d+|\*)?)?(?:\[(\d+)\])?(.)?/gsu;
+/** Wider than any line somebody reads; what is written is capped anyway. */
+const MAX_WIDTH = 65_536;
+
+/** fmt.Sprintf, with Go's marks for what doesn't fit: `%!d(string=x)`, `%!s(MISSING)`, `%!(EXTRA int=1)`. */
+export function printf(format: string, args: unknown[]): string {
+  let next = 0;
+  let reordered = false;
+  const take = (position: string | undefined): unknown => {
+    if (position !== undefined) next = Number(position) - 1;
+    return args[next++];
+  };
+  const number = (text: string | undefined): number | null => {
+    if (text === undefined) return null;
+    const given = text === "*" ? Number(args[next++]) : Number(text);
+    return Number.isInteger(given) ? Math.min(Math.abs(given), MAX_WIDTH) : null;
+  };
+  const out = format.replace(VERB, (all: string, flags: string, ...groups: (string | undefined)[]) => {
+    const [first, width, second, precision, last, verb] = groups;
+    if (verb === undefined) return "%!(NOVERB)";
+    if (verb === "%") return "%";
+    const spec: Spec = {
+      minus: flags.includes("-"),
+      plus: flags.includes("+"),
+      sharp: flags.includes("#"),
+      space: flags.includes(" "),
+      zero: flags.includes("0") && !flags.includes("-"),
+      width: number(width),
+      precision: all.includes(".") ? (number(precision) ?? 0) : null,
+    };
+    const position = last ?? second ?? first;
+    reordered ||= position !== undefined;
+    if (position !== undefined && (Number(position) < 1 || Number(position) > args.length))
+      return `%!${verb}(BADINDEX)`;
+    if (position === undefined && next >= args.length) return `%!${verb}(MISSING)`;
+    return one(verb, spec, take(position));
+  });
+  if (reordered || next >= args.length) return out;
+  const extra = args
+    .slice(next)
+    .map((arg) => (arg === undefined || arg === null ? "<nil>" : `${goType(arg)}=${plain(arg)}`));
+  return `${out}%!(EXTRA ${extra.join(", ")})`;
+}
+
+function one(verb: string, spec: Spec, value: unknown): string {
+  if (verb === "T") return pad(goType(value), spec);
+  if (value === undefined || value === null)
+    return verb === "v" ? pad("<nil>", { ...spec, zero: false }) : `%!${verb}(<nil>)`;
+  const formatted =
+    typeof value === "string"
+      ? ofString(verb, spec, value)
+      : typeof value === "boolean"
+        ? ofBool(verb, spec, value)
+        : isNumeric(value)
+          ? ofNumber(verb, spec, value)
+          : ofStructure(verb, spec, value);
+  return formatted ?? `%!${verb}(${goType(value)}=${plain(value)})`;
+}
+
+type Numeric = number | bigint | JsonNumber;
+
+function isNumeric(value: unknown): value is Numeric {
+  return typeof value === "number" || typeof value === "bigint" || value instanceof JsonNumber;
+}
+
+function goType(value: unknown): string {
+  if (value === undefined || value === null) return "<nil>";
+  if (typeof value === "string") return "string";
+  if (typeof value === "boolean") return "bool";
+  if (isNumeric(value)) return typeof value === "bigint" || Number.isInteger(Number(value)) ? "int" : "float64";
+  return Array.isArray(value) ? "[]interface {}" : "map[string]interface {}";
+}
+
+function ofStructure(verb: string, spec: Spec, value: unknown): string | null {
+  return verb === "v" || verb === "s" ? pad(compactJson(value), { ...spec, zero: false }) : null;
+}
+
+function ofBool(verb: string, spec: Spec, value: boolean): string | null {
+  return verb === "t" || verb === "v" ? pad(String(value), { ...spec, zero: false }) : null;
+}
+
+function ofString(verb: string, spec: Spec, value: string): string | null {
+  const cut = spec.precision === null ? value : Array.from(value).slice(0, spec.precision).join("");
+  if (verb === "s" || (verb === "v" && !spec.sharp)) return pad(cut, spec);
+  if (verb === "q" || verb === "v") return pad(quote(cut, spec), spec);
+  if (verb !== "x" && verb !== "X") return null;
+  const bytes = Buffer.from(value).subarray(0, spec.precision ?? undefined);
+  const digits = [...bytes].map((byte) => byte.toString(16).padStart(2, "0"));
+  const hex = spec.space
+    ? digits.map((two) => (spec.sharp ? `0x${two}` : two)).join(" ")
+    : (spec.sharp ? "0x" : "") + digits.join("");
+  return pad(verb === "X" ? hex.toUpperCase() : hex, spec);
+}
+
+function ofNumber(verb: string, spec: Spec, value: Numeric): string | null {
+  if (verb === "v" || verb === "s") {
+    if (verb === "v" && Number.isInteger(Number(value)) && !(value instanceof JsonNumber))
+      return ofInteger("d", spec, BigInt(value));
+    return pad(sign(plain(value), spec), spec);
+  }
+  if ("eEfFgG".includes(verb)) return ofFloat(verb, spec, Number(value));
+  const integer = asInteger(value);
+  return integer === null ? null : ofInteger(verb, spec, integer);
+}
+
+function asInteger(value: Numeric): bigint | null {
+  if (typeof value === "bigint") return value;
+  if (value instanceof JsonNumber && /^-?\d{1,400}$/.test(value.text)) return BigInt(value.text);
+  const number = Number(value);
+  return Number.isInteger(number) ? BigInt(number) : null;
+}
+
+const BASES: Record<string, number> = { d: 10, b: 2, o: 8, O: 8, x: 16, X: 16 };
+const PREFIXES: Record<string, string> = { b: "0b", o: "0", x: "0x", X: "0X" };
+
+function ofInteger(verb: string, spec: Spec, value: bigint): string | null {
+  if (verb === "c" || verb === "q" || verb === "U") return ofRune(verb, spec, value);
+  const base = BASES[verb];
+  if (base === undefined) return null;
+  let digits = (value < 0n ? -value : value).toString(base);
+  if (verb === "X") digits = digits.toUpperCase();
+  if (spec.precision !== null)
+    digits = spec.precision === 0 && value === 0n ? "" : digits.padStart(spec.precision, "0");
+  const prefix = verb === "O" ? "0o" : spec.sharp ? (PREFIXES[verb] ?? "") : "";
+  const signed = sign((value < 0n ? "-" : "") + prefix + digits, spec);
+  return pad(signed, spec.precision === null ? spec : { ...spec, zero: false });
+}
+
+function ofRune(verb: string, spec: Spec, value: bigint): string {
+  const valid = value >= 0n && value <= 0x10ffffn && !(value >= 0xd800n && value <= 0xdfffn);
+  const character = valid ? String.fromCodePoint(Number(value)) : "\uFFFD";
+  if (verb === "c") return pad(character, { ...spec, zero: false });
+  if (verb === "q")
+    return pad(`'${character === "'" ? "\\'" : quote(character, spec).slice(1, -1).replace(/^\\"$/, '"')}'`, {
+      ...spec,
+      zero: false,
+    });
+  return pad(`U+${value.toString(16).toUpperCase().padStart(4, "0")}`, { ...spec, zero: false });
+}
+
+function ofFloat(verb: string, spec: Spec, value: number): string {
+  if (!Number.isFinite(value)) return pad(sign(formatFloat(value), spec), { ...spec, zero: false });
+  const lower = verb.toLowerCase();
+  const digits = Math.min(spec.precision ?? 6, 100);
+  let text: string;
+  if (lower === "f")
+    text =
+      Math.abs(value) >= 1e21 ? `${BigInt(value)}${digits > 0 ? `.${"0".repeat(digits)}` : ""}` : fixed(value, digits);
+  else if (lower === "e") text = twoDigits(exponential(value, digits));
+  else text = general(value, spec.precision);
+  if (Object.is(value, -0)) text = `-${text.replace(/^-/, "")}`;
+  return pad(sign(verb === lower ? text : text.toUpperCase(), spec), spec);
+}
+
+/** toFixed, but a tie goes to the even digit as in Go, not away from zero. */
+function fixed(value: number, digits: number): string {
+  return toEven(value.toFixed(digits), value.toFixed(100), digits);
+}
+
+function exponential(value: number, digits: number): string {
+  const [mantissa = "", power = ""] = value.toExponential(100).split("e");
+  const rounded = value.toExponential(digits);
+  // Rounded up to the next power of ten: no tie that the even digit would win.
+  if (rounded.split("e")[1] !== power) return rounded;
+  return `${toEven(rounded.split("e")[0]!, mantissa, digits)}e${power}`;
+}
+
+function toEven(rounded: string, exact: string, digits: number): string {
+  const point = exact.indexOf(".");
+  const kept = exact.slice(0, digits === 0 ? point : point + 1 + digits);
+  const tie = /^50*$/.test(exact.slice(point + 1 + digits));
+  return tie && Number(kept.at(-1)) % 2 === 0 ? kept : rounded;
+}
+
+/** %g: the shortest form, or so many digits; an exponent below 1e-4 and from the precision on. */
+function general(value: number, precision: number | null): string {
+  if (value === 0) return "0";
+  if (precision === null) return formatFloat(value);
+  const digits = Math.min(Math.max(precision, 1), 100);
+  const [mantissa = "", exponent = "0"] = exponential(value, digits - 1).split("e");
+  const power = Number(exponent);
+  const short = (text: string): string => (text.includes(".") ? text.replace(/\.?0+$/, "") : text);
+  if (power < -4 || power >= digits)
+    return `${short(mantissa)}${twoDigits(`e${power < 0 ? "-" : "+"}${Math.abs(power)}`)}`;
+  return short(fixed(value, Math.max(0, digits - 1 - power)));
+}
+
+function sign(text: string, spec: Spec): string {
+  if (text.startsWith("-") || text.startsWith("+")) return text;
+  return spec.plus ? `+${text}` : spec.space ? ` ${text}` : text;
+}
+
+function pad(text: string, { width, minus, zero }: Spec): string {
+  if (width === null) return text;
+  const missing = width - Array.from(text).length;
+  if (missing <= 0) return text;
+  if (minus) return text + " ".repeat(missing);
+  if (!zero) return " ".repeat(missing) + text;
+  const [, head = "", rest = ""] = /^([+\- ]?(?:0[xXbo])?)(.*)$/s.exec(text)!;
+  return head + "0".repeat(missing) + rest;
+}
+
+const QUOTED: Record<string, string> = {
+  '"': '\\"',
+  "\\": "\\\\",
+  "\x07": "\\a",
+  "\b": "\\b",
+  "\f": "\\f",
+  "\n": "\\n",
+  "\r": "\\r",
+  "\t": "\\t",
+  "\v": "\\v",
+};
+
+/** strconv.Quote; with `+` ASCII only, with `#` raw where that is possible. */
+function quote(value: string, spec: Spec): string {
+  if (spec.sharp && !/[`\p{Cc}]/u.test(value.replaceAll("\t", ""))) return `\`${value}\``;
+  const body = value.replace(/["\\]|(?! )[\p{C}\p{Z}]|[^\0-\x7f]/gu, (c) => {
+    if (c in QUOTED) return QUOTED[c]!;
+    const code = c.codePointAt(0)!;
+    if (code > 0x7f && !spec.plus && !/[\p{C}\p{Z}]/u.test(c)) return c;
+    if (code < 0x20 || code === 0x7f) return `\\x${code.toString(16).padStart(2, "0")}`;
+    return code > 0xffff ? `\\U${code.toString(16).padStart(8, "0")}` : `\\u${code.toString(16).padStart(4, "0")}`;
+  });
+  return `"${body}"`;
+}
