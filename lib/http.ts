@@ -235,7 +235,7 @@ function createGuard({ auth }: Connection, bearsOwn: ServeOptions["bearsOwnCrede
       given === undefined
         ? ["missing_bearer_token", "a bearer token is required"]
         : ["invalid_token", "the token is wrong"];
-    return new Refusal(401, code!, message!, { headers: { "www-authenticate": "Bearer" } });
+    return new Refusal(401, code, message, { headers: { "www-authenticate": "Bearer" } });
   };
 }
 

@@ -112,7 +112,7 @@ export interface NewEvents {
   /** Urgent first, then oldest first. */
   events: ReadEvent[];
   /** Moves the mark past the first `count` events, durably, and lets other readers in. Call it once, after showing them. */
-  done(count: number): void;
+  done: (count: number) => void;
 }
 
 /** The events past the reader's mark. Two readers of one recipient take turns: `done` ends the turn. */

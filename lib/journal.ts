@@ -16,6 +16,8 @@
 //      finds the intent of a dead owner (its flock is free) compares it with the journal and retracts the torn rest:
 //      such a line was never acknowledged. A process that appends with `>>` doesn't look for torn lines and may have
 //      continued ours; then its line is made whole again by turning our rest into line breaks.
+//      A power cut takes what wasn't synced, but may leave the file as long as it was, with zeros in its place (ext4 with
+//      delayed allocation does). Zeros at the end are retracted when the file is opened; readers take them for blanks.
 //   5. A short write (disk full) is retracted the same way, and the batch fails as a whole.
 //   6. Retracting truncates only while a write lease shows that nobody else has the file open, so an append can't
 //      fall between the look and the cut. Without a lease the bytes become line breaks in place, which takes nothing from anybody.
@@ -201,6 +203,7 @@ export class Journal {
     }
     this.#dev = now.dev;
     this.#ino = now.ino;
+    retractZeros(this.#fd, this.path, now.size);
     if (!found && this.#durability === "disk") syncFolder(dirname(this.path));
   }
 }
@@ -419,6 +422,21 @@ function retractBatch(fd: number, path: string, before: number, written: Buffer)
   if (at >= 0) retract(fd, path, before + at, before + at + written.length);
 }
 
+/** Takes away the zeros that a power cut left where data had not reached the disk yet. */
+function retractZeros(fd: number, path: string, size: number): void {
+  let start = size;
+  const block = Buffer.alloc(4096);
+  while (start > 0) {
+    const from = Math.max(0, start - block.length);
+    const got = block.subarray(0, readSync(fd, block, 0, start - from, from));
+    let at = got.length;
+    while (at > 0 && got[at - 1] === 0) at--;
+    start = from + at;
+    if (at > 0) break;
+  }
+  if (start < size) retract(fd, path, start, size);
+}
+
 /** Removes bytes [start, end): cut off when they are the last and nobody else has the file open, else turned into line breaks. */
 function retract(fd: number, path: string, start: number, end: number): void {
   const release = writeLease(fd);
@@ -502,7 +520,8 @@ export async function replay(options: ReplayOptions): Promise<Replayed> {
       options.malformed?.(place, `longer than ${maxLine} bytes`);
       return;
     }
-    const text = line.toString();
+    // Zeros are where a power cut took something that wasn't synced.
+    const text = line.toString().replace(/^\0+/, "");
     if (text.trim() === "") return;
     let value: unknown;
     try {

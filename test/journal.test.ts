@@ -81,6 +81,23 @@ describe("appending", () => {
     await journal.close();
   });
 
+  test("zeros that a power cut left at the end are taken away, and readers take them for blanks", async () => {
+    using folder = new Folder();
+    const before = open(folder);
+    await before.append(`{"n":1}`);
+    await before.close();
+    const path = folder.at("in", "a.inbox");
+    appendFileSync(path, Buffer.alloc(10_000));
+    const journal = open(folder);
+    await journal.append(`{"n":2}`);
+    expect(lines(folder)).toEqual([`{"n":1}`, `{"n":2}`]);
+    await journal.close();
+    appendFileSync(path, Buffer.concat([Buffer.alloc(5000), Buffer.from(`{"n":3}\n`)]));
+    const records: unknown[] = [];
+    expect(await replay({ path, record: (value) => records.push(value) })).toMatchObject({ records: 3, malformed: 0 });
+    expect(records).toEqual([{ n: 1 }, { n: 2 }, { n: 3 }]);
+  });
+
   test("a line break inside a line is refused", () => {
     using folder = new Folder();
     expect(open(folder).append("a\nb")).rejects.toThrow("line break");

@@ -1,13 +1,21 @@
 // The sender's own id of a delivery: it stays the same when the delivery is sent again.
 
-/** Headers that carry it, first match wins. GitLab sends `Idempotency-Key`, Standard Webhooks `webhook-id`. */
-const HEADERS = ["X-GitHub-Delivery", "X-Forgejo-Delivery", "X-Gitea-Delivery", "webhook-id", "Idempotency-Key"];
+/**
+ * Headers that carry it, first match wins: `webhook-id` leads, because its scheme signs it, so that a captured delivery can't be
+ * made a new one by adding a header. Standard Webhooks and GitLab's signing token send `webhook-id`, GitLab
+ * `Idempotency-Key` since 17.4. GitLab's two UUIDs are none: `X-Gitlab-Webhook-UUID` is another one with each attempt,
+ * and different events share an `X-Gitlab-Event-UUID`.
+ */
+const HEADERS = ["webhook-id", "X-GitHub-Delivery", "X-Forgejo-Delivery", "X-Gitea-Delivery", "Idempotency-Key"];
 
-/** The delivery's id, or null: none given, or none that can be one (1 to 200 printable ASCII characters). */
+/**
+ * The delivery's id, or null when none is given. What can't be one, being longer than 200 characters or not printable
+ * ASCII, counts as not given; the next header is asked.
+ */
 export function deliveryId(header: (name: string) => string | null | undefined): string | null {
   for (const name of HEADERS) {
     const value = header(name)?.trim();
-    if (value) return /^[\x21-\x7e]{1,200}$/.test(value) ? value : null;
+    if (value && /^[\x20-\x7e]{1,200}$/.test(value)) return value;
   }
   return null;
 }

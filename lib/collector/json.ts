@@ -25,7 +25,7 @@ interface Json5 {
 const rawJson = (text: string): unknown => (JSON as Json5).rawJSON?.(text) ?? Number(text);
 
 /** Something that a plain number can't keep: a fraction, an exponent, more digits than 15, minus zero. */
-const UNUSUAL = /[[:,]\s*-?(?:\d+[.eE]|\d{16}|0\s*[,\]}])|^\s*-?\d/;
+const UNUSUAL = /[[:,]\s*(?:-?\d+(?:[.eE]|\d{16})|-0\s*[,\]}])|^\s*-?\d/;
 
 /** Parses JSON. Throws SyntaxError, and RangeError for what is nested too deeply; never anything else. */
 export function parseJson(text: string): unknown {

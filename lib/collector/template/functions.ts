@@ -63,8 +63,8 @@ export function isTrue(value: Value): boolean {
 export function show(value: Value): string {
   if (typeof value === "string") return value;
   if (value === undefined || value === null) return "<no value>";
-  if (typeof value === "object" && !(value instanceof JsonNumber)) return compactJson(value);
-  return String(value);
+  if (value instanceof JsonNumber) return value.text;
+  return typeof value === "object" ? compactJson(value) : String(value);
 }
 
 /** What Go would call the type, for messages. */

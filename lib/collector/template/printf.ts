@@ -39,8 +39,8 @@ export function println(args: unknown[]): string {
 function plain(value: unknown): string {
   if (typeof value === "string") return value;
   if (value === undefined || value === null) return "<nil>";
-  if (typeof value === "object" && !(value instanceof JsonNumber)) return compactJson(value);
-  return String(value);
+  if (value instanceof JsonNumber) return value.text;
+  return typeof value === "object" ? compactJson(value) : String(value);
 }
 
 interface Spec {

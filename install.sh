@@ -1,0 +1,403 @@
+#!/bin/sh
+# Tries Picket out, tests it, or installs it on this host. `./install.sh --help` says how.
+set -eu
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+name=$(basename "$0")
+dest=${DESTDIR:-}
+
+usage() {
+	cat <<TEXT
+usage: ./$name COMMAND
+
+  try [--once]      build, start a collector in a temporary folder, show a webhook and a dropped file arrive;
+                    runs until Ctrl-C and leaves nothing behind (--once: ends by itself)
+  test              format check, lint, types, tests
+  collector         install picket-collector on this host, enable and start it
+    --no-start      only put it in place
+    --user          as a user service (the default, except for root)
+    --system        as a system service (the default for root)
+    --uninstall     stop and remove it; data and configuration stay
+
+Needs Node.js with npm, or Bun; for installing a prebuilt picket-collector beside this script nothing at all.
+DESTDIR=/some/root installs into that root and starts nothing.
+
+example: ./$name try
+TEXT
+}
+
+say() { printf '%s\n' "$*"; }
+step() { printf '\n== %s\n' "$*"; }
+fail() {
+	printf '%s: error: %s\n' "$name" "$1" >&2
+	[ $# -lt 2 ] || printf 'hint: %s\n' "$2" >&2
+	exit "${3:-1}"
+}
+
+# ---------------------------------------------------------------------------------------------------------------
+# Bun, packages, binary
+
+pinned() { sed -n 's/.*"packageManager": "bun@\([^"]*\)".*/\1/p' "$here/package.json"; }
+
+# True when $1 is a Bun of the pinned version.
+is_bun() { [ "$("$1" --version 2>/dev/null || true)" = "$pin" ]; }
+
+# Bun from npm, into a folder of its own beside the project.
+bun_from_npm() {
+	say "getting Bun $pin from npm into .bun/ (about 100 MB)"
+	npm install --prefix "$here/.bun" --no-save --no-package-lock --no-audit --no-fund --loglevel=error "bun@$pin" >&2 ||
+		fail "npm could not install bun@$pin" "is the npm registry reachable? try: npm view bun version"
+	# With install scripts switched off npm leaves a stand-in; this is the script that it didn't run.
+	is_bun "$here/.bun/node_modules/.bin/bun" || node "$here/.bun/node_modules/bun/install.js" >&2 || true
+}
+
+set_up() {
+	[ -f "$here/package.json" ] || fail "there is no source beside $name to build from" "clone the repository, or put a prebuilt picket-collector here"
+	pin=$(pinned)
+	step "Bun $pin"
+	bun=
+	for candidate in "$(command -v bun 2>/dev/null || true)" "$here/node_modules/.bin/bun" "$here/.bun/node_modules/.bin/bun"; do
+		if [ -n "$candidate" ] && is_bun "$candidate"; then
+			bun=$candidate
+			break
+		fi
+	done
+	if [ -z "$bun" ] && command -v npm >/dev/null && command -v node >/dev/null; then
+		bun_from_npm
+		bun=$here/.bun/node_modules/.bin/bun
+		is_bun "$bun" || fail "Bun from npm does not run on this machine" "try it yourself: $bun --version"
+	elif [ -z "$bun" ] && command -v bun >/dev/null; then
+		say "the bun on PATH is $(bun --version), the pinned one comes with the packages"
+		(cd "$here" && bun install --frozen-lockfile) || fail "bun install failed" "is the npm registry reachable?"
+		bun=$here/node_modules/.bin/bun
+		is_bun "$bun" || fail "Bun $pin is needed, found $(command bun --version)" "install it: bun upgrade, or npm install -g bun@$pin"
+	elif [ -z "$bun" ]; then
+		fail "neither Bun nor Node.js with npm is here" "install one of them first: apt install nodejs npm"
+	fi
+	say "using $bun"
+	PATH=$(dirname "$bun"):$PATH
+	export PATH
+
+	step "packages"
+	(cd "$here" && "$bun" install --frozen-lockfile) || fail "the packages could not be installed" "is the npm registry reachable? is the disk full?"
+}
+
+build() {
+	step "build"
+	(cd "$here" && "$bun" build.ts) || fail "the build failed" "is there room for 110 MB in $here/dist?"
+}
+
+# ---------------------------------------------------------------------------------------------------------------
+# try
+
+demo=
+daemon=
+
+leave() {
+	trap - EXIT INT TERM HUP
+	if [ -n "$daemon" ]; then
+		kill "$daemon" 2>/dev/null || true
+		wait "$daemon" 2>/dev/null || true
+	fi
+	[ -z "$demo" ] || rm -rf "$demo"
+}
+
+# Starts the demonstration's collector on port $1; says where it listens, or nothing when it ended.
+start_demo() {
+	sed "s/PORT/$1/" "$demo/template.yaml" >"$demo/collector.yaml"
+	"$here/dist/picket-collector" --config "$demo/collector.yaml" 2>"$demo/log" &
+	daemon=$!
+	tries=0
+	while ! grep -q ' ready ' "$demo/log"; do
+		kill -0 "$daemon" 2>/dev/null || return 1
+		tries=$((tries + 1))
+		[ $tries -lt 100 ] || return 1
+		sleep 0.1
+	done
+	address=$(sed -n 's/.* ready listen=\([^ ]*\).*/\1/p' "$demo/log")
+}
+
+lines_arrived() { [ -f "$demo/inbox/ops.inbox" ] && [ "$(wc -l <"$demo/inbox/ops.inbox")" -ge "$1" ]; }
+
+await_lines() {
+	tries=0
+	until lines_arrived "$1"; do
+		tries=$((tries + 1))
+		if [ $tries -gt 100 ]; then
+			cat "$demo/log" >&2
+			fail "the event did not arrive"
+		fi
+		sleep 0.1
+	done
+}
+
+try() {
+	once=${1:-}
+	set_up
+	build
+
+	step "a collector with one webhook route and one drop folder"
+	demo=$(mktemp -d "${TMPDIR:-/tmp}/picket-try.XXXXXX")
+	trap leave EXIT
+	trap 'leave; exit 130' INT
+	trap 'leave; exit 143' TERM HUP
+	mkdir "$demo/drops"
+	cat >"$demo/template.yaml" <<YAML
+agent: demo
+inbox_dir: $demo/inbox
+webhook:
+  listen: 127.0.0.1:PORT
+  routes:
+    - path: /github
+      recipient: ops
+      type: INFO
+      template: 'push to {{ .repository.full_name }} by {{ .pusher.name }}: {{ .ref }}'
+    - path: /note
+      recipient: ops
+      type: INFO
+      template: '{{ .text }}'
+drop_folder: { path: $demo/drops }
+YAML
+	sed 's/^/   /; s/PORT/18790/' "$demo/template.yaml"
+	start_demo 18790 || start_demo 0 || {
+		cat "$demo/log" >&2
+		fail "the collector did not start"
+	}
+	say "   running, listening on $address"
+
+	step "a GitHub push payload comes in"
+	(cd "$here" && "$bun" -e 'const all = require("@octokit/webhooks-examples"); await Bun.write(process.argv[1], JSON.stringify(all.find((one) => one.name === "push").examples[0]))' "$demo/push.json")
+	if command -v curl >/dev/null; then
+		say "\$ curl -d @push.json http://$address/github"
+		curl -sS -H 'Content-Type: application/json' -d "@$demo/push.json" "http://$address/github"
+		say ""
+	else
+		"$bun" -e 'const answer = await fetch(process.argv[1], { method: "POST", body: Bun.file(process.argv[2]) }); console.log(answer.status, await answer.text())' "http://$address/github" "$demo/push.json"
+	fi
+	await_lines 1
+
+	step "a file is dropped"
+	say "\$ echo '{\"recipient\":\"ops\",\"type\":\"INFO\",\"payload\":\"hello from a file\"}' > drops/hello.json"
+	echo '{"recipient":"ops","type":"INFO","payload":"hello from a file"}' >"$demo/drops/hello.json"
+	await_lines 2
+
+	step "what came of it: $demo/inbox/ops.inbox"
+	cat "$demo/inbox/ops.inbox"
+
+	step "your turn, in another terminal"
+	cat <<TEXT
+curl -d '{"text":"hello"}' http://$address/note
+echo '{"recipient":"ops","type":"INFO","payload":"dropped"}' > $demo/drops/mine.json
+$here/dist/picket-collector read ops --new --config $demo/collector.yaml
+curl http://$address/health
+TEXT
+	[ "$once" != --once ] || return 0
+	say ""
+	say "Ctrl-C ends it and leaves nothing behind."
+	wait "$daemon" || true
+}
+
+# ---------------------------------------------------------------------------------------------------------------
+# install on this host
+
+changed=
+
+# put FROM TO MODE: by rename, because a running binary can't be written to. Says whether it changed anything.
+put() {
+	if [ "$(readlink -f "$1")" = "$(readlink -f "$2")" ]; then
+		say "in place     $2"
+	elif [ -f "$2" ] && cmp -s "$1" "$2"; then
+		say "unchanged    $2"
+	else
+		mkdir -p "$(dirname "$2")"
+		cp "$1" "$2.new.$$"
+		chmod "$3" "$2.new.$$"
+		mv -f "$2.new.$$" "$2"
+		say "installed    $2"
+		changed=yes
+	fi
+}
+
+control() {
+	if [ "$scope" = user ]; then systemctl --user "$@"; else systemctl "$@"; fi
+}
+
+# Whether there is a service manager of this scope to talk to.
+has_manager() { [ -z "$dest" ] && command -v systemctl >/dev/null && control show-environment >/dev/null 2>&1; }
+
+places() {
+	if [ "$scope" = system ]; then
+		binary=$dest/usr/local/bin/picket-$role
+		unit=$dest/etc/systemd/system/picket-$role.service
+		config=$dest/etc/picket/$role.yaml
+		data=/var/lib/picket
+	else
+		binary=$dest$HOME/.local/bin/picket-$role
+		unit=$dest${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user/picket-$role.service
+		config=$dest${XDG_CONFIG_HOME:-$HOME/.config}/picket/$role.yaml
+		data=$HOME/.local/share/picket
+	fi
+}
+
+# The binary that lies beside this script, or the one that is built here.
+find_binary() {
+	if [ -f "$here/package.json" ] && [ -f "$here/$role.ts" ]; then
+		set_up
+		build
+		source=$here/dist/picket-$role
+	elif [ -f "$here/picket-$role" ]; then
+		source=$here/picket-$role
+	elif [ -f "$here/dist/picket-$role" ]; then
+		source=$here/dist/picket-$role
+	else
+		fail "there is no picket-$role beside $name, and no source to build it from"
+	fi
+}
+
+make_account() {
+	[ "$scope" = system ] && [ -z "$dest" ] || return 0
+	id picket >/dev/null 2>&1 && return 0
+	command -v useradd >/dev/null || fail "there is no useradd to make the account picket with" "make a system user picket with the home folder $data, then run this again"
+	useradd --system --user-group --home-dir "$data" --no-create-home --shell /usr/sbin/nologin picket
+	say "made         system account picket"
+}
+
+install_unit() {
+	temporary=$(mktemp)
+	user_flag=
+	[ "$scope" = system ] || user_flag=--user
+	# shellcheck disable=SC2086
+	"$binary" unit $user_flag | sed "s|=$dest/|=/|" >"$temporary"
+	put "$temporary" "$unit" 644
+	rm -f "$temporary"
+}
+
+install_config() {
+	if [ -e "$config" ]; then
+		say "kept         $config"
+		return 0
+	fi
+	temporary=$(mktemp)
+	"$binary" example >"$temporary"
+	put "$temporary" "$config" 644
+	rm -f "$temporary"
+}
+
+# In a folder that Syncthing keeps in step, dead letters and unfinished files stay on this host.
+tell_syncthing() {
+	folder=$(HOME=${1} "$binary" --check --print --config "$config" 2>/dev/null | sed -n '/^drop_folder:/,/^[^ ]/s/^  path: //p' | tr -d '"')
+	while [ -n "$folder" ] && [ "$folder" != / ]; do
+		if [ -e "$folder/.stfolder" ]; then
+			for pattern in '.dead-letter/' '*.tmp'; do
+				grep -qxF -- "$pattern" "$folder/.stignore" 2>/dev/null && continue
+				printf '%s\n' "$pattern" >>"$folder/.stignore"
+				say "added        $pattern to $folder/.stignore"
+			done
+			return 0
+		fi
+		folder=$(dirname "$folder")
+	done
+}
+
+start() {
+	if ! has_manager; then
+		say "not started: no systemd to talk to here"
+		[ -n "$dest" ] || say "run it yourself: $binary"
+		return 0
+	fi
+	control daemon-reload
+	control enable --quiet "picket-$role.service"
+	if [ "$start" = no ]; then
+		say "enabled, not started"
+	elif ! control is-active --quiet "picket-$role.service"; then
+		control start "picket-$role.service" || failed_to_start
+		say "started      picket-$role.service"
+	elif [ -n "$changed" ]; then
+		control restart "picket-$role.service" || failed_to_start
+		say "restarted    picket-$role.service"
+	else
+		say "running      picket-$role.service, unchanged"
+	fi
+}
+
+failed_to_start() {
+	control status --no-pager --lines=8 "picket-$role.service" >&2 || true
+	fail "picket-$role does not start" "check the configuration: $binary --check --config $config"
+}
+
+linger() {
+	[ "$scope" = user ] && has_manager && command -v loginctl >/dev/null || return 0
+	[ "$(loginctl show-user "$(id -un)" --property=Linger --value 2>/dev/null || true)" = no ] || return 0
+	say "it stops when you log out; to keep it running: loginctl enable-linger $(id -un)"
+}
+
+install_role() {
+	find_binary
+	step "picket-$role as a $scope service"
+	make_account
+	put "$source" "$binary" 755
+	install_unit
+	install_config
+	if [ "$scope" = user ]; then tell_syncthing "$HOME"; else tell_syncthing "$data"; fi
+	start
+	linger
+	say ""
+	say "configuration  $config (check: $binary --check --config $config)"
+	if [ "$scope" = user ]; then
+		say "status         systemctl --user status picket-$role; journalctl --user -u picket-$role"
+	else
+		say "status         systemctl status picket-$role; journalctl -u picket-$role"
+	fi
+}
+
+uninstall_role() {
+	step "removing picket-$role ($scope service)"
+	if has_manager && [ -e "$unit" ]; then
+		control disable --now --quiet "picket-$role.service" || true
+	fi
+	for file in "$unit" "$binary"; do
+		if [ -e "$file" ]; then
+			rm -f "$file"
+			say "removed      $file"
+		fi
+	done
+	! has_manager || control daemon-reload
+	say "left alone: the configuration $config and the data in $data"
+}
+
+install_or_remove() {
+	role=$1
+	shift
+	scope=user
+	[ "$(id -u)" != 0 ] || scope=system
+	start=yes
+	action=install_role
+	for flag in "$@"; do
+		case $flag in
+		--no-start) start=no ;;
+		--user) scope=user ;;
+		--system) scope=system ;;
+		--uninstall) action=uninstall_role ;;
+		*) fail "unknown flag \"$flag\"" "see ./$name --help" 2 ;;
+		esac
+	done
+	places
+	$action
+}
+
+command=${1:---help}
+[ $# -eq 0 ] || shift
+case $command in
+try)
+	case ${1:-} in '' | --once) ;; *) fail "unknown flag \"$1\"" "see ./$name --help" 2 ;; esac
+	try "$@"
+	;;
+test)
+	set_up
+	step "format, lint, types, tests"
+	cd "$here" && "$bun" run ok
+	;;
+collector) install_or_remove "$command" "$@" ;;
+-h | --help | help) usage ;;
+*) fail "unknown command \"$command\"" "see ./$name --help" 2 ;;
+esac
