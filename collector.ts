@@ -52,6 +52,7 @@ import {
   PRIORITIES,
   type Priority,
   completeEvent,
+  randomId,
 } from "./lib/inbox.ts";
 import { cannotWrite, isDiskFull, makeFolder } from "./lib/journal.ts";
 import type { Log } from "./lib/log.ts";
@@ -68,6 +69,7 @@ const MAX_BODY_BYTES = 1 << 20;
 const HOOK_CHARACTERS = 10_000;
 const DEFAULT_POLL_SECONDS = 30;
 const FLUSH_CHECK_SECONDS = 10;
+const ACCEPTED = { status: 202, headers: { "content-type": "application/json" } };
 
 // ---------------------------------------------------------------------------------------------------------------
 // Configuration: the schema is the documentation of the defaults
@@ -136,7 +138,13 @@ const Settings = v.strictObject({
     v.strictObject({
       path: path(),
       /** A full scan at least this often; 0 means 30. */
-      poll_fallback_seconds: v.optional(seconds(), 0),
+      poll_fallback_seconds: v.optional(
+        v.pipe(
+          seconds(),
+          v.transform((given) => given || DEFAULT_POLL_SECONDS),
+        ),
+        DEFAULT_POLL_SECONDS,
+      ),
       /** A file that can't be right is judged once size and mtime were still for so many milliseconds. */
       settle_ms: v.optional(number({ min: 0, unit: "milliseconds" }), 1000),
     }),
@@ -338,30 +346,23 @@ async function receive(collector: Collector, route: CompiledRoute, request: Requ
     collector.figures.filtered.add();
     return Response.json({ skipped: true });
   }
-  const { type, priority, sentinel, source, recipients } = route;
   const delivery = deliveryId(header);
-  const event = completeEvent({
-    id: delivery === null ? undefined : eventId(route.path, delivery),
-    from: collector.config.agent,
-    to: "",
-    type,
-    priority,
-    payload: route.template.render(data, context),
-    sentinel,
-    source,
+  const id = delivery === null ? randomId() : eventId(route.path, delivery);
+  const payload = route.template.render(data, context);
+  const [first, ...others] = route.recipients.map((to) => {
+    const { type, priority, sentinel, source } = route;
+    const ts = new Date().toISOString();
+    const event = { ts, id, from: collector.config.agent, to, type, priority, payload, sentinel, source };
+    return deliver(collector, event, delivery !== null);
   });
-  await Promise.all(recipients.map((to) => deliver(collector, { ...event, to }, delivery !== null)));
-  return accepted(event.id);
+  await (others.length === 0 ? first : Promise.all([first, ...others]));
+  return new Response(`{"id":"${id}"}`, ACCEPTED);
 }
 
 async function deliver({ inbox, figures }: Collector, event: InboxEvent, once: boolean): Promise<void> {
   if (!once) await inbox.deliver(event);
   else if ((await inbox.deliverOnce(event)) === "already") return figures.duplicates.add();
   figures.emitted.add();
-}
-
-function accepted(id: string): Response {
-  return new Response(`{"id":"${id}"}`, { status: 202, headers: { "content-type": "application/json" } });
 }
 
 /** What went wrong, as the answer that makes a sender do the right thing. */
@@ -412,7 +413,7 @@ function startDrops(collector: Collector, service: Service): Drops {
     const deliverDrop = (event: EventDraft & { id: string }) => deliver(collector, completeEvent(event), true);
     folder = new DropFolder({ path: settings.path, ...options, log, deliver: deliverDrop });
   };
-  const poll = () => collector.config.drop_folder?.poll_fallback_seconds || DEFAULT_POLL_SECONDS;
+  const poll = () => collector.config.drop_folder?.poll_fallback_seconds ?? DEFAULT_POLL_SECONDS;
   follow();
   const loop = service.loop({
     name: "drops",
@@ -453,12 +454,12 @@ function health({ figures, inbox, config }: Collector, drops: Drops): Health {
   return {
     ok: problem === null,
     figures: {
-      received: figures.received.value(),
-      emitted: figures.emitted.value(),
-      errors: figures.errors.value(),
+      received: figures.received.value,
+      emitted: figures.emitted.value,
+      errors: figures.errors.value,
       uptime_sec: Math.floor(process.uptime()),
-      filtered: figures.filtered.value(),
-      duplicates: figures.duplicates.value(),
+      filtered: figures.filtered.value,
+      duplicates: figures.duplicates.value,
       ...(dropped ? { drops: dropped } : {}),
       durability: config.durability,
       ...(problem === null ? {} : { problem }),
@@ -470,7 +471,7 @@ function statusLine({ figures }: Collector, drops: Drops): string {
   const dropped = drops.folder()?.figures;
   const waiting = dropped?.waiting ? `, ${dropped.waiting} drops waiting` : "";
   const dead = dropped?.dead_letters ? `, ${dropped.dead_letters} dead letters` : "";
-  return `${figures.emitted.value()} events, ${figures.errors.value()} errors${dead}${waiting}`;
+  return `${figures.emitted.value} events, ${figures.errors.value} errors${dead}${waiting}`;
 }
 
 // ---------------------------------------------------------------------------------------------------------------

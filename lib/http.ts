@@ -381,9 +381,7 @@ interface Measure {
 
 function measures(registry: Registry, role: string): Measure {
   processMetrics(registry, role);
-  const requests: Counter = registry.counter("picket_http_requests_total", "Requests answered, by status code.", {
-    labelled: true,
-  });
+  const requests = registry.counters("picket_http_requests_total", "Requests answered, by status code.");
   const seconds: Histogram = registry.histogram(
     "picket_http_request_seconds",
     "Time from request to answer.",
@@ -392,15 +390,15 @@ function measures(registry: Registry, role: string): Measure {
   let inFlight = 0;
   let idle: (() => void) | null = null;
   registry.gauge("picket_http_requests_in_flight", "Requests that wait for their answer.", () => inFlight);
-  const labels = new Map<number, { code: string }>();
+  const byStatus = new Map<number, Counter>();
   return {
     begin() {
       inFlight++;
     },
     end(status, ms) {
-      let label = labels.get(status);
-      if (!label) labels.set(status, (label = { code: String(status) }));
-      requests.add(label);
+      let counter = byStatus.get(status);
+      if (!counter) byStatus.set(status, (counter = requests({ code: String(status) })));
+      counter.add();
       seconds.observe(ms / 1000);
       if (--inFlight === 0) idle?.();
     },

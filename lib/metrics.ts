@@ -6,11 +6,10 @@ import { commit, version } from "./version.ts";
 /** Label names and values of one sample. */
 export type Labels = Readonly<Record<string, string>>;
 
-/** Counts upwards, by label values. */
+/** Counts upwards. */
 export interface Counter {
-  add(labels?: Labels, by?: number): void;
-  /** The present value for these labels; 0 when it was never counted. */
-  value(labels?: Labels): number;
+  add(by?: number): void;
+  readonly value: number;
 }
 
 /** Counts observations into buckets. */
@@ -28,21 +27,26 @@ interface Family {
 export class Registry {
   #families = new Map<string, Family>();
 
-  /** A counter; its name ends in `_total`. Without labels it starts at 0, so that it is there before anything happened. */
-  counter(name: string, help: string, options: { labelled?: boolean } = {}): Counter {
-    const values = new Map<string, number>();
-    if (!options.labelled) values.set("", 0);
+  /** A counter; its name ends in `_total`. It starts at 0, so that it is there before anything happened. */
+  counter(name: string, help: string): Counter {
+    const counter = new Count();
+    this.#register(name, { type: "counter", help, samples: () => [`${name} ${counter.value}`] });
+    return counter;
+  }
+
+  /** Counters that differ in their labels. Ask once for each and keep it: the labels are rendered when it is made. */
+  counters(name: string, help: string): (labels: Labels) => Counter {
+    const counts = new Map<string, Count>();
     this.#register(name, {
       type: "counter",
       help,
-      samples: () => [...values].map(([labels, value]) => `${name}${labels} ${value}`),
+      samples: () => [...counts].map(([labels, { value }]) => `${name}${labels} ${value}`),
     });
-    return {
-      add(labels, by = 1) {
-        const key = render(labels);
-        values.set(key, (values.get(key) ?? 0) + by);
-      },
-      value: (labels) => values.get(render(labels)) ?? 0,
+    return (labels) => {
+      const key = render(labels);
+      let count = counts.get(key);
+      if (!count) counts.set(key, (count = new Count()));
+      return count;
     };
   }
 
@@ -105,6 +109,13 @@ export class Registry {
   #register(name: string, family: Family): void {
     if (this.#families.has(name)) throw new Error(`register metric "${name}": the name is taken`);
     this.#families.set(name, family);
+  }
+}
+
+class Count implements Counter {
+  value = 0;
+  add(by = 1): void {
+    this.value += by;
   }
 }
 

@@ -486,10 +486,10 @@ describe("the id of a delivery", () => {
     return deliveryId((name) => headers.get(name));
   };
   const NAMES_IN_ORDER = [
+    "webhook-id",
     "X-GitHub-Delivery",
     "X-Forgejo-Delivery",
     "X-Gitea-Delivery",
-    "webhook-id",
     "Idempotency-Key",
   ];
 

@@ -27,9 +27,36 @@ const rawJson = (text: string): unknown => (JSON as Json5).rawJSON?.(text) ?? Nu
 /** Something that a plain number can't keep: a fraction, an exponent, more digits than 15, minus zero. */
 const UNUSUAL = /[[:,]\s*(?:-?\d+(?:[.eE]|\d{16})|-0\s*[,\]}])|^\s*-?\d/;
 
-/** Parses JSON. Throws SyntaxError, and RangeError for what is nested too deeply; never anything else. */
+/**
+ * Data that came as JSON, in two readings. `plain` has plain numbers and costs one JSON.parse. `exact` has the numbers as
+ * they stood, and is read only when somebody looks at a number: most templates don't.
+ */
+export interface Data {
+  plain: unknown;
+  exact: () => unknown;
+}
+
+/** Data without a text of its own, such as a form's fields. */
+export function dataOf(plain: unknown): Data {
+  return { plain, exact: () => plain };
+}
+
+/** Reads JSON. Throws SyntaxError, and RangeError for what is nested too deeply; never anything else. */
+export function readJson(text: string): Data {
+  const plain: unknown = JSON.parse(text);
+  let exact: unknown;
+  return {
+    plain,
+    exact() {
+      if (exact !== undefined) return exact;
+      exact = UNUSUAL.test(text) ? parseJson(text) : plain;
+      return exact;
+    },
+  };
+}
+
+/** Parses JSON with its numbers as they stood. Throws as `readJson` does. */
 export function parseJson(text: string): unknown {
-  if (!UNUSUAL.test(text)) return JSON.parse(text);
   return JSON.parse(text, (_key, value: unknown, context?: { source?: string }) => {
     if (typeof value !== "number" || context?.source === undefined) return value;
     return String(value) === context.source ? value : new JsonNumber(context.source);

@@ -1,7 +1,8 @@
 // What a webhook's body says: JSON, or a form as browsers, Slack and GitHub send it.
 
-import { parseJson } from "./json.ts";
+import { type Data, dataOf, readJson } from "./json.ts";
 
+const UTF8 = new TextDecoder("utf-8", { fatal: true });
 const FORM = /^\s*(?:application\/x-www-form-urlencoded|multipart\/form-data)\b/i;
 
 /** The body is neither JSON nor a form that can be read; the message says what is wrong with it. */
@@ -11,29 +12,29 @@ export class PayloadError extends Error {}
  * The data a template sees. An empty body is an empty object. Of a form the fields become keys, a field that comes
  * several times a list; a field `payload` that holds JSON becomes the data itself. Throws PayloadError.
  */
-export function parsePayload(body: Uint8Array, contentType: string | undefined): unknown {
-  if (body.length === 0) return {};
+export function parsePayload(body: Uint8Array, contentType: string | undefined): Data | Promise<Data> {
+  if (body.length === 0) return dataOf({});
   if (contentType !== undefined && FORM.test(contentType)) return parseForm(body, contentType);
   return parseText(decode(body));
 }
 
 function decode(body: Uint8Array): string {
   try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(body);
+    return UTF8.decode(body);
   } catch {
     throw new PayloadError("the body is not UTF-8");
   }
 }
 
-function parseText(text: string): unknown {
+function parseText(text: string): Data {
   try {
-    return parseJson(text);
+    return readJson(text);
   } catch (error) {
     throw new PayloadError(`the body is not JSON: ${(error as Error).message}`);
   }
 }
 
-async function parseForm(body: Uint8Array, contentType: string): Promise<unknown> {
+async function parseForm(body: Uint8Array, contentType: string): Promise<Data> {
   let form: FormData;
   try {
     form = (await new Response(body, { headers: { "content-type": contentType } }).formData()) as FormData;
@@ -52,12 +53,12 @@ async function parseForm(body: Uint8Array, contentType: string): Promise<unknown
     const values = form.getAll(name).map((value) => (typeof value === "string" ? value : value.name));
     fields[name] = values.length === 1 ? values[0]! : values;
   }
-  return fields;
+  return dataOf(fields);
 }
 
-function tryJson(text: string): unknown {
+function tryJson(text: string): Data | undefined {
   try {
-    return parseJson(text);
+    return readJson(text);
   } catch {
     return undefined;
   }

@@ -9,7 +9,7 @@
 //   - no methods, no `call`; `__proto__` and `constructor` are missing keys; output is capped
 // More than Go 1.19: json, default, lower, upper, trim, join, trunc, header, query.
 
-import { JsonNumber } from "./json.ts";
+import { type Data, JsonNumber } from "./json.ts";
 import { FUNCTIONS, type Asked, type Value, field, isTrue, show, typeName } from "./template/functions.ts";
 import {
   type CommandNode,
@@ -39,7 +39,7 @@ export interface RenderContext extends Asked {
 /** A compiled template. */
 export interface Template {
   /** The text for this data. Throws TemplateError. */
-  render(data: unknown, context: RenderContext): string;
+  render(data: Data, context: RenderContext): string;
   /** The source it was compiled from. */
   toJSON(): string;
 }
@@ -53,6 +53,8 @@ interface State {
   context: RenderContext;
   calls: number;
   steps: number;
+  /** A number of the data was looked at: how it stood in the JSON may matter. */
+  numbers: boolean;
 }
 
 type Evaluate = (state: State) => Value;
@@ -67,17 +69,37 @@ export function compileTemplate(source: string): Template {
   const compiler = new Compiler(source);
   for (const [name, body] of defined) compiler.define(name, body);
   const render = compiler.list(nodes);
+  const once = (root: Value, context: RenderContext): State => {
+    const variables = new Map([["$", { value: root }]]);
+    const state: State = { out: "", root, dot: root, variables, context, calls: 0, steps: 0, numbers: false };
+    render(state);
+    if (state.out.length * 3 > MAX_OUTPUT_BYTES && Buffer.byteLength(state.out) > MAX_OUTPUT_BYTES) tooLong(source, 0);
+    return state;
+  };
   return {
     toJSON: () => source,
     render(data, context) {
-      const variables = new Map([["$", { value: data }]]);
-      const state: State = { out: "", root: data, dot: data, variables, context, calls: 0, steps: 0 };
-      render(state);
-      if (state.out.length * 3 > MAX_OUTPUT_BYTES && Buffer.byteLength(state.out) > MAX_OUTPUT_BYTES)
-        tooLong(source, 0);
-      return state.out;
+      const state = once(data.plain, context);
+      // A template only reads, so reading again with the numbers as they stood is all there is to it.
+      if (!state.numbers || data.exact() === data.plain) return state.out;
+      return once(data.exact(), context).out;
     },
   };
+}
+
+/** Functions that look at a list or map without looking at the numbers in it. */
+const LOOKS_AT_SHAPE: ReadonlySet<string> = new Set(["len", "index", "slice", "not", "default"]);
+/** Functions whose result may be a number of the data. */
+const GIVES_DATA: ReadonlySet<string> = new Set(["index", "default"]);
+
+/** Notes that a number of the data is used. */
+function seen(state: State, value: Value): Value {
+  if (typeof value === "number") state.numbers = true;
+  return value;
+}
+
+function isStructure(value: Value): boolean {
+  return typeof value === "object" && value !== null;
 }
 
 function tooLong(source: string, at: number): never {
@@ -130,7 +152,11 @@ class Compiler {
         const pipe = this.#pipe(node.pipe);
         // What declares or sets a variable prints nothing.
         if (node.pipe.variables.length > 0) return (state) => void pipe(state);
-        return (state) => this.#write(state, show(pipe(state)), node.at);
+        return (state) => {
+          const value = pipe(state);
+          if (isStructure(value)) state.numbers = true;
+          return this.#write(state, show(value), node.at);
+        };
       }
       case "if":
       case "with":
@@ -244,10 +270,13 @@ class Compiler {
       const want = min === max ? `${min}` : max === Number.POSITIVE_INFINITY ? `at least ${min}` : `${min} to ${max}`;
       this.#fail(`wrong number of arguments for ${name}: want ${want}, found ${args.length}`, at);
     }
+    const [shape, data] = [LOOKS_AT_SHAPE.has(name), GIVES_DATA.has(name)];
     return (state) => {
       const values = args.map((arg) => arg(state));
+      if (!shape && values.some((value) => isStructure(value))) state.numbers = true;
       try {
-        return call(values, state.context);
+        const result = call(values, state.context);
+        return data ? seen(state, result) : result;
       } catch (error) {
         return this.#fail(`error calling ${name}: ${(error as Error).message}`, at);
       }
@@ -269,7 +298,7 @@ class Compiler {
   #operand(operand: Operand): Evaluate {
     switch (operand.kind) {
       case "dot":
-        return (state) => state.dot;
+        return (state) => seen(state, state.dot);
       case "nil":
         return () => null;
       case "literal": {
@@ -280,7 +309,7 @@ class Compiler {
         return this.#fields((state) => state.dot, operand.names, operand.at);
       case "variable": {
         const { name, names, at } = operand;
-        const variable: Evaluate = (state) => state.variables.get(name)!.value;
+        const variable: Evaluate = (state) => seen(state, state.variables.get(name)!.value);
         return names.length === 0 ? variable : this.#fields(variable, names, at);
       }
       case "chain": {
@@ -303,7 +332,7 @@ class Compiler {
         value = field(value, name);
         if (value === undefined) return this.#missing(state, names, at);
       }
-      return value;
+      return seen(state, value);
     };
   }
 

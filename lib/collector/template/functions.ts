@@ -64,7 +64,8 @@ export function show(value: Value): string {
   if (typeof value === "string") return value;
   if (value === undefined || value === null) return "<no value>";
   if (value instanceof JsonNumber) return value.text;
-  return typeof value === "object" ? compactJson(value) : String(value);
+  if (typeof value === "object") return compactJson(value);
+  return typeof value === "number" || typeof value === "boolean" || typeof value === "bigint" ? String(value) : "";
 }
 
 /** What Go would call the type, for messages. */

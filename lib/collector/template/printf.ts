@@ -40,7 +40,8 @@ function plain(value: unknown): string {
   if (typeof value === "string") return value;
   if (value === undefined || value === null) return "<nil>";
   if (value instanceof JsonNumber) return value.text;
-  return typeof value === "object" ? compactJson(value) : String(value);
+  if (typeof value === "object") return compactJson(value);
+  return typeof value === "number" || typeof value === "boolean" || typeof value === "bigint" ? String(value) : "";
 }
 
 interface Spec {
