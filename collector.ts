@@ -12,7 +12,7 @@ import example from "./etc/collector.yaml" with { type: "text" };
 import systemUnit from "./etc/picket-collector.service" with { type: "text" };
 import userUnit from "./etc/picket-collector.user.service" with { type: "text" };
 import { deliveryId, eventId } from "./lib/collector/delivery.ts";
-import { DropFolder } from "./lib/collector/drop-folder.ts";
+import { type DropFigures, DropFolder } from "./lib/collector/drop-folder.ts";
 import { PayloadError, parsePayload } from "./lib/collector/payload.ts";
 import { SCHEMES, type Verifier, compileVerifier } from "./lib/collector/signature.ts";
 import { type Template, TemplateError, compileTemplate } from "./lib/collector/template.ts";
@@ -413,6 +413,14 @@ function startDrops(collector: Collector, service: Service): Drops {
     const deliverDrop = (event: EventDraft & { id: string }) => deliver(collector, completeEvent(event), true);
     folder = new DropFolder({ path: settings.path, ...options, log, deliver: deliverDrop });
   };
+  const figure = (name: keyof DropFigures) => () => folder?.figures[name] ?? 0;
+  collector.metrics.counted("picket_drops_total", "Drops delivered and deleted.", figure("delivered"));
+  collector.metrics.counted("picket_dead_letters_total", "Drops moved to .dead-letter.", figure("dead_letters"));
+  collector.metrics.gauge(
+    "picket_drops_waiting",
+    "Drops that stay because the inbox can't be written.",
+    figure("waiting"),
+  );
   const poll = () => collector.config.drop_folder?.poll_fallback_seconds ?? DEFAULT_POLL_SECONDS;
   follow();
   const loop = service.loop({
