@@ -45,7 +45,7 @@ is_bun() { [ "$("$1" --version 2>/dev/null || true)" = "$pin" ]; }
 # Bun from npm, into a folder of its own beside the project.
 bun_from_npm() {
 	say "getting Bun $pin from npm into .bun/ (about 100 MB)"
-	npm install --prefix "$here/.bun" --no-save --no-package-lock --no-audit --no-fund --loglevel=error "bun@$pin" >&2 ||
+	npm install --prefix "$here/.bun" --no-save --no-package-lock --no-audit --no-fund --loglevel=error --fetch-retries=1 --fetch-timeout=60000 "bun@$pin" >&2 ||
 		fail "npm could not install bun@$pin" "is the npm registry reachable? try: npm view bun version"
 	# With install scripts switched off npm leaves a stand-in; this is the script that it didn't run.
 	is_bun "$here/.bun/node_modules/.bin/bun" || node "$here/.bun/node_modules/bun/install.js" >&2 || true
