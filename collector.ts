@@ -322,6 +322,7 @@ export function createApp(collector: Collector): Hono<{ Bindings: Bindings }> {
       return await receive(collector, route, request);
     } catch (error) {
       figures.errors.add();
+      if (request.signal.aborted) throw error;
       const refusal = asRefusal(error, log);
       if (refusal.status === 401) refusals(refusal, c.env.ip());
       throw refusal;

@@ -1,0 +1,271 @@
+// Who may connect, bodies, errors, TLS: through the collector, over real sockets.
+// Not tested here: idle time-outs and thousands of connections.
+
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { readFileSync, renameSync } from "node:fs";
+import { connect } from "node:net";
+import { type Daemon, Folder, have, runRole, startRole, until } from "./kit.ts";
+
+const ROUTES = `  routes:
+    - { path: /open, recipient: bob, type: INFO, template: "{{ .n }}" }
+    - { path: /signed, recipient: bob, type: INFO, template: "{{ .n }}", verify: { scheme: bearer, secret: theirs } }
+`;
+
+async function start(folder: Folder, more: string, listen = "127.0.0.1:0"): Promise<Daemon> {
+  const config = folder.write(
+    "c.yaml",
+    `agent: a\ninbox_dir: ${folder.at("inbox")}\nwebhook:\n  listen: "${listen}"\n${ROUTES}${more}`,
+  );
+  return startRole("collector", ["--config", config, "--log-level", "debug"]);
+}
+
+/** Sends bytes over a socket and gives what comes back until the other side closes or `enough` is there. */
+function raw(url: string, text: string, enough: RegExp): Promise<string> {
+  const { hostname, port } = new URL(url);
+  return new Promise((resolve, reject) => {
+    const socket = connect(Number(port), hostname, () => socket.write(text));
+    let got = "";
+    socket.on("data", (chunk) => {
+      got += chunk.toString();
+      if (enough.test(got)) socket.destroy();
+    });
+    socket.on("close", () => resolve(got));
+    socket.on("error", reject);
+  });
+}
+
+describe("a token", () => {
+  test("is asked for everywhere but where a signature stands in, before a byte of the body is read", async () => {
+    using folder = new Folder();
+    await using daemon = await start(folder, "auth: { token: ours }\n");
+    const url = await daemon.url();
+    const status = async (path: string, init: RequestInit = {}) => (await fetch(url + path, init)).status;
+    const bearer = (token: string) => ({ headers: { authorization: `Bearer ${token}` } });
+    const post = (token: string) => ({ method: "POST", body: `{"n":1}`, ...bearer(token) });
+    expect(await status("/health")).toBe(401);
+    expect(await status("/metrics", bearer("wrong"))).toBe(401);
+    expect(await status("/health", bearer("ours"))).toBe(200);
+    expect(await status("/open", post("wrong"))).toBe(401);
+    expect(await status("/open", post("ours"))).toBe(202);
+    expect(await status("/signed", post("theirs"))).toBe(202);
+    expect(await status("/signed", post("ours"))).toBe(401);
+    expect(await status("/nowhere")).toBe(401);
+    const answer = await raw(url, "POST /open HTTP/1.1\r\nHost: x\r\nContent-Length: 1073741824\r\n\r\n", /\}/);
+    expect(answer).toStartWith("HTTP/1.1 401");
+    expect(answer).toContain('"code":"missing_bearer_token"');
+    expect(daemon.log.filter((line) => line.includes("missing_bearer_token")).length).toBe(1);
+    expect(daemon.log.join("\n")).not.toContain("ours");
+  });
+});
+
+describe("addresses", () => {
+  test("outside the list are refused; X-Forwarded-For counts only from a trusted proxy", async () => {
+    using folder = new Folder();
+    const from = (url: string, forwarded?: string) =>
+      fetch(`${url}/health`, forwarded === undefined ? {} : { headers: { "x-forwarded-for": forwarded } });
+    {
+      await using daemon = await start(folder, "auth: { allowed_ips: [10.0.0.0/8] }\n");
+      const url = await daemon.url();
+      const refused = await from(url);
+      expect([refused.status, await refused.json()]).toEqual([
+        403,
+        { error: expect.any(String), code: "address_not_allowed" },
+      ]);
+      expect((await from(url, "10.1.2.3")).status).toBe(403);
+    }
+    await using daemon = await start(
+      folder,
+      "auth: { allowed_ips: [10.0.0.0/8] }\ntrusted_proxies: [127.0.0.1, 192.168.0.0/16]\n",
+    );
+    const url = await daemon.url();
+    expect((await from(url, "10.1.2.3")).status).toBe(200);
+    expect((await from(url, "10.1.2.3, 192.168.1.1")).status).toBe(200);
+    expect((await from(url, "10.1.2.3, 8.8.8.8")).status).toBe(403);
+    expect((await from(url, "rubbish")).status).toBe(403);
+    expect((await from(url)).status).toBe(403);
+  });
+});
+
+test("on another address than loopback, a route without verify keeps it from starting, and the sentence says what to do", async () => {
+  using folder = new Folder();
+  const config = folder.write(
+    "c.yaml",
+    `agent: a\ninbox_dir: ${folder.path}\nwebhook:\n  listen: 0.0.0.0:0\n${ROUTES}`,
+  );
+  const { code, stderr } = await runRole("collector", ["--check", "--config", config]);
+  expect(code).toBe(78);
+  expect(stderr).toContain(`${config}:6:7: webhook.routes[0]:`);
+  expect(stderr).toContain("verify: { scheme: none }");
+  const bare = folder.write("c.yaml", `agent: a\ninbox_dir: ${folder.path}\nwebhook: { listen: "0.0.0.0:0" }\n`);
+  const outcome = await runRole("collector", ["--config", bare]);
+  expect([outcome.code, outcome.stderr]).toEqual([78, expect.stringContaining('set "auth.token_file"')]);
+});
+
+describe("requests that go wrong", () => {
+  let folder: Folder;
+  let daemon: Daemon;
+  let url: string;
+  beforeAll(async () => {
+    folder = new Folder();
+    daemon = await start(folder, "");
+    url = await daemon.url();
+  });
+  afterAll(async () => {
+    await daemon[Symbol.asyncDispose]();
+    folder[Symbol.dispose]();
+  });
+
+  test("/health and /metrics know GET and HEAD only", async () => {
+    for (const path of ["/health", "/metrics"]) {
+      const refused = await fetch(url + path, { method: "POST" });
+      expect([refused.status, refused.headers.get("allow")]).toEqual([405, "GET, HEAD"]);
+      expect((await fetch(url + path, { method: "HEAD" })).status).toBe(200);
+    }
+  });
+
+  test("an encoded body is 415", async () => {
+    const body = Bun.gzipSync(Buffer.from("{}"));
+    expect((await fetch(`${url}/open`, { method: "POST", body, headers: { "content-encoding": "gzip" } })).status).toBe(
+      415,
+    );
+  });
+
+  test("a body announced as too large is refused before it is sent", async () => {
+    const answer = await raw(url, "POST /open HTTP/1.1\r\nHost: x\r\nContent-Length: 1048577\r\n\r\n", /\}/);
+    expect(answer).toStartWith("HTTP/1.1 413");
+    expect(answer).toContain('"code":"too_large"');
+  });
+
+  test("a sender that goes on after its 413 doesn't fill the memory", async () => {
+    const resident = () =>
+      Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${daemon.child.pid}/status`, "utf8"))![1]) / 1024;
+    const before = resident();
+    const chunk = Buffer.alloc(1 << 20, 0x20);
+    const stream = new ReadableStream({
+      async start(controller) {
+        for (let n = 0; n < 300; n++) {
+          controller.enqueue(chunk);
+          await new Promise((done) => setImmediate(done));
+        }
+        controller.close();
+      },
+    });
+    const answer = await fetch(`${url}/open`, { method: "POST", body: stream }).catch((error: Error) => error);
+    if (answer instanceof Response) expect(answer.status).toBe(413);
+    expect(resident() - before).toBeLessThan(150);
+    expect((await fetch(`${url}/health`)).status).toBe(200);
+  }, 30_000);
+
+  test("a sender that cuts off in the middle leaves nothing behind but its connection's end", async () => {
+    const { hostname, port } = new URL(url);
+    const errors = daemon.log.filter((line) => line.includes(" error ")).length;
+    await new Promise<void>((done) => {
+      const socket = connect(Number(port), hostname, () => {
+        socket.write('POST /open HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"n":', () => socket.destroy());
+      });
+      socket.on("close", () => done());
+    });
+    expect((await fetch(`${url}/open`, { method: "POST", body: `{"n":1}` })).status).toBe(202);
+    expect(daemon.log.filter((line) => line.includes(" error ")).length).toBe(errors);
+    await until("no request is in flight", async () =>
+      (await (await fetch(`${url}/metrics`)).text()).includes("picket_http_requests_in_flight 1"),
+    );
+  });
+
+  test.skipIf(!have("promtool", "promtool check metrics"))(
+    "promtool has nothing to say about the metrics, and no sample comes twice",
+    async () => {
+      const text = await (await fetch(`${url}/metrics`)).text();
+      const run = Bun.spawn(["promtool", "check", "metrics"], {
+        stdin: Buffer.from(text),
+        stdout: "pipe",
+        stderr: "pipe",
+      });
+      expect((await new Response(run.stdout).text()) + (await new Response(run.stderr).text())).toBe("");
+      expect(await run.exited).toBe(0);
+      const samples = text
+        .split("\n")
+        .filter((line) => line !== "" && !line.startsWith("#"))
+        .map((line) => line.slice(0, line.lastIndexOf(" ")));
+      expect(new Set(samples).size).toBe(samples.length);
+    },
+  );
+});
+
+describe.skipIf(!have("openssl", "TLS"))("TLS", () => {
+  async function certificates(folder: Folder): Promise<void> {
+    const sh = (script: string) => Bun.$`sh -c ${script}`.cwd(folder.path).quiet();
+    const authority = (name: string) =>
+      `openssl req -x509 -newkey rsa:2048 -nodes -keyout ${name}.key -out ${name}.pem -days 2 -subj /CN=${name}`;
+    const signed = (name: string, by: string, days = "-days 2") =>
+      `openssl req -newkey rsa:2048 -nodes -keyout ${name}.key -out ${name}.csr -subj /CN=localhost && printf 'subjectAltName=IP:127.0.0.1,DNS:localhost' > ext && openssl x509 -req -in ${name}.csr -CA ${by}.pem -CAkey ${by}.key -CAcreateserial ${days} -extfile ext -out ${name}.pem`;
+    await sh(
+      [
+        authority("ca"),
+        authority("foreign-ca"),
+        signed("server", "ca"),
+        signed("renewed", "ca"),
+        signed("client", "ca"),
+        signed("foreign", "foreign-ca"),
+        signed("expired", "ca", "-days -1"),
+      ].join(" && "),
+    );
+  }
+
+  test("serves; a renewed certificate is taken over by SIGHUP; client certificates are demanded", async () => {
+    using folder = new Folder();
+    await certificates(folder);
+    const read = (name: string) => readFileSync(folder.at(name), "utf8");
+    const ca = read("ca.pem");
+    await using daemon = await start(
+      folder,
+      `tls: { cert_file: ${folder.at("server.pem")}, key_file: ${folder.at("server.key")}, client_ca_file: ${folder.at("ca.pem")} }\n`,
+    );
+    const url = (await daemon.url()).replace("http:", "https:");
+    const get = (name: string | null) =>
+      fetch(`${url}/health`, {
+        tls: { ca, ...(name ? { cert: read(`${name}.pem`), key: read(`${name}.key`) } : {}) },
+        keepalive: false,
+      } as RequestInit).then(
+        ({ status }) => status,
+        () => "refused",
+      );
+    expect(await get("client")).toBe(200);
+    for (const name of [null, "foreign", "expired"]) expect(`${name}: ${await get(name)}`).toBe(`${name}: refused`);
+
+    const serial = async () => {
+      const target = url.replace("https://", "");
+      const shown =
+        await Bun.$`sh -c ${`openssl s_client -connect ${target} -cert ${folder.at("client.pem")} -key ${folder.at("client.key")} </dev/null 2>/dev/null | openssl x509 -noout -serial`}`.quiet();
+      return shown.stdout.toString();
+    };
+    const before = await serial();
+    expect(before).toStartWith("serial=");
+    renameSync(folder.at("renewed.pem"), folder.at("server.pem"));
+    renameSync(folder.at("renewed.key"), folder.at("server.key"));
+    daemon.child.kill("SIGHUP");
+    await daemon.said("configuration reloaded");
+    await until("the new certificate is served", async () => (await serial()) !== before);
+    expect(await get("client")).toBe(200);
+    expect(await get("foreign")).toBe("refused");
+  }, 60_000);
+});
+
+test("a stop lets what is in flight finish", async () => {
+  using folder = new Folder();
+  await using daemon = await start(folder, "");
+  const url = await daemon.url();
+  const { hostname, port } = new URL(url);
+  let answer = "";
+  const socket = connect(Number(port), hostname, () =>
+    socket.write('POST /open HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\n{"n'),
+  );
+  socket.on("data", (chunk) => (answer += chunk.toString()));
+  await until("the request is in flight", async () =>
+    (await (await fetch(`${url}/metrics`)).text()).includes("in_flight 2"),
+  );
+  const stopped = daemon.kill("SIGTERM");
+  socket.write('":1}');
+  expect(await stopped).toBe(0);
+  expect(answer).toStartWith("HTTP/1.1 202");
+});
