@@ -24,7 +24,7 @@ import { basename, join } from "node:path";
 import * as v from "valibot";
 import { EventLine, inboxPath, statePath } from "./inbox.ts";
 import { flock, hasLibc } from "./ffi.ts";
-import { makeFolder, replay } from "./journal.ts";
+import { inheritOwner, makeFolder, replay } from "./journal.ts";
 
 /** An event as a reader shows it. */
 export type ReadEvent = v.InferOutput<typeof EventLine>;
@@ -241,6 +241,7 @@ function writeMark(path: string, mark: Mark): void {
   } finally {
     closeSync(fd);
   }
+  inheritOwner(temporary);
   renameSync(temporary, path);
 }
 
@@ -249,6 +250,7 @@ async function takeTurn({ dir, recipient }: ReadOptions): Promise<() => void> {
   if (!existsSync(dir) || !hasLibc()) return () => {};
   makeFolder(statePath(dir), 0o700);
   const fd = openSync(join(statePath(dir), `${recipient}.reader`), constants.O_RDWR | constants.O_CREAT, 0o600);
+  inheritOwner(join(statePath(dir), `${recipient}.reader`));
   // Turns are short: a reader that holds one for five seconds is stopped, not slow, and mustn't stop the others.
   for (let tries = 0; tries < 100 && !flock(fd, "exclusive"); tries++) await Bun.sleep(50);
   return () => closeSync(fd);

@@ -34,6 +34,7 @@ import {
   fstatSync,
   fsyncSync,
   ftruncateSync,
+  lchownSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -195,6 +196,7 @@ export class Journal {
       this.#intent = claimIntent(this.#intents, this.path);
     }
     this.#fd = openSync(this.path, constants.O_RDWR | constants.O_APPEND | constants.O_CREAT, 0o600);
+    if (!found) inheritOwner(this.path);
     const now = fstatSync(this.#fd);
     if (!now.isFile()) {
       closeSync(this.#fd);
@@ -215,10 +217,21 @@ export function makeFolder(path: string, mode: number): void {
   if (parent !== path) makeFolder(parent, mode);
   try {
     mkdirSync(path, { mode });
+    inheritOwner(path);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
   }
   syncFolder(parent);
+}
+
+/**
+ * Gives a file or folder that root made to the owner of the folder it lies in: root's `ping` and `read` mustn't leave
+ * something in a service's folder that the service can't write to.
+ */
+export function inheritOwner(path: string): void {
+  if (process.getuid?.() !== 0) return;
+  const { uid, gid } = statSync(dirname(path));
+  if (uid !== 0) lchownSync(path, uid, gid);
 }
 
 /** fsync(2) on a folder: makes the names in it durable. */
@@ -300,6 +313,7 @@ function claimIntent(folder: string, journal: string): Intent {
       closeSync(fd);
       continue;
     }
+    inheritOwner(path);
     healFrom(fd, journal);
     return {
       path,

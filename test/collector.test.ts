@@ -148,6 +148,12 @@ describe.each(TARGETS)("the collector as %s", (target) => {
     expect(newest()["payload"]).toStartWith("push to Codertocat/Hello-World");
   });
 
+  test("JSON that calls itself a form, as curl -d sends it, is JSON", async () => {
+    const form = { "content-type": "application/x-www-form-urlencoded" };
+    await post("/any", `{"text":"hello & more=1"}`, form);
+    expect(newest()["payload"]).toBe(`any {"text":"hello & more=1"}`);
+  });
+
   test("several recipients get the same event, each addressed to its own", async () => {
     const answer = (await (await post("/both", `{"n":7}`)).json()) as { id: string };
     expect(newest("bob")).toMatchObject({ id: answer.id, to: "bob", payload: "7", sentinel: folder.at("go") });

@@ -10,12 +10,14 @@ export class PayloadError extends Error {}
 
 /**
  * The data a template sees. An empty body is an empty object. Of a form the fields become keys, a field that comes
- * several times a list; a field `payload` that holds JSON becomes the data itself. Throws PayloadError.
+ * several times a list; a field `payload` that holds JSON becomes the data itself. JSON that is called a form is JSON. Throws PayloadError.
  */
 export function parsePayload(body: Uint8Array, contentType: string | undefined): Data | Promise<Data> {
   if (body.length === 0) return dataOf({});
-  if (contentType !== undefined && FORM.test(contentType)) return parseForm(body, contentType);
-  return parseText(decode(body));
+  if (contentType === undefined || !FORM.test(contentType)) return parseText(decode(body));
+  // `curl -d '{"a":1}'` says that it is a form. A form that begins with a brace would have it encoded.
+  const json = body[0] === 0x7b || body[0] === 0x5b ? tryJson(decode(body)) : undefined;
+  return json ?? parseForm(body, contentType);
 }
 
 function decode(body: Uint8Array): string {
