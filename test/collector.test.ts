@@ -324,4 +324,20 @@ describe.each(TARGETS)("the collector as %s", (target) => {
     drop("later.json", `{"recipient":"grace","type":"INFO","payload":"later"}`);
     await until("a later one is delivered", () => inboxLines(folder.at("inbox"), "grace").length === 4);
   }, 90_000);
+
+  test("10,000 files at once are delivered, each once", async () => {
+    mkdirSync(folder.at("staged"));
+    const before = inboxLines(folder.at("inbox"), "many").length;
+    for (let n = 0; n < 10_000; n++)
+      writeFileSync(folder.at("staged", `${n}.json`), `{"recipient":"many","type":"INFO","payload":"${n}"}`);
+    for (let n = 0; n < 10_000; n++) renameSync(folder.at("staged", `${n}.json`), folder.at("drops", `many-${n}.json`));
+    await until(
+      "all are taken",
+      () => readdirSync(folder.at("drops")).filter((name) => name.endsWith(".json")).length === 0,
+      60,
+    );
+    const payloads = inboxLines(folder.at("inbox"), "many").map(({ payload }) => Number(payload));
+    expect(payloads.length).toBe(before + 10_000);
+    expect(new Set(payloads).size).toBe(10_000);
+  }, 90_000);
 });
