@@ -5,12 +5,13 @@
 // an id: what a crash leaves behind is healed by the next start (lib/journal.ts, lib/inbox.ts).
 
 import { homedir } from "node:os";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { Hono } from "hono";
 import * as v from "valibot";
 import example from "./etc/collector.yaml" with { type: "text" };
 import systemUnit from "./etc/picket-collector.service" with { type: "text" };
 import userUnit from "./etc/picket-collector.user.service" with { type: "text" };
+import { COMMANDS } from "./lib/collector/commands.ts";
 import { deliveryId, eventId } from "./lib/collector/delivery.ts";
 import { type DropFigures, DropFolder } from "./lib/collector/drop-folder.ts";
 import { PayloadError, parsePayload } from "./lib/collector/payload.ts";
@@ -19,7 +20,6 @@ import { type Template, TemplateError, compileTemplate } from "./lib/collector/t
 import {
   type Broken,
   type Listen,
-  NAME_SEGMENT,
   isLoopback,
   listen,
   nameSegment,
@@ -43,7 +43,6 @@ import {
   whoMayConnect,
   wrongMethod,
 } from "./lib/http.ts";
-import { type ReadEvent, follow, goOn, readFrom, readLast, readNew } from "./lib/inbox-reader.ts";
 import {
   EVENT_TYPES,
   type EventDraft,
@@ -57,7 +56,7 @@ import {
 import { cannotWrite, isDiskFull, makeFolder } from "./lib/journal.ts";
 import type { Log } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
-import { type Command, type CommandContext, type Running, type Service, UsageError, run } from "./lib/service.ts";
+import { type Running, type Service, run } from "./lib/service.ts";
 
 const USAGE = `picket-collector: webhooks and dropped files in, inbox lines out
 
@@ -66,7 +65,6 @@ const USAGE = `picket-collector: webhooks and dropped files in, inbox lines out
   picket-collector ping bob "the build is green" && picket-collector read bob --new`;
 
 const MAX_BODY_BYTES = 1 << 20;
-const HOOK_CHARACTERS = 10_000;
 const DEFAULT_POLL_SECONDS = 30;
 const FLUSH_CHECK_SECONDS = 10;
 const ACCEPTED = { status: 202, headers: { "content-type": "application/json" } };
@@ -482,192 +480,6 @@ function statusLine({ figures }: Collector, drops: Drops): string {
   const dead = dropped?.dead_letters ? `, ${dropped.dead_letters} dead letters` : "";
   return `${figures.emitted.value} events, ${figures.errors.value} errors${dead}${waiting}`;
 }
-
-// ---------------------------------------------------------------------------------------------------------------
-// Commands
-
-type Context<A> = CommandContext<Config, A>;
-
-/** `ping RECIPIENT TEXT`: appends one event and prints its id. */
-async function ping(
-  context: Context<{ type?: string; priority?: string; from?: string; sentinel?: string }>,
-): Promise<void> {
-  const { args, positionals } = context;
-  const [to = "", given = ""] = positionals;
-  const type = oneOf("--type", args.type ?? "INFO", EVENT_TYPES);
-  const priority = oneOf("--priority", args.priority || "normal", PRIORITIES);
-  const recipient = asRecipient(to);
-  const payload = given === "-" ? (await context.stdin()).replace(/\n$/, "") : given;
-  const config = await context.loadConfig();
-  const inbox = new InboxWriter({ dir: config.inbox_dir, durability: config.durability, dedupeHours: 0 });
-  const sentinel = args.sentinel ? resolve(args.sentinel) : undefined;
-  const event = completeEvent({ from: args.from ?? config.agent, to: recipient, type, priority, payload, sentinel });
-  await inbox.deliver(event);
-  await inbox.close();
-  context.print(event.id);
-}
-
-/** `read RECIPIENT`: shows events; with `--new` those past the mark, which moves once they were written out. */
-async function read(
-  context: Context<{ new?: boolean; follow?: boolean; json?: boolean; limit?: string }>,
-): Promise<void> {
-  const { args, positionals, log } = context;
-  const recipient = asRecipient(positionals[0] ?? "");
-  const limit = args.limit === undefined ? Number.POSITIVE_INFINITY : atLeastOne("--limit", args.limit);
-  const { inbox_dir: dir } = await context.loadConfig();
-  const source = { dir, recipient, warn: (message: string) => log.warn(message) };
-  const show = (event: ReadEvent) => context.print(args.json ? JSON.stringify(event) : asLine(event));
-  const showNew = async () => {
-    const { events, done } = await readNew(source);
-    const shown = events.slice(0, limit);
-    for (const event of shown) show(event);
-    done(shown.length);
-  };
-  let end = 0;
-  if (args.new) await showNew();
-  else end = await readLast(source, limit, show);
-  if (!args.follow) return;
-  await follow(source, context.signal, async () => {
-    if (args.new) return showNew();
-    end = await readFrom(source, goOn(source, end), show);
-  });
-}
-
-/**
- * `hook`: the new events of an identity as plain text, for the prompt hook of a coding agent. Whatever happens, it ends
- * with 0 and prints nothing else: a hook that fails stops somebody's work.
- */
-async function hook(context: Context<{ as?: string }>): Promise<void> {
-  const { args, env, log } = context;
-  const recipient = env["PICKET_IDENTITY"] || args.as;
-  try {
-    if (!recipient) throw new UsageError("nobody to read for: set PICKET_IDENTITY or give --as NAME");
-    const { inbox_dir: dir } = await context.loadConfig();
-    const { events, done } = await readNew({
-      dir,
-      recipient: asRecipient(recipient),
-      warn: (message) => log.warn(message),
-    });
-    const { text, count } = fit(recipient, events);
-    if (count > 0) context.print(text);
-    done(count);
-  } catch (error) {
-    log.error("inbox not read", { error });
-  }
-}
-
-/** As many events as fit into a hook's text, in their order; the rest waits for the next turn. */
-function fit(recipient: string, events: ReadEvent[]): { text: string; count: number } {
-  const parts: string[] = [];
-  let left = HOOK_CHARACTERS - 100;
-  for (const event of events) {
-    const part = asBlock(event);
-    if (part.length > left && parts.length > 0) break;
-    parts.push(part.length > left ? cut(part, left, recipient) : part);
-    left -= part.length + 2;
-    if (left <= 0) break;
-  }
-  const more = events.length - parts.length;
-  const title = `${parts.length} new in the inbox of ${recipient}${more > 0 ? `, ${more} more next time` : ""}:`;
-  return { text: [title, ...parts].join("\n\n"), count: parts.length };
-}
-
-function cut(text: string, length: number, recipient: string): string {
-  const note = `\n[cut: ${text.length} characters; all of it: picket-collector read ${recipient}]`;
-  return text.slice(0, length - note.length).replace(/[\uD800-\uDBFF]$/, "") + note;
-}
-
-function asBlock(event: ReadEvent): string {
-  const { priority, from, type, ts, source } = event;
-  const about = [priority === "urgent" ? "URGENT" : "", type, `from ${from}`, source ? `via ${source}` : "", ts].filter(
-    Boolean,
-  );
-  return printable(`[${about.join(" ")}]\n${event.payload}`);
-}
-
-function asLine(event: ReadEvent): string {
-  const { ts, from, type, priority, payload } = event;
-  const urgent = priority === "urgent" ? " urgent" : "";
-  return printable(`${ts} ${from} ${type}${urgent}: ${payload.replaceAll("\n", "\n    ")}`);
-}
-
-/** Payloads come from outside: nothing in them may steer a terminal. */
-function printable(text: string): string {
-  return text.replace(/(?![\n\t])\p{Cc}/gu, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
-}
-
-function oneOf<const T extends string>(flag: string, value: string, allowed: readonly T[]): T {
-  const found = allowed.find((one) => one === value);
-  if (found === undefined) throw new UsageError(`${flag} "${value}" is not one of ${allowed.join(", ")}`);
-  return found;
-}
-
-function asRecipient(name: string): string {
-  if (NAME_SEGMENT.test(name)) return name;
-  throw new UsageError(
-    `recipient "${name}" is not a valid name`,
-    "1 to 128 letters, digits, dots, dashes and underscores, starting with a letter or digit",
-  );
-}
-
-function atLeastOne(flag: string, value: string): number {
-  if (/^[1-9]\d{0,8}$/.test(value)) return Number(value);
-  throw new UsageError(`${flag} "${value}" is not a whole number of 1 or more`);
-}
-
-const COMMANDS = {
-  ping: {
-    summary: "append one event to an inbox",
-    usage: `usage: picket-collector ping RECIPIENT TEXT [--type TYPE] [--priority PRIORITY] [--from NAME] [--sentinel PATH]
-
-  TEXT        "-" reads it from stdin
-  --type      ${EVENT_TYPES.join(", ")} (default INFO)
-  --priority  ${PRIORITIES.join(", ")} (default normal)
-  --from      who writes (default: the configuration's agent)
-  --sentinel  readers hold the event back until this path exists
-
-example: picket-collector ping bob "the build is green"`,
-    options: {
-      type: { type: "string" },
-      priority: { type: "string" },
-      from: { type: "string" },
-      sentinel: { type: "string" },
-    },
-    positionals: { min: 2, max: 2, names: ["RECIPIENT", "TEXT"] },
-    run: ping,
-  },
-  read: {
-    summary: "show the events of an inbox",
-    usage: `usage: picket-collector read RECIPIENT [--new] [--follow] [--json] [--limit N]
-
-  --new       only what this command has not shown yet, urgent first
-  --follow    go on showing what comes, until Ctrl-C
-  --json      one line of JSON an event
-  --limit     at most so many: the newest, with --new the first ones
-
-example: picket-collector read bob --new`,
-    options: {
-      new: { type: "boolean" },
-      follow: { type: "boolean" },
-      json: { type: "boolean" },
-      limit: { type: "string" },
-    },
-    positionals: { min: 1, max: 1, names: ["RECIPIENT"] },
-    run: read,
-  },
-  hook: {
-    summary: "print new events as plain text, for the prompt hook of a coding agent",
-    usage: `usage: PICKET_IDENTITY=NAME picket-collector hook [--as NAME]
-
-  --as        whose inbox, where PICKET_IDENTITY is not set
-
-Prints at most ${HOOK_CHARACTERS} characters, nothing when there is nothing new, and ends with 0 whatever happens.
-
-example: PICKET_IDENTITY=bob picket-collector hook`,
-    options: { as: { type: "string" } },
-    run: hook,
-  },
-} satisfies Record<string, Command<Config>>;
 
 if (import.meta.main) {
   await run("collector", {
