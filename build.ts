@@ -87,6 +87,9 @@ function compile(
       // Otherwise a binary reads .env and bunfig.toml from wherever it is started.
       "--no-compile-autoload-dotenv",
       "--no-compile-autoload-bunfig",
+      // Parsed at build time: half the time to start. Top-level await needs the ESM format with it.
+      "--bytecode",
+      "--format=esm",
       "--minify-syntax",
       ...(target ? [`--target=bun-${target}`] : []),
       `--define=PICKET_VERSION=${JSON.stringify(version)}`,
