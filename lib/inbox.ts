@@ -123,7 +123,9 @@ export class InboxWriter {
   #journals = new Map<string, Journal>();
   #pending = new Map<string, Promise<Delivery>>();
   #ledger: Ledger;
-  #tails = new Map<string, Promise<void>>();
+  /** Recipients whose inbox was searched for ids that the ledger may have lost. */
+  #tailsRead = new Set<string>();
+  #tailsUnderWay = new Map<string, Promise<void>>();
 
   constructor(options: InboxOptions) {
     this.dir = options.dir;
@@ -148,8 +150,10 @@ export class InboxWriter {
     const key = `${event.to}/${event.id}`;
     const under = this.#pending.get(key);
     if (under) return under.then(() => "already");
-    const work = this.#deliverOnce(event, key).finally(() => this.#pending.delete(key));
+    const work = this.#tailsRead.has(event.to) ? this.#writeOnce(event, key) : this.#readTailFirst(event, key);
     this.#pending.set(key, work);
+    const forget = () => this.#pending.delete(key);
+    work.then(forget, forget);
     return work;
   }
 
@@ -174,13 +178,18 @@ export class InboxWriter {
     this.#ledger.hours = hours;
   }
 
-  async #deliverOnce(event: InboxEvent, key: string): Promise<Delivery> {
-    if (!this.#tails.has(event.to)) {
-      const read = this.#readTail(event.to);
-      this.#tails.set(event.to, read);
-      read.catch(() => this.#tails.delete(event.to));
+  async #readTailFirst(event: InboxEvent, key: string): Promise<Delivery> {
+    let reading = this.#tailsUnderWay.get(event.to);
+    if (!reading) {
+      reading = this.#readTail(event.to).finally(() => this.#tailsUnderWay.delete(event.to));
+      this.#tailsUnderWay.set(event.to, reading);
     }
-    await this.#tails.get(event.to);
+    await reading;
+    this.#tailsRead.add(event.to);
+    return this.#writeOnce(event, key);
+  }
+
+  async #writeOnce(event: InboxEvent, key: string): Promise<Delivery> {
     if (this.#ledger.has(key)) return "already";
     const line = formatEvent(event);
     await this.#journal(event.to).append(line);
@@ -222,6 +231,7 @@ export class InboxWriter {
 
 /** How much of an inbox is searched for ids that the ledger may have lost: far more than a second of the highest rate. */
 const TAIL_BYTES = 64 << 20;
+const FORGET_EVERY_MS = 10_000;
 /** How many bytes of events may be delivered before the ledger is synced. */
 const SYNC_BYTES = 16 << 20;
 
@@ -260,6 +270,7 @@ class Ledger {
   #seen = new Map<string, number>();
   #file: { name: string; journal: Journal } | null = null;
   #unsynced = 0;
+  #forgetAt = 0;
 
   constructor(options: InboxOptions) {
     this.hours = options.dedupeHours;
@@ -299,10 +310,10 @@ class Ledger {
     const at = this.#now();
     this.#seen.delete(key);
     this.#seen.set(key, at);
-    this.#forget(at);
+    if (at >= this.#forgetAt) this.#forget(at);
     // Not awaited by the delivery: the event is durable in the inbox, which is searched after a crash.
     const journal = this.#journal(at);
-    journal.append(JSON.stringify({ at, key })).catch((error: Error) => this.#onError(error));
+    journal.append(`{"at":${at},"key":"${key}"}`).catch((error: Error) => this.#onError(error));
     this.#unsynced += bytes;
     if (this.#unsynced < SYNC_BYTES) return;
     this.#unsynced = 0;
@@ -319,6 +330,7 @@ class Ledger {
 
   /** The map is in order of time: the oldest are first. */
   #forget(now: number): void {
+    this.#forgetAt = now + FORGET_EVERY_MS;
     const oldest = now - this.#window();
     for (const [key, at] of this.#seen) {
       if (at >= oldest) break;
@@ -341,7 +353,7 @@ class Ledger {
       this.#file.journal.close().catch((error: Error) => this.#onError(error));
       this.#sweep(name, now - 2 * window);
     }
-    const journal = new Journal({ path: join(this.#dir, name), durability: "os", intents: this.#dir });
+    const journal = new Journal({ path: join(this.#dir, name), durability: "os", intents: null });
     this.#file = { name, journal };
     return journal;
   }

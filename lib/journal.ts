@@ -63,8 +63,8 @@ export interface JournalOptions {
   /** The file. It and its folder are made when they are missing (file 0600, folder 0755). */
   path: string;
   durability: Durability;
-  /** Folder for the intent file (see the protocol, step 4). Shared by all journals that lie in one folder. */
-  intents: string;
+  /** Folder for the intent file (see the protocol, step 4), shared by all journals that lie in one folder; null where a torn line does no harm. */
+  intents: string | null;
 }
 
 interface Waiting {
@@ -77,7 +77,7 @@ interface Waiting {
 export class Journal {
   readonly path: string;
   #durability: Durability;
-  #intents: string;
+  #intents: string | null;
   #intent: Intent | null = null;
   #fd = -1;
   #dev = 0;
@@ -168,7 +168,7 @@ export class Journal {
     let text = torn ? "\n" : "";
     for (const waiting of batch) text += `${waiting.line}\n`;
     const bytes = Buffer.from(text);
-    this.#intent!.note({ dev: this.#dev, ino: this.#ino, before }, bytes);
+    this.#intent?.note({ dev: this.#dev, ino: this.#ino, before }, bytes);
     const fd = this.#fd;
     let written = 0;
     try {
@@ -191,7 +191,7 @@ export class Journal {
     this.#knownEnd = -1;
     makeFolder(dirname(this.path), 0o755);
     // An intent claims the file it lies beside; a folder that went away took ours along.
-    if (!this.#intent || !existsSync(this.#intent.path)) {
+    if (this.#intents !== null && (!this.#intent || !existsSync(this.#intent.path))) {
       this.#intent?.close();
       this.#intent = claimIntent(this.#intents, this.path);
     }
