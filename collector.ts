@@ -4,8 +4,6 @@
 // <inbox_dir>/.picket/. Killed at any moment it loses nothing it acknowledged, and doubles no drop and no delivery that has
 // an id: what a crash leaves behind is healed by the next start (lib/journal.ts, lib/inbox.ts).
 
-import { homedir } from "node:os";
-import { join } from "node:path";
 import { Hono } from "hono";
 import * as v from "valibot";
 import example from "./etc/collector.yaml" with { type: "text" };
@@ -20,6 +18,7 @@ import { type Template, TemplateError, compileTemplate } from "./lib/collector/t
 import {
   type Broken,
   type Listen,
+  dataFolder,
   isLoopback,
   listen,
   nameSegment,
@@ -121,7 +120,7 @@ const Route = v.strictObject({
 const Settings = v.strictObject({
   /** The `from` of every event. */
   agent: v.pipe(v.string(), v.trim(), v.minLength(1, "expected a name"), v.maxLength(128)),
-  inbox_dir: v.optional(path(), defaultInboxDir),
+  inbox_dir: v.optional(path(), () => dataFolder("inbox")),
   /** `disk`: an answer means that the event is synced to disk. `os`: a power cut may lose the last ones. */
   durability: v.optional(v.picklist(["disk", "os"]), "disk"),
   webhook: v.optional(
@@ -156,13 +155,6 @@ const Config = v.pipe(
   Settings,
   rule((config: Config) => [...sources(config), ...routes(config), ...openDoors(config)]),
 );
-
-/** Where systemd says, else where root or a user keeps such data. */
-function defaultInboxDir(): string {
-  const state = process.env["STATE_DIRECTORY"]?.split(":")[0];
-  if (state) return join(state, "inbox");
-  return process.getuid?.() === 0 ? "/var/lib/picket/inbox" : join(homedir(), ".local/share/picket/inbox");
-}
 
 function* sources(config: Config): Generator<Broken> {
   if (!config.webhook && !config.drop_folder) {

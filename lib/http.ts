@@ -23,9 +23,12 @@ const IDLE_SECONDS = 30;
 const REFUSAL_LOG_MS = 60_000;
 const METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
+/** The schema entries of `auth`, for a role that adds some of its own. */
+export const authEntries = { ...secret("token"), allowed_ips: v.optional(v.array(cidr()), []) };
+
 /** The schema entries that say who may connect, the same for every role that listens. */
 export const connectionEntries = {
-  auth: v.optional(v.strictObject({ ...secret("token"), allowed_ips: v.optional(v.array(cidr()), []) }), {}),
+  auth: v.optional(v.strictObject(authEntries), {}),
   tls: v.optional(v.strictObject({ cert_file: path(), key_file: path(), client_ca_file: v.optional(path()) })),
   /** Whose X-Forwarded-For is believed. */
   trusted_proxies: v.optional(v.array(cidr()), []),
@@ -49,28 +52,31 @@ export function whoMayConnect({
   return `anybody who reaches ${String(listen)} could connect: set "auth.token_file", "auth.allowed_ips" or "tls.client_ca_file", or listen on 127.0.0.1`;
 }
 
-/** An answer that refuses: JSON `{error, code, …extra}`. */
+/** An answer that refuses: JSON `{error, code, …extra}`, or nothing but the status where `empty` says so. */
 export class Refusal extends Error {
   readonly status: number;
   readonly code: string;
   readonly extra: Record<string, unknown>;
   readonly headers: Record<string, string>;
+  readonly empty: boolean;
 
   constructor(
     status: number,
     code: string,
     message: string,
-    more: { extra?: Record<string, unknown>; headers?: Record<string, string> } = {},
+    more: { extra?: Record<string, unknown>; headers?: Record<string, string>; empty?: boolean } = {},
   ) {
     super(message);
     this.status = status;
     this.code = code;
     this.extra = more.extra ?? {};
     this.headers = more.headers ?? {};
+    this.empty = more.empty ?? false;
   }
 
   /** The answer itself. */
   response(): Response {
+    if (this.empty) return new Response(null, { status: this.status, headers: this.headers });
     return Response.json(
       { error: this.message, code: this.code, ...this.extra },
       { status: this.status, headers: this.headers },
@@ -81,7 +87,9 @@ export class Refusal extends Error {
 /** What the app finds as `c.env`. */
 export interface Bindings {
   /** The client's address: the peer's, or what a trusted proxy says. */
-  ip(): string;
+  ip: () => string;
+  /** How long nothing may come or go on this request's connection before it is closed, in seconds; 0 is for ever. */
+  idle: (seconds: number) => void;
 }
 
 /** What `/health` says: 200 or 503, and the figures. */
@@ -99,7 +107,7 @@ export interface ServeOptions {
   metrics: Registry;
   health: () => Health | Promise<Health>;
   /** Requests that are let in by something of their own (a webhook's signature): the token isn't asked for. */
-  bearsOwnCredentials?: (pathname: string) => boolean;
+  bearsOwnCredentials?: (pathname: string, method: string) => boolean;
 }
 
 /** A running server. */
@@ -121,22 +129,24 @@ export function serve(options: ServeOptions): Server {
   app.onError((error, c) => answerError(error, c, log));
   app.notFound((c) => notFound(app, c).response());
 
-  const answer = async (request: Request, ip: () => string): Promise<Response> => {
+  const answer = async (request: Request, bindings: Bindings): Promise<Response> => {
     const pathname = pathOf(request.url);
-    const refused = guard(request, pathname, ip);
+    const refused = guard(request, pathname, bindings.ip);
     if (refused) {
-      refusals(refused, ip());
+      refusals(refused, bindings.ip());
       return refused.response();
     }
     if (pathname === "/health") return own(request, () => health(options));
     if (pathname === "/metrics") return own(request, () => text(options.metrics.render()));
-    return app.fetch(request, { ip });
+    return app.fetch(request, bindings);
   };
   const fetch = async (request: Request, server: Bun.Server<undefined>): Promise<Response> => {
     const start = performance.now();
     measure.begin();
-    const ip = () => clientAddress(request, server, options.connection.trusted_proxies);
-    const response = await answer(request, ip);
+    const response = await answer(request, {
+      ip: () => clientAddress(request, server, options.connection.trusted_proxies),
+      idle: (seconds) => server.timeout(request, seconds),
+    });
     measure.end(response.status, performance.now() - start);
     return response;
   };
@@ -228,8 +238,8 @@ function createGuard({ auth }: Connection, bearsOwn: ServeOptions["bearsOwnCrede
     if (auth.allowed_ips.length > 0 && !cidrContains(auth.allowed_ips, ip())) {
       return new Refusal(403, "address_not_allowed", "this address may not connect");
     }
-    if (auth.token.length === 0 || bearsOwn?.(pathname)) return null;
-    const given = /^Bearer +(\S+)$/i.exec(request.headers.get("authorization") ?? "")?.[1];
+    if (auth.token.length === 0 || bearsOwn?.(pathname, request.method)) return null;
+    const given = bearerOf(request);
     if (given !== undefined && secretEquals(given, auth.token)) return null;
     const [code, message] =
       given === undefined
@@ -237,6 +247,11 @@ function createGuard({ auth }: Connection, bearsOwn: ServeOptions["bearsOwnCrede
         : ["invalid_token", "the token is wrong"];
     return new Refusal(401, code, message, { headers: { "www-authenticate": "Bearer" } });
   };
+}
+
+/** The bearer token of a request (RFC 6750, section 2.1); undefined without one. */
+export function bearerOf(request: Request): string | undefined {
+  return /^Bearer +(\S+)$/i.exec(request.headers.get("authorization") ?? "")?.[1];
 }
 
 /** The peer's address; behind trusted proxies the nearest hop that isn't one of them. */

@@ -51,3 +51,10 @@ export function path(): v.GenericSchema<string, string> {
 function isSurroundings(value: unknown): value is Surroundings {
   return isMapping(value) && typeof value["home"] === "string" && typeof value["base"] === "string";
 }
+
+/** Where a role keeps `name` unless told otherwise: where systemd says, else where root or a user keeps such data. */
+export function dataFolder(name: string): string {
+  const state = process.env["STATE_DIRECTORY"]?.split(":")[0];
+  if (state) return join(state, name);
+  return join(process.getuid?.() === 0 ? "/var/lib/picket" : join(homedir(), ".local/share/picket"), name);
+}

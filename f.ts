@@ -1,0 +1,3 @@
+console.log(new Date().toISOString(), performance.now() | 0);
+await Bun.sleep(1100);
+console.log(new Date().toISOString(), performance.now() | 0);

@@ -1,0 +1,147 @@
+// Events (what happened, in order) and alerts (what is the matter now; at most one open per host and matter).
+//
+// An event is stored in the transaction that changes what it tells of, and told afterwards (`untold`, `told`): whoever tells
+// it may die in between and tells it again, and its id keeps the inbox from taking it twice.
+
+import type { Queries, Value } from "./store.ts";
+
+export type Severity = "info" | "warning" | "critical";
+
+/** What can happen, and how bad it is. */
+export const EVENTS = {
+  "host.stale": "warning",
+  "host.offline": "critical",
+  "host.recovered": "info",
+  "host.uploads_failing": "warning",
+  "host.uploads_silent": "warning",
+  "host.unstamped": "warning",
+  "container.unhealthy": "warning",
+  "container.stopped": "warning",
+  "container.recovered": "info",
+} as const satisfies Record<string, Severity>;
+export type EventType = keyof typeof EVENTS;
+
+/** An event as the store has it. Times in milliseconds since 1970. */
+export interface EventRow {
+  id: number;
+  at: number;
+  type: EventType;
+  severity: Severity;
+  /** The host's name. */
+  host: string;
+  /** Which container, where it is about one. */
+  subject: string | null;
+  text: string;
+}
+
+/** An alert as the store has it. */
+export interface AlertRow {
+  what: string;
+  severity: Severity;
+  text: string;
+  opened_at: number;
+}
+
+/** What is to be said. */
+export interface Happening {
+  host: number;
+  type: EventType;
+  /** Which container. */
+  subject?: string;
+  text: string;
+  at: number;
+}
+
+/** Opens an alert and notes its event; nothing when one is open already. Gives whether it was opened. */
+export async function raise(tx: Queries, happening: Happening): Promise<boolean> {
+  const { host, type, subject, text, at } = happening;
+  const opened = await tx.run(
+    `INSERT INTO alerts (host, what, severity, text, opened_at) VALUES ($1, $2, $3, $4, $5)
+     ON CONFLICT (host, what) WHERE closed_at IS NULL DO NOTHING`,
+    [host, matter(type, subject), EVENTS[type], text, at],
+  );
+  if (opened === 0) return false;
+  await note(tx, happening);
+  return true;
+}
+
+/** Closes what is open of these matters; gives how many were. */
+export async function close(
+  tx: Queries,
+  { host, types, subject, at }: { host: number; types: readonly EventType[]; subject?: string; at: number },
+): Promise<number> {
+  let closed = 0;
+  for (const type of types) {
+    closed += await tx.run("UPDATE alerts SET closed_at = $1 WHERE host = $2 AND what = $3 AND closed_at IS NULL", [
+      at,
+      host,
+      matter(type, subject),
+    ]);
+  }
+  return closed;
+}
+
+/** Notes an event that no alert belongs to. */
+export async function note(tx: Queries, { host, type, subject, text, at }: Happening): Promise<void> {
+  await tx.run("INSERT INTO events (at, type, severity, host, subject, text) VALUES ($1, $2, $3, $4, $5, $6)", [
+    at,
+    type,
+    EVENTS[type],
+    host,
+    subject ?? null,
+    text,
+  ]);
+}
+
+/** What is open at a host, oldest first. */
+export function openAlerts(db: Queries, host: number): Promise<AlertRow[]> {
+  return db.all<AlertRow>(
+    "SELECT what, severity, text, opened_at FROM alerts WHERE host = $1 AND closed_at IS NULL ORDER BY id",
+    [host],
+  );
+}
+
+const COLUMNS =
+  "e.id, e.at, e.type, e.severity, h.name AS host, e.subject, e.text FROM events e JOIN hosts h ON h.id = e.host";
+
+/** The first events that nobody was told yet. */
+export function untold(db: Queries, limit: number): Promise<EventRow[]> {
+  return db.all<EventRow>(`SELECT ${COLUMNS} WHERE e.told_at IS NULL ORDER BY e.id LIMIT $1`, [limit]);
+}
+
+/** Notes that an event was told; null: all there are. */
+export async function markTold(tx: Queries, id: number | null, at: number): Promise<void> {
+  if (id === null) await tx.run("UPDATE events SET told_at = $1 WHERE told_at IS NULL", [at]);
+  else await tx.run("UPDATE events SET told_at = $1 WHERE id = $2", [at, id]);
+}
+
+/** Events after a number or from a time on, oldest first; with neither the newest ones. */
+export async function listEvents(
+  db: Queries,
+  { after, from, limit }: { after: number | null; from: number | null; limit: number },
+): Promise<EventRow[]> {
+  const ask = (where: string, values: Value[]) => db.all<EventRow>(`SELECT ${COLUMNS} ${where}`, [...values, limit]);
+  if (after !== null) return ask("WHERE e.id > $1 ORDER BY e.id LIMIT $2", [after]);
+  if (from !== null) return ask("WHERE e.at >= $1 ORDER BY e.id LIMIT $2", [from]);
+  return (await ask("ORDER BY e.id DESC LIMIT $1", [])).toReversed();
+}
+
+/** How an alert's matter is called: the event's type, and which container. */
+function matter(type: EventType, subject: string | undefined): string {
+  return subject === undefined ? type : `${type} ${subject}`;
+}
+
+/** `4m 02s`, `3h 05m`, `2d 04h`: the two largest units. */
+export function duration(ms: number): string {
+  const total = Math.max(0, Math.floor(ms / 1000));
+  const two = (n: number) => String(n).padStart(2, "0");
+  const [days, hours, minutes, seconds] = [
+    Math.floor(total / 86_400),
+    Math.floor((total % 86_400) / 3600),
+    Math.floor((total % 3600) / 60),
+    total % 60,
+  ];
+  if (days > 0) return `${days}d ${two(hours)}h`;
+  if (hours > 0) return `${hours}h ${two(minutes)}m`;
+  return minutes > 0 ? `${minutes}m ${two(seconds)}s` : `${seconds}s`;
+}

@@ -1,0 +1,297 @@
+// The commands at the receiver's command line: hosts, tokens, the index. They work on the store itself, also while the
+// daemon runs, which asks the store again for every request.
+
+import { hostname } from "node:os";
+import { type Listen, isLoopback } from "../config.ts";
+import { type Command, type CommandContext, UsageError } from "../service.ts";
+import { EpisodeIndex, rebuild, verify } from "./episode-index.ts";
+import { EpisodeFolder, episodesFolder } from "./episodes.ts";
+import {
+  type Host,
+  HostError,
+  addHost,
+  archiveHost,
+  listHosts,
+  listTokens,
+  rebindHost,
+  revokeTokens,
+  rotateToken,
+  setInterval,
+} from "./hosts.ts";
+import { type Queries, Store } from "./store.ts";
+
+/** What these commands ask of a configuration. */
+interface ReceiverSettings {
+  listen: Listen;
+  tls?: unknown;
+  data_dir: string;
+  episodes: string;
+  poll_interval_seconds: number;
+}
+
+type Context<A = object> = CommandContext<ReceiverSettings, A>;
+
+/** Opens the store for one command. */
+async function withStore<T>(
+  context: Context,
+  work: (store: Store, config: ReceiverSettings) => Promise<T>,
+): Promise<T> {
+  const config = await context.loadConfig();
+  const store = await Store.open(config.data_dir);
+  try {
+    return await work(store, config);
+  } catch (error) {
+    if (error instanceof HostError) throw new UsageError(error.message, error.hint);
+    throw error;
+  } finally {
+    await store.close();
+  }
+}
+
+/** One change of a host, and what to say of it. */
+function change(context: Context, work: (tx: Queries, name: string) => Promise<string>): Promise<void> {
+  return withStore(context, async (store) => {
+    context.print(await store.write((tx) => work(tx, context.positionals[0] ?? "")));
+  });
+}
+
+async function giveToken(
+  context: Context<{ url?: string }>,
+  give: (tx: Queries, name: string, now: number) => Promise<string>,
+  said: string,
+): Promise<void> {
+  const [name = ""] = context.positionals;
+  await withStore(context, async (store, config) => {
+    const token = await store.write((tx) => give(tx, name, Date.now()));
+    const url = context.args.url ?? ownUrl(config);
+    context.print(
+      `${name}: ${said}. On that host (the token is not shown again):\n\nexport PICKET_URL=${url}\nexport PICKET_TOKEN=${token}`,
+    );
+  });
+}
+
+/** How agents reach this receiver, as far as it can tell. */
+function ownUrl({ listen, tls }: ReceiverSettings): string {
+  if (isLoopback(listen.host)) return `${tls ? "https" : "http"}://${String(listen)}`;
+  return `${tls ? "https" : "http"}://${hostname()}:${listen.port}`;
+}
+
+async function showHosts(context: Context<{ json?: boolean }>): Promise<void> {
+  await withStore(context, async (store, config) => {
+    const hosts = await listHosts(store.read);
+    const interval = (host: Host) => host.set_interval ?? config.poll_interval_seconds;
+    if (context.args.json) {
+      const shown = hosts.map((host) => ({
+        id: host.name,
+        status: host.status,
+        last_seen_at: time(host.last_seen_at),
+        interval_seconds: interval(host),
+        agent_version: host.agent_version,
+      }));
+      return context.print(JSON.stringify(shown));
+    }
+    if (hosts.length === 0) return context.print("no hosts yet: picket-receiver host add NAME");
+    const rows = hosts.map((host) => [
+      host.name,
+      host.status,
+      time(host.last_seen_at) ?? "never",
+      `${interval(host)} s`,
+      host.agent_version ?? "-",
+    ]);
+    context.print(table(["HOST", "STATUS", "LAST REPORT", "EVERY", "AGENT"], rows));
+  });
+}
+
+async function showTokens(context: Context<{ json?: boolean }>): Promise<void> {
+  await withStore(context, async (store) => {
+    const tokens = await listTokens(store.read, context.positionals[0] ?? null);
+    if (context.args.json) {
+      const shown = tokens.map(({ id, host, created_at, last_used_at, revoked_at, fingerprint }) => ({
+        id,
+        host,
+        created_at: time(created_at),
+        last_used_at: time(last_used_at),
+        revoked_at: time(revoked_at),
+        bound: fingerprint !== null,
+      }));
+      return context.print(JSON.stringify(shown));
+    }
+    const rows = tokens.map((one) => [
+      one.host,
+      one.revoked_at === null ? "active" : "revoked",
+      time(one.created_at) ?? "",
+      time(one.last_used_at) ?? "never",
+      one.fingerprint === null ? "-" : "bound",
+    ]);
+    context.print(table(["HOST", "TOKEN", "MADE", "LAST USED", "SENDER"], rows));
+  });
+}
+
+async function setHost(context: Context<{ interval?: string }>): Promise<void> {
+  const { interval } = context.args;
+  if (interval === undefined) throw new UsageError("nothing to set", "give --interval SECONDS, or --interval default");
+  const seconds = interval === "default" ? null : Number(interval);
+  if (seconds !== null && !(Number.isInteger(seconds) && seconds >= 1 && seconds <= 86_400)) {
+    throw new UsageError(`--interval "${interval}" is not a whole number of seconds from 1 to 86400`);
+  }
+  await change(context, async (tx, name) => {
+    await setInterval(tx, name, seconds);
+    return `${name}: ${seconds === null ? "reports as often as all others" : `every ${seconds} s`}, from its next report on`;
+  });
+}
+
+/** Tells on stderr how far it got, a line now and then. */
+function progress(context: Context): () => void {
+  let looked = 0;
+  let told = performance.now();
+  return () => {
+    looked++;
+    if (performance.now() - told < 5000) return;
+    told = performance.now();
+    context.log.info("looking", { episodes: looked });
+  };
+}
+
+function withIndex<T>(context: Context, work: (check: Parameters<typeof rebuild>[0]) => Promise<T>): Promise<T> {
+  return withStore(context, async (store, config) => {
+    const index = new EpisodeIndex(store);
+    try {
+      const episodes = new EpisodeFolder(episodesFolder(config));
+      return await work({ index, episodes, signal: context.signal, progress: progress(context) });
+    } finally {
+      await index.close();
+    }
+  });
+}
+
+async function rebuildIndex(context: Context): Promise<void> {
+  const made = await withIndex(context, rebuild);
+  for (const { host, episode } of made) context.print(`${host}/${episode}`);
+  context.print(made.length === 0 ? "nothing was missing" : `${made.length} missing lines made`);
+}
+
+async function verifyIndex(context: Context): Promise<number> {
+  return withIndex(context, async (check) => {
+    let differences = 0;
+    let looked = 0;
+    const counting = {
+      ...check,
+      progress: (key: { host: string; episode: string }) => {
+        looked++;
+        check.progress(key);
+      },
+    };
+    for await (const { host, episode, what, detail } of verify(counting)) {
+      differences++;
+      context.print(`${host}/${episode}: ${what}: ${detail}`);
+    }
+    context.print(
+      differences === 0 ? `${looked} episodes, all as the index says` : `${looked} episodes, ${differences} differ`,
+    );
+    return differences === 0 ? 0 : 1;
+  });
+}
+
+function table(head: string[], rows: string[][]): string {
+  const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]!.length)));
+  return [head, ...rows]
+    .map((row) =>
+      row
+        .map((cell, column) => cell.padEnd(widths[column]!))
+        .join("  ")
+        .trimEnd(),
+    )
+    .join("\n");
+}
+
+function time(at: number | null): string | null {
+  return at === null ? null : new Date(at).toISOString();
+}
+
+const HOST = { min: 1, max: 1, names: ["HOST"] };
+const URL_FLAG = { url: { type: "string" } } as const;
+const JSON_FLAG = { json: { type: "boolean" } } as const;
+const URL_HELP = "  --url       how agents reach this receiver, for the lines to paste";
+
+/** The commands, as data. */
+export const COMMANDS = {
+  "host add": {
+    summary: "make a host and print its token, once",
+    usage: `usage: picket-receiver host add HOST [--url URL]\n\n${URL_HELP}\n\nexample: picket-receiver host add web-1 --url https://hub.example`,
+    options: URL_FLAG,
+    positionals: HOST,
+    run: (context: Context<{ url?: string }>) => giveToken(context, addHost, "added"),
+  },
+  "host list": {
+    summary: "show all hosts",
+    usage: "usage: picket-receiver host list [--json]\n\nexample: picket-receiver host list",
+    options: JSON_FLAG,
+    run: showHosts,
+  },
+  "host set": {
+    summary: "set how often one host reports",
+    usage: `usage: picket-receiver host set HOST --interval SECONDS
+
+  --interval  1 to 86400 seconds; "default": as often as all others
+
+example: picket-receiver host set web-1 --interval 300`,
+    options: { interval: { type: "string" } },
+    positionals: HOST,
+    run: setHost,
+  },
+  "host archive": {
+    summary: "take a host out of service: its token is revoked, its history stays",
+    usage:
+      "usage: picket-receiver host archive HOST\n\nTo bring it back: picket-receiver host add HOST\n\nexample: picket-receiver host archive web-1",
+    positionals: HOST,
+    run: (context: Context) =>
+      change(context, async (tx, name) => {
+        await archiveHost(tx, name, Date.now());
+        return `${name}: archived`;
+      }),
+  },
+  "host rebind": {
+    summary: "let a reinstalled machine bind its token anew",
+    usage:
+      "usage: picket-receiver host rebind HOST\n\nWith auth.bind_fingerprint: the next request binds the token.\n\nexample: picket-receiver host rebind web-1",
+    positionals: HOST,
+    run: (context: Context) =>
+      change(context, async (tx, name) => {
+        await rebindHost(tx, name);
+        return `${name}: its next request binds the token`;
+      }),
+  },
+  "token rotate": {
+    summary: "revoke a host's tokens and print a new one, once",
+    usage: `usage: picket-receiver token rotate HOST [--url URL]\n\n${URL_HELP}\n\nexample: picket-receiver token rotate web-1`,
+    options: URL_FLAG,
+    positionals: HOST,
+    run: (context: Context<{ url?: string }>) => giveToken(context, rotateToken, "its former tokens are revoked"),
+  },
+  "token revoke": {
+    summary: "revoke all tokens of a host",
+    usage: "usage: picket-receiver token revoke HOST\n\nexample: picket-receiver token revoke web-1",
+    positionals: HOST,
+    run: (context: Context) =>
+      change(context, async (tx, name) => `${name}: ${await revokeTokens(tx, name, Date.now())} tokens revoked`),
+  },
+  "token list": {
+    summary: "show when tokens were made and last used",
+    usage: "usage: picket-receiver token list [HOST] [--json]\n\nexample: picket-receiver token list",
+    options: JSON_FLAG,
+    positionals: { min: 0, max: 1, names: ["HOST"] },
+    run: showTokens,
+  },
+  "index rebuild": {
+    summary: "make the index lines that are missing, from the episodes themselves",
+    usage:
+      "usage: picket-receiver index rebuild\n\nSafe while the daemon runs.\n\nexample: picket-receiver index rebuild",
+    run: rebuildIndex,
+  },
+  "index verify": {
+    summary: "hash every episode again and say what differs from the index",
+    usage:
+      "usage: picket-receiver index verify\n\nExit code 1 when something differs. Safe while the daemon runs.\n\nexample: picket-receiver index verify",
+    run: verifyIndex,
+  },
+} satisfies Record<string, Command<ReceiverSettings>>;

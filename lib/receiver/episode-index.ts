@@ -1,0 +1,266 @@
+// The index of all episodes: index.jsonl, a journal with one line an episode, in the order in which they came.
+//
+// The file is the truth and says so without this program. Looking things up in it goes through a table of the store that
+// follows it: before every look the lines that were added since are read (by whom doesn't matter: `index rebuild` is another
+// process). A file that was replaced or cut is read anew from its start. Of two lines for one episode the later one counts.
+
+import { statSync } from "node:fs";
+import { join } from "node:path";
+import { unpackTar } from "modern-tar";
+import * as v from "valibot";
+import { Journal, replay } from "../journal.ts";
+import type { EpisodeKey, EpisodeStore, StoredEpisode } from "./episodes.ts";
+import { type Queries, type Store, getNote, setNote } from "./store.ts";
+
+/** A line of the index, keys in their order. */
+export interface IndexRow {
+  /** RFC 3339. */
+  received_at: string;
+  host: string;
+  episode: string;
+  /** 64 hex digits. */
+  sha256: string;
+  size: number;
+  schema: number;
+  /** 40 hex digits. */
+  commit?: string | undefined;
+  /** Made afterwards, from the file. */
+  backfilled?: boolean | undefined;
+}
+
+const Line = v.object({
+  received_at: v.string(),
+  host: v.string(),
+  episode: v.string(),
+  sha256: v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/)),
+  size: v.number(),
+});
+
+/** So much of the file goes into the table at once. */
+const PIECE_BYTES = 1 << 20;
+/** A file this young may be one that the daemon is about to note, in milliseconds. */
+const YOUNG_MS = 2000;
+
+/** The index, for looking up and adding. */
+export class EpisodeIndex {
+  readonly path: string;
+  #store: Store;
+  #journal: Journal;
+  #following: Promise<void> | null = null;
+
+  constructor(store: Store) {
+    this.#store = store;
+    this.path = join(store.dir, "index.jsonl");
+    this.#journal = new Journal({ path: this.path, durability: "disk", intents: join(store.dir, ".picket") });
+  }
+
+  /** Adds a line; resolves when it is on disk. */
+  add(row: IndexRow): Promise<void> {
+    const { received_at, host, episode, sha256, size, schema, commit, backfilled } = row;
+    return this.#journal.append(
+      JSON.stringify({ received_at, host, episode, sha256, size, schema, commit, backfilled }),
+    );
+  }
+
+  /** The line of an episode. */
+  async find({ host, episode }: EpisodeKey): Promise<IndexRow | null> {
+    await this.follow();
+    const row = await this.#store.read.one<{ line: string }>(
+      "SELECT line FROM episodes WHERE host = $1 AND episode = $2",
+      [host, episode],
+    );
+    return row ? (JSON.parse(row.line) as IndexRow) : null;
+  }
+
+  /** Lines by their time, oldest first; without `since` the newest ones. */
+  async list({
+    host,
+    since,
+    limit,
+  }: {
+    host: string | null;
+    since: string | null;
+    limit: number;
+  }): Promise<IndexRow[]> {
+    await this.follow();
+    const order = since === null ? "DESC" : "ASC";
+    const rows = await this.#store.read.all<{ line: string }>(
+      `SELECT line FROM episodes WHERE received_at >= $1 AND ($2 IS NULL OR host = $2)
+       ORDER BY received_at ${order}, host ${order}, episode ${order} LIMIT $3`,
+      [since ?? "", host, limit],
+    );
+    const lines = rows.map(({ line }) => JSON.parse(line) as IndexRow);
+    return since === null ? lines.toReversed() : lines;
+  }
+
+  /** Which episodes are noted. */
+  async all(): Promise<EpisodeKey[]> {
+    await this.follow();
+    return this.#store.read.all<EpisodeKey>("SELECT host, episode FROM episodes");
+  }
+
+  /** How many episodes are noted, and how many bytes they have. */
+  async totals(): Promise<{ episodes: number; bytes: number }> {
+    await this.follow();
+    const row = await this.#store.read.one<{ episodes: number; bytes: number | null }>(
+      "SELECT COUNT(*) AS episodes, SUM(size) AS bytes FROM episodes",
+    );
+    return { episodes: row?.episodes ?? 0, bytes: row?.bytes ?? 0 };
+  }
+
+  /** Closes the file. */
+  close(): Promise<void> {
+    return this.#journal.close();
+  }
+
+  /** Brings the table up to the file. */
+  async follow(): Promise<void> {
+    // One that is under way may have looked before the line came that the caller is after.
+    if (this.#following) await this.#following;
+    this.#following ??= this.#readOn().finally(() => (this.#following = null));
+    await this.#following;
+  }
+
+  async #readOn(): Promise<void> {
+    const found = statSync(this.path, { throwIfNoEntry: false });
+    const note = await getNote(this.#store.read, "index_place");
+    const before = note === null ? null : (JSON.parse(note) as { inode: number; end: number });
+    if (!found) {
+      if (before) await this.#store.write((tx) => forget(tx));
+      return;
+    }
+    const same = before !== null && before.inode === found.ino && before.end <= found.size;
+    if (same && before.end === found.size) return;
+    const from = same ? before.end : 0;
+    if (before && !same) await this.#store.write((tx) => forget(tx));
+    let start = from;
+    let piece = PIECE_BYTES;
+    while (start < found.size) {
+      const rows: IndexRow[] = [];
+      const to = Math.min(start + piece, found.size);
+      const record = (value: unknown) => v.is(Line, value) && rows.push(value as IndexRow);
+      const { end } = await replay({ path: this.path, from: start, to, record });
+      // Nothing but the beginning of a line: a longer piece has all of it, or it is torn.
+      if (end === start && to === found.size) break;
+      piece = end === start ? piece * 2 : PIECE_BYTES;
+      await this.#store.write((tx) => adopt(tx, rows, { inode: found.ino, end }));
+      start = end;
+    }
+  }
+}
+
+async function adopt(tx: Queries, rows: IndexRow[], place: { inode: number; end: number }): Promise<void> {
+  for (const row of rows) {
+    await tx.run(
+      `INSERT INTO episodes (host, episode, received_at, sha256, size, line) VALUES ($1, $2, $3, $4, $5, $6)
+       ON CONFLICT (host, episode) DO UPDATE SET received_at = excluded.received_at, sha256 = excluded.sha256,
+         size = excluded.size, line = excluded.line`,
+      [row.host, row.episode, row.received_at, row.sha256, row.size, JSON.stringify(row)],
+    );
+  }
+  await setNote(tx, "index_place", JSON.stringify(place));
+}
+
+async function forget(tx: Queries): Promise<void> {
+  await tx.run("DELETE FROM episodes");
+  await tx.run("DELETE FROM meta WHERE key = 'index_place'");
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Rebuilding and verifying
+
+export interface Check {
+  index: EpisodeIndex;
+  episodes: EpisodeStore;
+  signal: AbortSignal;
+  /** Told of every episode that was looked at. */
+  progress: (key: EpisodeKey) => void;
+}
+
+/** Makes the lines that are missing, from the files themselves; gives those that were made. */
+export async function rebuild({ index, episodes, signal, progress }: Check): Promise<IndexRow[]> {
+  const made: IndexRow[] = [];
+  for await (const stored of episodes.list()) {
+    signal.throwIfAborted();
+    progress(stored);
+    if (await index.find(stored)) continue;
+    const row = await rowOf(episodes, stored);
+    const age = Date.now() - stored.modifiedAt;
+    // A file that has just come is being noted by the daemon, unless that died.
+    if (age >= 0 && age < YOUNG_MS) await Bun.sleep(YOUNG_MS - age);
+    if (await index.find(stored)) continue;
+    await index.add(row);
+    made.push(row);
+  }
+  return made;
+}
+
+/** The line that an episode's file gives. */
+export async function rowOf(episodes: EpisodeStore, stored: StoredEpisode): Promise<IndexRow> {
+  const { host, episode, size, modifiedAt } = stored;
+  const sha256 = await hashOf(episodes.open(stored));
+  const commit = await commitOf(episodes.open(stored));
+  return {
+    received_at: new Date(modifiedAt).toISOString(),
+    host,
+    episode,
+    sha256,
+    size,
+    schema: 1,
+    commit,
+    backfilled: true,
+  };
+}
+
+/** What `verify` found wrong with one episode. */
+export interface Difference extends EpisodeKey {
+  what: "missing file" | "missing line" | "other size" | "other hash" | "unreadable";
+  detail: string;
+}
+
+/** Hashes every file again and compares it with its line. */
+export async function* verify({ index, episodes, signal, progress }: Check): AsyncIterable<Difference> {
+  const seen = new Set<string>();
+  for await (const stored of episodes.list()) {
+    signal.throwIfAborted();
+    progress(stored);
+    const key = { host: stored.host, episode: stored.episode };
+    seen.add(`${stored.host}/${stored.episode}`);
+    const row = await index.find(stored);
+    if (!row) {
+      yield { ...key, what: "missing line", detail: "run: picket-receiver index rebuild" };
+    } else if (row.size !== stored.size) {
+      yield { ...key, what: "other size", detail: `${stored.size} bytes, the index says ${row.size}` };
+    } else {
+      const sha256 = await hashOf(episodes.open(stored)).catch((error: Error) => error);
+      if (sha256 instanceof Error) yield { ...key, what: "unreadable", detail: sha256.message };
+      else if (sha256 !== row.sha256)
+        yield { ...key, what: "other hash", detail: `${sha256}, the index says ${row.sha256}` };
+    }
+  }
+  for (const key of await index.all()) {
+    if (seen.has(`${key.host}/${key.episode}`) || (await episodes.find(key))) continue;
+    yield { ...key, what: "missing file", detail: "it is in the index, but not in the folder" };
+  }
+}
+
+/** SHA-256 of a file, in hex, with flat memory. */
+export async function hashOf(blob: Blob): Promise<string> {
+  const hasher = new Bun.CryptoHasher("sha256");
+  for await (const chunk of blob.stream()) hasher.update(chunk);
+  return hasher.digest("hex");
+}
+
+/** `code_version.commit` of the archive's meta.json; undefined where there is none to be read. */
+async function commitOf(blob: Blob): Promise<string | undefined> {
+  try {
+    const tar = blob.stream().pipeThrough(new DecompressionStream("zstd"));
+    const isMeta = (name: string) => /^(\.\/)?([^/]+\/)?meta\.json$/.test(name);
+    const [meta] = await unpackTar(tar, { filter: ({ name, size }) => isMeta(name) && size <= 1 << 20 });
+    const parsed = JSON.parse(Buffer.from(meta?.data ?? []).toString()) as { code_version?: { commit?: unknown } };
+    const commit = parsed.code_version?.commit;
+    return typeof commit === "string" && /^[0-9a-f]{40}$/.test(commit) ? commit : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,223 @@
+// Where episodes lie: finished archives that are never changed and never overwritten.
+//
+// In a folder an episode is `<host>/<episode>.tar.zst`. Taking one in:
+//
+//   1. bytes go to `<host>/.<episode>.tar.zst.<random>.partial`, beside the target, so that no other file system is in between
+//   2. the file is synced, then linked to its name: link(2) fails where the name is taken, a rename would replace it
+//   3. the partial name goes, and the folder is synced: the name survives a power cut
+//
+// Killed before 2 only a partial file is left; whoever starts or looks hourly sweeps those that nobody writes any more.
+// Killed after 2 the episode is whole.
+
+import { existsSync, linkSync, readdirSync, renameSync, statSync, unlinkSync } from "node:fs";
+import { type FileHandle, open } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import { homedir } from "node:os";
+import { isAbsolute, join } from "node:path";
+import { inheritOwner, makeFolder, syncFolder } from "../journal.ts";
+
+/** Written bytes are handed to the disk this often, so that the last sync is short. */
+const SYNC_EVERY_BYTES = 64 << 20;
+/** Chunks of the network are gathered into writes of this size. */
+const WRITE_BYTES = 1 << 20;
+const SUFFIX = ".tar.zst";
+
+/** Which episode. Both names are checked by the caller (NAME_SEGMENT). */
+export interface EpisodeKey {
+  host: string;
+  episode: string;
+}
+
+/** An episode that is there. */
+export interface StoredEpisode extends EpisodeKey {
+  size: number;
+  /** Milliseconds since 1970. */
+  modifiedAt: number;
+}
+
+/** An episode that comes in. */
+export interface Upload {
+  write(chunk: Uint8Array): Promise<void>;
+  /** Puts it in place, durable. `taken`: another one has the name; nothing was changed. */
+  commit(): Promise<"stored" | "taken">;
+  /** Leaves nothing behind. May be called at any time, also after `commit`. */
+  abort(): Promise<void>;
+}
+
+/** A place for episodes. Errors for want of room have the code `ENOSPC`. */
+export interface EpisodeStore {
+  upload(key: EpisodeKey): Promise<Upload>;
+  find(key: EpisodeKey): Promise<StoredEpisode | null>;
+  /** The bytes; `slice` gives a part of them. */
+  open(key: EpisodeKey): Blob;
+  list(): AsyncIterable<StoredEpisode>;
+  /** Removes what unfinished uploads left; gives how many. */
+  sweep(): Promise<number>;
+}
+
+/** The folder that a configuration means: below data_dir unless it is absolute. */
+export function episodesFolder({ data_dir, episodes }: { data_dir: string; episodes: string }): string {
+  if (episodes.startsWith("~/")) return join(homedir(), episodes.slice(2));
+  return isAbsolute(episodes) ? episodes : join(data_dir, episodes);
+}
+
+/** Episodes as files in a folder. */
+export class EpisodeFolder implements EpisodeStore {
+  readonly path: string;
+  /** Partial files that are being written by this process. */
+  #open = new Set<string>();
+
+  constructor(path: string) {
+    this.path = path;
+  }
+
+  async upload(key: EpisodeKey): Promise<Upload> {
+    const folder = join(this.path, key.host);
+    makeFolder(folder, 0o750);
+    const target = this.#path(key);
+    const partial = join(folder, `.${key.episode}${SUFFIX}.${randomBytes(6).toString("hex")}.partial`);
+    this.#open.add(partial);
+    const writer = new FileWriter(await open(partial, "wx", 0o640));
+    inheritOwner(partial);
+    const finish = async (): Promise<void> => {
+      await writer.close();
+      if (existsSync(partial)) unlinkSync(partial);
+      this.#open.delete(partial);
+    };
+    return {
+      write: (chunk) => writer.write(chunk),
+      async commit() {
+        await writer.sync();
+        const placed = place(partial, target);
+        await finish();
+        if (placed) syncFolder(folder);
+        return placed ? "stored" : "taken";
+      },
+      abort: finish,
+    };
+  }
+
+  async find(key: EpisodeKey): Promise<StoredEpisode | null> {
+    const found = statSync(this.#path(key), { throwIfNoEntry: false });
+    return found?.isFile() ? { ...key, size: found.size, modifiedAt: found.mtimeMs } : null;
+  }
+
+  open(key: EpisodeKey): Blob {
+    return Bun.file(this.#path(key));
+  }
+
+  async *list(): AsyncIterable<StoredEpisode> {
+    for (const host of this.#hosts()) {
+      for (const name of readdirSync(join(this.path, host)).toSorted()) {
+        if (name.startsWith(".") || !name.endsWith(SUFFIX)) continue;
+        const found = await this.find({ host, episode: name.slice(0, -SUFFIX.length) });
+        if (found) yield found;
+      }
+    }
+  }
+
+  async sweep(): Promise<number> {
+    let swept = 0;
+    for (const host of this.#hosts()) {
+      const folder = join(this.path, host);
+      for (const name of readdirSync(folder)) {
+        const path = join(folder, name);
+        if (!name.startsWith(".") || !name.endsWith(".partial") || this.#open.has(path)) continue;
+        unlinkSync(path);
+        swept++;
+      }
+    }
+    return swept;
+  }
+
+  #path({ host, episode }: EpisodeKey): string {
+    return join(this.path, host, `${episode}${SUFFIX}`);
+  }
+
+  #hosts(): string[] {
+    if (!existsSync(this.path)) return [];
+    const entries = readdirSync(this.path, { withFileTypes: true });
+    return entries
+      .filter((entry) => entry.isDirectory() && !entry.name.startsWith("."))
+      .map(({ name }) => name)
+      .toSorted();
+  }
+}
+
+/** Gives a file its name unless that is taken. Afterwards the old name may still be there. */
+function place(partial: string, target: string): boolean {
+  try {
+    linkSync(partial, target);
+    return true;
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "EEXIST") return false;
+    // exFAT and some network file systems know no hard links. Between look and rename is no await: only another process
+    // that writes the same folder could come in between.
+    if (code !== "EPERM" && code !== "ENOTSUP" && code !== "EOPNOTSUPP" && code !== "ENOSYS") throw error;
+    if (existsSync(target)) return false;
+    renameSync(partial, target);
+    return true;
+  }
+}
+
+/** Writes one file in large pieces, one under way while the next is gathered. */
+class FileWriter {
+  #file: FileHandle;
+  #buffer = Buffer.allocUnsafe(WRITE_BYTES);
+  #spare = Buffer.allocUnsafe(WRITE_BYTES);
+  #filled = 0;
+  #unsynced = 0;
+  #writing: Promise<void> = Promise.resolve();
+  #closed = false;
+
+  constructor(file: FileHandle) {
+    this.#file = file;
+  }
+
+  async write(chunk: Uint8Array): Promise<void> {
+    let at = 0;
+    while (at < chunk.length) {
+      const part = chunk.subarray(at, at + WRITE_BYTES - this.#filled);
+      this.#buffer.set(part, this.#filled);
+      this.#filled += part.length;
+      at += part.length;
+      if (this.#filled === WRITE_BYTES) await this.#flush();
+    }
+  }
+
+  async sync(): Promise<void> {
+    await this.#flush();
+    await this.#writing;
+    await this.#file.sync();
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    await this.#writing.catch(() => {});
+    await this.#file.close();
+  }
+
+  /** Hands the buffer over; waits for the one before it, so that two are in memory at most. */
+  async #flush(): Promise<void> {
+    await this.#writing;
+    const full = this.#buffer.subarray(0, this.#filled);
+    [this.#buffer, this.#spare] = [this.#spare, this.#buffer];
+    this.#filled = 0;
+    this.#writing = this.#put(full);
+    // It is awaited by the next flush; until then nobody would hear of its failure.
+    this.#writing.catch(() => {});
+  }
+
+  async #put(bytes: Uint8Array): Promise<void> {
+    for (let at = 0; at < bytes.length;) {
+      const { bytesWritten } = await this.#file.write(bytes, at, bytes.length - at);
+      at += bytesWritten;
+    }
+    this.#unsynced += bytes.length;
+    if (this.#unsynced < SYNC_EVERY_BYTES) return;
+    this.#unsynced = 0;
+    await this.#file.datasync();
+  }
+}

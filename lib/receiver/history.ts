@@ -1,0 +1,286 @@
+// What was: samples thinned out with age, and read back in the coarsest grain that will do.
+//
+//   raw samples     48 hours
+//   600 s rollups   30 days
+//   3600 s          a year
+//   86400 s         a year: a page over a year reads 365 rows
+//
+// Every sample marks its ten minutes as due; a pass makes the rollup once they are over and marks the hour, that one the day.
+// So a late sample makes its rollups anew, whatever its age, and a pass that dies in between is done again.
+
+import { CONTAINER_METRICS, METRICS, type Metric } from "./report.ts";
+import { type ContainerSample, FINEST_STEP, MEMORY_PERCENT } from "./ingest.ts";
+import type { Queries, Store } from "./store.ts";
+
+const HOUR = 3600;
+const DAY = 86_400;
+const STEPS = [FINEST_STEP, HOUR, DAY] as const;
+type Step = (typeof STEPS)[number];
+/** How long each grain is kept, in seconds; 0 is a raw sample. */
+const KEPT: Record<0 | Step, number> = { 0: 48 * HOUR, 600: 30 * DAY, 3600: 366 * DAY, 86400: 366 * DAY };
+/** How many rollups a pass makes before it gives others a turn. */
+const PER_PASS = 500;
+
+/** What is rolled up of a container. */
+export const CONTAINER_SERIES = ["cpu_percent", "memory_usage_mb", "memory_percent"] as const;
+export type ContainerSeries = (typeof CONTAINER_SERIES)[number];
+
+/** min, mean, max, and how many samples they are of. */
+type Summary = [min: number, mean: number, max: number, count: number];
+type Summaries = Record<string, Summary>;
+
+// ---------------------------------------------------------------------------------------------------------------
+// Rolling up
+
+/** One pass: makes what is due; gives how many rollups were made and whether more wait. */
+export async function rollupPass(
+  store: Store,
+  { now, alive }: { now: number; alive: () => void },
+): Promise<{ made: number; more: boolean }> {
+  let made = 0;
+  for (const step of STEPS) {
+    const due = await store.read.all<{ at: number; host: number }>(
+      "SELECT at, host FROM rollups_due WHERE step = $1 AND at <= $2 ORDER BY at LIMIT $3",
+      [step, now - step * 1000, PER_PASS],
+    );
+    for (const { at, host } of due) {
+      await store.write((tx) => rollUp(tx, { host, step, at }));
+      alive();
+    }
+    made += due.length;
+    if (due.length === PER_PASS) return { made, more: true };
+  }
+  return { made, more: false };
+}
+
+async function rollUp(tx: Queries, { host, step, at }: { host: number; step: Step; at: number }): Promise<void> {
+  const [metrics, containers] =
+    step === FINEST_STEP ? await fromSamples(tx, host, at) : await fromRollups(tx, host, step, at);
+  await tx.run(
+    `INSERT INTO host_rollups (host, step, at, metrics) VALUES ($1, $2, $3, $4)
+     ON CONFLICT (host, step, at) DO UPDATE SET metrics = excluded.metrics`,
+    [host, step, at, JSON.stringify(metrics)],
+  );
+  if (Object.keys(containers).length > 0) {
+    await tx.run(
+      `INSERT INTO workload_rollups (host, step, at, containers) VALUES ($1, $2, $3, $4)
+       ON CONFLICT (host, step, at) DO UPDATE SET containers = excluded.containers`,
+      [host, step, at, JSON.stringify(containers)],
+    );
+  }
+  await tx.run("DELETE FROM rollups_due WHERE step = $1 AND at = $2 AND host = $3", [step, at, host]);
+  const coarser = STEPS[STEPS.indexOf(step) + 1];
+  if (coarser === undefined) return;
+  await tx.run("INSERT INTO rollups_due (step, at, host) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", [
+    coarser,
+    Math.floor(at / (coarser * 1000)) * coarser * 1000,
+    host,
+  ]);
+}
+
+const RANGE = "WHERE host = $1 AND step = $2 AND at >= $3 AND at < $4";
+
+type Rolled = [metrics: Summaries, containers: Record<string, Summaries>];
+
+async function fromSamples(tx: Queries, host: number, at: number): Promise<Rolled> {
+  const range = [host, at, at + FINEST_STEP * 1000];
+  const samples = await tx.all<Record<Metric, number | null>>(
+    "SELECT * FROM host_samples WHERE host = $1 AND at >= $2 AND at < $3",
+    range,
+  );
+  const metrics: Summaries = {};
+  for (const name of METRICS) {
+    for (const sample of samples) add(metrics, name, sample[name]);
+  }
+  const rows = await tx.all<{ containers: string }>(
+    "SELECT containers FROM workload_samples WHERE host = $1 AND at >= $2 AND at < $3",
+    range,
+  );
+  const containers: Record<string, Summaries> = {};
+  for (const row of rows) {
+    for (const [id, sample] of Object.entries(JSON.parse(row.containers) as Record<string, ContainerSample>)) {
+      const series = (containers[id] ??= {});
+      for (const name of CONTAINER_SERIES) add(series, name, sample[columnOf(name)] ?? null);
+    }
+  }
+  return [metrics, containers];
+}
+
+function add(series: Summaries, name: string, value: number | null): void {
+  if (value !== null) series[name] = merge(series[name], [value, value, value, 1]);
+}
+
+async function fromRollups(tx: Queries, host: number, step: Step, at: number): Promise<Rolled> {
+  const finer = STEPS[STEPS.indexOf(step) - 1]!;
+  const range = [host, finer, at, at + step * 1000];
+  const metrics: Summaries = {};
+  for (const row of await tx.all<{ metrics: string }>(`SELECT metrics FROM host_rollups ${RANGE}`, range)) {
+    mergeAll(metrics, JSON.parse(row.metrics) as Summaries);
+  }
+  const containers: Record<string, Summaries> = {};
+  for (const row of await tx.all<{ containers: string }>(`SELECT containers FROM workload_rollups ${RANGE}`, range)) {
+    for (const [id, series] of Object.entries(JSON.parse(row.containers) as Record<string, Summaries>)) {
+      mergeAll((containers[id] ??= {}), series);
+    }
+  }
+  return [metrics, containers];
+}
+
+function mergeAll(into: Summaries, from: Summaries): void {
+  for (const [name, summary] of Object.entries(from)) into[name] = merge(into[name], summary);
+}
+
+function merge(a: Summary | undefined, b: Summary): Summary {
+  if (!a) return b;
+  const count = a[3] + b[3];
+  return [Math.min(a[0], b[0]), (a[1] * a[3] + b[1] * b[3]) / count, Math.max(a[2], b[2]), count];
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Retention
+
+/** Takes away what is older than its grain is kept, host by host; gives how many rows that were. */
+export async function retentionPass(store: Store, { now, alive }: { now: number; alive: () => void }): Promise<number> {
+  const hosts = await store.read.all<{ id: number }>("SELECT id FROM hosts");
+  let gone = 0;
+  for (const { id } of hosts) {
+    alive();
+    gone += await store.write(async (tx) => {
+      const before = now - KEPT[0] * 1000;
+      let rows = await tx.run("DELETE FROM host_samples WHERE host = $1 AND at < $2", [id, before]);
+      rows += await tx.run("DELETE FROM workload_samples WHERE host = $1 AND at < $2", [id, before]);
+      for (const step of STEPS) {
+        const old = [id, step, now - KEPT[step] * 1000];
+        rows += await tx.run("DELETE FROM host_rollups WHERE host = $1 AND step = $2 AND at < $3", old);
+        rows += await tx.run("DELETE FROM workload_rollups WHERE host = $1 AND step = $2 AND at < $3", old);
+      }
+      return rows;
+    });
+  }
+  const yearAgo = now - KEPT[DAY] * 1000;
+  gone += await store.write(async (tx) => {
+    const events = await tx.run("DELETE FROM events WHERE at < $1", [yearAgo]);
+    return events + (await tx.run("DELETE FROM alerts WHERE closed_at < $1", [yearAgo]));
+  });
+  return gone;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Reading
+
+/** Which series, and how much of it. Times in milliseconds since 1970. */
+export interface HistoryQuery {
+  host: number;
+  metric: Metric | ContainerSeries;
+  /** The container's number; null is the host itself. */
+  container: number | null;
+  from: number;
+  to: number;
+  /** At most so many points. */
+  points: number;
+  now: number;
+}
+
+export interface HistoryPoint {
+  at: number;
+  min: number;
+  mean: number;
+  max: number;
+}
+
+export interface History {
+  /** Seconds from one point to the next. */
+  step: number;
+  /** Rows that were read for it. */
+  rows: number;
+  points: HistoryPoint[];
+}
+
+/** Reads a series, downsampled. */
+export async function readHistory(db: Queries, query: HistoryQuery): Promise<History> {
+  const { from, to, points, now } = query;
+  const wanted = (to - from) / 1000 / points;
+  const grain = grainFor(wanted, (now - from) / 1000);
+  const width = Math.max(Math.ceil(wanted), grain, 1) * 1000;
+  const buckets = new Map<number, Summary>();
+  const take = (at: number, summary: Summary): void => {
+    const bucket = from + Math.floor((Math.max(at, from) - from) / width) * width;
+    buckets.set(bucket, merge(buckets.get(bucket), summary));
+  };
+  // What is not rolled up yet is read in finer grains: the coarse one ends where its newest row does.
+  let start = from;
+  let rows = 0;
+  for (const step of STEPS.toReversed().filter((one) => one <= grain)) {
+    const first = Math.floor(start / (step * 1000)) * step * 1000;
+    const source =
+      query.container === null ? "metrics AS data FROM host_rollups" : "containers AS data FROM workload_rollups";
+    const found = await db.all<{ at: number; data: string }>(`SELECT at, ${source} ${RANGE} ORDER BY at`, [
+      query.host,
+      step,
+      first,
+      to,
+    ]);
+    rows += found.length;
+    for (const row of found) {
+      const summary = summaryOf(row.data, query);
+      if (summary) take(row.at, summary);
+    }
+    const last = found.at(-1);
+    if (last) start = Math.max(start, last.at + step * 1000);
+  }
+  rows += await takeSamples(db, { ...query, from: start }, take);
+  const series = [...buckets].toSorted(([a], [b]) => a - b);
+  return {
+    step: width / 1000,
+    rows,
+    points: series.map(([at, [min, mean, max]]) => ({ at, min, mean: tidy(mean), max })),
+  };
+}
+
+/** The coarsest grain that is fine enough and reaches back far enough; else the finest that reaches back. */
+function grainFor(wantedSeconds: number, backSeconds: number): 0 | Step {
+  const grains = [0, ...STEPS] as const;
+  const reaching = grains.filter((grain) => KEPT[grain] >= backSeconds);
+  const candidates = reaching.length > 0 ? reaching : [DAY as Step];
+  return candidates.findLast((grain) => grain <= wantedSeconds) ?? candidates[0]!;
+}
+
+function summaryOf(data: string, { metric, container }: HistoryQuery): Summary | undefined {
+  if (container === null) return (JSON.parse(data) as Summaries)[metric];
+  return (JSON.parse(data) as Record<string, Summaries>)[container]?.[metric];
+}
+
+async function takeSamples(
+  db: Queries,
+  { host, metric, container, from, to }: HistoryQuery,
+  take: (at: number, summary: Summary) => void,
+): Promise<number> {
+  const range = [host, from, to];
+  if (container === null) {
+    const found = await db.all<{ at: number; value: number | null }>(
+      `SELECT at, ${metric} AS value FROM host_samples WHERE host = $1 AND at >= $2 AND at < $3`,
+      range,
+    );
+    for (const { at, value } of found) if (value !== null) take(at, [value, value, value, 1]);
+    return found.length;
+  }
+  const found = await db.all<{ at: number; containers: string }>(
+    "SELECT at, containers FROM workload_samples WHERE host = $1 AND at >= $2 AND at < $3",
+    range,
+  );
+  for (const row of found) {
+    const value = (JSON.parse(row.containers) as Record<string, ContainerSample>)[container]?.[
+      columnOf(metric as ContainerSeries)
+    ];
+    if (value !== null && value !== undefined) take(row.at, [value, value, value, 1]);
+  }
+  return found.length;
+}
+
+function columnOf(series: ContainerSeries): number {
+  return series === "memory_percent" ? MEMORY_PERCENT : CONTAINER_METRICS.indexOf(series);
+}
+
+function tidy(mean: number): number {
+  return Math.round(mean * 1000) / 1000;
+}

@@ -1,0 +1,161 @@
+// Hosts and their tokens. A token is shown once, when it is made; only its SHA-256 is kept, so that nobody who reads the
+// store (or a backup of it) can speak for a host. A token has 238 random bits: a plain hash of it can't be guessed.
+
+import { createHash, randomInt } from "node:crypto";
+import { NAME_SEGMENT } from "../config.ts";
+import type { Queries } from "./store.ts";
+
+export const STATUSES = ["pending", "online", "stale", "offline", "archived"] as const;
+/** `pending` never reported; `archived` is let in no more. */
+export type Status = (typeof STATUSES)[number];
+
+/** A host as the store has it. Times in milliseconds since 1970. */
+export interface Host {
+  id: number;
+  name: string;
+  status: Status;
+  created_at: number;
+  archived_at: number | null;
+  /** Seconds between reports, set for this host alone. */
+  set_interval: number | null;
+  /** Seconds between reports as the host was last told. */
+  told_interval: number | null;
+  /** Receipt of the last report that wasn't late. */
+  last_seen_at: number | null;
+  last_recorded_at: number | null;
+  /** For how long the receiver itself was away since then. */
+  away_ms: number;
+  agent_version: string | null;
+  /** JSON. */
+  facts: string;
+  metrics: string;
+  extras: string;
+  health: string | null;
+  health_at: number | null;
+  last_upload_at: number | null;
+  uploads_refused_since: number | null;
+}
+
+/** A token as the store has it. */
+export interface TokenRow {
+  id: number;
+  host: string;
+  created_at: number;
+  last_used_at: number | null;
+  revoked_at: number | null;
+  fingerprint: string | null;
+}
+
+/** What is asked for can't be done: the message says why, the hint what can. */
+export class HostError extends Error {
+  override name = "HostError";
+  hint: string | undefined;
+  constructor(message: string, hint?: string) {
+    super(message);
+    this.hint = hint;
+  }
+}
+
+const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+const TOKEN = /^pk_[A-Za-z0-9]{40}$/;
+
+/** `pk_` and 40 random letters and digits. */
+export function newToken(): string {
+  return `pk_${Array.from({ length: 40 }, () => ALPHABET[randomInt(ALPHABET.length)]).join("")}`;
+}
+
+/** Whether a text has the form of a token. */
+export function isToken(text: string): boolean {
+  return TOKEN.test(text);
+}
+
+/** What is stored of a token. */
+export function hashToken(token: string): string {
+  return createHash("sha256").update(token).digest("hex");
+}
+
+/** Makes a host, or brings an archived one back, and gives its token. */
+export async function addHost(tx: Queries, name: string, now: number): Promise<string> {
+  if (!NAME_SEGMENT.test(name)) {
+    throw new HostError(
+      `host "${name}" is not a valid name`,
+      "1 to 128 letters, digits, dots, dashes and underscores, starting with a letter or digit",
+    );
+  }
+  const found = await tx.one<Host>("SELECT * FROM hosts WHERE name = $1", [name]);
+  if (found && found.status !== "archived") {
+    throw new HostError(`host "${name}" exists already`, `for a new token: picket-receiver token rotate ${name}`);
+  }
+  if (found) {
+    await tx.run("UPDATE hosts SET status = 'pending', archived_at = NULL WHERE id = $1", [found.id]);
+  } else {
+    await tx.run("INSERT INTO hosts (name, status, created_at) VALUES ($1, 'pending', $2)", [name, now]);
+  }
+  return giveToken(tx, (await findHost(tx, name)).id, now);
+}
+
+/** Revokes all active tokens of a host and gives a new one. */
+export async function rotateToken(tx: Queries, name: string, now: number): Promise<string> {
+  const host = await findHost(tx, name);
+  if (host.status === "archived") {
+    throw new HostError(`host "${name}" is archived`, `to bring it back: picket-receiver host add ${name}`);
+  }
+  await revokeTokens(tx, name, now);
+  return giveToken(tx, host.id, now);
+}
+
+/** Revokes all active tokens of a host; gives how many those were. */
+export async function revokeTokens(tx: Queries, name: string, now: number): Promise<number> {
+  const host = await findHost(tx, name);
+  return tx.run("UPDATE tokens SET revoked_at = $1 WHERE host = $2 AND revoked_at IS NULL", [now, host.id]);
+}
+
+/** Takes a host out of service: its tokens are revoked, its alerts closed, its history stays. */
+export async function archiveHost(tx: Queries, name: string, now: number): Promise<void> {
+  const host = await findHost(tx, name);
+  await revokeTokens(tx, name, now);
+  await tx.run("UPDATE hosts SET status = 'archived', archived_at = COALESCE(archived_at, $1) WHERE id = $2", [
+    now,
+    host.id,
+  ]);
+  await tx.run("UPDATE alerts SET closed_at = $1 WHERE host = $2 AND closed_at IS NULL", [now, host.id]);
+}
+
+/** Lets the next request bind the host's token anew: for a machine that was reinstalled or has moved. */
+export async function rebindHost(tx: Queries, name: string): Promise<void> {
+  const host = await findHost(tx, name);
+  await tx.run("UPDATE tokens SET fingerprint = NULL WHERE host = $1", [host.id]);
+}
+
+/** Sets how often one host shall report, in seconds; null is as often as all others. */
+export async function setInterval(tx: Queries, name: string, seconds: number | null): Promise<void> {
+  const host = await findHost(tx, name);
+  await tx.run("UPDATE hosts SET set_interval = $1 WHERE id = $2", [seconds, host.id]);
+}
+
+/** The host of that name. @throws HostError when there is none. */
+export async function findHost(db: Queries, name: string): Promise<Host> {
+  const found = await db.one<Host>("SELECT * FROM hosts WHERE name = $1", [name]);
+  if (!found) throw new HostError(`there is no host "${name}"`, "picket-receiver host list shows them");
+  return found;
+}
+
+/** All hosts by name. */
+export function listHosts(db: Queries): Promise<Host[]> {
+  return db.all<Host>("SELECT * FROM hosts ORDER BY name");
+}
+
+/** All tokens, or those of one host; never the tokens themselves. */
+export function listTokens(db: Queries, name: string | null): Promise<TokenRow[]> {
+  return db.all<TokenRow>(
+    `SELECT t.id, h.name AS host, t.created_at, t.last_used_at, t.revoked_at, t.fingerprint
+     FROM tokens t JOIN hosts h ON h.id = t.host WHERE $1 IS NULL OR h.name = $1 ORDER BY h.name, t.id`,
+    [name],
+  );
+}
+
+async function giveToken(tx: Queries, host: number, now: number): Promise<string> {
+  const token = newToken();
+  await tx.run("INSERT INTO tokens (host, sha256, created_at) VALUES ($1, $2, $3)", [host, hashToken(token), now]);
+  return token;
+}

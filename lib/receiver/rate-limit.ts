@@ -1,0 +1,50 @@
+// A sliding window per key: at most so many in any 60 seconds. In memory only: a restart gives everybody a fresh allowance.
+
+const WINDOW_MS = 60_000;
+/** Keys that have been quiet are forgotten once there are so many. */
+const SWEEP_AT = 4096;
+
+/** Counts who was let in when. */
+export class RateLimit {
+  #taken = new Map<string | number, number[]>();
+  #perMinute: number;
+
+  constructor(perMinute: number) {
+    this.#perMinute = perMinute;
+  }
+
+  /** Changes the allowance for everybody. */
+  set perMinute(perMinute: number) {
+    this.#perMinute = perMinute;
+  }
+
+  /** Milliseconds until one is free for `key`; 0 when one is free now. Takes nothing. */
+  wait(key: string | number, now: number): number {
+    const times = this.#recent(key, now);
+    if (times.length < this.#perMinute) return 0;
+    return times[times.length - this.#perMinute]! + WINDOW_MS - now;
+  }
+
+  /** Takes one. */
+  take(key: string | number, now: number): void {
+    const times = this.#recent(key, now);
+    if (times.length === 0) this.#taken.set(key, [now]);
+    else times.push(now);
+    if (this.#taken.size > SWEEP_AT) this.#sweep(now);
+  }
+
+  #recent(key: string | number, now: number): number[] {
+    const times = this.#taken.get(key);
+    if (!times) return [];
+    let old = 0;
+    // A clock that was set back would lock everybody out for as long as it was ahead: what lies ahead doesn't count.
+    while (old < times.length && (times[old]! <= now - WINDOW_MS || times[old]! > now)) old++;
+    if (old > 0) times.splice(0, old);
+    if (times.length === 0) this.#taken.delete(key);
+    return times;
+  }
+
+  #sweep(now: number): void {
+    for (const key of this.#taken.keys()) this.#recent(key, now);
+  }
+}

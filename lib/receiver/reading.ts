@@ -1,0 +1,336 @@
+// What an operator reads: hosts, their history, events (also as a stream), episodes. JSON with times in RFC 3339.
+
+import { type Context, Hono } from "hono";
+import { streamSSE } from "hono/streaming";
+import { NAME_SEGMENT } from "../config.ts";
+import { type Bindings, Refusal } from "../http.ts";
+import { type EventRow, listEvents, openAlerts } from "./alerts.ts";
+import type { EpisodeIndex } from "./episode-index.ts";
+import type { EpisodeStore } from "./episodes.ts";
+import { CONTAINER_SERIES, type ContainerSeries, readHistory } from "./history.ts";
+import { type Host, findHost, listHosts } from "./hosts.ts";
+import { CONTAINER_METRICS, METRICS, type Metric } from "./report.ts";
+import { type ContainerSample, MEMORY_PERCENT } from "./ingest.ts";
+import type { Store } from "./store.ts";
+import { episodeName } from "./take-episode.ts";
+
+const DAY_MS = 86_400_000;
+const MOST_ROWS = 10_000;
+/** A stream says something this often, so that proxies and clients know it is alive, in milliseconds. */
+const HEARTBEAT_MS = 15_000;
+
+export interface Reading {
+  store: Store;
+  index: EpisodeIndex;
+  episodes: EpisodeStore;
+  /** Seconds between reports for a host that was told nothing yet. */
+  interval: () => number;
+  /** Calls back once when there may be new events. */
+  onEvents: (callback: () => void) => () => void;
+  stopping: AbortSignal;
+}
+
+type C = Context<{ Bindings: Bindings }>;
+
+/** The routes below /v1 that read. */
+export function readingRoutes(reading: Reading): Hono<{ Bindings: Bindings }> {
+  const app = new Hono<{ Bindings: Bindings }>();
+  app.get("/hosts", async (c) => c.json({ hosts: await allHosts(reading) }));
+  app.get("/hosts/:id", async (c) => c.json(await oneHost(reading, await hostOf(reading, c, "id"))));
+  app.get("/hosts/:id/history", (c) => history(reading, c));
+  app.get("/host-health", async (c) => c.json({ health: await allHealth(reading) }));
+  app.get("/host-health/:host", async (c) => {
+    const host = await hostOf(reading, c, "host");
+    if (host.health === null) throw new Refusal(404, "no_health", `"${host.name}" has not sent its health yet`);
+    return c.json(healthOf(host));
+  });
+  app.get("/events", (c) => events(reading, c));
+  app.get("/episodes", (c) => listEpisodes(reading, c));
+  app.get("/episodes/:host/:file", (c) => download(reading, c));
+  return app;
+}
+
+async function hostOf({ store }: Reading, c: C, parameter: string): Promise<Host> {
+  const name = c.req.param(parameter) ?? "";
+  try {
+    return await findHost(store.read, name);
+  } catch {
+    throw new Refusal(404, "unknown_host", `there is no host "${name}"`);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Hosts
+
+async function allHosts(reading: Reading): Promise<unknown[]> {
+  const { store } = reading;
+  const open = await store.read.all<{ host: number; alerts: number }>(
+    "SELECT host, COUNT(*) AS alerts FROM alerts WHERE closed_at IS NULL GROUP BY host",
+  );
+  const alerts = new Map(open.map((row) => [row.host, row.alerts]));
+  const hosts = await listHosts(store.read);
+  return hosts.map((host) => ({ ...summaryOf(host, reading.interval()), open_alerts: alerts.get(host.id) ?? 0 }));
+}
+
+function summaryOf(host: Host, interval: number) {
+  return {
+    id: host.name,
+    status: host.status,
+    last_seen_at: time(host.last_seen_at),
+    last_recorded_at: time(host.last_recorded_at),
+    interval_seconds: host.told_interval ?? host.set_interval ?? interval,
+    agent_version: host.agent_version,
+    created_at: time(host.created_at),
+    facts: json(host.facts),
+    metrics: json(host.metrics),
+  };
+}
+
+async function oneHost(reading: Reading, host: Host): Promise<unknown> {
+  const { store } = reading;
+  const latest = await store.read.one<{ containers: string }>(
+    "SELECT containers FROM workload_samples WHERE host = $1 ORDER BY at DESC LIMIT 1",
+    [host.id],
+  );
+  const figures = json(latest?.containers ?? "{}") as Record<string, ContainerSample>;
+  const containers = await store.read.all<Part>(
+    "SELECT id, container_id, description, first_seen_at, gone_at FROM containers WHERE host = $1 ORDER BY gone_at IS NOT NULL, id",
+    [host.id],
+  );
+  const guests = await store.read.all<Part>(
+    "SELECT id, vmid, description, first_seen_at, gone_at FROM guests WHERE host = $1 ORDER BY gone_at IS NOT NULL, vmid",
+    [host.id],
+  );
+  const alerts = await openAlerts(store.read, host.id);
+  return {
+    ...summaryOf(host, reading.interval()),
+    ...(json(host.extras) as object),
+    last_upload_at: time(host.last_upload_at),
+    containers: containers.map((one) => ({
+      container_id: one.container_id,
+      ...(json(one.description) as object),
+      metrics: one.gone_at === null ? metricsOf(figures[one.id]) : null,
+      ...timesOf(one),
+    })),
+    guests: guests.map((one) => ({ vmid: one.vmid, ...(json(one.description) as object), ...timesOf(one) })),
+    alerts: alerts.map(({ opened_at, ...alert }) => ({ ...alert, opened_at: time(opened_at) })),
+    health: host.health === null ? null : healthOf(host),
+  };
+}
+
+interface Part {
+  id: number;
+  container_id?: string;
+  vmid?: number;
+  description: string;
+  first_seen_at: number;
+  gone_at: number | null;
+}
+
+function timesOf({ first_seen_at, gone_at }: Part) {
+  return { first_seen_at: time(first_seen_at), gone_at: time(gone_at) };
+}
+
+function metricsOf(sample: ContainerSample | undefined) {
+  if (!sample) return null;
+  const figures = CONTAINER_METRICS.map((name, index) => [name, sample[index] ?? null] as const);
+  return { ...Object.fromEntries(figures), memory_percent: sample[MEMORY_PERCENT] ?? null };
+}
+
+async function allHealth({ store }: Reading): Promise<unknown[]> {
+  const hosts = await store.read.all<Host>("SELECT * FROM hosts WHERE health IS NOT NULL ORDER BY name");
+  return hosts.map(healthOf);
+}
+
+function healthOf({ name, health, health_at }: Host) {
+  return { host: name, received_at: time(health_at), health: json(health ?? "null") };
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// History
+
+async function history(reading: Reading, c: C): Promise<Response> {
+  const host = await hostOf(reading, c, "id");
+  const now = Date.now();
+  const to = instant(c, "to") ?? now;
+  const from = instant(c, "from") ?? to - DAY_MS;
+  if (from >= to) throw badQuery("from", "lies after to");
+  const points = whole(c, "points", { least: 1, most: MOST_ROWS, otherwise: 300 });
+  const wanted = c.req.query("container");
+  const container = wanted === undefined ? null : await containerOf(reading, host, wanted);
+  const known: readonly string[] = container === null ? METRICS : CONTAINER_SERIES;
+  const metric = c.req.query("metric") ?? known[0]!;
+  if (!known.includes(metric)) throw badQuery("metric", `expected one of ${known.join(", ")}`);
+  const query = { host: host.id, metric: metric as Metric | ContainerSeries, container, from, to, points, now };
+  const series = await readHistory(reading.store.read, query);
+  return c.json({
+    host: host.name,
+    metric,
+    ...(wanted === undefined ? {} : { container: wanted }),
+    from: time(from),
+    to: time(to),
+    step_seconds: series.step,
+    points: series.points.map(({ at, ...point }) => ({ at: time(at), ...point })),
+  });
+}
+
+/** A container by its id, or the newest one of that name. */
+async function containerOf({ store }: Reading, host: Host, wanted: string): Promise<number> {
+  const all = await store.read.all<Part>(
+    "SELECT id, container_id, description FROM containers WHERE host = $1 ORDER BY id DESC",
+    [host.id],
+  );
+  const nameOf = (one: Part) => (json(one.description) as { name: string }).name;
+  const found = all.find((one) => one.container_id === wanted) ?? all.find((one) => nameOf(one) === wanted);
+  if (!found) throw new Refusal(404, "unknown_container", `"${host.name}" has no container "${wanted}"`);
+  return found.id;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Events
+
+function eventOf({ id, at, ...event }: EventRow) {
+  return { id, at: time(at), ...event };
+}
+
+async function events(reading: Reading, c: C): Promise<Response> {
+  if (/\btext\/event-stream\b/.test(c.req.header("accept") ?? "")) return stream(reading, c);
+  const since = c.req.query("since");
+  const limit = whole(c, "limit", { least: 1, most: MOST_ROWS, otherwise: 100 });
+  const after = since !== undefined && /^\d{1,15}$/.test(since) ? Number(since) : null;
+  const from = after === null ? instant(c, "since") : null;
+  const rows = await listEvents(reading.store.read, { after, from, limit });
+  return c.json({ events: rows.map(eventOf), next: rows.at(-1)?.id ?? after ?? 0 });
+}
+
+/** Server-sent events: from `Last-Event-ID` or `since` on, else what comes from now on. */
+async function stream(reading: Reading, c: C): Promise<Response> {
+  const { store, stopping, onEvents } = reading;
+  const asked = c.req.header("last-event-id") ?? c.req.query("since");
+  if (asked !== undefined && !/^\d{1,15}$/.test(asked)) throw badQuery("since", "expected the number of an event");
+  const newest = await listEvents(store.read, { after: null, from: null, limit: 1 });
+  let last = asked === undefined ? (newest[0]?.id ?? 0) : Number(asked);
+  c.env.idle(0);
+  return streamSSE(c, async (out) => {
+    await out.write(": listening\n\n");
+    while (!out.aborted && !stopping.aborted) {
+      const rows = await listEvents(store.read, { after: last, from: null, limit: 500 });
+      for (const row of rows) {
+        await out.writeSSE({ id: String(row.id), event: row.type, data: JSON.stringify(eventOf(row)) });
+        last = row.id;
+      }
+      if (rows.length > 0) continue;
+      const woken = await somethingNew(onEvents, stopping);
+      if (!woken && !stopping.aborted) await out.write(": alive\n\n");
+    }
+  });
+}
+
+/** Waits for news; false when only time went by. */
+function somethingNew(onEvents: Reading["onEvents"], stopping: AbortSignal): Promise<boolean> {
+  const { promise, resolve } = Promise.withResolvers<boolean>();
+  const timer = setTimeout(() => resolve(false), HEARTBEAT_MS);
+  const wake = () => resolve(true);
+  const forget = onEvents(wake);
+  stopping.addEventListener("abort", wake);
+  return promise.finally(() => {
+    clearTimeout(timer);
+    forget();
+    stopping.removeEventListener("abort", wake);
+  });
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Episodes
+
+async function listEpisodes({ index }: Reading, c: C): Promise<Response> {
+  const host = c.req.query("host") ?? null;
+  if (host !== null && !NAME_SEGMENT.test(host)) throw badQuery("host", "is not a valid name");
+  const since = instant(c, "since");
+  const limit = whole(c, "limit", { least: 1, most: MOST_ROWS, otherwise: 100 });
+  return c.json({ episodes: await index.list({ host, since: time(since), limit }) });
+}
+
+/** An episode's bytes: RFC 9110's conditional requests (13) and a single range (14). */
+async function download({ episodes, index }: Reading, c: C): Promise<Response> {
+  const host = c.req.param("host") ?? "";
+  const key = { host, episode: episodeName(c.req.param("file") ?? "") };
+  const found = NAME_SEGMENT.test(host) ? await episodes.find(key) : null;
+  if (!found) throw new Refusal(404, "unknown_episode", `there is no episode "${key.episode}" of "${host}"`);
+  const row = await index.find(key);
+  const etag = row ? `"${row.sha256}"` : null;
+  const headers: Record<string, string> = { "content-type": "application/zstd", "accept-ranges": "bytes" };
+  if (etag) headers["etag"] = etag;
+  const none = c.req.header("if-none-match");
+  if (etag && none && (none === "*" || none.split(",").some((tag) => tag.trim().replace(/^W\//, "") === etag))) {
+    return new Response(null, { status: 304, headers });
+  }
+  const ifRange = c.req.header("if-range");
+  const range = ifRange === undefined || ifRange === etag ? rangeOf(c.req.header("range"), found.size) : null;
+  const body = episodes.open(key);
+  c.env.idle(120);
+  if (range === null) return new Response(body, { headers: { ...headers, "content-length": String(found.size) } });
+  if (range === "unsatisfiable") {
+    return new Response(null, { status: 416, headers: { ...headers, "content-range": `bytes */${found.size}` } });
+  }
+  const { start, end } = range;
+  return new Response(body.slice(start, end + 1).stream(), {
+    status: 206,
+    headers: {
+      ...headers,
+      "content-range": `bytes ${start}-${end}/${found.size}`,
+      "content-length": String(end - start + 1),
+    },
+  });
+}
+
+/** The one range asked for; null where none is, or something that is better answered with all of it. */
+function rangeOf(header: string | undefined, size: number): { start: number; end: number } | "unsatisfiable" | null {
+  const [, first, last] = /^bytes=(\d*)-(\d*)$/.exec(header?.trim() ?? "") ?? [];
+  if (first === undefined || last === undefined || (first === "" && last === "")) return null;
+  if (first === "") {
+    const length = Math.min(Number(last), size);
+    return length === 0 ? "unsatisfiable" : { start: size - length, end: size - 1 };
+  }
+  const start = Number(first);
+  const end = last === "" ? size - 1 : Math.min(Number(last), size - 1);
+  if (last !== "" && Number(last) < start) return null;
+  return start >= size ? "unsatisfiable" : { start, end };
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Parameters
+
+function badQuery(field: string, what: string): Refusal {
+  return new Refusal(400, "bad_query", `${field} ${what}`, { extra: { field } });
+}
+
+/** A time: RFC 3339, or milliseconds since 1970. */
+function instant(c: C, name: string): number | null {
+  const given = c.req.query(name);
+  if (given === undefined) return null;
+  const at = /^\d{11,15}$/.test(given) ? Number(given) : Date.parse(given);
+  if (Number.isNaN(at)) throw badQuery(name, "expected a date-time, such as 2026-01-31T12:00:00Z");
+  return at;
+}
+
+function whole(
+  c: C,
+  name: string,
+  { least, most, otherwise }: { least: number; most: number; otherwise: number },
+): number {
+  const given = c.req.query(name);
+  if (given === undefined) return otherwise;
+  if (!/^\d{1,9}$/.test(given) || Number(given) < least)
+    throw badQuery(name, `expected a whole number from ${least} to ${most}`);
+  return Math.min(Number(given), most);
+}
+
+function time<T extends number | null>(at: T): T extends number ? string : string | null;
+function time(at: number | null): string | null {
+  return at === null ? null : new Date(at).toISOString();
+}
+
+function json(text: string): unknown {
+  return JSON.parse(text);
+}

@@ -1,0 +1,249 @@
+// The shape of a report, the same through both doors. Unknown fields are ignored: agents may be newer than the receiver.
+
+import * as v from "valibot";
+
+/** A value that is neither here nor null counts as unknown. */
+const known = <T>(schema: v.GenericSchema<unknown, T>) => v.optional(v.nullable(schema), null);
+
+const text = (most: number) => {
+  const message = `expected text of at most ${most} characters`;
+  return v.pipe(v.string(message), v.maxLength(most, message));
+};
+
+const count = v.pipe(
+  v.number("expected a whole number of 0 or more"),
+  v.check((n) => Number.isSafeInteger(n) && n >= 0, "expected a whole number of 0 or more"),
+);
+
+const between = (least: number, most: number, whole = false) => {
+  const message = `expected a ${whole ? "whole " : ""}number from ${least} to ${most}`;
+  return v.pipe(
+    v.number(message),
+    v.check((n) => n >= least && n <= most && (!whole || Number.isInteger(n)), message),
+  );
+};
+
+const atLeastZero = v.pipe(v.number("expected a number of 0 or more"), v.minValue(0, "expected a number of 0 or more"));
+
+/** RFC 3339 with its zone: a time without one means something else on each machine. */
+const DATE_TIME = /^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$/;
+const NO_DATE_TIME = 'expected a date-time with its zone, such as "2026-01-31T12:00:00Z"';
+
+const dateTime = v.pipe(
+  v.string(NO_DATE_TIME),
+  v.check((given) => DATE_TIME.test(given) && !Number.isNaN(parseTime(given)), NO_DATE_TIME),
+  v.transform(parseTime),
+);
+
+function parseTime(given: string): number {
+  return Date.parse(given.replace(" ", "T").toUpperCase());
+}
+
+const anything = v.custom<unknown>(() => true);
+const list = v.optional(v.nullable(v.array(anything, "expected a list")), null);
+const isMapping = (value: unknown) => typeof value === "object" && value !== null && !Array.isArray(value);
+const mapping = v.custom<Record<string, unknown>>(isMapping, "expected a mapping");
+
+/** The figures of a host, in the order of their columns. */
+export const METRICS = [
+  "cpu_percent",
+  "memory_used_mb",
+  "memory_total_mb",
+  "disk_used_gb",
+  "disk_total_gb",
+  "network_rx_bytes",
+  "network_tx_bytes",
+  "uptime_seconds",
+  "load_average",
+  "cpu_temp_c",
+] as const;
+export type Metric = (typeof METRICS)[number];
+
+const HostMetrics = v.object(
+  {
+    cpu_percent: known(between(0, 100)),
+    memory_used_mb: known(count),
+    memory_total_mb: known(count),
+    disk_used_gb: known(count),
+    disk_total_gb: known(count),
+    network_rx_bytes: known(count),
+    network_tx_bytes: known(count),
+    uptime_seconds: known(count),
+    load_average: known(atLeastZero),
+    cpu_temp_c: known(v.number("expected a number")),
+  },
+  "expected a mapping",
+);
+
+const HostFacts = v.object(
+  {
+    cpu_count: known(between(1, 1024, true)),
+    memory_total_mb: known(count),
+    disk_total_gb: known(count),
+    os: known(text(80)),
+    docker_version: known(text(32)),
+    kernel: known(text(255)),
+    arch: known(text(64)),
+    boot_at: known(text(64)),
+  },
+  "expected a mapping",
+);
+
+/** The figures of a container. */
+export const CONTAINER_METRICS = [
+  "cpu_percent",
+  "memory_usage_mb",
+  "memory_limit_mb",
+  "network_rx_bytes",
+  "network_tx_bytes",
+  "block_read_bytes",
+  "block_write_bytes",
+] as const;
+
+const ContainerMetrics = v.object(
+  {
+    cpu_percent: known(atLeastZero),
+    memory_usage_mb: known(atLeastZero),
+    memory_limit_mb: known(atLeastZero),
+    network_rx_bytes: known(atLeastZero),
+    network_tx_bytes: known(atLeastZero),
+    block_read_bytes: known(atLeastZero),
+    block_write_bytes: known(atLeastZero),
+  },
+  "expected a mapping",
+);
+
+const Container = v.object(
+  {
+    container_id: v.pipe(text(80), v.minLength(1, "expected an id")),
+    name: text(255),
+    image: text(255),
+    image_tag: known(text(128)),
+    status: known(text(32)),
+    state: known(text(32)),
+    health_status: known(text(16)),
+    ports: list,
+    labels: known(mapping),
+    metrics: known(ContainerMetrics),
+    started_at: known(text(64)),
+    finished_at: known(text(64)),
+  },
+  "expected a mapping",
+);
+
+const Guest = v.object(
+  {
+    vmid: v.pipe(
+      v.union([v.number(), v.pipe(v.string(), v.regex(/^\d{1,9}$/))], "expected a whole number"),
+      v.transform(Number),
+      v.check((n) => Number.isSafeInteger(n) && n >= 0, "expected a whole number"),
+    ),
+    name: known(text(255)),
+    kind: v.picklist(["lxc", "qemu"], 'expected "lxc" or "qemu"'),
+    status: v.optional(
+      v.picklist(["running", "stopped", "unknown"], 'expected "running", "stopped" or "unknown"'),
+      "unknown",
+    ),
+    spec: known(
+      v.object(
+        { cores: known(count), memory_mb: known(atLeastZero), disk_gb: known(atLeastZero) },
+        "expected a mapping",
+      ),
+    ),
+    controller_version: known(text(64)),
+  },
+  "expected a mapping",
+);
+
+const Report = v.object(
+  {
+    recorded_at: dateTime,
+    sent_at: known(dateTime),
+    host_id: known(text(128)),
+    agent_version: known(text(64)),
+    interval_seconds: known(atLeastZero),
+    host: v.object({ metrics: HostMetrics, facts: known(HostFacts) }, "expected a mapping"),
+    containers: known(
+      v.pipe(v.array(Container, "expected a list"), v.maxLength(500, "expected at most 500 containers")),
+    ),
+    guests: known(v.array(Guest, "expected a list")),
+    cloudflared: known(
+      v.object(
+        {
+          status: v.picklist(
+            ["active", "inactive", "failed", "unknown"],
+            'expected "active", "inactive", "failed" or "unknown"',
+          ),
+        },
+        "expected a mapping",
+      ),
+    ),
+    storage_targets: list,
+    backups: list,
+    restore_tests: list,
+    pbs_snapshots: list,
+    audit_tail: list,
+  },
+  "expected a mapping",
+);
+
+/** A report that is in order. Times in milliseconds since 1970, what is unknown is null. */
+export type Report = v.InferOutput<typeof Report>;
+export type Container = v.InferOutput<typeof Container>;
+export type Guest = v.InferOutput<typeof Guest>;
+
+/** A field that breaks the contract: `containers[3].metrics.cpu_percent`, and what was expected. */
+export interface BrokenField {
+  field: string;
+  error: string;
+}
+
+const AHEAD_MS = 5 * 60_000;
+const BEHIND_MS = 60 * 60_000;
+
+/**
+ * Reads a report.
+ * @param options.now milliseconds since 1970; `recorded_at` (with `sent_at`: that one) lies between an hour before and five minutes after it.
+ * @param options.backfillMs how old `recorded_at` may be where `sent_at` is given.
+ * @returns the report, or every field that is wrong.
+ */
+export function readReport(
+  data: unknown,
+  { now, backfillMs }: { now: number; backfillMs: number },
+): { report: Report } | { broken: BrokenField[] } {
+  const parsed = v.safeParse(Report, data);
+  if (!parsed.success) return { broken: parsed.issues.map(asBroken) };
+  const report = parsed.output;
+  const { recorded_at: recorded, sent_at: sent } = report;
+  const broken: BrokenField[] = [];
+  const window = (field: string, at: number, behind: number): void => {
+    if (at > now + AHEAD_MS) broken.push({ field, error: "is more than 5 minutes ahead: check the host's clock" });
+    if (at < now - behind) broken.push({ field, error: `is more than ${hours(behind)} ago: check the host's clock` });
+  };
+  window("recorded_at", recorded, sent === null ? BEHIND_MS : backfillMs);
+  if (sent !== null) window("sent_at", sent, BEHIND_MS);
+  return broken.length > 0 ? { broken } : { report };
+}
+
+/** Whether a report comes from a queue rather than from now: it is history then, and says nothing of the present. */
+export function isLate({ recorded_at: recorded, sent_at: sent }: Report, intervalSeconds: number): boolean {
+  return sent !== null && sent - recorded > (intervalSeconds * 1000) / 2;
+}
+
+/** usage / limit in percent, two decimals; null where there is no limit. */
+export function memoryPercent(metrics: Container["metrics"]): number | null {
+  const { memory_usage_mb: usage = null, memory_limit_mb: limit = null } = metrics ?? {};
+  return usage === null || !limit ? null : Math.round((usage / limit) * 10_000) / 100;
+}
+
+function asBroken(issue: v.BaseIssue<unknown>): BrokenField {
+  const steps = (issue.path ?? []).map(({ key }) => (typeof key === "number" ? `[${key}]` : `.${String(key)}`));
+  const missing = issue.input === undefined;
+  const message = issue.message.startsWith("expected") ? issue.message : "is not valid";
+  return { field: steps.join("").replace(/^\./, "") || "body", error: missing ? `is missing: ${message}` : message };
+}
+
+function hours(ms: number): string {
+  const count = Math.round(ms / 3_600_000);
+  return count === 1 ? "an hour" : `${count} hours`;
+}

@@ -1,0 +1,134 @@
+// The store's tables, as steps from one version to the next. A step that was released is never changed: add another.
+//
+// Samples are kept in the shape in which they are read: a host's figures of one moment are one row, those of all its
+// containers another. A row per container would touch a page per container and report; reading one container's history
+// from the host's rows costs a few milliseconds.
+
+/** `MIGRATIONS[n]` brings tables of version n to version n + 1. */
+export const MIGRATIONS: readonly (readonly string[])[] = [
+  [
+    `CREATE TABLE hosts (
+      id INTEGER PRIMARY KEY,
+      name TEXT NOT NULL UNIQUE,
+      status TEXT NOT NULL,
+      created_at INTEGER NOT NULL,
+      archived_at INTEGER,
+      set_interval INTEGER,
+      told_interval INTEGER,
+      last_seen_at INTEGER,
+      last_recorded_at INTEGER,
+      away_ms INTEGER NOT NULL DEFAULT 0,
+      agent_version TEXT,
+      facts TEXT NOT NULL DEFAULT '{}',
+      metrics TEXT NOT NULL DEFAULT '{}',
+      extras TEXT NOT NULL DEFAULT '{}',
+      health TEXT,
+      health_at INTEGER,
+      last_upload_at INTEGER,
+      uploads_refused_since INTEGER
+    )`,
+    `CREATE TABLE tokens (
+      id INTEGER PRIMARY KEY,
+      host INTEGER NOT NULL REFERENCES hosts (id),
+      sha256 TEXT NOT NULL UNIQUE,
+      created_at INTEGER NOT NULL,
+      last_used_at INTEGER,
+      revoked_at INTEGER,
+      fingerprint TEXT
+    )`,
+    `CREATE INDEX tokens_of_host ON tokens (host)`,
+    `CREATE TABLE containers (
+      id INTEGER PRIMARY KEY,
+      host INTEGER NOT NULL REFERENCES hosts (id),
+      container_id TEXT NOT NULL,
+      description TEXT NOT NULL,
+      first_seen_at INTEGER NOT NULL,
+      gone_at INTEGER,
+      UNIQUE (host, container_id)
+    )`,
+    `CREATE INDEX containers_present ON containers (host) WHERE gone_at IS NULL`,
+    `CREATE TABLE guests (
+      id INTEGER PRIMARY KEY,
+      host INTEGER NOT NULL REFERENCES hosts (id),
+      vmid INTEGER NOT NULL,
+      description TEXT NOT NULL,
+      first_seen_at INTEGER NOT NULL,
+      gone_at INTEGER,
+      UNIQUE (host, vmid)
+    )`,
+    `CREATE TABLE host_samples (
+      host INTEGER NOT NULL,
+      at INTEGER NOT NULL,
+      cpu_percent REAL,
+      memory_used_mb INTEGER,
+      memory_total_mb INTEGER,
+      disk_used_gb INTEGER,
+      disk_total_gb INTEGER,
+      network_rx_bytes INTEGER,
+      network_tx_bytes INTEGER,
+      uptime_seconds INTEGER,
+      load_average REAL,
+      cpu_temp_c REAL,
+      PRIMARY KEY (host, at)
+    ) WITHOUT ROWID`,
+    `CREATE TABLE workload_samples (
+      host INTEGER NOT NULL,
+      at INTEGER NOT NULL,
+      containers TEXT NOT NULL,
+      guests TEXT NOT NULL,
+      PRIMARY KEY (host, at)
+    )`,
+    `CREATE TABLE host_rollups (
+      host INTEGER NOT NULL,
+      step INTEGER NOT NULL,
+      at INTEGER NOT NULL,
+      metrics TEXT NOT NULL,
+      PRIMARY KEY (host, step, at)
+    ) WITHOUT ROWID`,
+    `CREATE TABLE workload_rollups (
+      host INTEGER NOT NULL,
+      step INTEGER NOT NULL,
+      at INTEGER NOT NULL,
+      containers TEXT NOT NULL,
+      PRIMARY KEY (host, step, at)
+    )`,
+    `CREATE TABLE rollups_due (
+      step INTEGER NOT NULL,
+      at INTEGER NOT NULL,
+      host INTEGER NOT NULL,
+      PRIMARY KEY (step, at, host)
+    ) WITHOUT ROWID`,
+    `CREATE TABLE alerts (
+      id INTEGER PRIMARY KEY,
+      host INTEGER NOT NULL REFERENCES hosts (id),
+      what TEXT NOT NULL,
+      severity TEXT NOT NULL,
+      text TEXT NOT NULL,
+      opened_at INTEGER NOT NULL,
+      closed_at INTEGER
+    )`,
+    `CREATE UNIQUE INDEX alerts_open ON alerts (host, what) WHERE closed_at IS NULL`,
+    `CREATE TABLE events (
+      id INTEGER PRIMARY KEY AUTOINCREMENT,
+      at INTEGER NOT NULL,
+      type TEXT NOT NULL,
+      severity TEXT NOT NULL,
+      host INTEGER NOT NULL REFERENCES hosts (id),
+      subject TEXT,
+      text TEXT NOT NULL,
+      told_at INTEGER
+    )`,
+    `CREATE INDEX events_untold ON events (id) WHERE told_at IS NULL`,
+    `CREATE INDEX events_at ON events (at)`,
+    `CREATE TABLE episodes (
+      host TEXT NOT NULL,
+      episode TEXT NOT NULL,
+      received_at TEXT NOT NULL,
+      sha256 TEXT NOT NULL,
+      size INTEGER NOT NULL,
+      line TEXT NOT NULL,
+      PRIMARY KEY (host, episode)
+    ) WITHOUT ROWID`,
+    `CREATE INDEX episodes_received ON episodes (received_at)`,
+  ],
+];

@@ -1,0 +1,81 @@
+// How a host's uploads go: refused for long, suddenly quiet, without their commit.
+
+import type { Guest } from "./admission.ts";
+import { close, duration, raise } from "./alerts.ts";
+import type { Host } from "./hosts.ts";
+import type { Queries, Store } from "./store.ts";
+
+/** Every upload refused for so long is an alert. */
+const FAILING_MS = 30 * 60_000;
+const DAY_MS = 86_400_000;
+/** So many uploads say what is usual, and fewer than QUIET_LEAST say nothing. */
+const QUIET_SAMPLES = 50;
+const QUIET_LEAST = 5;
+/** Quieter than usual: more than twice the longest pause, and at least an hour. */
+const QUIET_FACTOR = 2;
+const QUIET_MS = 60 * 60_000;
+
+/** Notes an upload that was taken (or that was there already). */
+export async function uploadTaken(
+  tx: Queries,
+  { host }: Guest,
+  { at, stamped }: { at: number; stamped: boolean },
+): Promise<void> {
+  await tx.run("UPDATE hosts SET last_upload_at = $1, uploads_refused_since = NULL WHERE id = $2", [at, host]);
+  const over = [
+    "host.uploads_failing",
+    "host.uploads_silent",
+    ...(stamped ? ["host.unstamped" as const] : []),
+  ] as const;
+  await close(tx, { host, types: over, at });
+}
+
+/** Notes an upload that was refused, and why. `unstamped`: it bore no commit where one is asked for. */
+export async function uploadRefused(
+  tx: Queries,
+  { host, name }: Guest,
+  { at, why, unstamped }: { at: number; why: string; unstamped: boolean },
+): Promise<void> {
+  if (unstamped) {
+    const text = `${name} sends episodes without a commit (X-Code-Commit): the version gate refuses them`;
+    await raise(tx, { host, type: "host.unstamped", text, at });
+  }
+  const row = await tx.one<{ since: number | null }>("SELECT uploads_refused_since AS since FROM hosts WHERE id = $1", [
+    host,
+  ]);
+  const since = row?.since ?? null;
+  if (since === null) {
+    await tx.run("UPDATE hosts SET uploads_refused_since = $1 WHERE id = $2", [at, host]);
+  } else if (at - since >= FAILING_MS) {
+    const text = `${name}: every upload is refused for ${duration(at - since)}, lately with ${why}`;
+    await raise(tx, { host, type: "host.uploads_failing", text, at });
+  }
+}
+
+/** Looks for hosts that shipped within a day and are quiet for longer than is usual for them. */
+export async function quietPass(store: Store, now: number): Promise<number> {
+  const hosts = await store.read.all<Host>(
+    "SELECT * FROM hosts WHERE status = 'online' AND last_upload_at > $1 AND last_upload_at < $2",
+    [now - DAY_MS, now - QUIET_MS],
+  );
+  let raised = 0;
+  for (const { id, name, last_upload_at: last } of hosts) {
+    const quiet = now - (last ?? now);
+    const usual = await longestPause(store, name);
+    if (usual === null || quiet < QUIET_FACTOR * usual) continue;
+    const text = `${name} has shipped nothing for ${duration(quiet)}: its longest pause lately was ${duration(usual)}`;
+    if (await store.write((tx) => raise(tx, { host: id, type: "host.uploads_silent", text, at: now }))) raised++;
+  }
+  return raised;
+}
+
+/** The longest pause between a host's latest uploads; null when there are too few to tell. */
+async function longestPause({ read }: Store, name: string): Promise<number | null> {
+  const rows = await read.all<{ received_at: string }>(
+    "SELECT received_at FROM episodes WHERE host = $1 ORDER BY received_at DESC LIMIT $2",
+    [name, QUIET_SAMPLES],
+  );
+  if (rows.length < QUIET_LEAST) return null;
+  const times = rows.map(({ received_at: at }) => Date.parse(at));
+  return Math.max(...times.slice(1).map((at, index) => times[index]! - at));
+}

@@ -1,0 +1,170 @@
+// Which commits episodes may come from: the newest ones of the maintainer's repository.
+//
+// Asked of Forgejo, else of `git log` in a clone; kept for a few seconds. Where neither answers, the last good list stays
+// and everybody is told so (`source`). As long as there has never been a list nobody is let in: 503, so that agents wait
+// instead of putting away what they have.
+
+import * as v from "valibot";
+import { Refusal } from "../http.ts";
+import { type Log, errorChain } from "../log.ts";
+import type { Secret } from "../secret.ts";
+
+/** How long a list is taken for true, in milliseconds. */
+const KEEP_MS = 5000;
+/** How long a source may take to answer. */
+const SOURCE_MS = 4000;
+/** Forgejo gives at most so many commits a page, unless its operator allows more. */
+const PAGE = 50;
+
+/** What the configuration says. */
+export interface GateSettings {
+  enabled: boolean;
+  repo_path?: string | undefined;
+  forgejo?: { url: string; repo: string; token: Secret[] } | undefined;
+  /** How many commits back an agent's code may be. */
+  window: number;
+  /** What is to be pasted into the host's shell. */
+  remediation: string;
+}
+
+/** Where the present list is from. `kept`: both sources fail, this is the last one that they gave. */
+export type GateSource = "off" | "forgejo" | "git" | "kept" | "none";
+
+/** The gate. */
+export class VersionGate {
+  #settings: GateSettings;
+  #log: Log;
+  #commits: string[] | null = null;
+  #source: GateSource = "none";
+  #askedAt = Number.NEGATIVE_INFINITY;
+  #asking: Promise<void> | null = null;
+
+  constructor(settings: GateSettings, log: Log) {
+    this.#settings = settings;
+    this.#log = log;
+  }
+
+  /** Takes over what a reload changed. */
+  configure(settings: GateSettings): void {
+    this.#settings = settings;
+    this.#askedAt = Number.NEGATIVE_INFINITY;
+  }
+
+  /** Where the present list is from. */
+  get source(): GateSource {
+    return this.#settings.enabled ? this.#source : "off";
+  }
+
+  /** Lets an episode's commit pass. @throws Refusal 400 (missing, malformed), 412 (not in the window), 503 (never had a list). */
+  async check(commit: string | null): Promise<void> {
+    const { enabled, remediation } = this.#settings;
+    if (!enabled) return;
+    if (commit === null || !/^[0-9a-f]{40}$/.test(commit)) {
+      const what = commit === null ? "is missing" : "is not a commit of 40 hex digits";
+      throw new Refusal(400, commit === null ? "unstamped" : "bad_header", `X-Code-Commit ${what}`, {
+        extra: { field: "X-Code-Commit", remediation },
+      });
+    }
+    await this.refresh();
+    if (this.#commits === null) {
+      throw new Refusal(503, "no_commit_list", "which commits are allowed is not known yet; send it again later", {
+        headers: { "retry-after": "5" },
+      });
+    }
+    if (this.#commits.includes(commit)) return;
+    throw new Refusal(
+      412,
+      "commit_outside_window",
+      `commit ${commit} is not among the newest ${this.#settings.window}`,
+      {
+        extra: { remediation, your_commit: commit, head_commit: this.#commits[0] ?? null },
+      },
+    );
+  }
+
+  /** Asks again when the list is old. Never throws: what went wrong shows in `source`. */
+  async refresh(): Promise<void> {
+    if (!this.#settings.enabled) return;
+    if (performance.now() - this.#askedAt < KEEP_MS) return;
+    this.#asking ??= this.#ask().finally(() => (this.#asking = null));
+    await this.#asking;
+  }
+
+  async #ask(): Promise<void> {
+    const { forgejo, repo_path: path, window } = this.#settings;
+    const failures: string[] = [];
+    const attempt = async (name: "forgejo" | "git", ask: () => Promise<string[]>): Promise<boolean> => {
+      try {
+        const commits = await ask();
+        if (commits.length === 0) throw new Error("it has no commits");
+        this.#commits = commits;
+        this.#become(name, failures);
+        return true;
+      } catch (error) {
+        failures.push(`${name}: ${errorChain(error)}`);
+        return false;
+      }
+    };
+    const answered =
+      (forgejo !== undefined && (await attempt("forgejo", () => askForgejo(forgejo, window)))) ||
+      (path !== undefined && (await attempt("git", () => askGit(path, window))));
+    if (!answered) this.#become(this.#commits === null ? "none" : "kept", failures);
+    this.#askedAt = performance.now();
+  }
+
+  #become(source: GateSource, failures: string[]): void {
+    if (source === this.#source && this.#askedAt > 0) return;
+    this.#source = source;
+    const fields = {
+      source,
+      head: this.#commits?.[0],
+      ...(failures.length > 0 ? { failed: failures.join("; ") } : {}),
+    };
+    if (failures.length > 0) this.#log.warn("version gate", fields);
+    else this.#log.info("version gate", fields);
+  }
+}
+
+const Commits = v.array(v.object({ sha: v.pipe(v.string(), v.regex(/^[0-9a-f]{40}$/)) }));
+
+/** `GET /repos/{owner}/{repo}/commits` of Forgejo's and Gitea's API: the default branch, newest first. */
+async function askForgejo(
+  { url, repo, token }: NonNullable<GateSettings["forgejo"]>,
+  window: number,
+): Promise<string[]> {
+  const commits: string[] = [];
+  const signal = AbortSignal.timeout(SOURCE_MS);
+  const headers: Record<string, string> = { accept: "application/json" };
+  const [secret] = token;
+  if (secret) headers["authorization"] = `token ${secret.reveal()}`;
+  for (let page = 1; commits.length < window; page++) {
+    const query = `limit=${PAGE}&page=${page}&stat=false&verification=false&files=false`;
+    const answer = await fetch(`${url}/api/v1/repos/${repo}/commits?${query}`, { headers, signal, redirect: "error" });
+    if (answer.status !== 200) throw new Error(`it answers ${answer.status}`);
+    const found = v.safeParse(Commits, await answer.json());
+    if (!found.success) throw new Error("its answer is no list of commits");
+    const fresh = found.output.map(({ sha }) => sha).filter((sha) => !commits.includes(sha));
+    if (fresh.length === 0) break;
+    commits.push(...fresh);
+  }
+  return commits.slice(0, window);
+}
+
+/** The newest commits of a clone's HEAD. */
+async function askGit(path: string, window: number): Promise<string[]> {
+  // The clone mostly belongs to somebody else than the service; that it is read here was said in the configuration.
+  const own = ["-c", `safe.directory=${path}`, "-c", "core.fsmonitor=false", "-c", "log.showSignature=false"];
+  const git = Bun.spawn(["git", "-C", path, ...own, "log", "--format=%H", "-n", String(window)], {
+    stdout: "pipe",
+    stderr: "pipe",
+    stdin: "ignore",
+    timeout: SOURCE_MS,
+  });
+  const [out, err, code] = await Promise.all([
+    new Response(git.stdout).text(),
+    new Response(git.stderr).text(),
+    git.exited,
+  ]);
+  if (code !== 0) throw new Error(err.trim().split("\n")[0] || `git ended with ${code}`);
+  return out.split("\n").filter((line) => /^[0-9a-f]{40}$/.test(line));
+}

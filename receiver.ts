@@ -1,0 +1,590 @@
+#!/usr/bin/env bun
+// picket-receiver: takes in what every host's agent sends, and knows who went silent.
+// Reads its YAML. Listens on <listen>. Writes <data_dir>: receiver.db (hosts, tokens, samples, events), episodes/<host>/*.tar.zst,
+// index.jsonl, and for itself .picket/ and receiver.lock; what happens also goes into an inbox (<notify>).
+// Killed at any moment it loses nothing it acknowledged: a report is in the store whole or not at all, an episode is in its
+// place or a partial file that the next start sweeps away.
+
+import { closeSync, openSync } from "node:fs";
+import { join } from "node:path";
+import { type Context, Hono } from "hono";
+import * as v from "valibot";
+import systemUnit from "./etc/picket-receiver.service" with { type: "text" };
+import userUnit from "./etc/picket-receiver.user.service" with { type: "text" };
+import example from "./etc/receiver.yaml" with { type: "text" };
+import {
+  type Broken,
+  type Secret,
+  dataFolder,
+  httpUrl,
+  integer,
+  isLoopback,
+  listen,
+  nameSegment,
+  number,
+  path,
+  rule,
+  secret,
+} from "./lib/config.ts";
+import { flock, hasLibc } from "./lib/ffi.ts";
+import {
+  type Bindings,
+  type Health,
+  Refusal,
+  type Server,
+  authEntries,
+  connectionEntries,
+  readBody,
+  refusalLog,
+  serve,
+  whoMayConnect,
+} from "./lib/http.ts";
+import { cannotWrite, inheritOwner, isDiskFull, makeFolder } from "./lib/journal.ts";
+import type { Log } from "./lib/log.ts";
+import { Registry } from "./lib/metrics.ts";
+import { Admission, type Guest, stamp } from "./lib/receiver/admission.ts";
+import { COMMANDS } from "./lib/receiver/commands.ts";
+import { EpisodeIndex } from "./lib/receiver/episode-index.ts";
+import { EpisodeFolder, type EpisodeStore, episodesFolder } from "./lib/receiver/episodes.ts";
+import { retentionPass, rollupPass } from "./lib/receiver/history.ts";
+import { STATUSES } from "./lib/receiver/hosts.ts";
+import { type Taken, ingest } from "./lib/receiver/ingest.ts";
+import { presencePass } from "./lib/receiver/presence.ts";
+import { readingRoutes } from "./lib/receiver/reading.ts";
+import { readReport } from "./lib/receiver/report.ts";
+import { Store } from "./lib/receiver/store.ts";
+import { type TakenEpisode, createTurns, episodeName, takeEpisode } from "./lib/receiver/take-episode.ts";
+import { Teller } from "./lib/receiver/teller.ts";
+import { quietPass, uploadRefused, uploadTaken } from "./lib/receiver/uploads.ts";
+import { type GateSource, VersionGate } from "./lib/receiver/version-gate.ts";
+import { type Running, type Service, run } from "./lib/service.ts";
+
+const USAGE = `picket-receiver: takes in every host's reports and episodes, and knows who went silent
+
+  picket-receiver example > ~/.config/picket/receiver.yaml
+  picket-receiver host add web-1      # prints web-1's token and what to paste there
+  picket-receiver --check && picket-receiver`;
+
+const MAX_REPORT_BYTES = 4 << 20;
+const MAX_HEALTH_BYTES = 64 << 10;
+const HOUR_MS = 3_600_000;
+
+// ---------------------------------------------------------------------------------------------------------------
+// Configuration: the schema is the documentation of the defaults
+
+const Gate = v.strictObject({
+  enabled: v.optional(v.boolean(), false),
+  /** A clone of the maintainer's repository: `git log` of its HEAD is asked where Forgejo isn't there. */
+  repo_path: v.optional(path()),
+  forgejo: v.optional(
+    v.strictObject({
+      url: httpUrl(),
+      repo: v.pipe(v.string(), v.regex(/^[\w.-]+\/[\w.-]+$/, 'expected OWNER/NAME, such as "lab/code"')),
+      ...secret("token"),
+    }),
+  ),
+  /** So many commits back the code of an episode may be. */
+  window: v.optional(integer({ min: 1, max: 10_000, unit: "commits" }), 100),
+  /** What is to be pasted into the shell of a host whose code is too old. */
+  remediation: v.optional(v.string(), "git pull, in the checkout that the episodes are made with; then start it again"),
+});
+
+const Settings = v.strictObject({
+  listen: v.optional(listen(), "127.0.0.1:18791"),
+  /** Store, episodes and index. */
+  data_dir: v.optional(path(), () => dataFolder("receiver")),
+  store: v.optional(v.picklist(["sqlite"], 'expected "sqlite", the only store of this version'), "sqlite"),
+  /** A folder, below data_dir unless it is absolute. */
+  episodes: v.optional(
+    v.pipe(
+      v.string(),
+      v.check(
+        (text) => text !== "" && !text.includes("://"),
+        "expected a folder: other places are not in this version",
+      ),
+    ),
+    "episodes",
+  ),
+  max_episode_bytes: v.optional(integer({ min: 1, unit: "bytes" }), 8 * 1024 ** 3),
+  rate_limit_per_minute: v.optional(integer({ min: 1, unit: "requests" }), 60),
+  /** What hosts are told, unless `host set` says otherwise. */
+  poll_interval_seconds: v.optional(integer({ min: 1, max: 86_400, unit: "seconds" }), 60),
+  /** How old a report from an agent's queue may be. */
+  backfill_hours: v.optional(number({ min: 1, max: 48, unit: "hours" }), 24),
+  version_gate: v.optional(Gate, {}),
+  /** Where events are told. */
+  notify: v.optional(
+    v.strictObject({
+      inbox_dir: v.optional(path(), () => dataFolder("inbox")),
+      recipient: nameSegment(),
+      from: v.optional(v.pipe(v.string(), v.trim(), v.minLength(1, "expected a name"), v.maxLength(128)), "receiver"),
+    }),
+  ),
+  ...connectionEntries,
+  auth: v.optional(
+    // bind_fingerprint: a token belongs to the address and user agent that used it first.
+    v.strictObject({ ...authEntries, bind_fingerprint: v.optional(v.boolean(), false) }),
+    {},
+  ),
+});
+
+/** What the configuration file gives. */
+export type Config = v.InferOutput<typeof Settings> & { auth: { token: Secret[] } };
+const Config = v.pipe(
+  Settings,
+  rule((config) => [...openDoors(config as Config), ...gateSources(config as Config)]),
+);
+
+function* openDoors(config: Config): Generator<Broken> {
+  const message = whoMayConnect(config);
+  if (message) yield { path: ["listen"], message };
+}
+
+function* gateSources({ version_gate: gate }: Config): Generator<Broken> {
+  if (gate.enabled && !gate.repo_path && !gate.forgejo) {
+    yield { path: ["version_gate"], message: 'nobody to ask for commits: set "forgejo", "repo_path" or both' };
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The daemon
+
+/** What the daemon's parts share. `config` is replaced by a reload. */
+interface Receiver {
+  config: Config;
+  store: Store;
+  episodes: EpisodeStore;
+  index: EpisodeIndex;
+  gate: VersionGate;
+  admission: Admission;
+  news: News;
+  figures: Figures;
+  metrics: Registry;
+  log: Log;
+}
+
+async function main(config: Config, service: Service): Promise<Running<Config>> {
+  const { log } = service;
+  makeFolder(config.data_dir, 0o750);
+  const unlock = holdAlone(config.data_dir);
+  const store = await Store.open(config.data_dir);
+  const episodes = new EpisodeFolder(episodesFolder(config));
+  makeFolder(episodes.path, 0o750);
+  const metrics = new Registry();
+  const gate = new VersionGate(config.version_gate, log);
+  const receiver: Receiver = {
+    config,
+    store,
+    episodes,
+    index: new EpisodeIndex(store),
+    gate,
+    admission: new Admission({ store, ...doorSettings(config), now: Date.now }),
+    news: createNews(),
+    figures: createFigures(metrics, gate),
+    metrics,
+    log,
+  };
+  // Before anybody can report: what the receiver missed is nobody's silence.
+  const { away } = await presencePass(store, { now: Date.now(), interval: config.poll_interval_seconds });
+  if (away !== 0) log.info("was away: every deadline moves by that", { seconds: Math.round(away / 1000) });
+  const swept = await episodes.sweep();
+  if (swept > 0) log.info("swept unfinished uploads", { files: swept });
+  await Promise.all([receiver.index.follow(), receiver.gate.refresh(), countAll(receiver)]);
+  const teller = await Teller.open(store, { notify: config.notify, log });
+  const server = listenToAgents(receiver, service);
+  startLoops(receiver, service, teller);
+  log.info("ready", { listen: String(server.address), data: config.data_dir, hosts: receiver.figures.hosts.size });
+  return {
+    status: () => statusLine(receiver),
+    async reload(next) {
+      const fixed = whatStays(receiver.config, next);
+      const { listen, data_dir, episodes, notify } = receiver.config;
+      receiver.config = { ...next, listen, data_dir, episodes, notify };
+      receiver.admission.configure(doorSettings(next));
+      receiver.gate.configure(next.version_gate);
+      return [...fixed, ...server.reload(next.listen, next)];
+    },
+    async stop() {
+      receiver.news.ring();
+      await server.stop();
+      await receiver.index.close();
+      await teller.close();
+      await store.close();
+      unlock();
+    },
+  };
+}
+
+/** One daemon a data folder: a second one would sweep the first one's uploads. */
+function holdAlone(dir: string): () => void {
+  const file = join(dir, "receiver.lock");
+  const fd = openSync(file, "a", 0o600);
+  inheritOwner(file);
+  if (hasLibc() && !flock(fd, "exclusive")) {
+    closeSync(fd);
+    const hint = "is the service running? give this one a data_dir of its own";
+    throw Object.assign(new Error(`another picket-receiver uses "${dir}"`), { hint });
+  }
+  return () => closeSync(fd);
+}
+
+function doorSettings({ rate_limit_per_minute, auth }: Config): { perMinute: number; bind: boolean } {
+  return { perMinute: rate_limit_per_minute, bind: auth.bind_fingerprint };
+}
+
+/** What can't be changed while running, said to whoever changed it. */
+function whatStays(config: Config, next: Config): string[] {
+  const keys = ["data_dir", "episodes", "notify"] as const;
+  const changed = keys.filter((key) => JSON.stringify(config[key]) !== JSON.stringify(next[key]));
+  return changed.map((key) => `${key}: stays as it is until a restart`);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The doors
+
+const AGENT_DOORS = /^\/(v1\/host-report|agent\/telemetry|v1\/ping)$/;
+const AGENT_PUTS = /^\/v1\/(episodes|host-health)\//;
+
+/** Agents bear tokens of their own, judged by the door itself. */
+function isAgentDoor(pathname: string, method: string): boolean {
+  return AGENT_DOORS.test(pathname) || (method === "PUT" && AGENT_PUTS.test(pathname));
+}
+
+function listenToAgents(receiver: Receiver, service: Service): Server {
+  return serve({
+    role: "receiver",
+    listen: receiver.config.listen,
+    connection: receiver.config,
+    app: createApp(receiver, service.stopping),
+    log: receiver.log,
+    metrics: receiver.metrics,
+    health: () => health(receiver),
+    bearsOwnCredentials: isAgentDoor,
+  });
+}
+
+type C = Context<{ Bindings: Bindings }>;
+
+/** All routes but /health and /metrics. */
+export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bindings: Bindings }> {
+  const { store, index, episodes, news } = receiver;
+  const app = new Hono<{ Bindings: Bindings }>();
+  const refused = refusalLog(receiver.log);
+
+  /** Judges the credentials, then does the work; whoever was let in is stamped also when the work is refused. */
+  const asGuest = async (c: C, work: (guest: Guest) => Promise<Response>): Promise<Response> => {
+    const request = c.req.raw;
+    let guest: Guest;
+    try {
+      guest = await receiver.admission.letIn(request, c.env.ip());
+    } catch (error) {
+      if (error instanceof Refusal) {
+        receiver.figures.refused(error.code).add();
+        refused(error, c.env.ip());
+      }
+      throw asRefusal(error, receiver.log);
+    }
+    try {
+      return await work(guest);
+    } catch (error) {
+      await store.write((tx) => stamp(tx, guest)).catch(() => {});
+      throw request.signal.aborted ? error : asRefusal(error, receiver.log);
+    }
+  };
+
+  app.post("/v1/host-report", (c) =>
+    asGuest(c, async (guest) => {
+      const { interval } = await takeReport(receiver, guest, c.req.raw);
+      const control = { poll_interval_seconds: interval, blocked: false, desired_generation: 0, has_signed_ops: false };
+      return Response.json(control);
+    }),
+  );
+  app.post("/agent/telemetry", (c) =>
+    asGuest(c, async (guest) => {
+      await takeReport(receiver, guest, c.req.raw);
+      return new Response(null, { status: 204 });
+    }),
+  );
+  app.post("/v1/ping", (c) =>
+    asGuest(c, async (guest) => {
+      await store.write((tx) => stamp(tx, guest));
+      return Response.json({ host: guest.name, time: new Date().toISOString() });
+    }),
+  );
+  app.put("/v1/host-health/:host", (c) =>
+    asGuest(c, async (guest) => {
+      mustBe(guest, c.req.param("host"));
+      const text = JSON.stringify(parseJson(await readBody(c.req.raw, MAX_HEALTH_BYTES)));
+      await store.write(async (tx) => {
+        await stamp(tx, guest);
+        await tx.run("UPDATE hosts SET health = $1, health_at = $2 WHERE id = $3", [text, Date.now(), guest.host]);
+      });
+      return new Response(null, { status: 204 });
+    }),
+  );
+  app.put("/v1/episodes/:host/:file", (c) =>
+    asGuest(c, async (guest) => {
+      mustBe(guest, c.req.param("host"));
+      const { outcome, sha256, size } = await takeUpload(receiver, guest, c.req.raw, c.req.param("file"));
+      return Response.json({ sha256, size }, { status: outcome === "stored" ? 201 : 200 });
+    }),
+  );
+  app.use("/v1/*", async (c, next) => {
+    mayRead(receiver.config, c.req.raw, c.env.ip);
+    await next();
+  });
+  const interval = () => receiver.config.poll_interval_seconds;
+  app.route("/v1", readingRoutes({ store, index, episodes, interval, onEvents: news.once, stopping }));
+  return app;
+}
+
+/** Without an operator's token reading is for this machine alone: not for whom a proxy on it brings along. */
+function mayRead({ auth, trusted_proxies }: Config, request: Request, ip: () => string): void {
+  if (auth.token.length > 0) return;
+  const { headers } = request;
+  const brought = trusted_proxies.length === 0 && (headers.has("x-forwarded-for") || headers.has("forwarded"));
+  if (headers.has("authorization")) {
+    throw new Refusal(401, "invalid_token", "a host's token reads nothing", {
+      headers: { "www-authenticate": "Bearer" },
+    });
+  }
+  if (brought || !isLoopback(ip())) {
+    throw new Refusal(403, "local_only", 'only this machine may read: set "auth.token_file" for others');
+  }
+}
+
+function mustBe({ name }: Guest, host: string): void {
+  if (host !== name)
+    throw new Refusal(403, "not_your_host", "the token belongs to another host", { extra: { field: "host" } });
+}
+
+function parseJson(body: Uint8Array): unknown {
+  try {
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body));
+  } catch (error) {
+    throw new Refusal(400, "bad_json", `the body is not JSON: ${(error as Error).message}`);
+  }
+}
+
+/** What went wrong, as the answer that makes an agent do the right thing. */
+function asRefusal(error: unknown, log: Log): Refusal {
+  if (error instanceof Refusal) return error;
+  log.error("request failed", { error });
+  if (isDiskFull(error)) return new Refusal(507, "disk_full", "no space left here; send it again later");
+  return new Refusal(500, "store", "it could not be stored; send it again later");
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Reports and episodes
+
+async function takeReport(receiver: Receiver, guest: Guest, request: Request): Promise<Taken> {
+  const { config, store, figures, news } = receiver;
+  const data = parseJson(await readBody(request, MAX_REPORT_BYTES));
+  const read = readReport(data, { now: guest.at, backfillMs: config.backfill_hours * HOUR_MS });
+  if ("broken" in read) {
+    figures.invalid.add();
+    const named = read.broken.map(({ field, error }) => `${field}: ${error}`);
+    const extra = { field: read.broken[0]?.field, fields: read.broken };
+    throw new Refusal(422, "invalid_report", named.slice(0, 5).join("; "), { extra });
+  }
+  const { report } = read;
+  if (report.host_id !== null) mustBe(guest, report.host_id);
+  const taken = await store.write(async (tx) => {
+    await stamp(tx, guest);
+    return ingest(tx, { guest, report, interval: config.poll_interval_seconds });
+  });
+  figures.reports.add();
+  if (taken.changed) news.ring();
+  return taken;
+}
+
+async function takeUpload(receiver: Receiver, guest: Guest, request: Request, file: string): Promise<TakenEpisode> {
+  const { store, figures, news, log } = receiver;
+  await store.write((tx) => stamp(tx, guest)).catch((error: Error) => log.warn("use of a token not noted", { error }));
+  const key = { host: guest.name, episode: episodeName(file) };
+  try {
+    const taking = { ...receiver, maxBytes: receiver.config.max_episode_bytes, inTurn };
+    const taken = await takeEpisode(taking, key, request);
+    await store.write((tx) => uploadTaken(tx, guest, { at: Date.now(), stamped: taken.stamped }));
+    figures.episodes(taken.outcome).add();
+    if (taken.outcome === "stored") figures.bytes.add(taken.size);
+    return taken;
+  } catch (error) {
+    if (!request.signal.aborted) {
+      const refusal = asRefusal(error, log);
+      figures.episodes("refused").add();
+      const refused = {
+        at: Date.now(),
+        why: `${refusal.status} ${refusal.code}`,
+        unstamped: refusal.code === "unstamped",
+      };
+      await store.write((tx) => uploadRefused(tx, guest, refused)).catch(() => {});
+      news.ring();
+      throw refusal;
+    }
+    throw error;
+  }
+}
+
+const inTurn = createTurns();
+
+// ---------------------------------------------------------------------------------------------------------------
+// Loops
+
+/** Wakes those who wait for events. */
+interface News {
+  ring(): void;
+  /** Calls back once at the next ring; gives how to take that back. */
+  once: (callback: () => void) => () => void;
+}
+
+function createNews(): News {
+  let waiting = new Set<() => void>();
+  return {
+    ring() {
+      const now = waiting;
+      waiting = new Set();
+      for (const callback of now) callback();
+    },
+    once(callback) {
+      waiting.add(callback);
+      return () => waiting.delete(callback);
+    },
+  };
+}
+
+function startLoops(receiver: Receiver, service: Service, teller: Teller): void {
+  const { store, news, log } = receiver;
+  let due = 0;
+  const presence = service.loop({
+    name: "presence",
+    every: () => Math.max(due, 20) / 1000,
+    async pass() {
+      const { next, changed, away } = await presencePass(store, {
+        now: Date.now(),
+        interval: receiver.config.poll_interval_seconds,
+      });
+      due = next;
+      if (away !== 0) log.info("was away: every deadline moves by that", { seconds: Math.round(away / 1000) });
+      if (changed > 0) news.ring();
+    },
+  });
+  const tell = service.loop({ name: "tell", every: () => 5, pass: (alive) => teller.pass(alive) });
+  const onNews = (): void => {
+    presence.wake();
+    tell.wake();
+    news.once(onNews);
+  };
+  news.once(onNews);
+  service.loop({
+    name: "rollups",
+    every: () => 30,
+    async pass(alive) {
+      while ((await rollupPass(store, { now: Date.now(), alive })).more && !service.stopping.aborted);
+      await countAll(receiver);
+    },
+  });
+  service.loop({ name: "hourly", every: () => 3600, pass: (alive) => hourly(receiver, alive) });
+  service.loop({
+    name: "uploads",
+    every: () => 300,
+    pass: async () => {
+      if ((await quietPass(store, Date.now())) > 0) news.ring();
+    },
+  });
+}
+
+async function hourly({ store, episodes, log }: Receiver, alive: () => void): Promise<void> {
+  await retentionPass(store, { now: Date.now(), alive });
+  const swept = await episodes.sweep();
+  if (swept > 0) log.info("swept unfinished uploads", { files: swept });
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Figures
+
+const SOURCES: readonly GateSource[] = ["off", "forgejo", "git", "kept", "none"];
+
+function createFigures(metrics: Registry, gate: VersionGate) {
+  const refused = metrics.counters(
+    "picket_requests_refused_total",
+    "Requests of agents that were not let in, by reason.",
+  );
+  const episodes = metrics.counters(
+    "picket_episodes_total",
+    "Uploads by outcome: stored, known (were here already), refused.",
+  );
+  const hosts = new Map<string, number>();
+  metrics.gauge("picket_hosts", "Hosts by status.", () =>
+    STATUSES.map((status) => [{ status }, hosts.get(status) ?? 0]),
+  );
+  const totals = { alerts: 0, episodes: 0, bytes: 0 };
+  metrics.gauge("picket_alerts_open", "Alerts that are open.", () => totals.alerts);
+  metrics.gauge("picket_version_gate_source", "Where the list of allowed commits is from: 1 at that one.", () =>
+    SOURCES.map((source) => [{ source }, source === gate.source ? 1 : 0]),
+  );
+  metrics.gauge("picket_episodes_stored", "Episodes in the index.", () => totals.episodes);
+  return {
+    reports: metrics.counter("picket_reports_total", "Reports taken, on disk."),
+    invalid: metrics.counter("picket_reports_invalid_total", "Reports that broke the contract (422)."),
+    bytes: metrics.counter("picket_episode_bytes_total", "Bytes of episodes stored."),
+    refused: (reason: string) => refused({ reason }),
+    episodes: (outcome: "stored" | "known" | "refused") => episodes({ outcome }),
+    hosts,
+    totals,
+  };
+}
+type Figures = ReturnType<typeof createFigures>;
+
+/** Counts what is in the store, for figures that are asked for at any time. */
+async function countAll({ store, figures, index }: Receiver): Promise<void> {
+  const rows = await store.read.all<{ status: string; hosts: number }>(
+    "SELECT status, COUNT(*) AS hosts FROM hosts GROUP BY status",
+  );
+  figures.hosts.clear();
+  for (const { status, hosts } of rows) figures.hosts.set(status, hosts);
+  const open = await store.read.one<{ alerts: number }>(
+    "SELECT COUNT(*) AS alerts FROM alerts WHERE closed_at IS NULL",
+  );
+  Object.assign(figures.totals, { alerts: open?.alerts ?? 0, ...(await index.totals()) });
+}
+
+/** `/health`: whether reports and episodes can be taken now, and the figures. */
+async function health(receiver: Receiver): Promise<Health> {
+  const { config, store, figures, gate } = receiver;
+  const problem = cannotWrite(config.data_dir) ?? cannotWrite(episodesFolder(config)) ?? store.problem;
+  if (problem === null) await countAll(receiver);
+  const gateClosed = gate.source === "none";
+  return {
+    ok: problem === null,
+    figures: {
+      hosts: Object.fromEntries(STATUSES.map((status) => [status, figures.hosts.get(status) ?? 0])),
+      reports: figures.reports.value,
+      episodes: figures.totals.episodes,
+      episode_bytes: figures.totals.bytes,
+      open_alerts: figures.totals.alerts,
+      uptime_sec: Math.floor(process.uptime()),
+      version_gate: gate.source,
+      ...(gateClosed ? { version_gate_problem: "no list of commits yet: episodes are answered 503" } : {}),
+      ...(problem === null ? {} : { problem }),
+    },
+  };
+}
+
+function statusLine({ figures }: Receiver): string {
+  const hosts = STATUSES.filter((status) => figures.hosts.get(status)).map(
+    (status) => `${figures.hosts.get(status)} ${status}`,
+  );
+  return `${hosts.join(", ") || "no hosts"}; ${figures.reports.value} reports, ${figures.totals.episodes} episodes, ${figures.totals.alerts} alerts`;
+}
+
+if (import.meta.main) {
+  await run("receiver", {
+    usage: USAGE,
+    schema: Config,
+    main,
+    commands: COMMANDS,
+    unit: { system: systemUnit, user: userUnit },
+    example,
+  });
+}
