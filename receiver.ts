@@ -49,7 +49,7 @@ import { EpisodeFolder, type EpisodeStore, episodesFolder } from "./lib/receiver
 import { retentionPass, rollupPass } from "./lib/receiver/history.ts";
 import { STATUSES } from "./lib/receiver/hosts.ts";
 import { type Taken, ingest } from "./lib/receiver/ingest.ts";
-import { presencePass } from "./lib/receiver/presence.ts";
+import { Presence } from "./lib/receiver/presence.ts";
 import { readingRoutes } from "./lib/receiver/reading.ts";
 import { readReport } from "./lib/receiver/report.ts";
 import { Store } from "./lib/receiver/store.ts";
@@ -185,14 +185,14 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     log,
   };
   // Before anybody can report: what the receiver missed is nobody's silence.
-  const { away } = await presencePass(store, { now: Date.now(), interval: config.poll_interval_seconds });
-  if (away !== 0) log.info("was away: every deadline moves by that", { seconds: Math.round(away / 1000) });
+  const presence = new Presence(store);
+  await watch(receiver, presence);
   const swept = await episodes.sweep();
   if (swept > 0) log.info("swept unfinished uploads", { files: swept });
   await Promise.all([receiver.index.follow(), receiver.gate.refresh(), countAll(receiver)]);
   const teller = await Teller.open(store, { notify: config.notify, log });
   const server = listenToAgents(receiver, service);
-  startLoops(receiver, service, teller);
+  startLoops(receiver, service, { presence, teller });
   log.info("ready", { listen: String(server.address), data: config.data_dir, hosts: receiver.figures.hosts.size });
   return {
     status: () => statusLine(receiver),
@@ -209,6 +209,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       await server.stop();
       await receiver.index.close();
       await teller.close();
+      await presence.mark(Date.now());
       await store.close();
       unlock();
     },
@@ -329,12 +330,9 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
       return Response.json({ sha256, size }, { status: outcome === "stored" ? 201 : 200 });
     }),
   );
-  app.use("/v1/*", async (c, next) => {
-    mayRead(receiver.config, c.req.raw, c.env.ip);
-    await next();
-  });
   const interval = () => receiver.config.poll_interval_seconds;
-  app.route("/v1", readingRoutes({ store, index, episodes, interval, onEvents: news.once, stopping }));
+  const may = (request: Request, ip: () => string) => mayRead(receiver.config, request, ip);
+  app.route("/v1", readingRoutes({ store, index, episodes, interval, onEvents: news.once, stopping, mayRead: may }));
   return app;
 }
 
@@ -453,25 +451,23 @@ function createNews(): News {
   };
 }
 
-function startLoops(receiver: Receiver, service: Service, teller: Teller): void {
-  const { store, news, log } = receiver;
+function startLoops(
+  receiver: Receiver,
+  service: Service,
+  { presence, teller }: { presence: Presence; teller: Teller },
+): void {
+  const { store, news } = receiver;
   let due = 0;
-  const presence = service.loop({
+  const watching = service.loop({
     name: "presence",
     every: () => Math.max(due, 20) / 1000,
     async pass() {
-      const { next, changed, away } = await presencePass(store, {
-        now: Date.now(),
-        interval: receiver.config.poll_interval_seconds,
-      });
-      due = next;
-      if (away !== 0) log.info("was away: every deadline moves by that", { seconds: Math.round(away / 1000) });
-      if (changed > 0) news.ring();
+      due = await watch(receiver, presence);
     },
   });
   const tell = service.loop({ name: "tell", every: () => 5, pass: (alive) => teller.pass(alive) });
   const onNews = (): void => {
-    presence.wake();
+    watching.wake();
     tell.wake();
     news.once(onNews);
   };
@@ -492,6 +488,14 @@ function startLoops(receiver: Receiver, service: Service, teller: Teller): void 
       if ((await quietPass(store, Date.now())) > 0) news.ring();
     },
   });
+}
+
+/** Looks who has fallen silent; gives the milliseconds until something may be due. */
+async function watch({ config, news, log }: Receiver, presence: Presence): Promise<number> {
+  const { next, changed, away } = await presence.pass({ now: Date.now(), interval: config.poll_interval_seconds });
+  if (Math.abs(away) >= 1000) log.info("was away: every deadline moves by that", { seconds: Math.round(away / 1000) });
+  if (changed > 0) news.ring();
+  return next;
 }
 
 async function hourly({ store, episodes, log }: Receiver, alive: () => void): Promise<void> {

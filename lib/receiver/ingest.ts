@@ -31,7 +31,7 @@ export interface Taking {
 export interface Taken {
   /** What the host is told: seconds until its next report. */
   interval: number;
-  /** Whether the host's status changed. */
+  /** Whether there may be an event: the status of the host or one of its containers changed. */
   changed: boolean;
 }
 
@@ -43,7 +43,7 @@ export async function ingest(tx: Queries, { guest, report, interval }: Taking): 
   const late = isLate(report, host.told_interval ?? next);
   const containers = report.containers === null ? null : unique(report.containers, (one) => one.container_id);
   const guests = report.guests === null ? null : unique(report.guests, (one) => one.vmid);
-  const place: Place = { tx, host, at: late ? report.recorded_at : guest.at, late };
+  const place: Place = { tx, host, at: late ? report.recorded_at : guest.at, late, changed: false };
   const ids = await placeContainers(place, containers);
   const guestIds = await placeGuests(place, guests);
   await addSamples(tx, { host: host.id, report, containers: ids, guests: guestIds });
@@ -51,7 +51,7 @@ export async function ingest(tx: Queries, { guest, report, interval }: Taking): 
     if (host.told_interval !== next) await tx.run("UPDATE hosts SET told_interval = $1 WHERE id = $2", [next, host.id]);
     return { interval: next, changed: false };
   }
-  const changed = await comeOnline(place);
+  await comeOnline(place);
   await tx.run(
     `UPDATE hosts SET last_seen_at = $1, last_recorded_at = $2, away_ms = 0, told_interval = $3,
        agent_version = COALESCE($4, agent_version), facts = $5, metrics = $6, extras = $7 WHERE id = $8`,
@@ -66,7 +66,7 @@ export async function ingest(tx: Queries, { guest, report, interval }: Taking): 
       host.id,
     ],
   );
-  return { interval: next, changed };
+  return { interval: next, changed: place.changed };
 }
 
 interface Place {
@@ -74,17 +74,20 @@ interface Place {
   host: Host;
   at: number;
   late: boolean;
+  /** Set where something was told or may have been. */
+  changed: boolean;
 }
 
 /** The status is written only when it changes, by whoever changes it. */
-async function comeOnline({ tx, host, at }: Place): Promise<boolean> {
-  if (host.status === "online") return false;
+async function comeOnline(place: Place): Promise<void> {
+  const { tx, host, at } = place;
+  if (host.status === "online") return;
+  place.changed = true;
   await tx.run("UPDATE hosts SET status = 'online' WHERE id = $1", [host.id]);
-  if (host.status === "pending") return true;
+  if (host.status === "pending") return;
   await close(tx, { host: host.id, types: ["host.stale", "host.offline"], at });
   const away = duration(at - (host.last_seen_at ?? at));
   await note(tx, { host: host.id, type: "host.recovered", text: `${host.name} is back after ${away}`, at });
-  return true;
 }
 
 /** Only what is there and not null replaces what was known. */
@@ -137,6 +140,7 @@ async function placeContainers(place: Place, containers: Container[] | null): Pr
       ? await changeContainer(tx, before.id, description)
       : await addContainer(place, container.container_id, description);
     placed.push([id, container]);
+    place.changed = true;
     await tellOfContainer(place, before && (JSON.parse(before.description) as Described), described);
   }
   if (!late) await loseContainers(place, [...known.values()], new Set(containers.map(({ name }) => name)));

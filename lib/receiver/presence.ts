@@ -2,9 +2,9 @@
 //
 //   pending → online → (2 intervals without a report) stale → (4) offline → (a report) online
 //
-// The receipt of the last report decides, by this machine's clock. The receiver's own absence is nobody's silence: every
-// pass leaves an alive mark, and where the next one comes much later than it should (the receiver was down, stopped, asleep,
-// or the clock was set, either way) every deadline moves by that time.
+// The receipt of the last report decides, by this machine's clock. The receiver's own absence is nobody's silence: it leaves
+// an alive mark, and where time went by without it (it was down, stopped, asleep, or the clock was set, either way), every
+// deadline moves by that time.
 //
 // A transition is claimed by a conditional update, so that a report which comes at the same moment wins or is told after.
 
@@ -12,10 +12,12 @@ import { duration, raise } from "./alerts.ts";
 import type { Status } from "./hosts.ts";
 import { type Queries, type Store, getNote, setNote } from "./store.ts";
 
-/** The alive mark is written this often, in milliseconds. */
+/** It is looked at least this often, in milliseconds. */
+const LOOK_MS = 1000;
+/** Longer than this between two looks is an absence. */
+const ABSENCE_MS = 3 * LOOK_MS;
+/** The alive mark in the store is this old at most. */
 const MARK_MS = 5000;
-/** A gap from here on is an absence. */
-const ABSENCE_MS = 3 * MARK_MS;
 const STALE_AFTER = 2;
 const OFFLINE_AFTER = 4;
 
@@ -38,37 +40,67 @@ export interface PresencePass {
   away: number;
 }
 
-/**
- * One pass.
- * @param options.now milliseconds since 1970.
- * @param options.interval seconds between reports for a host that was told nothing yet.
- */
-export async function presencePass(
-  store: Store,
-  { now, interval }: { now: number; interval: number },
-): Promise<PresencePass> {
-  const away = await keepMark(store, now);
-  const watched = await store.read.all<Watched>(
-    `SELECT id, name, status, last_seen_at, away_ms, COALESCE(told_interval, $1) AS interval FROM hosts
-     WHERE status IN ('online', 'stale') AND last_seen_at IS NOT NULL`,
-    [interval],
-  );
-  let next = MARK_MS;
-  let changed = 0;
-  for (const host of watched) {
-    const silence = now - host.last_seen_at - host.away_ms;
-    const period = host.interval * 1000;
-    if (silence >= STALE_AFTER * period) {
-      const offline = silence >= OFFLINE_AFTER * period;
-      if (offline || host.status === "online")
-        changed += await store.write((tx) => fallSilent(tx, { host, now, offline }));
-    }
-    const due = silence < STALE_AFTER * period ? STALE_AFTER * period - silence : OFFLINE_AFTER * period - silence;
-    if (due > 0) next = Math.min(next, due);
-    // A report may shorten a deadline without waking anybody.
-    next = Math.min(next, period / 2);
+/** Watches over the hosts of a store. */
+export class Presence {
+  #store: Store;
+  /** When it was looked last; null before the first time. */
+  #looked: number | null = null;
+  #marked = 0;
+
+  constructor(store: Store) {
+    this.#store = store;
   }
-  return { next: Math.max(next, 20), changed, away };
+
+  /**
+   * One pass. The first one has to come before any report does.
+   * @param options.now milliseconds since 1970.
+   * @param options.interval seconds between reports for a host that was told nothing yet.
+   */
+  async pass({ now, interval }: { now: number; interval: number }): Promise<PresencePass> {
+    const away = await this.#giveBack(now);
+    this.#looked = now;
+    if (away !== 0 || now - this.#marked >= MARK_MS) await this.mark(now);
+    const watched = await this.#store.read.all<Watched>(
+      `SELECT id, name, status, last_seen_at, away_ms, COALESCE(told_interval, $1) AS interval FROM hosts
+       WHERE status IN ('online', 'stale') AND last_seen_at IS NOT NULL`,
+      [interval],
+    );
+    let next = LOOK_MS;
+    let changed = 0;
+    for (const host of watched) {
+      const silence = now - host.last_seen_at - host.away_ms;
+      const stale = STALE_AFTER * host.interval * 1000;
+      const offline = OFFLINE_AFTER * host.interval * 1000;
+      if (silence >= offline || (silence >= stale && host.status === "online")) {
+        changed += await this.#store.write((tx) => fallSilent(tx, { host, now, offline: silence >= offline }));
+      }
+      const due = silence < stale ? stale - silence : offline - silence;
+      if (due > 0) next = Math.min(next, due);
+    }
+    return { next, changed, away };
+  }
+
+  /** Leaves the alive mark. */
+  async mark(now: number): Promise<void> {
+    await this.#store.write((tx) => setNote(tx, "alive_at", String(now)));
+    this.#marked = now;
+  }
+
+  /** Moves all deadlines by the time that the receiver was away; gives that. */
+  async #giveBack(now: number): Promise<number> {
+    const first = this.#looked === null;
+    const before = this.#looked ?? Number((await getNote(this.#store.read, "alive_at")) ?? now);
+    const gap = now - before;
+    if (gap >= 0 && !first && gap < ABSENCE_MS) return 0;
+    if (gap === 0) return 0;
+    // Who has reported since has nothing to be given: at the start nobody has; after the clock was set back that are those
+    // who were not seen in the future.
+    const [who, at] = gap < 0 ? ["last_seen_at > $2", now] : ["last_seen_at <= $2", first ? now : before + LOOK_MS];
+    await this.#store.write((tx) =>
+      tx.run(`UPDATE hosts SET away_ms = away_ms + $1 WHERE status IN ('online', 'stale') AND ${who}`, [gap, at]),
+    );
+    return gap;
+  }
 }
 
 /** Moves a host down; 0 when a report was quicker. */
@@ -89,24 +121,4 @@ async function fallSilent(
   if (host.status === "online") await raise(tx, { host: host.id, type: "host.stale", text: text("stale"), at: now });
   if (offline) await raise(tx, { host: host.id, type: "host.offline", text: text("offline"), at: now });
   return 1;
-}
-
-/** Leaves the alive mark, and gives everybody the time that the receiver was away. */
-async function keepMark(store: Store, now: number): Promise<number> {
-  const mark = await getNote(store.read, "alive_at");
-  const gap = mark === null ? 0 : now - Number(mark);
-  if (mark !== null && gap >= 0 && gap < MARK_MS) return 0;
-  const away = gap < 0 || gap >= ABSENCE_MS ? gap : 0;
-  await store.write(async (tx) => {
-    // Only who reported before the gap is given something; the mark may be MARK_MS older than the gap's beginning.
-    if (away !== 0 && (await getNote(tx, "alive_at")) === mark) {
-      const [before, at] = away > 0 ? ["last_seen_at <= $2", Number(mark) + MARK_MS] : ["last_seen_at > $2", now];
-      await tx.run(`UPDATE hosts SET away_ms = away_ms + $1 WHERE status IN ('online', 'stale') AND ${before}`, [
-        away,
-        at,
-      ]);
-    }
-    await setNote(tx, "alive_at", String(now));
-  });
-  return away;
 }

@@ -28,6 +28,8 @@ export interface Reading {
   /** Calls back once when there may be new events. */
   onEvents: (callback: () => void) => () => void;
   stopping: AbortSignal;
+  /** Whether a request may read. @throws Refusal 401, 403. */
+  mayRead: (request: Request, ip: () => string) => void;
 }
 
 type C = Context<{ Bindings: Bindings }>;
@@ -35,18 +37,23 @@ type C = Context<{ Bindings: Bindings }>;
 /** The routes below /v1 that read. */
 export function readingRoutes(reading: Reading): Hono<{ Bindings: Bindings }> {
   const app = new Hono<{ Bindings: Bindings }>();
-  app.get("/hosts", async (c) => c.json({ hosts: await allHosts(reading) }));
-  app.get("/hosts/:id", async (c) => c.json(await oneHost(reading, await hostOf(reading, c, "id"))));
-  app.get("/hosts/:id/history", (c) => history(reading, c));
-  app.get("/host-health", async (c) => c.json({ health: await allHealth(reading) }));
-  app.get("/host-health/:host", async (c) => {
+  const get = (path: string, answer: (c: C) => Promise<Response>) =>
+    app.get(path, (c: C) => {
+      reading.mayRead(c.req.raw, c.env.ip);
+      return answer(c);
+    });
+  get("/hosts", async (c) => c.json({ hosts: await allHosts(reading) }));
+  get("/hosts/:id", async (c) => c.json(await oneHost(reading, await hostOf(reading, c, "id"))));
+  get("/hosts/:id/history", (c) => history(reading, c));
+  get("/host-health", async (c) => c.json({ health: await allHealth(reading) }));
+  get("/host-health/:host", async (c) => {
     const host = await hostOf(reading, c, "host");
     if (host.health === null) throw new Refusal(404, "no_health", `"${host.name}" has not sent its health yet`);
     return c.json(healthOf(host));
   });
-  app.get("/events", (c) => events(reading, c));
-  app.get("/episodes", (c) => listEpisodes(reading, c));
-  app.get("/episodes/:host/:file", (c) => download(reading, c));
+  get("/events", (c) => events(reading, c));
+  get("/episodes", (c) => listEpisodes(reading, c));
+  get("/episodes/:host/:file", (c) => download(reading, c));
   return app;
 }
 
