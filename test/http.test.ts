@@ -4,7 +4,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { readFileSync, renameSync } from "node:fs";
 import { connect } from "node:net";
-import { type Daemon, Folder, have, runRole, startRole, until } from "./kit.ts";
+import { type Daemon, Folder, certificates, have, runRole, startRole, until } from "./kit.ts";
 
 const ROUTES = `  routes:
     - { path: /open, recipient: bob, type: INFO, template: "{{ .n }}" }
@@ -193,25 +193,6 @@ describe("requests that go wrong", () => {
 });
 
 describe.skipIf(!have("openssl", "TLS"))("TLS", () => {
-  async function certificates(folder: Folder): Promise<void> {
-    const sh = (script: string) => Bun.$`sh -c ${script}`.cwd(folder.path).quiet();
-    const authority = (name: string) =>
-      `openssl req -x509 -newkey rsa:2048 -nodes -keyout ${name}.key -out ${name}.pem -days 2 -subj /CN=${name}`;
-    const signed = (name: string, by: string, days = "-days 2") =>
-      `openssl req -newkey rsa:2048 -nodes -keyout ${name}.key -out ${name}.csr -subj /CN=localhost && printf 'subjectAltName=IP:127.0.0.1,DNS:localhost' > ext && openssl x509 -req -in ${name}.csr -CA ${by}.pem -CAkey ${by}.key -CAcreateserial ${days} -extfile ext -out ${name}.pem`;
-    await sh(
-      [
-        authority("ca"),
-        authority("foreign-ca"),
-        signed("server", "ca"),
-        signed("renewed", "ca"),
-        signed("client", "ca"),
-        signed("foreign", "foreign-ca"),
-        signed("expired", "ca", "-days -1"),
-      ].join(" && "),
-    );
-  }
-
   test("serves; a renewed certificate is taken over by SIGHUP; client certificates are demanded", async () => {
     using folder = new Folder();
     await certificates(folder);

@@ -174,3 +174,23 @@ export function have(program: string, test: string): boolean {
   console.log(`skipped: ${test}: ${program} is not installed`);
   return false;
 }
+
+/** Makes ca, foreign-ca, server, renewed, client, foreign (of the foreign one) and expired, each a .pem and a .key, with openssl. */
+export async function certificates(folder: Folder): Promise<void> {
+  const sh = (script: string) => Bun.$`sh -c ${script}`.cwd(folder.path).quiet();
+  const authority = (name: string) =>
+    `openssl req -x509 -newkey rsa:2048 -nodes -keyout ${name}.key -out ${name}.pem -days 2 -subj /CN=${name}`;
+  const signed = (name: string, by: string, days = "-days 2") =>
+    `openssl req -newkey rsa:2048 -nodes -keyout ${name}.key -out ${name}.csr -subj /CN=localhost && printf 'subjectAltName=IP:127.0.0.1,DNS:localhost' > ext && openssl x509 -req -in ${name}.csr -CA ${by}.pem -CAkey ${by}.key -CAcreateserial ${days} -extfile ext -out ${name}.pem`;
+  await sh(
+    [
+      authority("ca"),
+      authority("foreign-ca"),
+      signed("server", "ca"),
+      signed("renewed", "ca"),
+      signed("client", "ca"),
+      signed("foreign", "foreign-ca"),
+      signed("expired", "ca", "-days -1"),
+    ].join(" && "),
+  );
+}
