@@ -10,16 +10,17 @@ usage() {
 	cat <<TEXT
 usage: ./$name COMMAND
 
-  try [--once]      build, start a collector in a temporary folder, show a webhook and a dropped file arrive;
-                    runs until Ctrl-C and leaves nothing behind (--once: ends by itself)
+  try [--once]      build, start a collector and a receiver in a temporary folder, show a webhook, a dropped file, a
+                    report and an episode arrive; runs until Ctrl-C and leaves nothing behind (--once: ends by itself)
   test              format check, lint, types, tests
   collector         install picket-collector on this host, enable and start it
+  receiver          install picket-receiver on this host, enable and start it
     --no-start      only put it in place
     --user          as a user service (the default, except for root)
     --system        as a system service (the default for root)
     --uninstall     stop and remove it; data and configuration stay
 
-Needs Node.js with npm, or Bun; for installing a prebuilt picket-collector beside this script nothing at all.
+Needs Node.js with npm, or Bun; for installing prebuilt binaries beside this script nothing at all.
 DESTDIR=/some/root installs into that root and starts nothing.
 
 example: ./$name try
@@ -84,37 +85,66 @@ set_up() {
 
 build() {
 	step "build"
-	(cd "$here" && "$bun" build.ts) || fail "the build failed" "is there room for 110 MB in $here/dist?"
+	(cd "$here" && "$bun" build.ts) || fail "the build failed" "is there room for 110 MB a role in $here/dist?"
 }
 
 # ---------------------------------------------------------------------------------------------------------------
 # try
 
 demo=
-daemon=
+daemons=
 
 leave() {
 	trap - EXIT INT TERM HUP
-	if [ -n "$daemon" ]; then
-		kill "$daemon" 2>/dev/null || true
-		wait "$daemon" 2>/dev/null || true
-	fi
+	for daemon in $daemons; do kill "$daemon" 2>/dev/null || true; done
+	for daemon in $daemons; do wait "$daemon" 2>/dev/null || true; done
 	[ -z "$demo" ] || rm -rf "$demo"
 }
 
-# Starts the demonstration's collector on port $1; says where it listens, or nothing when it ended.
-start_demo() {
-	sed "s/PORT/$1/" "$demo/template.yaml" >"$demo/collector.yaml"
-	"$here/dist/picket-collector" --config "$demo/collector.yaml" 2>"$demo/log" &
-	daemon=$!
+# Starts a role of the demonstration on port $2; gives where it listens in $address, or fails.
+start_on() {
+	sed "s/PORT/$2/" "$demo/$1.template.yaml" >"$demo/$1.yaml"
+	"$here/dist/picket-$1" --config "$demo/$1.yaml" 2>"$demo/$1.log" &
+	started=$!
+	daemons="$daemons $started"
 	tries=0
-	while ! grep -q ' ready ' "$demo/log"; do
-		kill -0 "$daemon" 2>/dev/null || return 1
+	while ! grep -q ' ready ' "$demo/$1.log"; do
+		kill -0 "$started" 2>/dev/null || return 1
 		tries=$((tries + 1))
 		[ $tries -lt 100 ] || return 1
 		sleep 0.1
 	done
-	address=$(sed -n 's/.* ready listen=\([^ ]*\).*/\1/p' "$demo/log")
+	address=$(sed -n 's/.* ready listen=\([^ ]*\).*/\1/p' "$demo/$1.log")
+}
+
+# The role's own port, or another one where that is taken.
+start_demo() {
+	sed "s/^/   /; s/PORT/$2/" "$demo/$1.template.yaml"
+	start_on "$1" "$2" || start_on "$1" 0 || {
+		cat "$demo/$1.log" >&2
+		fail "the $1 did not start"
+	}
+	say "   running, listening on $address"
+}
+
+# send METHOD FILE URL [HEADER …]: shows the curl command and runs it (or its like, where there is no curl).
+send() {
+	method=$1 file=$2 url=$3
+	shift 3
+	shown=
+	for header in "$@"; do shown="$shown -H '$header'"; done
+	say "\$ curl -X $method --data-binary @$(basename "$file")$shown $url"
+	if command -v curl >/dev/null; then
+		for header in "$@"; do
+			set -- "$@" -H "$header"
+			shift
+		done
+		curl -sS -X "$method" -w '   (%{http_code})\n' --data-binary "@$file" "$@" "$url"
+	else
+		"$bun" -e 'const [method, file, url, ...headers] = process.argv.slice(1);
+			const answer = await fetch(url, { method, body: Bun.file(file), headers: headers.map((one) => one.split(": ")) });
+			console.log(await answer.text() + "   (" + answer.status + ")");' "$method" "$file" "$url" "$@"
+	fi
 }
 
 lines_arrived() { [ -f "$demo/inbox/ops.inbox" ] && [ "$(wc -l <"$demo/inbox/ops.inbox")" -ge "$1" ]; }
@@ -124,25 +154,17 @@ await_lines() {
 	until lines_arrived "$1"; do
 		tries=$((tries + 1))
 		if [ $tries -gt 100 ]; then
-			cat "$demo/log" >&2
+			cat "$demo"/*.log >&2
 			fail "the event did not arrive"
 		fi
 		sleep 0.1
 	done
 }
 
-try() {
-	once=${1:-}
-	set_up
-	build
-
+demo_collector() {
 	step "a collector with one webhook route and one drop folder"
-	demo=$(mktemp -d "${TMPDIR:-/tmp}/picket-try.XXXXXX")
-	trap leave EXIT
-	trap 'leave; exit 130' INT
-	trap 'leave; exit 143' TERM HUP
 	mkdir "$demo/drops"
-	cat >"$demo/template.yaml" <<YAML
+	cat >"$demo/collector.template.yaml" <<YAML
 agent: demo
 inbox_dir: $demo/inbox
 webhook:
@@ -158,22 +180,12 @@ webhook:
       template: '{{ .text }}'
 drop_folder: { path: $demo/drops }
 YAML
-	sed 's/^/   /; s/PORT/18790/' "$demo/template.yaml"
-	start_demo 18790 || start_demo 0 || {
-		cat "$demo/log" >&2
-		fail "the collector did not start"
-	}
-	say "   running, listening on $address"
+	start_demo collector 18790
+	collector=$address
 
 	step "a GitHub push payload comes in"
 	(cd "$here" && "$bun" -e 'const all = require("@octokit/webhooks-examples"); await Bun.write(process.argv[1], JSON.stringify(all.find((one) => one.name === "push").examples[0]))' "$demo/push.json")
-	if command -v curl >/dev/null; then
-		say "\$ curl -d @push.json http://$address/github"
-		curl -sS -H 'Content-Type: application/json' -d "@$demo/push.json" "http://$address/github"
-		say ""
-	else
-		"$bun" -e 'const answer = await fetch(process.argv[1], { method: "POST", body: Bun.file(process.argv[2]) }); console.log(answer.status, await answer.text())' "http://$address/github" "$demo/push.json"
-	fi
+	send POST "$demo/push.json" "http://$collector/github" "Content-Type: application/json"
 	await_lines 1
 
 	step "a file is dropped"
@@ -183,18 +195,78 @@ YAML
 
 	step "what came of it: $demo/inbox/ops.inbox"
 	cat "$demo/inbox/ops.inbox"
+}
+
+# This machine as a report: what /proc and df say.
+write_report() {
+	used_mb=$(awk '/^MemTotal/ {t=$2} /^MemAvailable/ {a=$2} END {printf "%d", (t - a) / 1024}' /proc/meminfo 2>/dev/null || echo null)
+	total_mb=$(awk '/^MemTotal/ {printf "%d", $2 / 1024}' /proc/meminfo 2>/dev/null || echo null)
+	disk=$(df -kP / | awk 'NR == 2 {printf "\"disk_used_gb\":%d,\"disk_total_gb\":%d", $3 / 1048576, $2 / 1048576}')
+	load=$(cut -d' ' -f1 /proc/loadavg 2>/dev/null || echo null)
+	uptime=$(cut -d. -f1 /proc/uptime 2>/dev/null || echo null)
+	printf '{"recorded_at":"%s","host":{"metrics":{"memory_used_mb":%s,"memory_total_mb":%s,%s,"load_average":%s,"uptime_seconds":%s},"facts":{"kernel":"%s","arch":"%s"}}}\n' \
+		"$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$used_mb" "$total_mb" "$disk" "$load" "$uptime" "$(uname -r)" "$(uname -m)" >"$demo/report.json"
+}
+
+demo_receiver() {
+	step "a receiver with one host"
+	cat >"$demo/receiver.template.yaml" <<YAML
+listen: 127.0.0.1:PORT
+data_dir: $demo/receiver
+notify: { recipient: ops, inbox_dir: $demo/inbox }
+YAML
+	start_demo receiver 18791
+	receiver=$address
+	say "\$ picket-receiver host add demo"
+	"$here/dist/picket-receiver" host add demo --url "http://$receiver" --config "$demo/receiver.yaml" | tee "$demo/host"
+	token=$(sed -n 's/^export PICKET_TOKEN=//p' "$demo/host")
+
+	step "this machine is reported"
+	write_report
+	cat "$demo/report.json"
+	send POST "$demo/report.json" "http://$receiver/v1/host-report" "Authorization: Bearer $token"
+
+	step "an episode is shipped"
+	mkdir -p "$demo/episodes/ep-1"
+	echo '{"code_version":{"commit":"0123456789abcdef0123456789abcdef01234567"}}' >"$demo/episodes/ep-1/meta.json"
+	cp "$demo/push.json" "$demo/episodes/ep-1/"
+	tar -C "$demo/episodes" -cf "$demo/ep-1.tar" ep-1
+	hash=$("$bun" -e 'const [tar, out] = process.argv.slice(1); const bytes = Bun.zstdCompressSync(await Bun.file(tar).bytes());
+		await Bun.write(out, bytes); console.log(new Bun.CryptoHasher("sha256").update(bytes).digest("hex"));' "$demo/ep-1.tar" "$demo/ep-1.tar.zst")
+	send PUT "$demo/ep-1.tar.zst" "http://$receiver/v1/episodes/demo/ep-1.tar.zst" "Authorization: Bearer $token" \
+		"Content-Type: application/zstd" "X-Content-SHA256: $hash" "X-Schema-Version: 1"
+	cat "$demo/receiver/index.jsonl"
+	say "\$ picket-receiver host list"
+	"$here/dist/picket-receiver" host list --config "$demo/receiver.yaml"
+}
+
+try() {
+	once=${1:-}
+	set_up
+	build
+	demo=$(mktemp -d "${TMPDIR:-/tmp}/picket-try.XXXXXX")
+	trap leave EXIT
+	trap 'leave; exit 130' INT
+	trap 'leave; exit 143' TERM HUP
+	demo_collector
+	demo_receiver
 
 	step "your turn, in another terminal"
 	cat <<TEXT
-curl -d '{"text":"hello"}' http://$address/note
+curl -d '{"text":"hello"}' http://$collector/note
 echo '{"recipient":"ops","type":"INFO","payload":"dropped"}' > $demo/drops/mine.json
 $here/dist/picket-collector read ops --new --config $demo/collector.yaml
-curl http://$address/health
+curl http://$receiver/v1/hosts/demo
+curl 'http://$receiver/v1/hosts/demo/history?metric=load_average'
+$here/dist/picket-receiver host add another --config $demo/receiver.yaml
+
+The host demo is silent from now on: in two minutes it is stale, in four offline, and the inbox of ops says so.
 TEXT
 	[ "$once" != --once ] || return 0
 	say ""
 	say "Ctrl-C ends it and leaves nothing behind."
-	wait "$daemon" || true
+	# shellcheck disable=SC2086
+	wait $daemons || true
 }
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -338,11 +410,14 @@ install_role() {
 	put "$source" "$binary" 755
 	install_unit
 	install_config
-	if [ "$scope" = user ]; then tell_syncthing "$HOME"; else tell_syncthing "$data"; fi
+	if [ "$role" = collector ]; then
+		if [ "$scope" = user ]; then tell_syncthing "$HOME"; else tell_syncthing "$data"; fi
+	fi
 	start
 	linger
 	say ""
 	say "configuration  $config (check: $binary --check --config $config)"
+	[ "$role" != receiver ] || say "a host         $binary host add NAME"
 	if [ "$scope" = user ]; then
 		say "status         systemctl --user status picket-$role; journalctl --user -u picket-$role"
 	else
@@ -397,7 +472,7 @@ test)
 	step "format, lint, types, tests"
 	cd "$here" && "$bun" run ok
 	;;
-collector) install_or_remove "$command" "$@" ;;
+collector | receiver) install_or_remove "$command" "$@" ;;
 -h | --help | help) usage ;;
 *) fail "unknown command \"$command\"" "see ./$name --help" 2 ;;
 esac

@@ -19,85 +19,112 @@ test("every link to a file leads somewhere", () => {
   }
 });
 
-test("configurations shown pass --check, and so does the example", async () => {
-  using folder = new Folder();
-  const shown = [...blocks(README, "yaml"), readFileSync(join(ROOT, "etc/collector.yaml"), "utf8")];
-  expect(shown.length).toBeGreaterThan(1);
-  for (const text of shown) {
-    const outcome = await runRole("collector", ["--check", "--config", folder.write("shown.yaml", text)]);
-    expect(outcome).toEqual({ code: 0, stdout: "ok\n", stderr: "" });
-  }
-});
+/** The part of the README about a role. */
+function partOf(role: string): string {
+  const start = README.indexOf(`\n## ${role[0]!.toUpperCase()}${role.slice(1)}\n`);
+  return README.slice(start, README.indexOf("\n## ", start + 1));
+}
 
-test("what is commented out in the example passes, too", async () => {
-  using folder = new Folder();
-  const example = readFileSync(join(ROOT, "etc/collector.yaml"), "utf8");
-  const keys =
-    "inbox_dir|durability|dedupe_hours|priority|sentinel|when|missing|- path|recipient|type|template|verify|poll_fallback_seconds|settle_ms|auth|tls|trusted_proxies";
-  const uncommented = example.replace(new RegExp(`^( *)# (?=(?:  )?(?:${keys}): )`, "gm"), "$1");
-  const secret = folder.write("secret", "s");
-  const text = uncommented.replaceAll(/(secret|token)_file: [^ ,}]+/g, `$1_file: ${secret}`);
-  const outcome = await runRole("collector", ["--check", "--config", folder.write("all.yaml", text)]);
-  expect(outcome.stderr.replaceAll(/.*chmod 600.*\n/g, "")).toBe("");
-  expect(outcome.stdout).toBe("ok\n");
-  expect(text).toContain("\nauth: {");
-});
+const example = (role: string) => readFileSync(join(ROOT, `etc/${role}.yaml`), "utf8");
 
-test("the keys of the configuration table exist", async () => {
-  const keys = [
-    ...README.matchAll(/^\| `((?:webhook|drop_folder|auth|tls|trusted_proxies|agent|inbox_dir|durability)[^`]*)`/gm),
-  ].map(([, key]) => key!);
-  expect(keys.length).toBeGreaterThan(15);
-  for (const key of keys) {
-    const name = `PICKET_COLLECTOR_${key.replace("[]", ".0").replaceAll(".", "__").toUpperCase()}`;
-    const { stderr } = await runRole("collector", ["--check", "--config", join(ROOT, "etc/collector.yaml")], {
-      env: { [name]: "[[[" },
-    });
-    expect(`${key}: ${stderr}`).not.toContain("unknown");
-    expect(`${key}: ${stderr}`).not.toContain("not a setting");
-  }
-});
-
-test("the metrics named are served", async () => {
-  using folder = new Folder();
-  const config = folder.write(
-    "c.yaml",
-    `agent: a\ninbox_dir: ${folder.path}/inbox\nwebhook: { listen: 127.0.0.1:0 }\ndrop_folder: { path: ${folder.path}/d }\n`,
-  );
-  await using daemon = await startRole("collector", ["--config", config]);
-  const url = await daemon.url();
-  await fetch(`${url}/health`);
-  const served = await (await fetch(`${url}/metrics`)).text();
-  const named = [...README.matchAll(/`(picket_[a-z_]+)`/g)].map(([, name]) => name!);
-  expect(named.length).toBeGreaterThan(8);
-  expect(named.filter((name) => !new RegExp(`^${name}(_bucket)?[{ ]`, "m").test(served))).toEqual([]);
-});
-
-describe("the session in the README", () => {
-  test("gives what it shows", async () => {
+describe.each(["collector", "receiver"] as const)("%s", (role) => {
+  test("configurations shown pass --check, and so does the example", async () => {
     using folder = new Folder();
-    const session = blocks(README, "console")[0]!;
-    const lines = session
+    const shown = [...blocks(partOf(role), "yaml"), example(role)];
+    expect(shown.length).toBeGreaterThan(1);
+    for (const text of shown) {
+      const outcome = await runRole(role, ["--check", "--config", folder.write("shown.yaml", text)]);
+      expect(outcome).toEqual({ code: 0, stdout: "ok\n", stderr: "" });
+    }
+  });
+
+  test("what is commented out in the example passes, too", async () => {
+    using folder = new Folder();
+    const uncommented = example(role).replace(/^( *)# (?=( {2})*(- )?[a-z_]+:( |$)(?!.*\. ))/gm, "$1");
+    const secret = folder.write("secret", "s");
+    const text = uncommented
       .split("\n")
-      .filter((line) => line.startsWith("$ "))
-      .map((line) => line.slice(2));
-    const [bun = "", script = ""] = await command("collector", "source");
-    folder.write("picket-collector", `#!/bin/sh\nexec "${bun}" "${script}" "$@"\n`);
-    await Bun.$`chmod +x ${folder.at("picket-collector")}`;
-    const run = Bun.spawn(["sh", "-c", lines.join("\n")], {
-      cwd: folder.path,
-      env: { ...process.env, PATH: `${folder.path}:${dirname(bun)}:${process.env["PATH"]}` },
-      stdout: "pipe",
-    });
+      .filter((line) => !/^(Check it|Take over|A host|bind_fingerprint):/.test(line))
+      .join("\n")
+      .replaceAll(/(secret|token)_file: [^ ,}]+/g, `$1_file: ${secret}`);
+    const outcome = await runRole(role, ["--check", "--config", folder.write("all.yaml", text)]);
+    expect(outcome.stderr.replaceAll(/.*chmod 600.*\n/g, "")).toBe("");
+    expect(outcome.stdout).toBe("ok\n");
+    expect(text).toContain("\nauth: {");
+    expect(text).toContain("\ntrusted_proxies: [");
+  });
+
+  test("the keys of the configuration table exist", async () => {
+    const table = partOf(role).split("| key | default | what |")[1]!.split("\n\n")[0]!;
+    const keys = [...table.matchAll(/^\| (`[^|]+`) \|/gm)].flatMap(([, cell]) =>
+      [...cell!.matchAll(/`([^`]+)`/g)].map(([, key]) => key!),
+    );
+    expect(keys.length).toBeGreaterThan(15);
+    for (const key of keys) {
+      const name = `PICKET_${role.toUpperCase()}_${key.replace("[]", ".0").replaceAll(".", "__").toUpperCase()}`;
+      const { stderr } = await runRole(role, ["--check", "--config", join(ROOT, `etc/${role}.yaml`)], {
+        env: { [name]: "[[[" },
+      });
+      expect(`${key}: ${stderr}`).not.toContain("unknown");
+      expect(`${key}: ${stderr}`).not.toContain("not a setting");
+    }
+  }, 30_000);
+
+  test("the metrics named are served", async () => {
+    using folder = new Folder();
+    const lines = {
+      collector: `agent: a\ninbox_dir: ${folder.path}/inbox\nwebhook: { listen: 127.0.0.1:0 }\ndrop_folder: { path: ${folder.path}/d }\n`,
+      receiver: `listen: 127.0.0.1:0\ndata_dir: ${folder.path}/data\n`,
+    };
+    await using daemon = await startRole(role, ["--config", folder.write("c.yaml", lines[role])]);
+    const url = await daemon.url();
+    await fetch(`${url}/health`);
+    if (role === "receiver") {
+      await fetch(`${url}/v1/ping`, { method: "POST" });
+    }
+    const served = await (await fetch(`${url}/metrics`)).text();
+    const named = [...partOf(role).matchAll(/`(picket_[a-z_]+)`/g)].map(([, name]) => name!);
+    expect(named.length).toBeGreaterThan(8);
+    expect(named.filter((name) => !new RegExp(`^# TYPE ${name} `, "m").test(served))).toEqual([]);
+  });
+});
+
+/** Runs what a session types, with our roles on the PATH, and gives what it prints. */
+async function typed(session: string): Promise<string> {
+  using folder = new Folder();
+  const lines = session
+    .split("\n")
+    .filter((line) => line.startsWith("$ "))
+    .map((line) => line.slice(2));
+  let path = process.env["PATH"];
+  for (const role of ["collector", "receiver"]) {
+    const [bun = "", script = ""] = await command(role, "source");
+    folder.write(`picket-${role}`, `#!/bin/sh\nexec "${bun}" "${script}" "$@"\n`);
+    await Bun.$`chmod +x ${folder.at(`picket-${role}`)}`;
+    path = `${folder.path}:${dirname(bun)}:${process.env["PATH"]}`;
+  }
+  const run = Bun.spawn(["sh", "-c", lines.join("\n")], {
+    cwd: folder.path,
+    env: { ...process.env, PATH: path, HOME: folder.path, STATE_DIRECTORY: folder.at("state") },
+    stdout: "pipe",
+  });
+  return await new Response(run.stdout).text();
+}
+
+test.each(blocks(README, "console").map((session) => [session.split("\n")[0]!, session] as const))(
+  "the session that begins with %s gives what it shows",
+  async (_, session) => {
     const normal = (text: string) =>
       text
         .replaceAll(/\b[0-9a-f]{32}\b/g, "ID")
+        .replaceAll(/pk_\w{40}/g, "TOKEN")
         .replaceAll(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, "TIME")
         .trim();
     const shown = session
       .split("\n")
       .filter((line) => !line.startsWith("$ "))
       .join("\n");
-    expect(normal(await new Response(run.stdout).text())).toBe(normal(shown));
-  });
-});
+    expect(shown).not.toBe("");
+    expect(normal(await typed(session))).toBe(normal(shown));
+  },
+);

@@ -6,16 +6,18 @@ import { copyFileSync, existsSync, mkdirSync, readFileSync, statSync, writeFileS
 import { join } from "node:path";
 import { Folder, ROOT, command, have } from "./kit.ts";
 
-let binary: string;
+let binaries: Record<string, string>;
 beforeAll(async () => {
-  [binary = ""] = await command("collector", "binary");
+  const [collector = ""] = await command("collector", "binary");
+  const [receiver = ""] = await command("receiver", "binary");
+  binaries = { collector, receiver };
 }, 60_000);
 
 /** A folder with nothing but what is needed: script and binary. */
-function bundle(folder: Folder): string {
+function bundle(folder: Folder, role: string): string {
   mkdirSync(folder.at("bundle"));
   copyFileSync(join(ROOT, "install.sh"), folder.at("bundle", "install.sh"));
-  copyFileSync(binary, folder.at("bundle", "picket-collector"));
+  copyFileSync(binaries[role]!, folder.at("bundle", `picket-${role}`));
   mkdirSync(folder.at("home"));
   return folder.at("bundle", "install.sh");
 }
@@ -30,46 +32,54 @@ async function install(folder: Folder, script: string, args: string[]): Promise<
   return { code: await run.exited, out };
 }
 
+const SYSTEM = ["--system", "/usr/local/bin", "/etc/systemd/system", "/etc/picket"] as const;
+const USER = ["--user", "HOME/.local/bin", "HOME/.config/systemd/user", "HOME/.config/picket"] as const;
+
 describe.each([
-  ["--system", "/usr/local/bin", "/etc/systemd/system", "/etc/picket"],
-  ["--user", "HOME/.local/bin", "HOME/.config/systemd/user", "HOME/.config/picket"],
-])("install.sh collector %s", (flag, bin, units, etc) => {
+  ["collector", ...SYSTEM],
+  ["collector", ...USER],
+  ["receiver", ...SYSTEM],
+  ["receiver", ...USER],
+] as const)("install.sh %s %s", (role, flag, bin, units, etc) => {
   const at = (folder: Folder, place: string) => folder.at("root", place.replace("HOME", folder.at("home")));
 
   test("puts everything in its place, changes nothing the second time, and leaves configuration and data when it goes", async () => {
     using folder = new Folder();
-    const script = bundle(folder);
-    const first = await install(folder, script, ["collector", flag]);
+    const script = bundle(folder, role);
+    const first = await install(folder, script, [role, flag]);
     expect(first.code).toBe(0);
-    const installed = join(at(folder, bin), "picket-collector");
-    const unit = join(at(folder, units), "picket-collector.service");
-    const config = join(at(folder, etc), "collector.yaml");
+    const installed = join(at(folder, bin), `picket-${role}`);
+    const unit = join(at(folder, units), `picket-${role}.service`);
+    const config = join(at(folder, etc), `${role}.yaml`);
     expect(statSync(installed).mode & 0o777).toBe(0o755);
     expect(readFileSync(unit, "utf8")).toContain(
-      `ExecStart=${bin.replace("HOME", folder.at("home"))}/picket-collector --json-log`,
+      `ExecStart=${bin.replace("HOME", folder.at("home"))}/picket-${role} --json-log`,
     );
-    expect(readFileSync(config, "utf8")).toBe(readFileSync(join(ROOT, "etc/collector.yaml"), "utf8"));
+    expect(readFileSync(config, "utf8")).toBe(readFileSync(join(ROOT, `etc/${role}.yaml`), "utf8"));
 
-    writeFileSync(config, `agent: mine\ndrop_folder: { path: ${folder.at("synced", "drops")} }\n`);
+    const own =
+      role === "collector" ? `agent: mine\ndrop_folder: { path: ${folder.at("synced", "drops")} }\n` : "# mine\n";
+    writeFileSync(config, own);
     mkdirSync(folder.at("synced", ".stfolder"), { recursive: true });
     writeFileSync(folder.at("synced", ".stignore"), "*.tmp\n");
     const inode = statSync(installed).ino;
     for (let n = 0; n < 2; n++) {
-      const again = await install(folder, script, ["collector", flag, "--no-start"]);
+      const again = await install(folder, script, [role, flag, "--no-start"]);
       expect(again.code).toBe(0);
       expect(again.out).not.toContain("installed ");
     }
     expect(statSync(installed).ino).toBe(inode);
-    expect(readFileSync(config, "utf8")).toStartWith("agent: mine");
-    expect(readFileSync(folder.at("synced", ".stignore"), "utf8")).toBe("*.tmp\n.dead-letter/\n");
+    expect(readFileSync(config, "utf8")).toBe(own);
+    const ignored = role === "collector" ? "*.tmp\n.dead-letter/\n" : "*.tmp\n";
+    expect(readFileSync(folder.at("synced", ".stignore"), "utf8")).toBe(ignored);
 
     // From the installed tree itself: source and destination are one.
     copyFileSync(script, join(at(folder, bin), "install.sh"));
-    const within = await install(folder, join(at(folder, bin), "install.sh"), ["collector", flag]);
+    const within = await install(folder, join(at(folder, bin), "install.sh"), [role, flag]);
     expect(within.code).toBe(0);
     expect(within.out).toContain(`in place     ${installed}`);
 
-    const gone = await install(folder, script, ["collector", flag, "--uninstall"]);
+    const gone = await install(folder, script, [role, flag, "--uninstall"]);
     expect(gone.code).toBe(0);
     expect([installed, unit, config].map((path) => existsSync(path))).toEqual([false, false, true]);
     expect(gone.out).toContain(config);

@@ -5,16 +5,17 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Folder, ROOT, TARGETS, command, have, runRole } from "./kit.ts";
 
-const UNITS = ["picket-collector.service", "picket-collector.user.service"];
+const ROLES = ["collector", "receiver"];
+const unitsOf = (role: string) => [`picket-${role}.service`, `picket-${role}.user.service`] as const;
 const withSystemd = test.skipIf(!have("systemd-analyze", "the units"));
 
-withSystemd("systemd finds nothing to say about the units", async () => {
+withSystemd.each(ROLES)("systemd finds nothing to say about the units of the %s", async (role) => {
   using folder = new Folder();
-  const binary = folder.write("picket-collector", "#!/bin/sh\n");
+  const binary = folder.write(`picket-${role}`, "#!/bin/sh\n");
   await Bun.$`chmod +x ${binary}`;
-  for (const unit of UNITS) {
+  for (const unit of unitsOf(role)) {
     const text = readFileSync(join(ROOT, "etc", unit), "utf8").replace(/^ExecStart=\S+/m, `ExecStart=${binary}`);
-    const path = folder.write("picket-collector.service", text);
+    const path = folder.write(`picket-${role}.service`, text);
     const run = Bun.spawn(["systemd-analyze", "verify", ...(unit.includes("user") ? ["--user"] : []), path], {
       stdout: "pipe",
       stderr: "pipe",
@@ -24,26 +25,33 @@ withSystemd("systemd finds nothing to say about the units", async () => {
   }
 });
 
-withSystemd("the system unit's exposure is 1.5 or below", async () => {
-  const run = Bun.spawn(["systemd-analyze", "security", "--offline=true", "--no-pager", join(ROOT, "etc", UNITS[0]!)], {
-    stdout: "pipe",
-    stderr: "ignore",
-  });
+withSystemd.each(ROLES)("the exposure of the %s's system unit is 1.5 or below", async (role) => {
+  const run = Bun.spawn(
+    ["systemd-analyze", "security", "--offline=true", "--no-pager", join(ROOT, "etc", unitsOf(role)[0])],
+    {
+      stdout: "pipe",
+      stderr: "ignore",
+    },
+  );
   const exposure = /Overall exposure level[^:]*: ([\d.]+)/.exec(await new Response(run.stdout).text())?.[1];
   expect(Number(exposure)).toBeLessThanOrEqual(1.5);
 });
 
-test.each(TARGETS)("%s prints its units for where it lies", async (target) => {
-  const words = await command("collector", target);
-  for (const [flags, name] of [
-    [[], UNITS[0]],
-    [["--user"], UNITS[1]],
-  ] as const) {
-    const { stdout } = await runRole("collector", ["unit", ...flags], { target });
-    expect(stdout).toContain(`\nExecStart=${words.join(" ")} --json-log\n`);
-    const original = readFileSync(join(ROOT, "etc", name!), "utf8");
-    expect(stdout.replace(/^ExecStart=.*$/m, "")).toBe(original.replace(/^ExecStart=.*$/m, ""));
-  }
-  const { stdout } = await runRole("collector", ["example"], { target });
-  expect(stdout).toBe(readFileSync(join(ROOT, "etc/collector.yaml"), "utf8"));
-});
+test.each(ROLES.flatMap((role) => TARGETS.map((target) => [role, target] as const)))(
+  "the %s's %s prints its units for where it lies, and its example",
+  async (role, target) => {
+    const words = await command(role, target);
+    const [system, user] = unitsOf(role);
+    for (const [flags, name] of [
+      [[], system],
+      [["--user"], user],
+    ] as const) {
+      const { stdout } = await runRole(role, ["unit", ...flags], { target });
+      expect(stdout).toContain(`\nExecStart=${words.join(" ")} --json-log\n`);
+      const original = readFileSync(join(ROOT, "etc", name), "utf8");
+      expect(stdout.replace(/^ExecStart=.*$/m, "")).toBe(original.replace(/^ExecStart=.*$/m, ""));
+    }
+    const { stdout } = await runRole(role, ["example"], { target });
+    expect(stdout).toBe(readFileSync(join(ROOT, `etc/${role}.yaml`), "utf8"));
+  },
+);
