@@ -194,3 +194,11 @@ export async function certificates(folder: Folder): Promise<void> {
     ].join(" && "),
   );
 }
+
+/** A port that is free now, for a daemon that has to come back at the same address. */
+export function freePort(): number {
+  const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+  const { port } = server;
+  server.stop(true);
+  return port;
+}

@@ -4,7 +4,7 @@
 import { describe, expect, test } from "bun:test";
 import { mkdirSync, readFileSync, renameSync } from "node:fs";
 import { join } from "node:path";
-import { Folder, ROOT, certificates, have, until } from "./kit.ts";
+import { Folder, ROOT, certificates, freePort, have, until } from "./kit.ts";
 import { Hub, archive, report, uploadHeaders } from "./receiver-kit.ts";
 
 /** Calls with a client certificate, or without one: the status, or "refused" where there is no connection. */
@@ -40,13 +40,7 @@ describe.skipIf(!have("openssl", "client certificates of the receiver"))("client
       using folder = new Folder();
       await certificates(folder);
       await using hub = await Hub.start({ more: "trusted_proxies: [127.0.0.1]" });
-      const ports = [0, 1, 2].map(() => {
-        const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
-        const { port } = server;
-        server.stop(true);
-        return port;
-      });
-      const [front, other, admin] = ports;
+      const [front, other, admin] = [freePort(), freePort(), freePort()];
       const text = readFileSync(join(ROOT, "etc/Caddyfile"), "utf8")
         .replace("hub.example.com", `https://localhost:${front}`)
         .replace("hooks.example.com", `http://localhost:${other}`)

@@ -6,11 +6,10 @@ import { describe, expect, test } from "bun:test";
 import { mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { replay } from "../../lib/journal.ts";
-import { type Daemon, Folder, have, inboxLines, startRole, until } from "../kit.ts";
+import { type Daemon, Folder, freePort, inboxLines, startRole, until } from "../kit.ts";
+import { Disk, canCut, isRoot, smallDisk } from "./disk.ts";
 
 const EVENTS = Number(process.env["PICKET_FAULT_EVENTS"] ?? 20_000);
-const isRoot = process.getuid?.() === 0;
-if (!isRoot) console.log("skipped: power cut and full disk: mounting needs root");
 
 function configure(folder: Folder, data: string, port: number, more = ""): string {
   return folder.write(
@@ -24,14 +23,6 @@ webhook:
 drop_folder: { path: ${join(data, "drops")}, poll_fallback_seconds: 1 }
 ${more}`,
   );
-}
-
-/** A port that is free now: the daemon has to come back at the same address after each kill. */
-function freePort(): number {
-  const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
-  const { port } = server;
-  server.stop(true);
-  return port;
 }
 
 function drop(data: string, name: string, payload: string, recipient = "bob"): void {
@@ -127,81 +118,75 @@ test("kill -9 at random moments: every acknowledged event is there exactly once,
   console.log(`${kills} kills, ${EVENTS} deliveries, ${EVENTS} drops, ${shellCounts.join(" + ")} lines by >>`);
 }, 300_000);
 
-describe.skipIf(!isRoot || !have("mkfs.ext4", "power cut"))("a power cut", () => {
+describe.skipIf(!canCut)("a power cut", () => {
   /** Runs under load, stops the writer, copies the device as it is, and counts what the copy holds. */
   async function cut(
     durability: string,
   ): Promise<{ acknowledged: string[]; found: Map<string, number>; drops: string[] }> {
     using folder = new Folder();
-    const image = folder.at("image");
-    const copy = folder.at("copy");
-    const mount = folder.at("mount");
-    mkdirSync(mount);
-    await Bun.$`truncate -s 512M ${image} && mkfs.ext4 -q ${image} && mount -o loop ${image} ${mount}`.quiet();
+    await using disk = await Disk.make(folder, 512);
+    const mount = disk.path;
     const acknowledged: string[] = [];
     const dropped: string[] = [];
-    try {
-      mkdirSync(join(mount, "drops"));
-      await Bun.$`sync -f ${mount}`;
-      const config = configure(folder, mount, 0, `durability: ${durability}`);
-      await using daemon = await startRole("collector", ["--config", config], { target: "binary" });
-      const url = await daemon.url();
-      const enough = new AbortController();
-      let next = 0;
-      const sender = async () => {
-        while (!enough.signal.aborted) {
-          const n = `hook-${next++}`;
-          if (await deliver(url, n, enough.signal)) acknowledged.push(n);
-        }
-      };
-      const senders = Array.from({ length: 16 }, sender);
-      for (let n = 0; n < 300; n++) {
-        drop(mount, `d${n}`, `drop-${n}`, `r${n % 7}`);
-        await Bun.sleep(1);
-        // Gone means accepted: from then on the event has to survive.
-        if (n % 50 === 49) await until("drops are taken", () => readdirSync(join(mount, "drops")).length < 5);
+    mkdirSync(join(mount, "drops"));
+    await Bun.$`sync -f ${mount}`;
+    await using daemon = await startRole(
+      "collector",
+      ["--config", configure(folder, mount, 0, `durability: ${durability}`)],
+      {
+        target: "binary",
+      },
+    );
+    const url = await daemon.url();
+    const enough = new AbortController();
+    let next = 0;
+    const sender = async () => {
+      while (!enough.signal.aborted) {
+        const n = `hook-${next++}`;
+        if (await deliver(url, n, enough.signal)) acknowledged.push(n);
       }
-      await until("enough is acknowledged", () => acknowledged.length > 2000);
-      daemon.child.kill("SIGSTOP");
-      const waiting = new Set(readdirSync(join(mount, "drops")));
-      for (let n = 0; n < 300; n++) if (!waiting.has(`d${n}.json`)) dropped.push(`drop-${n}`);
-      const before = [...acknowledged];
-      await Bun.$`cp --sparse=always ${image} ${copy}`.quiet();
-      enough.abort();
-      daemon.child.kill("SIGKILL");
-      await Promise.all(senders);
-      acknowledged.splice(0, acknowledged.length, ...before);
-    } finally {
-      await Bun.$`umount -l ${mount}`.quiet().nothrow();
+    };
+    const senders = Array.from({ length: 16 }, sender);
+    for (let n = 0; n < 300; n++) {
+      drop(mount, `d${n}`, `drop-${n}`, `r${n % 7}`);
+      await Bun.sleep(1);
+      // Gone means accepted: from then on the event has to survive.
+      if (n % 50 === 49) await until("drops are taken", () => readdirSync(join(mount, "drops")).length < 5);
     }
-    await Bun.$`mount -o loop ${copy} ${mount}`.quiet();
-    try {
-      // The next start finishes what the cut left: drops whose deletion it took back are not written twice.
-      const config = configure(folder, mount, 0);
-      mkdirSync(join(mount, "drops"), { recursive: true });
-      await using daemon = await startRole("collector", ["--config", config], { target: "binary" });
-      await daemon.url();
-      await until(
-        "drops are taken",
-        () => readdirSync(join(mount, "drops")).filter((name) => name.endsWith(".json")).length === 0,
-      );
-      await daemon.kill();
-      const found = new Map<string, number>();
-      for (const name of readdirSync(join(mount, "inbox")).filter((one) => one.endsWith(".inbox"))) {
-        // What was not acknowledged may have been cut in the middle, and is no event then.
-        const { malformed } = await replay({
-          path: join(mount, "inbox", name),
-          record(value) {
-            const { payload } = value as { payload: string };
-            found.set(payload, (found.get(payload) ?? 0) + 1);
-          },
-        });
-        expect(malformed).toBeLessThanOrEqual(1);
-      }
-      return { acknowledged, found, drops: dropped };
-    } finally {
-      await Bun.$`umount -l ${mount}`.quiet().nothrow();
+    await until("enough is acknowledged", () => acknowledged.length > 2000);
+    daemon.child.kill("SIGSTOP");
+    const waiting = new Set(readdirSync(join(mount, "drops")));
+    for (let n = 0; n < 300; n++) if (!waiting.has(`d${n}.json`)) dropped.push(`drop-${n}`);
+    const before = [...acknowledged];
+    await using after = await disk.cut();
+    enough.abort();
+    await daemon.kill("SIGKILL");
+    await Promise.all(senders);
+    await after.mount();
+    // The next start finishes what the cut left: drops whose deletion it took back are not written twice.
+    mkdirSync(join(after.path, "drops"), { recursive: true });
+    await using again = await startRole("collector", ["--config", configure(folder, after.path, 0)], {
+      target: "binary",
+    });
+    await again.url();
+    await until(
+      "drops are taken",
+      () => readdirSync(join(after.path, "drops")).filter((name) => name.endsWith(".json")).length === 0,
+    );
+    await again.kill();
+    const found = new Map<string, number>();
+    for (const name of readdirSync(join(after.path, "inbox")).filter((one) => one.endsWith(".inbox"))) {
+      // What was not acknowledged may have been cut in the middle, and is no event then.
+      const { malformed } = await replay({
+        path: join(after.path, "inbox", name),
+        record(value) {
+          const { payload } = value as { payload: string };
+          found.set(payload, (found.get(payload) ?? 0) + 1);
+        },
+      });
+      expect(malformed).toBeLessThanOrEqual(1);
     }
+    return { acknowledged: before, found, drops: dropped };
   }
 
   test("takes nothing that was acknowledged, folders and file names included", async () => {
@@ -220,66 +205,61 @@ describe.skipIf(!isRoot || !have("mkfs.ext4", "power cut"))("a power cut", () =>
 describe.skipIf(!isRoot)("a full disk", () => {
   test("answers 507, tears nothing, keeps drops, and goes on by itself when there is room", async () => {
     using folder = new Folder();
-    const mount = folder.at("mount");
-    mkdirSync(mount);
+    await using disk = await smallDisk(folder, "256k");
+    const mount = disk.path;
     mkdirSync(folder.at("drops"));
-    await Bun.$`mount -t tmpfs -o size=256k tmpfs ${mount}`.quiet();
-    try {
-      const config = folder.write(
-        "collector.yaml",
-        `agent: foreman
+    const config = folder.write(
+      "collector.yaml",
+      `agent: foreman
 inbox_dir: ${join(mount, "inbox")}
 webhook:
   listen: 127.0.0.1:0
   routes: [{ path: /hook, recipient: bob, type: INFO, template: "{{ .n }}{{ .fill }}" }]
 drop_folder: { path: ${folder.at("drops")} }
 `,
-      );
-      await using daemon = await startRole("collector", ["--config", config]);
-      const url = await daemon.url();
-      const post = async (n: string) => {
-        const answer = await fetch(`${url}/hook`, {
-          method: "POST",
-          body: JSON.stringify({ n, fill: "x".repeat(3000) }),
-        });
-        return { status: answer.status, body: (await answer.json()) as Record<string, string> };
-      };
-      const acknowledged: string[] = [];
-      const statuses = new Set<number>();
-      // Several at once, so that a batch is longer than what is left and the write comes back short.
-      for (let round = 0; round < 40; round++) {
-        const answers = await Promise.all([1, 2, 3, 4].map((n) => post(`${round}-${n}:`)));
-        answers.forEach(({ status }, n) => {
-          statuses.add(status);
-          if (status === 202) acknowledged.push(`${round}-${n + 1}:`);
-        });
-      }
-      expect([...statuses].toSorted((a, b) => a - b)).toEqual([202, 507]);
-      const { body } = await post("full");
-      expect(body).toMatchObject({ code: "disk_full", error: expect.any(String) });
-      const inbox = () => inboxLines(join(mount, "inbox"), "bob").map(({ payload }) => payload!.replace(/x+$/, ""));
-      expect(inbox().filter((one) => acknowledged.includes(one))).toEqual(
-        acknowledged.filter((one) => inbox().includes(one)),
-      );
-      expect(acknowledged.filter((one) => !inbox().includes(one))).toEqual([]);
-      expect((await fetch(`${url}/health`)).status).toBe(503);
-
-      writeFileSync(
-        folder.at("drops", ".x.tmp"),
-        JSON.stringify({ recipient: "bob", type: "INFO", payload: `dropped:${"x".repeat(3000)}` }),
-      );
-      renameSync(folder.at("drops", ".x.tmp"), folder.at("drops", "x.json"));
-      await daemon.said("drops stay");
-      expect(readdirSync(folder.at("drops"))).toEqual(["x.json"]);
-
-      // Somebody makes room: what is read is taken away.
-      rmSync(join(mount, "inbox", "bob.inbox"));
-      expect((await post("again:")).status).toBe(202);
-      await until("the drop is delivered", () => readdirSync(folder.at("drops")).length === 0);
-      expect(inbox().toSorted()).toEqual(["again:", "dropped:"]);
-      expect((await fetch(`${url}/health`)).status).toBe(200);
-    } finally {
-      await Bun.$`umount -l ${mount}`.quiet().nothrow();
+    );
+    await using daemon = await startRole("collector", ["--config", config]);
+    const url = await daemon.url();
+    const post = async (n: string) => {
+      const answer = await fetch(`${url}/hook`, {
+        method: "POST",
+        body: JSON.stringify({ n, fill: "x".repeat(3000) }),
+      });
+      return { status: answer.status, body: (await answer.json()) as Record<string, string> };
+    };
+    const acknowledged: string[] = [];
+    const statuses = new Set<number>();
+    // Several at once, so that a batch is longer than what is left and the write comes back short.
+    for (let round = 0; round < 40; round++) {
+      const answers = await Promise.all([1, 2, 3, 4].map((n) => post(`${round}-${n}:`)));
+      answers.forEach(({ status }, n) => {
+        statuses.add(status);
+        if (status === 202) acknowledged.push(`${round}-${n + 1}:`);
+      });
     }
+    expect([...statuses].toSorted((a, b) => a - b)).toEqual([202, 507]);
+    const { body } = await post("full");
+    expect(body).toMatchObject({ code: "disk_full", error: expect.any(String) });
+    const inbox = () => inboxLines(join(mount, "inbox"), "bob").map(({ payload }) => payload!.replace(/x+$/, ""));
+    expect(inbox().filter((one) => acknowledged.includes(one))).toEqual(
+      acknowledged.filter((one) => inbox().includes(one)),
+    );
+    expect(acknowledged.filter((one) => !inbox().includes(one))).toEqual([]);
+    expect((await fetch(`${url}/health`)).status).toBe(503);
+
+    writeFileSync(
+      folder.at("drops", ".x.tmp"),
+      JSON.stringify({ recipient: "bob", type: "INFO", payload: `dropped:${"x".repeat(3000)}` }),
+    );
+    renameSync(folder.at("drops", ".x.tmp"), folder.at("drops", "x.json"));
+    await daemon.said("drops stay");
+    expect(readdirSync(folder.at("drops"))).toEqual(["x.json"]);
+
+    // Somebody makes room: what is read is taken away.
+    rmSync(join(mount, "inbox", "bob.inbox"));
+    expect((await post("again:")).status).toBe(202);
+    await until("the drop is delivered", () => readdirSync(folder.at("drops")).length === 0);
+    expect(inbox().toSorted()).toEqual(["again:", "dropped:"]);
+    expect((await fetch(`${url}/health`)).status).toBe(200);
   }, 60_000);
 });
