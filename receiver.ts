@@ -29,7 +29,6 @@ import {
 import { flock, hasLibc } from "./lib/ffi.ts";
 import {
   type Bindings,
-  type Health,
   Refusal,
   type Server,
   authEntries,
@@ -39,24 +38,24 @@ import {
   serve,
   whoMayConnect,
 } from "./lib/http.ts";
-import { cannotWrite, inheritOwner, isDiskFull, makeFolder } from "./lib/journal.ts";
+import { inheritOwner, isDiskFull, makeFolder } from "./lib/journal.ts";
 import type { Log } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
-import { Admission, type Guest, stamp } from "./lib/receiver/admission.ts";
+import { Admission, type Guest, stamp, unauthorized } from "./lib/receiver/admission.ts";
 import { COMMANDS } from "./lib/receiver/commands.ts";
 import { EpisodeIndex } from "./lib/receiver/episode-index.ts";
 import { EpisodeFolder, type EpisodeStore, episodesFolder } from "./lib/receiver/episodes.ts";
+import { type Figures, countAll, createFigures, health, statusLine } from "./lib/receiver/figures.ts";
 import { retentionPass, rollupPass } from "./lib/receiver/history.ts";
-import { STATUSES } from "./lib/receiver/hosts.ts";
 import { type Taken, ingest } from "./lib/receiver/ingest.ts";
 import { Presence } from "./lib/receiver/presence.ts";
 import { readingRoutes } from "./lib/receiver/reading.ts";
-import { readReport } from "./lib/receiver/report.ts";
+import { isDeep, readReport } from "./lib/receiver/report.ts";
 import { Store } from "./lib/receiver/store.ts";
 import { type TakenEpisode, createTurns, episodeName, takeEpisode } from "./lib/receiver/take-episode.ts";
 import { Teller } from "./lib/receiver/teller.ts";
 import { quietPass, uploadRefused, uploadTaken } from "./lib/receiver/uploads.ts";
-import { type GateSource, VersionGate } from "./lib/receiver/version-gate.ts";
+import { VersionGate } from "./lib/receiver/version-gate.ts";
 import { type Running, type Service, run } from "./lib/service.ts";
 
 const USAGE = `picket-receiver: takes in every host's reports and episodes, and knows who went silent
@@ -110,7 +109,7 @@ const Settings = v.strictObject({
   /** What hosts are told, unless `host set` says otherwise. */
   poll_interval_seconds: v.optional(integer({ min: 1, max: 86_400, unit: "seconds" }), 60),
   /** How old a report from an agent's queue may be. */
-  backfill_hours: v.optional(number({ min: 1, max: 48, unit: "hours" }), 24),
+  backfill_hours: v.optional(number({ min: 1, max: 47, unit: "hours" }), 24),
   version_gate: v.optional(Gate, {}),
   /** Where events are told. */
   notify: v.optional(
@@ -157,6 +156,7 @@ interface Receiver {
   index: EpisodeIndex;
   gate: VersionGate;
   admission: Admission;
+  presence: Presence;
   news: News;
   figures: Figures;
   metrics: Registry;
@@ -179,20 +179,20 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     index: new EpisodeIndex(store),
     gate,
     admission: new Admission({ store, ...doorSettings(config), now: Date.now }),
+    presence: new Presence(store),
     news: createNews(),
     figures: createFigures(metrics, gate),
     metrics,
     log,
   };
   // Before anybody can report: what the receiver missed is nobody's silence.
-  const presence = new Presence(store);
-  await watch(receiver, presence);
+  await watch(receiver);
   const swept = await episodes.sweep();
   if (swept > 0) log.info("swept unfinished uploads", { files: swept });
   await Promise.all([receiver.index.follow(), receiver.gate.refresh(), countAll(receiver)]);
   const teller = await Teller.open(store, { notify: config.notify, log });
   const server = listenToAgents(receiver, service);
-  startLoops(receiver, service, { presence, teller });
+  startLoops(receiver, service, teller);
   log.info("ready", { listen: String(server.address), data: config.data_dir, hosts: receiver.figures.hosts.size });
   return {
     status: () => statusLine(receiver),
@@ -209,7 +209,8 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       await server.stop();
       await receiver.index.close();
       await teller.close();
-      await presence.mark(Date.now());
+      // On a full disk the last mark has to do.
+      await receiver.presence.mark(Date.now()).catch(() => {});
       await store.close();
       unlock();
     },
@@ -259,7 +260,7 @@ function listenToAgents(receiver: Receiver, service: Service): Server {
     app: createApp(receiver, service.stopping),
     log: receiver.log,
     metrics: receiver.metrics,
-    health: () => health(receiver),
+    health: () => health(receiver, [receiver.config.data_dir, episodesFolder(receiver.config)]),
     bearsOwnCredentials: isAgentDoor,
   });
 }
@@ -295,14 +296,14 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
 
   app.post("/v1/host-report", (c) =>
     asGuest(c, async (guest) => {
-      const { interval } = await takeReport(receiver, guest, c.req.raw);
+      const { interval } = await takeReport(receiver, { guest, request: c.req.raw, told: true });
       const control = { poll_interval_seconds: interval, blocked: false, desired_generation: 0, has_signed_ops: false };
       return Response.json(control);
     }),
   );
   app.post("/agent/telemetry", (c) =>
     asGuest(c, async (guest) => {
-      await takeReport(receiver, guest, c.req.raw);
+      await takeReport(receiver, { guest, request: c.req.raw, told: false });
       return new Response(null, { status: 204 });
     }),
   );
@@ -315,7 +316,9 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
   app.put("/v1/host-health/:host", (c) =>
     asGuest(c, async (guest) => {
       mustBe(guest, c.req.param("host"));
-      const text = JSON.stringify(parseJson(await readBody(c.req.raw, MAX_HEALTH_BYTES)));
+      const result = parseJson(await readBody(c.req.raw, MAX_HEALTH_BYTES));
+      if (isDeep(result)) throw new Refusal(422, "too_deep", "the body is nested too deeply");
+      const text = JSON.stringify(result);
       await store.write(async (tx) => {
         await stamp(tx, guest);
         await tx.run("UPDATE hosts SET health = $1, health_at = $2 WHERE id = $3", [text, Date.now(), guest.host]);
@@ -325,8 +328,10 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
   );
   app.put("/v1/episodes/:host/:file", (c) =>
     asGuest(c, async (guest) => {
-      mustBe(guest, c.req.param("host"));
-      const { outcome, sha256, size } = await takeUpload(receiver, guest, c.req.raw, c.req.param("file"));
+      // A slow link is no stalled one: the upload itself looks whether something comes.
+      c.env.idle(0);
+      const uploading = takeUpload(receiver, { guest, request: c.req.raw, ...c.req.param() });
+      const { outcome, sha256, size } = await uploading.finally(() => c.env.idle(30));
       return Response.json({ sha256, size }, { status: outcome === "stored" ? 201 : 200 });
     }),
   );
@@ -375,10 +380,15 @@ function asRefusal(error: unknown, log: Log): Refusal {
 // ---------------------------------------------------------------------------------------------------------------
 // Reports and episodes
 
-async function takeReport(receiver: Receiver, guest: Guest, request: Request): Promise<Taken> {
+async function takeReport(
+  receiver: Receiver,
+  { guest, request, told }: { guest: Guest; request: Request; told: boolean },
+): Promise<Taken> {
   const { config, store, figures, news } = receiver;
   const data = parseJson(await readBody(request, MAX_REPORT_BYTES));
-  const read = readReport(data, { now: guest.at, backfillMs: config.backfill_hours * HOUR_MS });
+  // The receipt is the end of the body: it may have come slowly, and others before it.
+  const at = Date.now();
+  const read = readReport(data, { now: at, backfillMs: config.backfill_hours * HOUR_MS });
   if ("broken" in read) {
     figures.invalid.add();
     const named = read.broken.map(({ field, error }) => `${field}: ${error}`);
@@ -387,20 +397,29 @@ async function takeReport(receiver: Receiver, guest: Guest, request: Request): P
   }
   const { report } = read;
   if (report.host_id !== null) mustBe(guest, report.host_id);
-  const taken = await store.write(async (tx) => {
+  const storing = store.write(async (tx) => {
     await stamp(tx, guest);
-    return ingest(tx, { guest, report, interval: config.poll_interval_seconds });
+    return ingest(tx, { guest, report, at, interval: config.poll_interval_seconds, told });
   });
+  const taken = await storing.catch((error: unknown) => {
+    receiver.presence.heard(guest.host, at);
+    throw error;
+  });
+  if (!taken) throw unauthorized("invalid_token");
   figures.reports.add();
   if (taken.changed) news.ring();
   return taken;
 }
 
-async function takeUpload(receiver: Receiver, guest: Guest, request: Request, file: string): Promise<TakenEpisode> {
+async function takeUpload(
+  receiver: Receiver,
+  { guest, request, host, file }: { guest: Guest; request: Request; host: string; file: string },
+): Promise<TakenEpisode> {
   const { store, figures, news, log } = receiver;
   await store.write((tx) => stamp(tx, guest)).catch((error: Error) => log.warn("use of a token not noted", { error }));
-  const key = { host: guest.name, episode: episodeName(file) };
   try {
+    mustBe(guest, host);
+    const key = { host, episode: episodeName(file) };
     const taking = { ...receiver, maxBytes: receiver.config.max_episode_bytes, inTurn };
     const taken = await takeEpisode(taking, key, request);
     await store.write((tx) => uploadTaken(tx, guest, { at: Date.now(), stamped: taken.stamped }));
@@ -451,18 +470,14 @@ function createNews(): News {
   };
 }
 
-function startLoops(
-  receiver: Receiver,
-  service: Service,
-  { presence, teller }: { presence: Presence; teller: Teller },
-): void {
+function startLoops(receiver: Receiver, service: Service, teller: Teller): void {
   const { store, news } = receiver;
   let due = 0;
   const watching = service.loop({
     name: "presence",
     every: () => Math.max(due, 20) / 1000,
     async pass() {
-      due = await watch(receiver, presence);
+      due = await watch(receiver);
     },
   });
   const tell = service.loop({ name: "tell", every: () => 5, pass: (alive) => teller.pass(alive) });
@@ -485,13 +500,13 @@ function startLoops(
     name: "uploads",
     every: () => 300,
     pass: async () => {
-      if ((await quietPass(store, Date.now())) > 0) news.ring();
+      if ((await quietPass(store, { now: Date.now(), since: receiver.presence.backAt })) > 0) news.ring();
     },
   });
 }
 
 /** Looks who has fallen silent; gives the milliseconds until something may be due. */
-async function watch({ config, news, log }: Receiver, presence: Presence): Promise<number> {
+async function watch({ config, presence, news, log }: Receiver): Promise<number> {
   const { next, changed, away } = await presence.pass({ now: Date.now(), interval: config.poll_interval_seconds });
   if (Math.abs(away) >= 1000) log.info("was away: every deadline moves by that", { seconds: Math.round(away / 1000) });
   if (changed > 0) news.ring();
@@ -502,84 +517,6 @@ async function hourly({ store, episodes, log }: Receiver, alive: () => void): Pr
   await retentionPass(store, { now: Date.now(), alive });
   const swept = await episodes.sweep();
   if (swept > 0) log.info("swept unfinished uploads", { files: swept });
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Figures
-
-const SOURCES: readonly GateSource[] = ["off", "forgejo", "git", "kept", "none"];
-
-function createFigures(metrics: Registry, gate: VersionGate) {
-  const refused = metrics.counters(
-    "picket_requests_refused_total",
-    "Requests of agents that were not let in, by reason.",
-  );
-  const episodes = metrics.counters(
-    "picket_episodes_total",
-    "Uploads by outcome: stored, known (were here already), refused.",
-  );
-  const hosts = new Map<string, number>();
-  metrics.gauge("picket_hosts", "Hosts by status.", () =>
-    STATUSES.map((status) => [{ status }, hosts.get(status) ?? 0]),
-  );
-  const totals = { alerts: 0, episodes: 0, bytes: 0 };
-  metrics.gauge("picket_alerts_open", "Alerts that are open.", () => totals.alerts);
-  metrics.gauge("picket_version_gate_source", "Where the list of allowed commits is from: 1 at that one.", () =>
-    SOURCES.map((source) => [{ source }, source === gate.source ? 1 : 0]),
-  );
-  metrics.gauge("picket_episodes_stored", "Episodes in the index.", () => totals.episodes);
-  return {
-    reports: metrics.counter("picket_reports_total", "Reports taken, on disk."),
-    invalid: metrics.counter("picket_reports_invalid_total", "Reports that broke the contract (422)."),
-    bytes: metrics.counter("picket_episode_bytes_total", "Bytes of episodes stored."),
-    refused: (reason: string) => refused({ reason }),
-    episodes: (outcome: "stored" | "known" | "refused") => episodes({ outcome }),
-    hosts,
-    totals,
-  };
-}
-type Figures = ReturnType<typeof createFigures>;
-
-/** Counts what is in the store, for figures that are asked for at any time. */
-async function countAll({ store, figures, index }: Receiver): Promise<void> {
-  const rows = await store.read.all<{ status: string; hosts: number }>(
-    "SELECT status, COUNT(*) AS hosts FROM hosts GROUP BY status",
-  );
-  figures.hosts.clear();
-  for (const { status, hosts } of rows) figures.hosts.set(status, hosts);
-  const open = await store.read.one<{ alerts: number }>(
-    "SELECT COUNT(*) AS alerts FROM alerts WHERE closed_at IS NULL",
-  );
-  Object.assign(figures.totals, { alerts: open?.alerts ?? 0, ...(await index.totals()) });
-}
-
-/** `/health`: whether reports and episodes can be taken now, and the figures. */
-async function health(receiver: Receiver): Promise<Health> {
-  const { config, store, figures, gate } = receiver;
-  const problem = cannotWrite(config.data_dir) ?? cannotWrite(episodesFolder(config)) ?? store.problem;
-  if (problem === null) await countAll(receiver);
-  const gateClosed = gate.source === "none";
-  return {
-    ok: problem === null,
-    figures: {
-      hosts: Object.fromEntries(STATUSES.map((status) => [status, figures.hosts.get(status) ?? 0])),
-      reports: figures.reports.value,
-      episodes: figures.totals.episodes,
-      episode_bytes: figures.totals.bytes,
-      open_alerts: figures.totals.alerts,
-      uptime_sec: Math.floor(process.uptime()),
-      version_gate: gate.source,
-      ...(gateClosed ? { version_gate_problem: "no list of commits yet: episodes are answered 503" } : {}),
-      ...(problem === null ? {} : { problem }),
-    },
-  };
-}
-
-function statusLine({ figures }: Receiver): string {
-  const hosts = STATUSES.filter((status) => figures.hosts.get(status)).map(
-    (status) => `${figures.hosts.get(status)} ${status}`,
-  );
-  return `${hosts.join(", ") || "no hosts"}; ${figures.reports.value} reports, ${figures.totals.episodes} episodes, ${figures.totals.alerts} alerts`;
 }
 
 if (import.meta.main) {

@@ -254,7 +254,7 @@ export function bearerOf(request: Request): string | undefined {
   return /^Bearer +(\S+)$/i.exec(request.headers.get("authorization") ?? "")?.[1];
 }
 
-/** The peer's address; behind trusted proxies the nearest hop that isn't one of them. */
+/** The peer's address; behind trusted proxies the nearest hop that isn't one of them; "" where a proxy says nothing that is an address. */
 function clientAddress(request: Request, server: Bun.Server<undefined>, trusted: readonly Cidr[]): string {
   const peer = plain(server.requestIP(request)?.address ?? "");
   if (trusted.length === 0 || !cidrContains(trusted, peer)) return peer;
@@ -264,11 +264,17 @@ function clientAddress(request: Request, server: Bun.Server<undefined>, trusted:
     .filter(Boolean);
   let client = peer;
   for (const hop of hops.toReversed()) {
-    if (!parseAddress(hop)) break;
-    client = plain(hop);
+    client = plain(withoutPort(hop));
+    if (!parseAddress(client)) return "";
     if (!cidrContains(trusted, client)) break;
   }
   return client;
+}
+
+/** Some proxies add the port: `203.0.113.5:4711`, `[2001:db8::1]:4711`. */
+function withoutPort(hop: string): string {
+  const [, bracketed, v4] = /^(?:\[([^\]]+)\](?::\d+)?|([\d.]+):\d+)$/.exec(hop) ?? [];
+  return bracketed ?? v4 ?? hop;
 }
 
 /** A dual-stack socket reports IPv4 peers as `::ffff:10.0.0.1`. */

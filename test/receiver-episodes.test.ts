@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import {
   appendFileSync,
   existsSync,
+  mkdirSync,
   readFileSync,
   readdirSync,
   rmSync,
@@ -14,7 +15,7 @@ import {
 } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
-import { TARGETS, until } from "./kit.ts";
+import { Folder, TARGETS, have, until } from "./kit.ts";
 import { Hub, archive, sha256, uploadHeaders } from "./receiver-kit.ts";
 
 type Row = Record<string, unknown>;
@@ -320,11 +321,47 @@ test("an episode of any size goes through with flat memory", async () => {
   expect(peak).toBeLessThan(150);
 }, 120_000);
 
-test("failing, unstamped and silent uploads are told", async () => {
-  await using hub = await Hub.start({ more: "version_gate: { enabled: true, repo_path: /nonexistent }" });
+test("unstamped uploads are told, but not of a host that never reported; a stamped one closes the alert", async () => {
+  using folder = new Folder();
+  await using hub = await Hub.start({
+    more: `rate_limit_per_minute: 100000\nversion_gate: { enabled: true, repo_path: ${folder.at("repo")} }`,
+  });
   const bytes = await archive("x");
+  const alerts = async () => (await hub.get<{ alerts: Row[] }>("/v1/hosts/web-1")).alerts.map(({ what }) => what);
   expect((await hub.ship("a", bytes)).status).toBe(400);
-  await until("it is told", async () =>
-    (await hub.get<{ alerts: Row[] }>("/v1/hosts/web-1")).alerts.some(({ what }) => what === "host.unstamped"),
+  expect(await alerts()).toEqual([]);
+  await hub.report();
+  expect((await hub.ship("a", bytes)).status).toBe(400);
+  expect(await alerts()).toEqual(["host.unstamped"]);
+  const git = `git init -q ${folder.at("repo")} && cd ${folder.at("repo")} && git -c user.name=t -c user.email=t@example.org commit -q --allow-empty -m x && git rev-parse HEAD`;
+  const commit = Bun.spawnSync(["sh", "-c", git]).stdout.toString().trim();
+  await until(
+    "it is let in",
+    async () => (await hub.ship("a", bytes, { headers: { "x-code-commit": commit } })).status === 201,
+    15,
   );
-});
+  expect(await alerts()).toEqual([]);
+}, 30_000);
+
+test("an upload whose name was never synced is synced before its retry is answered", async () => {
+  await using hub = await Hub.start();
+  const bytes = await archive("left by a crash");
+  mkdirSync(join(hub.data, "episodes/web-1"), { recursive: true });
+  writeFileSync(join(hub.data, "episodes/web-1/left.tar.zst"), bytes);
+  if (!have("strace", "what is synced")) return;
+  const trace = Bun.spawn(["strace", "-f", "-y", "-e", "trace=fsync,fdatasync", "-p", String(hub.daemon.child.pid)], {
+    stderr: "pipe",
+    stdout: "ignore",
+  });
+  let seen = "";
+  const reading = (async () => {
+    for await (const chunk of trace.stderr.pipeThrough(new TextDecoderStream())) seen += chunk;
+  })();
+  await until("strace is there", () => seen.includes("attached"));
+  expect((await hub.ship("left", bytes)).status).toBe(200);
+  await until("it was synced", () => /episodes\/web-1>/.test(seen) && /left\.tar\.zst>/.test(seen));
+  trace.kill("SIGINT");
+  await trace.exited;
+  await reading;
+  expect(seen.indexOf("left.tar.zst>")).toBeLessThan(seen.indexOf("index.jsonl>"));
+}, 30_000);

@@ -6,7 +6,7 @@ import { Database } from "bun:sqlite";
 import { renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Folder, inboxLines, until } from "./kit.ts";
-import { Clock, Hub, container, faketime, report } from "./receiver-kit.ts";
+import { Clock, Hub, archive, container, faketime, report } from "./receiver-kit.ts";
 
 const library = faketime("the receiver's clock");
 
@@ -105,6 +105,50 @@ describe.skipIf(!library)("with a clock that is set", () => {
     await hub.daemon.said(/was away.*seconds=180\d/);
     expect(statuses(hub)).toEqual({ "web-1": "online" });
     expect(hub.rows("SELECT * FROM events")).toEqual([]);
+  }, 30_000);
+
+  test("uploads that are refused for half an hour are told, those a day apart are not; so are unusual pauses, but not the receiver's own", async () => {
+    using folder = new Folder();
+    const { hub, clock } = await start(folder, ["web-1"], "poll_interval_seconds: 86400");
+    await using _ = hub;
+    const bytes = await archive("x");
+    const alerts = async () => (await hub.get<{ alerts: Row[] }>("/v1/hosts/web-1")).alerts.map(({ what }) => what);
+    const refuse = async () =>
+      expect((await hub.ship("bad", bytes, { headers: { "x-schema-version": "9" } })).status).toBe(400);
+    await reportAt(hub, 0);
+    await refuse();
+    clock.offset(2 * 86_400);
+    await refuse();
+    expect(await alerts()).toEqual([]);
+    clock.offset(2 * 86_400 + 1900);
+    await refuse();
+    expect(await alerts()).toEqual(["host.uploads_failing"]);
+    let at = 2 * 86_400 + 2000;
+    for (let n = 0; n < 6; n++, at += 600) {
+      clock.offset(at);
+      expect((await hub.ship(`good-${n}`, bytes)).status).toBe(201);
+    }
+    expect(await alerts()).toEqual([]);
+    // Away for five hours: what was quiet meanwhile says nothing.
+    await hub.daemon.kill("SIGKILL");
+    at += 5 * 3600;
+    clock.offset(at);
+    await hub.up();
+    await until("it was looked", async () => (await hub.get<{ uptime_sec: number }>("/health")).uptime_sec >= 1);
+    expect(await alerts()).toEqual([]);
+  }, 60_000);
+
+  test("samples that wait for their rollup outlive a long absence", async () => {
+    using folder = new Folder();
+    const { hub, clock } = await start(folder, ["web-1"]);
+    await using _ = hub;
+    await reportAt(hub, 0);
+    await hub.daemon.kill("SIGKILL");
+    clock.offset(3 * 86_400);
+    await hub.up();
+    const rolled = () => hub.rows<{ metrics: string }>("SELECT metrics FROM host_rollups WHERE step = 86400");
+    await until("the day is rolled up", () => rolled().length === 1);
+    expect(JSON.parse(rolled()[0]!.metrics)).toMatchObject({ cpu_percent: [12.5, 12.5, 12.5, 1] });
   }, 30_000);
 
   test("samples become rollups, late ones too; old grains go, and a page over a year reads hundreds of rows", async () => {

@@ -103,7 +103,8 @@ function fingerprintOf(request: Request, ip: string): string {
     .digest("hex");
 }
 
-function unauthorized(code: string): Refusal {
+/** 401 that says nothing of why; the log does. */
+export function unauthorized(code: string): Refusal {
   return new Refusal(401, code, "a host's token is required", {
     empty: true,
     headers: { "www-authenticate": "Bearer" },

@@ -8,7 +8,7 @@ import { statSync } from "node:fs";
 import { join } from "node:path";
 import { unpackTar } from "modern-tar";
 import * as v from "valibot";
-import { Journal, replay } from "../journal.ts";
+import { Journal, isDiskFull, replay } from "../journal.ts";
 import type { EpisodeKey, EpisodeStore, StoredEpisode } from "./episodes.ts";
 import { type Queries, type Store, getNote, setNote } from "./store.ts";
 
@@ -82,7 +82,7 @@ export class EpisodeIndex {
     since: string | null;
     limit: number;
   }): Promise<IndexRow[]> {
-    await this.follow();
+    await this.#followIfRoom();
     const order = since === null ? "DESC" : "ASC";
     const rows = await this.#store.read.all<{ line: string }>(
       `SELECT line FROM episodes WHERE received_at >= $1 AND ($2 IS NULL OR host = $2)
@@ -101,11 +101,20 @@ export class EpisodeIndex {
 
   /** How many episodes are noted, and how many bytes they have. */
   async totals(): Promise<{ episodes: number; bytes: number }> {
-    await this.follow();
+    await this.#followIfRoom();
     const row = await this.#store.read.one<{ episodes: number; bytes: number | null }>(
       "SELECT COUNT(*) AS episodes, SUM(size) AS bytes FROM episodes",
     );
     return { episodes: row?.episodes ?? 0, bytes: row?.bytes ?? 0 };
+  }
+
+  /** For reading: on a full disk what the table has already is better than nothing. */
+  async #followIfRoom(): Promise<void> {
+    try {
+      await this.follow();
+    } catch (error) {
+      if (!isDiskFull(error)) throw error;
+    }
   }
 
   /** Closes the file. */
@@ -189,6 +198,7 @@ export async function rebuild({ index, episodes, signal, progress }: Check): Pro
     // A file that has just come is being noted by the daemon, unless that died.
     if (age >= 0 && age < YOUNG_MS) await Bun.sleep(YOUNG_MS - age);
     if (await index.find(stored)) continue;
+    await episodes.sync(stored);
     await index.add(row);
     made.push(row);
   }

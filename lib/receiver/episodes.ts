@@ -48,6 +48,8 @@ export interface Upload {
 export interface EpisodeStore {
   upload(key: EpisodeKey): Promise<Upload>;
   find(key: EpisodeKey): Promise<StoredEpisode | null>;
+  /** Makes sure that an episode which is there survives a power cut: whoever put it there may have died before. */
+  sync(key: EpisodeKey): Promise<void>;
   /** The bytes; `slice` gives a part of them. */
   open(key: EpisodeKey): Blob;
   list(): AsyncIterable<StoredEpisode>;
@@ -77,7 +79,11 @@ export class EpisodeFolder implements EpisodeStore {
     const target = this.#path(key);
     const partial = join(folder, `.${key.episode}${SUFFIX}.${randomBytes(6).toString("hex")}.partial`);
     this.#open.add(partial);
-    const writer = new FileWriter(await open(partial, "wx", 0o640));
+    const file = await open(partial, "wx", 0o640).catch((error: Error) => {
+      this.#open.delete(partial);
+      throw error;
+    });
+    const writer = new FileWriter(file);
     inheritOwner(partial);
     const finish = async (): Promise<void> => {
       await writer.close();
@@ -100,6 +106,16 @@ export class EpisodeFolder implements EpisodeStore {
   async find(key: EpisodeKey): Promise<StoredEpisode | null> {
     const found = statSync(this.#path(key), { throwIfNoEntry: false });
     return found?.isFile() ? { ...key, size: found.size, modifiedAt: found.mtimeMs } : null;
+  }
+
+  async sync(key: EpisodeKey): Promise<void> {
+    const file = await open(this.#path(key), "r");
+    try {
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    syncFolder(join(this.path, key.host));
   }
 
   open(key: EpisodeKey): Blob {
@@ -169,6 +185,7 @@ class FileWriter {
   #filled = 0;
   #unsynced = 0;
   #writing: Promise<void> = Promise.resolve();
+  #syncing: Promise<void> = Promise.resolve();
   #closed = false;
 
   constructor(file: FileHandle) {
@@ -189,6 +206,7 @@ class FileWriter {
   async sync(): Promise<void> {
     await this.#flush();
     await this.#writing;
+    await this.#syncing;
     await this.#file.sync();
   }
 
@@ -196,6 +214,7 @@ class FileWriter {
     if (this.#closed) return;
     this.#closed = true;
     await this.#writing.catch(() => {});
+    await this.#syncing.catch(() => {});
     await this.#file.close();
   }
 
@@ -218,6 +237,9 @@ class FileWriter {
     this.#unsynced += bytes.length;
     if (this.#unsynced < SYNC_EVERY_BYTES) return;
     this.#unsynced = 0;
-    await this.#file.datasync();
+    // Writing goes on meanwhile; it waits where the disk falls behind by a whole step.
+    await this.#syncing;
+    this.#syncing = this.#file.datasync();
+    this.#syncing.catch(() => {});
   }
 }

@@ -54,8 +54,11 @@ export async function rollupPass(
 }
 
 async function rollUp(tx: Queries, { host, step, at }: { host: number; step: Step; at: number }): Promise<void> {
-  const [metrics, containers] =
-    step === FINEST_STEP ? await fromSamples(tx, host, at) : await fromRollups(tx, host, step, at);
+  const rolled = step === FINEST_STEP ? await fromSamples(tx, host, at) : await fromRollups(tx, { host, step, at });
+  await tx.run("DELETE FROM rollups_due WHERE step = $1 AND at = $2 AND host = $3", [step, at, host]);
+  // Nothing finer is left: what was made of it while it was there stays.
+  if (rolled === null) return;
+  const [metrics, containers] = rolled;
   await tx.run(
     `INSERT INTO host_rollups (host, step, at, metrics) VALUES ($1, $2, $3, $4)
      ON CONFLICT (host, step, at) DO UPDATE SET metrics = excluded.metrics`,
@@ -68,7 +71,6 @@ async function rollUp(tx: Queries, { host, step, at }: { host: number; step: Ste
       [host, step, at, JSON.stringify(containers)],
     );
   }
-  await tx.run("DELETE FROM rollups_due WHERE step = $1 AND at = $2 AND host = $3", [step, at, host]);
   const coarser = STEPS[STEPS.indexOf(step) + 1];
   if (coarser === undefined) return;
   await tx.run("INSERT INTO rollups_due (step, at, host) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", [
@@ -82,12 +84,13 @@ const RANGE = "WHERE host = $1 AND step = $2 AND at >= $3 AND at < $4";
 
 type Rolled = [metrics: Summaries, containers: Record<string, Summaries>];
 
-async function fromSamples(tx: Queries, host: number, at: number): Promise<Rolled> {
+async function fromSamples(tx: Queries, host: number, at: number): Promise<Rolled | null> {
   const range = [host, at, at + FINEST_STEP * 1000];
   const samples = await tx.all<Record<Metric, number | null>>(
     "SELECT * FROM host_samples WHERE host = $1 AND at >= $2 AND at < $3",
     range,
   );
+  if (samples.length === 0) return null;
   const metrics: Summaries = {};
   for (const name of METRICS) {
     for (const sample of samples) add(metrics, name, sample[name]);
@@ -110,11 +113,16 @@ function add(series: Summaries, name: string, value: number | null): void {
   if (value !== null) series[name] = merge(series[name], [value, value, value, 1]);
 }
 
-async function fromRollups(tx: Queries, host: number, step: Step, at: number): Promise<Rolled> {
+async function fromRollups(
+  tx: Queries,
+  { host, step, at }: { host: number; step: Step; at: number },
+): Promise<Rolled | null> {
   const finer = STEPS[STEPS.indexOf(step) - 1]!;
   const range = [host, finer, at, at + step * 1000];
+  const rows = await tx.all<{ metrics: string }>(`SELECT metrics FROM host_rollups ${RANGE}`, range);
+  if (rows.length === 0) return null;
   const metrics: Summaries = {};
-  for (const row of await tx.all<{ metrics: string }>(`SELECT metrics FROM host_rollups ${RANGE}`, range)) {
+  for (const row of rows) {
     mergeAll(metrics, JSON.parse(row.metrics) as Summaries);
   }
   const containers: Record<string, Summaries> = {};
@@ -146,19 +154,28 @@ export async function retentionPass(store: Store, { now, alive }: { now: number;
   for (const { id } of hosts) {
     alive();
     gone += await store.write(async (tx) => {
-      const before = now - KEPT[0] * 1000;
+      // Whole buckets, and none that is still to be rolled up.
+      const bucket = FINEST_STEP * 1000;
+      const due = await tx.one<{ at: number | null }>(
+        "SELECT MIN(at) AS at FROM rollups_due WHERE step = $1 AND host = $2",
+        [FINEST_STEP, id],
+      );
+      const old = Math.floor((now - KEPT[0] * 1000) / bucket) * bucket;
+      const before = Math.min(old, due?.at ?? old);
       let rows = await tx.run("DELETE FROM host_samples WHERE host = $1 AND at < $2", [id, before]);
       rows += await tx.run("DELETE FROM workload_samples WHERE host = $1 AND at < $2", [id, before]);
       for (const step of STEPS) {
-        const old = [id, step, now - KEPT[step] * 1000];
-        rows += await tx.run("DELETE FROM host_rollups WHERE host = $1 AND step = $2 AND at < $3", old);
-        rows += await tx.run("DELETE FROM workload_rollups WHERE host = $1 AND step = $2 AND at < $3", old);
+        const range = [id, step, now - KEPT[step] * 1000];
+        rows += await tx.run("DELETE FROM host_rollups WHERE host = $1 AND step = $2 AND at < $3", range);
+        rows += await tx.run("DELETE FROM workload_rollups WHERE host = $1 AND step = $2 AND at < $3", range);
       }
       return rows;
     });
   }
   const yearAgo = now - KEPT[DAY] * 1000;
   gone += await store.write(async (tx) => {
+    await tx.run("DELETE FROM containers WHERE gone_at < $1", [yearAgo]);
+    await tx.run("DELETE FROM guests WHERE gone_at < $1", [yearAgo]);
     const events = await tx.run("DELETE FROM events WHERE at < $1", [yearAgo]);
     return events + (await tx.run("DELETE FROM alerts WHERE closed_at < $1", [yearAgo]));
   });

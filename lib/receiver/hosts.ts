@@ -34,6 +34,7 @@ export interface Host {
   health_at: number | null;
   last_upload_at: number | null;
   uploads_refused_since: number | null;
+  upload_refused_at: number | null;
 }
 
 /** A token as the store has it. */

@@ -23,8 +23,12 @@ export const FINEST_STEP = 600;
 export interface Taking {
   guest: Admitted;
   report: Report;
+  /** When all of it had come. */
+  at: number;
   /** Seconds between reports, unless set for the host alone. */
   interval: number;
+  /** Whether the host is told its interval: else it keeps its own. */
+  told: boolean;
 }
 
 /** What came of a report. */
@@ -35,15 +39,23 @@ export interface Taken {
   changed: boolean;
 }
 
-/** Takes a report. Run again with the same one it changes nothing more. */
-export async function ingest(tx: Queries, { guest, report, interval }: Taking): Promise<Taken> {
+/**
+ * Takes a report; null when the host was archived meanwhile. Run again with the same one it changes nothing more.
+ *
+ * One that came so slowly that a newer one overtook it is a sign of life, but says nothing new of how things are. Only then
+ * do the host's own times matter: its clock may have been set back.
+ */
+export async function ingest(tx: Queries, { guest, report, at, interval, told }: Taking): Promise<Taken | null> {
   const host = await tx.one<Host>("SELECT * FROM hosts WHERE id = $1", [guest.host]);
-  if (!host || host.archived_at !== null) throw new Error(`take a report of "${guest.name}": the host is gone`);
-  const next = host.set_interval ?? interval;
+  if (!host || host.archived_at !== null) return null;
+  const own = told ? null : ownInterval(report);
+  const next = host.set_interval ?? own ?? interval;
   const late = isLate(report, host.told_interval ?? next);
+  const overtaken = guest.at < (host.last_seen_at ?? 0) && report.recorded_at < (host.last_recorded_at ?? 0);
+  const old = late || overtaken;
   const containers = report.containers === null ? null : unique(report.containers, (one) => one.container_id);
   const guests = report.guests === null ? null : unique(report.guests, (one) => one.vmid);
-  const place: Place = { tx, host, at: late ? report.recorded_at : guest.at, late, changed: false };
+  const place: Place = { tx, host, at: late ? report.recorded_at : at, old, changed: false };
   const ids = await placeContainers(place, containers);
   const guestIds = await placeGuests(place, guests);
   await addSamples(tx, { host: host.id, report, containers: ids, guests: guestIds });
@@ -53,12 +65,15 @@ export async function ingest(tx: Queries, { guest, report, interval }: Taking): 
   }
   await comeOnline(place);
   await tx.run(
-    `UPDATE hosts SET last_seen_at = $1, last_recorded_at = $2, away_ms = 0, told_interval = $3,
-       agent_version = COALESCE($4, agent_version), facts = $5, metrics = $6, extras = $7 WHERE id = $8`,
+    "UPDATE hosts SET last_seen_at = CASE WHEN last_seen_at > $1 THEN last_seen_at ELSE $1 END, away_ms = 0, told_interval = $2 WHERE id = $3",
+    [at, next, host.id],
+  );
+  if (old) return { interval: next, changed: place.changed };
+  await tx.run(
+    `UPDATE hosts SET last_recorded_at = $1, agent_version = COALESCE($2, agent_version), facts = $3, metrics = $4,
+       extras = $5 WHERE id = $6`,
     [
-      guest.at,
       report.recorded_at,
-      next,
       report.agent_version,
       merged(host.facts, report.host.facts),
       JSON.stringify(report.host.metrics),
@@ -73,9 +88,15 @@ interface Place {
   tx: Queries;
   host: Host;
   at: number;
-  late: boolean;
+  /** Whether the report says nothing of how things are now. */
+  old: boolean;
   /** Set where something was told or may have been. */
   changed: boolean;
+}
+
+/** What an agent that is told nothing says of itself. */
+function ownInterval({ interval_seconds: seconds }: Report): number | null {
+  return seconds !== null && seconds >= 1 && seconds <= 86_400 ? seconds : null;
 }
 
 /** The status is written only when it changes, by whoever changes it. */
@@ -120,7 +141,7 @@ type Described = Omit<Container, "metrics" | "container_id">;
 /** Brings the containers in step with a report's; gives each one's number with its figures. */
 async function placeContainers(place: Place, containers: Container[] | null): Promise<[number, Container][]> {
   if (containers === null) return [];
-  const { tx, host, late } = place;
+  const { tx, host, old } = place;
   const present = await tx.all<Known>(
     "SELECT id, container_id, description FROM containers WHERE host = $1 AND gone_at IS NULL",
     [host.id],
@@ -132,7 +153,7 @@ async function placeContainers(place: Place, containers: Container[] | null): Pr
     known.delete(container.container_id);
     const { metrics: _, container_id: __, ...described } = container;
     const description = JSON.stringify(described);
-    if (late || before?.description === description) {
+    if (old || before?.description === description) {
       placed.push([before?.id ?? (await addContainer(place, container.container_id, description)), container]);
       continue;
     }
@@ -143,7 +164,7 @@ async function placeContainers(place: Place, containers: Container[] | null): Pr
     place.changed = true;
     await tellOfContainer(place, before && (JSON.parse(before.description) as Described), described);
   }
-  if (!late) await loseContainers(place, [...known.values()], new Set(containers.map(({ name }) => name)));
+  if (!old) await loseContainers(place, [...known.values()], new Set(containers.map(({ name }) => name)));
   return placed;
 }
 
@@ -152,13 +173,13 @@ async function changeContainer(tx: Queries, id: number, description: string): Pr
   return id;
 }
 
-/** A container that isn't among those present: new, or back again. A late report doesn't bring it back. */
-async function addContainer({ tx, host, at, late }: Place, containerId: string, description: string): Promise<number> {
-  const update = late ? "SET host = containers.host" : "SET description = excluded.description, gone_at = NULL";
+/** A container that isn't among those present: new, or back again. An old report doesn't bring it back. */
+async function addContainer({ tx, host, at, old }: Place, containerId: string, description: string): Promise<number> {
+  const update = old ? "SET host = containers.host" : "SET description = excluded.description, gone_at = NULL";
   const row = await tx.one<{ id: number }>(
     `INSERT INTO containers (host, container_id, description, first_seen_at, gone_at) VALUES ($1, $2, $3, $4, $5)
      ON CONFLICT (host, container_id) DO UPDATE ${update} RETURNING id`,
-    [host.id, containerId, description, at, late ? at : null],
+    [host.id, containerId, description, at, old ? at : null],
   );
   return row!.id;
 }
@@ -175,13 +196,19 @@ async function loseContainers({ tx, host, at }: Place, gone: Known[], names: Set
 
 const STOPPED = new Set(["exited", "dead"]);
 
+function isUnhealthy(container: Described | undefined): boolean {
+  return container?.health_status === "unhealthy" && !STOPPED.has(container.state ?? "");
+}
+
 /** What a container's change means. A container that was first seen stopped has not stopped. */
 async function tellOfContainer({ tx, host, at }: Place, before: Described | undefined, now: Described): Promise<void> {
   const about = { host: host.id, subject: now.name, at };
   const who = `${host.name}: container ${now.name}`;
-  const unhealthy = now.health_status === "unhealthy" && now.state !== null && !STOPPED.has(now.state);
   const stopped = STOPPED.has(now.state ?? "");
-  if (unhealthy && before?.health_status !== "unhealthy") {
+  if (before && before.name !== now.name) {
+    await close(tx, { ...about, subject: before.name, types: ["container.unhealthy", "container.stopped"] });
+  }
+  if (isUnhealthy(now) && !isUnhealthy(before)) {
     await raise(tx, { ...about, type: "container.unhealthy", text: `${who} is unhealthy` });
   }
   if (stopped && before !== undefined && !STOPPED.has(before.state ?? "")) {
@@ -200,7 +227,7 @@ async function tellOfContainer({ tx, host, at }: Place, before: Described | unde
 // Guests
 
 /** Brings the guests in step with a report's; gives each one's number with it. */
-async function placeGuests({ tx, host, at, late }: Place, guests: Guest[] | null): Promise<[number, Guest][]> {
+async function placeGuests({ tx, host, at, old }: Place, guests: Guest[] | null): Promise<[number, Guest][]> {
   if (guests === null) return [];
   const present = await tx.all<{ id: number; vmid: number; description: string }>(
     "SELECT id, vmid, description FROM guests WHERE host = $1 AND gone_at IS NULL",
@@ -215,19 +242,19 @@ async function placeGuests({ tx, host, at, late }: Place, guests: Guest[] | null
     // A spec that couldn't be read this time is still what it was.
     const spec = described.spec ?? (before ? (JSON.parse(before.description) as Guest).spec : null);
     const description = JSON.stringify({ ...described, spec });
-    if (before && (late || before.description === description)) {
+    if (before && (old || before.description === description)) {
       placed.push([before.id, guest]);
       continue;
     }
-    const update = late ? "SET host = guests.host" : "SET description = excluded.description, gone_at = NULL";
+    const update = old ? "SET host = guests.host" : "SET description = excluded.description, gone_at = NULL";
     const row = await tx.one<{ id: number }>(
       `INSERT INTO guests (host, vmid, description, first_seen_at, gone_at) VALUES ($1, $2, $3, $4, $5)
        ON CONFLICT (host, vmid) DO UPDATE ${update} RETURNING id`,
-      [host.id, vmid, description, at, late ? at : null],
+      [host.id, vmid, description, at, old ? at : null],
     );
     placed.push([row!.id, guest]);
   }
-  if (!late) {
+  if (!old) {
     for (const gone of known.values()) await tx.run("UPDATE guests SET gone_at = $1 WHERE id = $2", [at, gone.id]);
   }
   return placed;

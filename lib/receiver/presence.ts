@@ -46,6 +46,10 @@ export class Presence {
   /** When it was looked last; null before the first time. */
   #looked: number | null = null;
   #marked = 0;
+  /** When the receiver last came back from an absence, or began. */
+  #backAt = Date.now();
+  /** Hosts whose report could not be stored: it was heard all the same. */
+  #heard = new Map<number, number>();
 
   constructor(store: Store) {
     this.#store = store;
@@ -58,8 +62,9 @@ export class Presence {
    */
   async pass({ now, interval }: { now: number; interval: number }): Promise<PresencePass> {
     const away = await this.#giveBack(now);
+    if (away !== 0) this.#backAt = now;
+    else if (now - this.#marked >= MARK_MS) await this.mark(now);
     this.#looked = now;
-    if (away !== 0 || now - this.#marked >= MARK_MS) await this.mark(now);
     const watched = await this.#store.read.all<Watched>(
       `SELECT id, name, status, last_seen_at, away_ms, COALESCE(told_interval, $1) AS interval FROM hosts
        WHERE status IN ('online', 'stale') AND last_seen_at IS NOT NULL`,
@@ -68,16 +73,26 @@ export class Presence {
     let next = LOOK_MS;
     let changed = 0;
     for (const host of watched) {
-      const silence = now - host.last_seen_at - host.away_ms;
+      const silence = Math.min(now - host.last_seen_at - host.away_ms, now - (this.#heard.get(host.id) ?? 0));
       const stale = STALE_AFTER * host.interval * 1000;
       const offline = OFFLINE_AFTER * host.interval * 1000;
       if (silence >= offline || (silence >= stale && host.status === "online")) {
-        changed += await this.#store.write((tx) => fallSilent(tx, { host, now, offline: silence >= offline }));
+        changed += await this.#store.write((tx) => fallSilent(tx, { host, now, silence, offline: silence >= offline }));
       }
       const due = silence < stale ? stale - silence : offline - silence;
       if (due > 0) next = Math.min(next, due);
     }
     return { next, changed, away };
+  }
+
+  /** A host's report that came, but could not be stored. */
+  heard(host: number, at: number): void {
+    this.#heard.set(host, at);
+  }
+
+  /** When the receiver last came back from an absence, or began: silence before that says nothing. */
+  get backAt(): number {
+    return this.#backAt;
   }
 
   /** Leaves the alive mark. */
@@ -96,9 +111,12 @@ export class Presence {
     // Who has reported since has nothing to be given: at the start nobody has; after the clock was set back that are those
     // who were not seen in the future.
     const [who, at] = gap < 0 ? ["last_seen_at > $2", now] : ["last_seen_at <= $2", first ? now : before + LOOK_MS];
-    await this.#store.write((tx) =>
-      tx.run(`UPDATE hosts SET away_ms = away_ms + $1 WHERE status IN ('online', 'stale') AND ${who}`, [gap, at]),
-    );
+    await this.#store.write(async (tx) => {
+      await tx.run(`UPDATE hosts SET away_ms = away_ms + $1 WHERE status IN ('online', 'stale') AND ${who}`, [gap, at]);
+      // With it, or a receiver that is killed in between gives it twice.
+      await setNote(tx, "alive_at", String(now));
+    });
+    this.#marked = now;
     return gap;
   }
 }
@@ -106,7 +124,7 @@ export class Presence {
 /** Moves a host down; 0 when a report was quicker. */
 async function fallSilent(
   tx: Queries,
-  { host, now, offline }: { host: Watched; now: number; offline: boolean },
+  { host, now, silence, offline }: { host: Watched; now: number; silence: number; offline: boolean },
 ): Promise<number> {
   const claim = await tx.run("UPDATE hosts SET status = $1 WHERE id = $2 AND status = $3 AND last_seen_at = $4", [
     offline ? "offline" : "stale",
@@ -115,9 +133,8 @@ async function fallSilent(
     host.last_seen_at,
   ]);
   if (claim === 0) return 0;
-  const silence = duration(now - host.last_seen_at - host.away_ms);
   const text = (state: string) =>
-    `${host.name} is ${state}: no report for ${silence} (every ${host.interval} s expected)`;
+    `${host.name} is ${state}: no report for ${duration(silence)} (every ${host.interval} s expected)`;
   if (host.status === "online") await raise(tx, { host: host.id, type: "host.stale", text: text("stale"), at: now });
   if (offline) await raise(tx, { host: host.id, type: "host.offline", text: text("offline"), at: now });
   return 1;

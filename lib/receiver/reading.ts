@@ -16,6 +16,8 @@ import { episodeName } from "./take-episode.ts";
 
 const DAY_MS = 86_400_000;
 const MOST_ROWS = 10_000;
+/** Containers and guests of a host: those that are there, then those that went last. */
+const MOST_PARTS = 1000;
 /** A stream says something this often, so that proxies and clients know it is alive, in milliseconds. */
 const HEARTBEAT_MS = 15_000;
 
@@ -101,12 +103,14 @@ async function oneHost(reading: Reading, host: Host): Promise<unknown> {
   );
   const figures = json(latest?.containers ?? "{}") as Record<string, ContainerSample>;
   const containers = await store.read.all<Part>(
-    "SELECT id, container_id, description, first_seen_at, gone_at FROM containers WHERE host = $1 ORDER BY gone_at IS NOT NULL, id",
-    [host.id],
+    `SELECT id, container_id, description, first_seen_at, gone_at FROM containers WHERE host = $1
+     ORDER BY gone_at IS NOT NULL, gone_at DESC, id LIMIT $2`,
+    [host.id, MOST_PARTS],
   );
   const guests = await store.read.all<Part>(
-    "SELECT id, vmid, description, first_seen_at, gone_at FROM guests WHERE host = $1 ORDER BY gone_at IS NOT NULL, vmid",
-    [host.id],
+    `SELECT id, vmid, description, first_seen_at, gone_at FROM guests WHERE host = $1
+     ORDER BY gone_at IS NOT NULL, gone_at DESC, vmid LIMIT $2`,
+    [host.id, MOST_PARTS],
   );
   const alerts = await openAlerts(store.read, host.id);
   return {

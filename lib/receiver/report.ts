@@ -3,7 +3,7 @@
 import * as v from "valibot";
 
 /** A value that is neither here nor null counts as unknown. */
-const known = <T>(schema: v.GenericSchema<unknown, T>) => v.optional(v.nullable(schema), null);
+const known = <T>(schema: v.GenericSchema<unknown, T>) => v.nullish(schema, null);
 
 const text = (most: number) => {
   const message = `expected text of at most ${most} characters`;
@@ -15,15 +15,15 @@ const count = v.pipe(
   v.check((n) => Number.isSafeInteger(n) && n >= 0, "expected a whole number of 0 or more"),
 );
 
-const between = (least: number, most: number, whole = false) => {
-  const message = `expected a ${whole ? "whole " : ""}number from ${least} to ${most}`;
+function between(least: number, most: number, { whole = false, message }: { whole?: boolean; message?: string } = {}) {
+  message ??= `expected a ${whole ? "whole " : ""}number from ${least} to ${most}`;
   return v.pipe(
     v.number(message),
     v.check((n) => n >= least && n <= most && (!whole || Number.isInteger(n)), message),
   );
-};
+}
 
-const atLeastZero = v.pipe(v.number("expected a number of 0 or more"), v.minValue(0, "expected a number of 0 or more"));
+const atLeastZero = between(0, Number.MAX_VALUE, { message: "expected a number of 0 or more" });
 
 /** RFC 3339 with its zone: a time without one means something else on each machine. */
 const DATE_TIME = /^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$/;
@@ -39,10 +39,36 @@ function parseTime(given: string): number {
   return Date.parse(given.replace(" ", "T").toUpperCase());
 }
 
-const anything = v.custom<unknown>(() => true);
-const list = v.optional(v.nullable(v.array(anything, "expected a list")), null);
-const isMapping = (value: unknown) => typeof value === "object" && value !== null && !Array.isArray(value);
-const mapping = v.custom<Record<string, unknown>>(isMapping, "expected a mapping");
+/** Deeper than this nothing is taken: what comes back out of the store has to be written as JSON again. */
+const DEEPEST = 16;
+/** Longest of the lists whose content is the agent's own. */
+const LONGEST = 10_000;
+
+const list = known(
+  v.custom<unknown[]>(
+    (value) => Array.isArray(value) && value.length <= LONGEST && !isDeep(value),
+    `expected a list of at most ${LONGEST}, at most ${DEEPEST} levels deep`,
+  ),
+);
+const mapping = v.custom<Record<string, unknown>>(
+  (value) => typeof value === "object" && value !== null && !Array.isArray(value) && !isDeep(value),
+  `expected a mapping, at most ${DEEPEST} levels deep`,
+);
+
+/** Whether a value from JSON is nested deeper than what is taken. */
+export function isDeep(value: unknown, left = DEEPEST): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  return left === 0 || Object.values(value).some((inner) => isDeep(inner, left - 1));
+}
+
+/** A list whose length is judged before its elements: what is too long costs nothing more. */
+function atMost<T>(most: number, what: string, element: v.GenericSchema<unknown, T>) {
+  return v.pipe(
+    v.custom<unknown[]>(Array.isArray, "expected a list"),
+    v.check((all) => all.length <= most, `expected at most ${most} ${what}`),
+    v.array(element),
+  );
+}
 
 /** The figures of a host, in the order of their columns. */
 export const METRICS = [
@@ -70,14 +96,14 @@ const HostMetrics = v.object(
     network_tx_bytes: known(count),
     uptime_seconds: known(count),
     load_average: known(atLeastZero),
-    cpu_temp_c: known(v.number("expected a number")),
+    cpu_temp_c: known(between(-1000, 10_000)),
   },
   "expected a mapping",
 );
 
 const HostFacts = v.object(
   {
-    cpu_count: known(between(1, 1024, true)),
+    cpu_count: known(between(1, 1024, { whole: true })),
     memory_total_mb: known(count),
     disk_total_gb: known(count),
     os: known(text(80)),
@@ -163,10 +189,8 @@ const Report = v.object(
     agent_version: known(text(64)),
     interval_seconds: known(atLeastZero),
     host: v.object({ metrics: HostMetrics, facts: known(HostFacts) }, "expected a mapping"),
-    containers: known(
-      v.pipe(v.array(Container, "expected a list"), v.maxLength(500, "expected at most 500 containers")),
-    ),
-    guests: known(v.array(Guest, "expected a list")),
+    containers: known(atMost(500, "containers", Container)),
+    guests: known(atMost(1000, "guests", Guest)),
     cloudflared: known(
       v.object(
         {
@@ -200,6 +224,8 @@ export interface BrokenField {
 
 const AHEAD_MS = 5 * 60_000;
 const BEHIND_MS = 60 * 60_000;
+/** So long an agent may take from its figures to its sending. */
+const SAMPLING_MS = 30_000;
 
 /**
  * Reads a report.
@@ -227,7 +253,7 @@ export function readReport(
 
 /** Whether a report comes from a queue rather than from now: it is history then, and says nothing of the present. */
 export function isLate({ recorded_at: recorded, sent_at: sent }: Report, intervalSeconds: number): boolean {
-  return sent !== null && sent - recorded > (intervalSeconds * 1000) / 2;
+  return sent !== null && sent - recorded > Math.max((intervalSeconds * 1000) / 2, SAMPLING_MS);
 }
 
 /** usage / limit in percent, two decimals; null where there is no limit. */

@@ -25,7 +25,8 @@ export const MIGRATIONS: readonly (readonly string[])[] = [
       health TEXT,
       health_at INTEGER,
       last_upload_at INTEGER,
-      uploads_refused_since INTEGER
+      uploads_refused_since INTEGER,
+      upload_refused_at INTEGER
     )`,
     `CREATE TABLE tokens (
       id INTEGER PRIMARY KEY,

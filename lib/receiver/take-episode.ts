@@ -16,6 +16,9 @@ import type { VersionGate } from "./version-gate.ts";
 /** A zstd frame begins with one of these (RFC 8878, sections 3.1.1 and 3.1.2): data, or what decoders skip. */
 const MAGIC = new Set([0xfd2fb528, ...Array.from({ length: 16 }, (_, n) => 0x184d2a50 + n)]);
 
+/** An upload on which nothing comes for so long is given up. How slowly it comes is its own affair. */
+const STALLED_MS = 30_000;
+
 export interface Taking {
   episodes: EpisodeStore;
   index: EpisodeIndex;
@@ -130,7 +133,7 @@ async function readThrough(
   const hasher = new Bun.CryptoHasher("sha256");
   let size = 0;
   let head = Buffer.alloc(0);
-  for await (const chunk of (request.body ?? []) as AsyncIterable<Uint8Array>) {
+  for await (const chunk of chunksOf(request)) {
     size += chunk.length;
     if (size > maxBytes) throw tooLarge(maxBytes);
     if (head.length < 4) {
@@ -150,6 +153,28 @@ async function readThrough(
   return size;
 }
 
+/** The body, chunk by chunk. @throws Refusal 408 when nothing comes for too long. */
+async function* chunksOf({ body }: Request): AsyncIterable<Uint8Array> {
+  const reader = body?.getReader() as ReadableStreamDefaultReader<Uint8Array> | undefined;
+  if (!reader) return;
+  for (;;) {
+    let timer: Timer | undefined;
+    const stalled = new Promise<never>((_, reject) => {
+      const late = new Refusal(408, "stalled", `nothing came for ${STALLED_MS / 1000} s`, {
+        headers: { connection: "close" },
+      });
+      timer = setTimeout(() => reject(late), STALLED_MS);
+    });
+    try {
+      const { done, value } = await Promise.race([reader.read(), stalled]);
+      if (done) return;
+      yield value;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
+
 /** Another upload has the name: was it this one? */
 async function compare(taking: Taking, key: EpisodeKey, announced: Announced, size: number): Promise<TakenEpisode> {
   const there = await taking.episodes.find(key);
@@ -167,7 +192,10 @@ async function compare(taking: Taking, key: EpisodeKey, announced: Announced, si
       },
     );
   }
-  if (!row) await addRow(taking, key, announced, size);
+  if (!row) {
+    await taking.episodes.sync(key);
+    await addRow(taking, key, announced, size);
+  }
   return { outcome: "known", sha256: noted.sha256, size, stamped: announced.commit !== null };
 }
 

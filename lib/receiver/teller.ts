@@ -24,6 +24,7 @@ export class Teller {
   #store: Store;
   #notify: Notify | undefined;
   #inbox: InboxWriter | null;
+  #opened = false;
   /** Of this store, so that its numbers make ids which no other store gives. */
   #instance: string;
 
@@ -59,6 +60,10 @@ export class Teller {
       const waiting = await untold(store.read, 1);
       if (waiting.length > 0) await store.write((tx) => markTold(tx, null, Date.now()));
       return;
+    }
+    if (!this.#opened) {
+      await this.#inbox.open();
+      this.#opened = true;
     }
     for (;;) {
       const events = await untold(store.read, 100);

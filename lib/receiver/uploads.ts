@@ -36,31 +36,39 @@ export async function uploadRefused(
   { host, name }: Guest,
   { at, why, unstamped }: { at: number; why: string; unstamped: boolean },
 ): Promise<void> {
+  const row = await tx.one<Pick<Host, "status" | "uploads_refused_since" | "upload_refused_at">>(
+    "SELECT status, uploads_refused_since, upload_refused_at FROM hosts WHERE id = $1",
+    [host],
+  );
+  // A host that has never reported raises nothing.
+  if (!row || row.status === "pending" || row.status === "archived") return;
   if (unstamped) {
     const text = `${name} sends episodes without a commit (X-Code-Commit): the version gate refuses them`;
     await raise(tx, { host, type: "host.unstamped", text, at });
   }
-  const row = await tx.one<{ since: number | null }>("SELECT uploads_refused_since AS since FROM hosts WHERE id = $1", [
-    host,
-  ]);
-  const since = row?.since ?? null;
-  if (since === null) {
-    await tx.run("UPDATE hosts SET uploads_refused_since = $1 WHERE id = $2", [at, host]);
-  } else if (at - since >= FAILING_MS) {
+  // Refusals that lie a day apart are no row of them.
+  const { uploads_refused_since: first, upload_refused_at: last } = row;
+  const since = first === null || last === null || at - last > DAY_MS ? at : first;
+  await tx.run("UPDATE hosts SET uploads_refused_since = $1, upload_refused_at = $2 WHERE id = $3", [since, at, host]);
+  if (at - since >= FAILING_MS) {
     const text = `${name}: every upload is refused for ${duration(at - since)}, lately with ${why}`;
     await raise(tx, { host, type: "host.uploads_failing", text, at });
   }
 }
 
-/** Looks for hosts that shipped within a day and are quiet for longer than is usual for them. */
-export async function quietPass(store: Store, now: number): Promise<number> {
+/**
+ * Looks for hosts that shipped within a day and are quiet for longer than is usual for them.
+ * @param options.since when the receiver last came back from an absence: what was quiet before says nothing.
+ */
+export async function quietPass(store: Store, { now, since }: { now: number; since: number }): Promise<number> {
   const hosts = await store.read.all<Host>(
     "SELECT * FROM hosts WHERE status = 'online' AND last_upload_at > $1 AND last_upload_at < $2",
     [now - DAY_MS, now - QUIET_MS],
   );
   let raised = 0;
   for (const { id, name, last_upload_at: last } of hosts) {
-    const quiet = now - (last ?? now);
+    const quiet = now - Math.max(last ?? now, since);
+    if (quiet < QUIET_MS) continue;
     const usual = await longestPause(store, name);
     if (usual === null || quiet < QUIET_FACTOR * usual) continue;
     const text = `${name} has shipped nothing for ${duration(quiet)}: its longest pause lately was ${duration(usual)}`;

@@ -46,6 +46,14 @@ export class VersionGate {
 
   /** Takes over what a reload changed. */
   configure(settings: GateSettings): void {
+    const sources = ({ forgejo, repo_path, window }: GateSettings) =>
+      JSON.stringify([forgejo?.url, forgejo?.repo, repo_path, window]);
+    // Another repository's list says nothing of this one.
+    if (sources(settings) !== sources(this.#settings)) {
+      this.#commits = null;
+      this.#source = "none";
+      this.#asking = null;
+    }
     this.#settings = settings;
     this.#askedAt = Number.NEGATIVE_INFINITY;
   }
@@ -86,17 +94,24 @@ export class VersionGate {
   async refresh(): Promise<void> {
     if (!this.#settings.enabled) return;
     if (performance.now() - this.#askedAt < KEEP_MS) return;
-    this.#asking ??= this.#ask().finally(() => (this.#asking = null));
+    if (!this.#asking) {
+      const asking = this.#ask().finally(() => {
+        if (this.#asking === asking) this.#asking = null;
+      });
+      this.#asking = asking;
+    }
     await this.#asking;
   }
 
   async #ask(): Promise<void> {
-    const { forgejo, repo_path: path, window } = this.#settings;
+    const settings = this.#settings;
+    const { forgejo, repo_path: path, window } = settings;
     const failures: string[] = [];
     const attempt = async (name: "forgejo" | "git", ask: () => Promise<string[]>): Promise<boolean> => {
       try {
         const commits = await ask();
         if (commits.length === 0) throw new Error("it has no commits");
+        if (settings !== this.#settings) return true;
         this.#commits = commits;
         this.#become(name, failures);
         return true;
@@ -108,6 +123,8 @@ export class VersionGate {
     const answered =
       (forgejo !== undefined && (await attempt("forgejo", () => askForgejo(forgejo, window)))) ||
       (path !== undefined && (await attempt("git", () => askGit(path, window))));
+    // A reload came in between: the answer is to a question that nobody has any more.
+    if (settings !== this.#settings) return;
     if (!answered) this.#become(this.#commits === null ? "none" : "kept", failures);
     this.#askedAt = performance.now();
   }

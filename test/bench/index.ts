@@ -5,12 +5,19 @@ import { cpus, release } from "node:os";
 import { join } from "node:path";
 import { drops } from "./drops.ts";
 import { ROOT, type Section } from "./kit.ts";
+import { reading, reports } from "./reports.ts";
 import { start } from "./start.ts";
+import { uploads } from "./uploads.ts";
 import { webhooks } from "./webhooks.ts";
 
 function version(cmd: string[]): string {
   const run = Bun.spawnSync(cmd, { stderr: "pipe" });
   return `${run.stdout.toString()}${run.stderr.toString()}`.trim().split("\n")[0] ?? "";
+}
+
+/** For programs that don't say their version. */
+function debianVersion(name: string): string {
+  return version(["dpkg-query", "-W", "-f", "${Package} ${Version}", name]);
 }
 
 function table({ title, command, text, rows }: Section): string {
@@ -29,11 +36,14 @@ function table({ title, command, text, rows }: Section): string {
 }
 
 await Bun.$`${process.execPath} build.ts`.cwd(ROOT).quiet();
-const sections = [await webhooks(), await drops(), await start()];
+const sections = [await webhooks(), await drops(), await reports(), await uploads(), await reading(), await start()];
 const peers = [
   `Bun ${Bun.version}`,
   Bun.which("wrk") ? version(["wrk", "-v"]).replace(/ \[.*/, "") : "",
   Bun.which("webhook") ? version(["webhook", "-version"]) : "",
+  Bun.which("nginx") ? version(["nginx", "-v"]) : "",
+  Bun.which("prometheus-pushgateway") ? version(["prometheus-pushgateway", "--version"]).replace(/ \(.*/, "") : "",
+  Bun.which("victoria-metrics") ? debianVersion("victoria-metrics") : "",
   `Linux ${release()}`,
   `${cpus().length} cores (${cpus()[0]?.model ?? "unknown"})`,
 ];

@@ -234,9 +234,56 @@ describe.skipIf(!isRoot)("a full disk", () => {
     db.close();
     expect(acknowledged.filter((at) => !there.has(at))).toEqual([]);
   }, 60_000);
+
+  test("is nobody's silence: who reported in vain is not told to be offline", async () => {
+    await using hub = new Hub();
+    await using disk = await smallDisk(hub.folder, "4m");
+    writeFileSync(
+      hub.config,
+      `listen: 127.0.0.1:0\ndata_dir: ${join(disk.path, "data")}\n${MORE}\npoll_interval_seconds: 2\n`,
+    );
+    await hub.addHost("web-1");
+    await hub.up();
+    expect((await hub.report()).status).toBe(200);
+    const filler = join(disk.path, "filler");
+    await Bun.$`dd if=/dev/zero of=${filler} bs=4k`.quiet().nothrow();
+    const large = report({ containers: Array.from({ length: 100 }, (_, n) => container(`c${n}`)) });
+    let refused = 0;
+    const end = performance.now() + 10_000;
+    while (performance.now() < end) {
+      if ((await hub.report({ ...large, recorded_at: new Date().toISOString() })).status === 507) refused++;
+      await Bun.sleep(500);
+    }
+    expect(refused).toBeGreaterThan(10);
+    rmSync(filler);
+    await until("it takes reports again", async () => (await hub.report()).status === 200);
+    expect(await hub.get("/v1/events")).toMatchObject({ events: [] });
+  }, 60_000);
 });
 
-test("a client that stalls in the middle of its episode is cut off, and leaves nothing", async () => {
+test.concurrent("a client that is slow, but goes on, is let finish", async () => {
+  await using hub = await Hub.start();
+  const { hostname, port } = new URL(hub.url);
+  const bytes = new Uint8Array(40_000);
+  bytes.set([0x28, 0xb5, 0x2f, 0xfd]);
+  const headers = Object.entries({ ...hub.bearer(), ...uploadHeaders(bytes) }).map(
+    ([name, value]) => `${name}: ${value}\r\n`,
+  );
+  const socket = connect(Number(port), hostname);
+  let answer = "";
+  socket.on("data", (chunk) => (answer += chunk.toString()));
+  socket.write(
+    `PUT /v1/episodes/web-1/slow.tar.zst HTTP/1.1\r\nHost: x\r\nContent-Length: ${bytes.length}\r\n${headers.join("")}\r\n`,
+  );
+  for (let at = 0; at < bytes.length; at += 1000) {
+    socket.write(bytes.subarray(at, at + 1000));
+    await Bun.sleep(1000);
+  }
+  await until("it is stored", () => answer.startsWith("HTTP/1.1 201"));
+  socket.destroy();
+}, 90_000);
+
+test.concurrent("a client that stalls in the middle of its episode is cut off, and leaves nothing", async () => {
   await using hub = await Hub.start();
   const { hostname, port } = new URL(hub.url);
   const bytes = new Uint8Array(2 << 20);
@@ -246,6 +293,8 @@ test("a client that stalls in the middle of its episode is cut off, and leaves n
   );
   const socket = connect(Number(port), hostname);
   const closed = new Promise<void>((done) => socket.on("close", () => done()));
+  let answer = "";
+  socket.on("data", (chunk) => (answer += chunk.toString()));
   socket.on("error", () => {});
   socket.write(
     `PUT /v1/episodes/web-1/stalled.tar.zst HTTP/1.1\r\nHost: x\r\nContent-Length: ${bytes.length}\r\n${headers.join("")}\r\n`,
@@ -256,5 +305,6 @@ test("a client that stalls in the middle of its episode is cut off, and leaves n
     () => existsSync(join(hub.data, "episodes/web-1")) && partials(hub.data).length === 1,
   );
   await closed;
+  expect(answer).toStartWith("HTTP/1.1 408");
   await until("nothing is left", () => partials(hub.data).length === 0);
 }, 90_000);

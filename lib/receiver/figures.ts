@@ -1,0 +1,95 @@
+// The receiver's figures: what /metrics counts, what /health says, what `systemctl status` shows.
+
+import type { Health } from "../http.ts";
+import { cannotWrite } from "../journal.ts";
+import type { Registry } from "../metrics.ts";
+import type { EpisodeIndex } from "./episode-index.ts";
+import { STATUSES } from "./hosts.ts";
+import type { Store } from "./store.ts";
+import type { GateSource, VersionGate } from "./version-gate.ts";
+
+const SOURCES: readonly GateSource[] = ["off", "forgejo", "git", "kept", "none"];
+
+/** Registers the counters and gauges. */
+export function createFigures(metrics: Registry, gate: VersionGate) {
+  const refused = metrics.counters(
+    "picket_requests_refused_total",
+    "Requests of agents that were not let in, by reason.",
+  );
+  const episodes = metrics.counters(
+    "picket_episodes_total",
+    "Uploads by outcome: stored, known (were here already), refused.",
+  );
+  const hosts = new Map<string, number>();
+  metrics.gauge("picket_hosts", "Hosts by status.", () =>
+    STATUSES.map((status) => [{ status }, hosts.get(status) ?? 0]),
+  );
+  const totals = { alerts: 0, episodes: 0, bytes: 0 };
+  metrics.gauge("picket_alerts_open", "Alerts that are open.", () => totals.alerts);
+  metrics.gauge("picket_version_gate_source", "Where the list of allowed commits is from: 1 at that one.", () =>
+    SOURCES.map((source) => [{ source }, source === gate.source ? 1 : 0]),
+  );
+  metrics.gauge("picket_episodes_stored", "Episodes in the index.", () => totals.episodes);
+  return {
+    reports: metrics.counter("picket_reports_total", "Reports taken, on disk."),
+    invalid: metrics.counter("picket_reports_invalid_total", "Reports that broke the contract (422)."),
+    bytes: metrics.counter("picket_episode_bytes_total", "Bytes of episodes stored."),
+    refused: (reason: string) => refused({ reason }),
+    episodes: (outcome: "stored" | "known" | "refused") => episodes({ outcome }),
+    hosts,
+    totals,
+  };
+}
+/** What `createFigures` gives. */
+export type Figures = ReturnType<typeof createFigures>;
+
+/** What the figures are of. */
+export interface Counted {
+  store: Store;
+  index: EpisodeIndex;
+  gate: VersionGate;
+  figures: Figures;
+}
+
+/** Counts what is in the store, for figures that are asked for at any time. */
+export async function countAll({ store, figures, index }: Counted): Promise<void> {
+  const rows = await store.read.all<{ status: string; hosts: number }>(
+    "SELECT status, COUNT(*) AS hosts FROM hosts GROUP BY status",
+  );
+  figures.hosts.clear();
+  for (const { status, hosts } of rows) figures.hosts.set(status, hosts);
+  const open = await store.read.one<{ alerts: number }>(
+    "SELECT COUNT(*) AS alerts FROM alerts WHERE closed_at IS NULL",
+  );
+  Object.assign(figures.totals, { alerts: open?.alerts ?? 0, ...(await index.totals()) });
+}
+
+/** `/health`: whether reports and episodes can be taken now (these folders have to be writable), and the figures. */
+export async function health(counted: Counted, folders: string[]): Promise<Health> {
+  const { store, figures, gate } = counted;
+  const problem = folders.map(cannotWrite).find((one) => one !== null) ?? store.problem;
+  await countAll(counted);
+  const gateClosed = gate.source === "none";
+  return {
+    ok: problem === null,
+    figures: {
+      hosts: Object.fromEntries(STATUSES.map((status) => [status, figures.hosts.get(status) ?? 0])),
+      reports: figures.reports.value,
+      episodes: figures.totals.episodes,
+      episode_bytes: figures.totals.bytes,
+      open_alerts: figures.totals.alerts,
+      uptime_sec: Math.floor(process.uptime()),
+      version_gate: gate.source,
+      ...(gateClosed ? { version_gate_problem: "no list of commits yet: episodes are answered 503" } : {}),
+      ...(problem === null ? {} : { problem }),
+    },
+  };
+}
+
+/** One line for `systemctl status`. */
+export function statusLine({ figures }: Pick<Counted, "figures">): string {
+  const hosts = STATUSES.filter((status) => figures.hosts.get(status)).map(
+    (status) => `${figures.hosts.get(status)} ${status}`,
+  );
+  return `${hosts.join(", ") || "no hosts"}; ${figures.reports.value} reports, ${figures.totals.episodes} episodes, ${figures.totals.alerts} alerts`;
+}
