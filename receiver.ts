@@ -492,9 +492,9 @@ function startLoops(receiver: Receiver, service: Service, teller: Teller): void 
     every: () => 30,
     async pass(alive) {
       while ((await rollupPass(store, { now: Date.now(), alive })).more && !service.stopping.aborted);
-      await countAll(receiver);
     },
   });
+  service.loop({ name: "figures", every: () => 5, pass: () => countAll(receiver) });
   service.loop({ name: "hourly", every: () => 3600, pass: (alive) => hourly(receiver, alive) });
   service.loop({
     name: "uploads",

@@ -47,6 +47,7 @@ export class EpisodeIndex {
   #store: Store;
   #journal: Journal;
   #following: Promise<void> | null = null;
+  #totals: { of: string | null; episodes: number; bytes: number } | null = null;
 
   constructor(store: Store) {
     this.#store = store;
@@ -102,10 +103,15 @@ export class EpisodeIndex {
   /** How many episodes are noted, and how many bytes they have. */
   async totals(): Promise<{ episodes: number; bytes: number }> {
     await this.#followIfRoom();
-    const row = await this.#store.read.one<{ episodes: number; bytes: number | null }>(
-      "SELECT COUNT(*) AS episodes, SUM(size) AS bytes FROM episodes",
-    );
-    return { episodes: row?.episodes ?? 0, bytes: row?.bytes ?? 0 };
+    const place = await getNote(this.#store.read, "index_place");
+    if (!this.#totals || this.#totals.of !== place) {
+      const row = await this.#store.read.one<{ episodes: number; bytes: number | null }>(
+        "SELECT COUNT(*) AS episodes, SUM(size) AS bytes FROM episodes",
+      );
+      this.#totals = { of: place, episodes: row?.episodes ?? 0, bytes: row?.bytes ?? 0 };
+    }
+    const { episodes, bytes } = this.#totals;
+    return { episodes, bytes };
   }
 
   /** For reading: on a full disk what the table has already is better than nothing. */

@@ -130,6 +130,6 @@ export const MIGRATIONS: readonly (readonly string[])[] = [
       line TEXT NOT NULL,
       PRIMARY KEY (host, episode)
     ) WITHOUT ROWID`,
-    `CREATE INDEX episodes_received ON episodes (received_at)`,
+    `CREATE INDEX episodes_received ON episodes (received_at, size)`,
   ],
 ];
