@@ -59,7 +59,7 @@ import { type Running, type Service, run } from "./lib/service.ts";
 
 const USAGE = `picket-collector: webhooks and dropped files in, inbox lines out
 
-  picket-collector example > ~/.config/picket/collector.yaml
+  mkdir -p ~/.config/picket && picket-collector example > ~/.config/picket/collector.yaml
   picket-collector --check && picket-collector
   picket-collector ping bob "the build is green" && picket-collector read bob --new`;
 

@@ -5,6 +5,8 @@ set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 name=$(basename "$0")
 dest=${DESTDIR:-}
+while [ "$dest" != "${dest%/}" ]; do dest=${dest%/}; done
+case $dest in '' | /*) ;; *) dest=$(pwd)/$dest ;; esac
 
 usage() {
 	cat <<TEXT
@@ -251,6 +253,8 @@ try() {
 	demo_collector
 	demo_receiver
 
+	[ "$once" != --once ] || return 0
+
 	step "your turn, in another terminal"
 	cat <<TEXT
 curl -d '{"text":"hello"}' http://$collector/note
@@ -262,7 +266,6 @@ $here/dist/picket-receiver host add another --config $demo/receiver.yaml
 
 The host demo is silent from now on: in two minutes it is stale, in four offline, and the inbox of ops says so.
 TEXT
-	[ "$once" != --once ] || return 0
 	say ""
 	say "Ctrl-C ends it and leaves nothing behind."
 	# shellcheck disable=SC2086
@@ -372,9 +375,12 @@ tell_syncthing() {
 }
 
 start() {
-	if ! has_manager; then
+	if [ -n "$dest" ]; then
+		say "not started: this is the root $dest"
+		return 0
+	elif ! has_manager; then
 		say "not started: no systemd to talk to here"
-		[ -n "$dest" ] || say "run it yourself: $binary"
+		say "run it yourself: $binary"
 		return 0
 	fi
 	control daemon-reload
@@ -415,6 +421,7 @@ install_role() {
 	fi
 	start
 	linger
+	[ -z "$dest" ] || return 0
 	say ""
 	say "configuration  $config (check: $binary --check --config $config)"
 	[ "$role" != receiver ] || say "a host         $binary host add NAME"

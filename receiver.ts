@@ -45,7 +45,7 @@ import { Admission, type Guest, stamp, unauthorized } from "./lib/receiver/admis
 import { COMMANDS } from "./lib/receiver/commands.ts";
 import { EpisodeIndex } from "./lib/receiver/episode-index.ts";
 import { EpisodeFolder, type EpisodeStore, episodesFolder } from "./lib/receiver/episodes.ts";
-import { type Figures, countAll, createFigures, health, statusLine } from "./lib/receiver/figures.ts";
+import { type Figures, countAll, createFigures, health, hostCount, statusLine } from "./lib/receiver/figures.ts";
 import { retentionPass, rollupPass } from "./lib/receiver/history.ts";
 import { type Taken, ingest } from "./lib/receiver/ingest.ts";
 import { Presence } from "./lib/receiver/presence.ts";
@@ -60,7 +60,7 @@ import { type Running, type Service, run } from "./lib/service.ts";
 
 const USAGE = `picket-receiver: takes in every host's reports and episodes, and knows who went silent
 
-  picket-receiver example > ~/.config/picket/receiver.yaml
+  mkdir -p ~/.config/picket && picket-receiver example > ~/.config/picket/receiver.yaml
   picket-receiver host add web-1      # prints web-1's token and what to paste there
   picket-receiver --check && picket-receiver`;
 
@@ -165,9 +165,8 @@ interface Receiver {
 
 async function main(config: Config, service: Service): Promise<Running<Config>> {
   const { log } = service;
-  makeFolder(config.data_dir, 0o750);
-  const unlock = holdAlone(config.data_dir);
   const store = await Store.open(config.data_dir);
+  const unlock = holdAlone(config.data_dir);
   const episodes = new EpisodeFolder(episodesFolder(config));
   makeFolder(episodes.path, 0o750);
   const metrics = new Registry();
@@ -193,7 +192,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   const teller = await Teller.open(store, { notify: config.notify, log });
   const server = listenToAgents(receiver, service);
   startLoops(receiver, service, teller);
-  log.info("ready", { listen: String(server.address), data: config.data_dir, hosts: receiver.figures.hosts.size });
+  log.info("ready", { listen: String(server.address), data: config.data_dir, hosts: hostCount(receiver) });
   return {
     status: () => statusLine(receiver),
     async reload(next) {
@@ -290,7 +289,11 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
       return await work(guest);
     } catch (error) {
       await store.write((tx) => stamp(tx, guest)).catch(() => {});
-      throw request.signal.aborted ? error : asRefusal(error, receiver.log);
+      if (request.signal.aborted) throw error;
+      const refusal = asRefusal(error, receiver.log);
+      const field = refusal.extra["field"];
+      refused(refusal, c.env.ip(), { host: guest.name, status: refusal.status, ...(field ? { field } : {}) });
+      throw refusal;
     }
   };
 
@@ -424,7 +427,10 @@ async function takeUpload(
     const taken = await takeEpisode(taking, key, request);
     await store.write((tx) => uploadTaken(tx, guest, { at: Date.now(), stamped: taken.stamped }));
     figures.episodes(taken.outcome).add();
-    if (taken.outcome === "stored") figures.bytes.add(taken.size);
+    if (taken.outcome === "stored") {
+      figures.bytes.add(taken.size);
+      log.info("episode stored", { host, episode: key.episode, size: taken.size });
+    }
     return taken;
   } catch (error) {
     if (!request.signal.aborted) {

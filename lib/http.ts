@@ -6,7 +6,7 @@
 // Bun's own traps that this file is about: `maxRequestBodySize` answers a bare 413, so bodies are bounded here;
 // `server.reload` keeps the old certificate, so a renewed one is served by a second socket on the same port.
 
-import { readFileSync } from "node:fs";
+import { accessSync, constants, readFileSync } from "node:fs";
 import { type Context, Hono } from "hono";
 import * as v from "valibot";
 import { type Cidr, cidrContains, parseAddress } from "./address.ts";
@@ -23,13 +23,30 @@ const IDLE_SECONDS = 30;
 const REFUSAL_LOG_MS = 60_000;
 const METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
+/** The path of a file that is there and can be read. */
+function readable() {
+  return v.pipe(
+    path(),
+    v.rawCheck(({ dataset, addIssue }) => {
+      if (!dataset.typed) return;
+      try {
+        accessSync(dataset.value, constants.R_OK);
+      } catch (error) {
+        addIssue({ message: `can't be read: ${(error as NodeJS.ErrnoException).code}` });
+      }
+    }),
+  );
+}
+
 /** The schema entries of `auth`, for a role that adds some of its own. */
 export const authEntries = { ...secret("token"), allowed_ips: v.optional(v.array(cidr()), []) };
 
 /** The schema entries that say who may connect, the same for every role that listens. */
 export const connectionEntries = {
   auth: v.optional(v.strictObject(authEntries), {}),
-  tls: v.optional(v.strictObject({ cert_file: path(), key_file: path(), client_ca_file: v.optional(path()) })),
+  tls: v.optional(
+    v.strictObject({ cert_file: readable(), key_file: readable(), client_ca_file: v.optional(readable()) }),
+  ),
   /** Whose X-Forwarded-For is believed. */
   trusted_proxies: v.optional(v.array(cidr()), []),
 };
@@ -59,12 +76,19 @@ export class Refusal extends Error {
   readonly extra: Record<string, unknown>;
   readonly headers: Record<string, string>;
   readonly empty: boolean;
+  readonly log: Record<string, unknown>;
 
   constructor(
     status: number,
     code: string,
     message: string,
-    more: { extra?: Record<string, unknown>; headers?: Record<string, string>; empty?: boolean } = {},
+    more: {
+      extra?: Record<string, unknown>;
+      headers?: Record<string, string>;
+      empty?: boolean;
+      /** Fields for the log alone. */
+      log?: Record<string, unknown>;
+    } = {},
   ) {
     super(message);
     this.status = status;
@@ -72,6 +96,7 @@ export class Refusal extends Error {
     this.extra = more.extra ?? {};
     this.headers = more.headers ?? {};
     this.empty = more.empty ?? false;
+    this.log = more.log ?? {};
   }
 
   /** The answer itself. */
@@ -179,7 +204,7 @@ function listening(
       },
     });
   let tls = readTls(connection);
-  let server = open(listen.port, tls);
+  let server = opened(() => open(listen.port, tls), listen);
   const port = server.port ?? listen.port;
   return {
     address: listenAddress(listen.host, port),
@@ -204,6 +229,22 @@ function listening(
       await Promise.race([server.stop(true), Bun.sleep(200)]);
     },
   };
+}
+
+/** Says which address it is about, and what to do. */
+function opened(open: () => Bun.Server<undefined>, listen: Listen): Bun.Server<undefined> {
+  try {
+    return open();
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "EADDRINUSE") {
+      const hint = `ss -ltnp 'sport = :${listen.port}' shows it; or set "listen" to another address`;
+      throw Object.assign(new Error(`listen on ${String(listen)}: another program has this port`, { cause: error }), {
+        hint,
+      });
+    }
+    throw new Error(`listen on ${String(listen)}`, { cause: error });
+  }
 }
 
 interface TlsFiles {
@@ -283,15 +324,15 @@ function plain(address: string): string {
 }
 
 /** Logs a refusal at most once a minute per address and reason. */
-export function refusalLog(log: Log): (refusal: Refusal, ip: string) => void {
+export function refusalLog(log: Log): (refusal: Refusal, ip: string, more?: Record<string, unknown>) => void {
   const seen = new Map<string, number>();
-  return ({ code }, ip) => {
+  return ({ code, log: own }, ip, more = own) => {
     const now = Date.now();
-    const key = `${code} ${ip}`;
+    const key = `${code} ${ip} ${JSON.stringify(more)}`;
     if (now - (seen.get(key) ?? 0) < REFUSAL_LOG_MS) return;
     if (seen.size > 10_000) seen.clear();
     seen.set(key, now);
-    log.warn("request refused", { reason: code, ip });
+    log.warn("request refused", { reason: code, ip, ...more });
   };
 }
 

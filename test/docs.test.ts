@@ -3,7 +3,8 @@
 import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { Folder, ROOT, command, runRole, startRole } from "./kit.ts";
+import { Folder, ROOT, command, have, runRole, startRole } from "./kit.ts";
+import { Hub, archive } from "./receiver-kit.ts";
 
 const README = readFileSync(join(ROOT, "README.md"), "utf8");
 const INSTALL = readFileSync(join(ROOT, "INSTALL.md"), "utf8");
@@ -46,7 +47,7 @@ describe.each(["collector", "receiver"] as const)("%s", (role) => {
       .split("\n")
       .filter((line) => !/^(Check it|Take over|A host|bind_fingerprint):/.test(line))
       .join("\n")
-      .replaceAll(/(secret|token)_file: [^ ,}]+/g, `$1_file: ${secret}`);
+      .replaceAll(/(secret|token|cert|key|client_ca)_file: [^ ,}]+/g, `$1_file: ${secret}`);
     const outcome = await runRole(role, ["--check", "--config", folder.write("all.yaml", text)]);
     expect(outcome.stderr.replaceAll(/.*chmod 600.*\n/g, "")).toBe("");
     expect(outcome.stdout).toBe("ok\n");
@@ -128,3 +129,18 @@ test.each(blocks(README, "console").map((session) => [session.split("\n")[0]!, s
     expect(normal(await typed(session))).toBe(normal(shown));
   },
 );
+
+test.skipIf(!have("curl", "the README's curl commands"))("the README's curl commands report and ship", async () => {
+  await using hub = await Hub.start();
+  const [script = ""] = blocks(partOf("receiver"), "sh");
+  await Bun.write(hub.folder.at("ep-1.tar.zst"), await archive("by curl"));
+  const run = Bun.spawn(["sh", "-ec", script], {
+    cwd: hub.folder.path,
+    env: { ...process.env, PICKET_URL: hub.url, PICKET_TOKEN: hub.tokens.get("web-1") },
+    stdout: "pipe",
+  });
+  const said = await new Response(run.stdout).text();
+  expect(said).toStartWith('{"poll_interval_seconds":60,');
+  expect(said).toContain('{"sha256":"');
+  expect(await hub.get("/v1/hosts/web-1")).toMatchObject({ status: "online", metrics: { cpu_percent: 12.5 } });
+});

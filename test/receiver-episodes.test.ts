@@ -229,7 +229,7 @@ describe("the index", () => {
     expect((await hub.ship("two", await archive("other"))).status).toBe(409);
     expect(indexLines(hub)).toMatchObject([{ episode: "one" }]);
     const rebuilt = await hub.run("index", "rebuild");
-    expect([rebuilt.code, rebuilt.stdout]).toEqual([0, "web-1/two\n1 missing lines made\n"]);
+    expect([rebuilt.code, rebuilt.stdout]).toEqual([0, "web-1/two: line made\n1 missing line made\n"]);
     expect(indexLines(hub)).toMatchObject([
       { episode: "one" },
       { episode: "two", sha256: sha256(two), commit: "a".repeat(40), backfilled: true, schema: 1 },
@@ -259,10 +259,27 @@ describe("the index", () => {
       "shorter: other size",
       "missing: missing file",
       "foreign: missing line",
-      "4 episodes, 4 differ",
+      "4 episodes, 4 differences",
     ]) {
       expect(stdout).toContain(what);
     }
+  });
+
+  test("a damaged file is nobody's 200, and a lost one comes back with the same bytes alone", async () => {
+    await using hub = await Hub.start();
+    const bytes = await archive("precious");
+    await hub.ship("precious", bytes);
+    const path = join(hub.data, "episodes/web-1/precious.tar.zst");
+    const damaged = Buffer.from(bytes);
+    damaged[damaged.length - 1]! ^= 1;
+    writeFileSync(path, damaged);
+    const answer = await hub.ship("precious", bytes);
+    expect([answer.status, await answer.json()]).toEqual([500, expect.objectContaining({ code: "damaged" })]);
+    unlinkSync(path);
+    expect((await hub.ship("precious", await archive("other"))).status).toBe(409);
+    expect((await hub.ship("precious", bytes)).status).toBe(201);
+    expect(indexLines(hub).length).toBe(1);
+    expect((await hub.run("index", "verify")).stdout).toBe("1 episode, all as the index says\n");
   });
 
   test("torn, foreign and repeated lines harm nobody; a replaced file is read anew", async () => {

@@ -321,7 +321,7 @@ describe("commands on the store, while the daemon runs", () => {
     );
     const second = /pk_\w+/.exec(rotated.stdout)![0];
     expect([await ping(first), await ping(second)]).toEqual([401, 200]);
-    expect((await hub.run("token", "revoke", "web-1")).stdout).toBe("web-1: 1 tokens revoked\n");
+    expect((await hub.run("token", "revoke", "web-1")).stdout).toBe("web-1: 1 token revoked\n");
     expect(await ping(second)).toBe(401);
     const third = /pk_\w+/.exec((await hub.run("token", "rotate", "web-1")).stdout)![0];
     expect(await ping(third)).toBe(200);

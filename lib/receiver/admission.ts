@@ -62,17 +62,17 @@ export class Admission {
     if (!found) throw unauthorized("invalid_token");
     const at = now();
     const wait = this.#limit.wait(found.token, at);
-    if (wait > 0) throw tooMany(wait);
+    if (wait > 0) throw tooMany(wait, found.name);
     const sender = bind ? fingerprintOf(request, ip) : null;
     if (sender !== null && found.fingerprint !== null && found.fingerprint !== sender)
-      throw unauthorized("fingerprint_mismatch");
+      throw unauthorized("fingerprint_mismatch", found.name);
     this.#limit.take(found.token, at);
     if (sender !== null && found.fingerprint === null) await this.#bind(found, sender);
     return { host: found.host, name: found.name, token: found.token, at };
   }
 
   /** The first of two that come at once binds the token. */
-  async #bind({ token }: Found, sender: string): Promise<void> {
+  async #bind({ token, name }: Found, sender: string): Promise<void> {
     const { store } = this.#options;
     const changed = await store.write((tx) =>
       tx.run("UPDATE tokens SET fingerprint = $1 WHERE id = $2 AND (fingerprint IS NULL OR fingerprint = $1)", [
@@ -80,7 +80,7 @@ export class Admission {
         token,
       ]),
     );
-    if (changed === 0) throw unauthorized("fingerprint_mismatch");
+    if (changed === 0) throw unauthorized("fingerprint_mismatch", name);
   }
 }
 
@@ -104,16 +104,18 @@ function fingerprintOf(request: Request, ip: string): string {
 }
 
 /** 401 that says nothing of why; the log does. */
-export function unauthorized(code: string): Refusal {
+export function unauthorized(code: string, host?: string): Refusal {
   return new Refusal(401, code, "a host's token is required", {
     empty: true,
     headers: { "www-authenticate": "Bearer" },
+    log: host === undefined ? {} : { host },
   });
 }
 
-function tooMany(waitMs: number): Refusal {
+function tooMany(waitMs: number, host: string): Refusal {
   const seconds = Math.max(1, Math.ceil(waitMs / 1000));
   return new Refusal(429, "rate_limited", `too many requests with this token: one is free in ${seconds} s`, {
     headers: { "retry-after": String(seconds) },
+    log: { host },
   });
 }

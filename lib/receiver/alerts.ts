@@ -109,10 +109,9 @@ export function untold(db: Queries, limit: number): Promise<EventRow[]> {
   return db.all<EventRow>(`SELECT ${COLUMNS} WHERE e.told_at IS NULL ORDER BY e.id LIMIT $1`, [limit]);
 }
 
-/** Notes that an event was told; null: all there are. */
-export async function markTold(tx: Queries, id: number | null, at: number): Promise<void> {
-  if (id === null) await tx.run("UPDATE events SET told_at = $1 WHERE told_at IS NULL", [at]);
-  else await tx.run("UPDATE events SET told_at = $1 WHERE id = $2", [at, id]);
+/** Notes that all events up to one were told. */
+export async function markTold(tx: Queries, id: number, at: number): Promise<void> {
+  await tx.run("UPDATE events SET told_at = $1 WHERE id <= $2 AND told_at IS NULL", [at, id]);
 }
 
 /** Events after a number or from a time on, oldest first; with neither the newest ones. */

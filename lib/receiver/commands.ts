@@ -1,6 +1,7 @@
 // The commands at the receiver's command line: hosts, tokens, the index. They work on the store itself, also while the
 // daemon runs, which asks the store again for every request.
 
+import { existsSync } from "node:fs";
 import { hostname } from "node:os";
 import { type Listen, isLoopback } from "../config.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
@@ -11,6 +12,7 @@ import {
   HostError,
   addHost,
   archiveHost,
+  findHost,
   listHosts,
   listTokens,
   rebindHost,
@@ -18,7 +20,7 @@ import {
   rotateToken,
   setInterval,
 } from "./hosts.ts";
-import { type Queries, Store } from "./store.ts";
+import { type Queries, Store, storeFile } from "./store.ts";
 
 /** What these commands ask of a configuration. */
 interface ReceiverSettings {
@@ -31,12 +33,19 @@ interface ReceiverSettings {
 
 type Context<A = object> = CommandContext<ReceiverSettings, A>;
 
-/** Opens the store for one command. */
+/** Opens the store for one command. Only `host add` makes one: a wrong configuration shall not look like an empty fleet. */
 async function withStore<T>(
   context: Context,
   work: (store: Store, config: ReceiverSettings) => Promise<T>,
+  { make = false } = {},
 ): Promise<T> {
   const config = await context.loadConfig();
+  if (!make && !existsSync(storeFile(config.data_dir))) {
+    throw new UsageError(
+      `there is no store in "${config.data_dir}" yet`,
+      "picket-receiver host add NAME makes it; is this the right --config?",
+    );
+  }
   const store = await Store.open(config.data_dir);
   try {
     return await work(store, config);
@@ -58,16 +67,22 @@ function change(context: Context, work: (tx: Queries, name: string) => Promise<s
 async function giveToken(
   context: Context<{ url?: string }>,
   give: (tx: Queries, name: string, now: number) => Promise<string>,
-  said: string,
+  { said, make }: { said: string; make: boolean },
 ): Promise<void> {
   const [name = ""] = context.positionals;
-  await withStore(context, async (store, config) => {
+  const { url } = context.args;
+  if (url !== undefined && !(/^https?:\/\/[^\s'"]+$/.test(url) && URL.canParse(url))) {
+    throw new UsageError(`--url "${url}" is no http or https URL`, "such as --url https://hub.example");
+  }
+  const show = async (store: Store, config: ReceiverSettings): Promise<void> => {
     const token = await store.write((tx) => give(tx, name, Date.now()));
-    const url = context.args.url ?? ownUrl(config);
-    context.print(
-      `${name}: ${said}. On that host (the token is not shown again):\n\nexport PICKET_URL=${url}\nexport PICKET_TOKEN=${token}`,
-    );
-  });
+    const lines = `export PICKET_URL=${url ?? ownUrl(config)}\nexport PICKET_TOKEN=${token}`;
+    context.print(`${name}: ${said}. On that host (the token is not shown again):\n\n${lines}`);
+    if (url === undefined && isLoopback(config.listen.host)) {
+      context.print("\nThat address is this machine's own; for other hosts: --url https://…");
+    }
+  };
+  await withStore(context, show, { make });
 }
 
 /** How agents reach this receiver, as far as it can tell. */
@@ -90,7 +105,7 @@ async function showHosts(context: Context<{ json?: boolean }>): Promise<void> {
       }));
       return context.print(JSON.stringify(shown));
     }
-    if (hosts.length === 0) return context.print("no hosts yet: picket-receiver host add NAME");
+    if (hosts.length === 0) return context.print(`no hosts in "${config.data_dir}" yet: picket-receiver host add NAME`);
     const rows = hosts.map((host) => [
       host.name,
       host.status,
@@ -104,7 +119,9 @@ async function showHosts(context: Context<{ json?: boolean }>): Promise<void> {
 
 async function showTokens(context: Context<{ json?: boolean }>): Promise<void> {
   await withStore(context, async (store) => {
-    const tokens = await listTokens(store.read, context.positionals[0] ?? null);
+    const [name] = context.positionals;
+    if (name !== undefined) await findHost(store.read, name);
+    const tokens = await listTokens(store.read, name ?? null);
     if (context.args.json) {
       const shown = tokens.map(({ id, host, created_at, last_used_at, revoked_at, fingerprint }) => ({
         id,
@@ -136,7 +153,10 @@ async function setHost(context: Context<{ interval?: string }>): Promise<void> {
   }
   await change(context, async (tx, name) => {
     await setInterval(tx, name, seconds);
-    return `${name}: ${seconds === null ? "reports as often as all others" : `every ${seconds} s`}, from its next report on`;
+    const { status } = await findHost(tx, name);
+    if (status === "archived")
+      throw new HostError(`host "${name}" is archived`, `to bring it back: picket-receiver host add ${name}`);
+    return `${name}: ${seconds === null ? "as often as all others" : `every ${seconds} s`}, from its next report on`;
   });
 }
 
@@ -166,8 +186,8 @@ function withIndex<T>(context: Context, work: (check: Parameters<typeof rebuild>
 
 async function rebuildIndex(context: Context): Promise<void> {
   const made = await withIndex(context, rebuild);
-  for (const { host, episode } of made) context.print(`${host}/${episode}`);
-  context.print(made.length === 0 ? "nothing was missing" : `${made.length} missing lines made`);
+  for (const { host, episode } of made) context.print(`${host}/${episode}: line made`);
+  context.print(made.length === 0 ? "nothing was missing" : `${many(made.length, "missing line")} made`);
 }
 
 async function verifyIndex(context: Context): Promise<number> {
@@ -186,10 +206,16 @@ async function verifyIndex(context: Context): Promise<number> {
       context.print(`${host}/${episode}: ${what}: ${detail}`);
     }
     context.print(
-      differences === 0 ? `${looked} episodes, all as the index says` : `${looked} episodes, ${differences} differ`,
+      differences === 0
+        ? `${many(looked, "episode")}, all as the index says`
+        : `${many(looked, "episode")}, ${many(differences, "difference")}`,
     );
     return differences === 0 ? 0 : 1;
   });
+}
+
+function many(count: number, what: string): string {
+  return `${count} ${what}${count === 1 ? "" : "s"}`;
 }
 
 function table(head: string[], rows: string[][]): string {
@@ -220,7 +246,7 @@ export const COMMANDS = {
     usage: `usage: picket-receiver host add HOST [--url URL]\n\n${URL_HELP}\n\nexample: picket-receiver host add web-1 --url https://hub.example`,
     options: URL_FLAG,
     positionals: HOST,
-    run: (context: Context<{ url?: string }>) => giveToken(context, addHost, "added"),
+    run: (context: Context<{ url?: string }>) => giveToken(context, addHost, { said: "added", make: true }),
   },
   "host list": {
     summary: "show all hosts",
@@ -247,7 +273,7 @@ example: picket-receiver host set web-1 --interval 300`,
     run: (context: Context) =>
       change(context, async (tx, name) => {
         await archiveHost(tx, name, Date.now());
-        return `${name}: archived`;
+        return `${name}: archived; its token is revoked, its history stays (back: picket-receiver host add ${name})`;
       }),
   },
   "host rebind": {
@@ -258,7 +284,7 @@ example: picket-receiver host set web-1 --interval 300`,
     run: (context: Context) =>
       change(context, async (tx, name) => {
         await rebindHost(tx, name);
-        return `${name}: its next request binds the token`;
+        return `${name}: bound to nobody; with auth.bind_fingerprint its next request binds the token`;
       }),
   },
   "token rotate": {
@@ -266,14 +292,18 @@ example: picket-receiver host set web-1 --interval 300`,
     usage: `usage: picket-receiver token rotate HOST [--url URL]\n\n${URL_HELP}\n\nexample: picket-receiver token rotate web-1`,
     options: URL_FLAG,
     positionals: HOST,
-    run: (context: Context<{ url?: string }>) => giveToken(context, rotateToken, "its former tokens are revoked"),
+    run: (context: Context<{ url?: string }>) =>
+      giveToken(context, rotateToken, { said: "its former tokens are revoked", make: false }),
   },
   "token revoke": {
     summary: "revoke all tokens of a host",
     usage: "usage: picket-receiver token revoke HOST\n\nexample: picket-receiver token revoke web-1",
     positionals: HOST,
     run: (context: Context) =>
-      change(context, async (tx, name) => `${name}: ${await revokeTokens(tx, name, Date.now())} tokens revoked`),
+      change(
+        context,
+        async (tx, name) => `${name}: ${many(await revokeTokens(tx, name, Date.now()), "token")} revoked`,
+      ),
   },
   "token list": {
     summary: "show when tokens were made and last used",

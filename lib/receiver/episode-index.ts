@@ -234,6 +234,8 @@ export interface Difference extends EpisodeKey {
   detail: string;
 }
 
+const REMEDY = "move the file away: the same bytes are taken again, others are not";
+
 /** Hashes every file again and compares it with its line. */
 export async function* verify({ index, episodes, signal, progress }: Check): AsyncIterable<Difference> {
   const seen = new Set<string>();
@@ -246,17 +248,21 @@ export async function* verify({ index, episodes, signal, progress }: Check): Asy
     if (!row) {
       yield { ...key, what: "missing line", detail: "run: picket-receiver index rebuild" };
     } else if (row.size !== stored.size) {
-      yield { ...key, what: "other size", detail: `${stored.size} bytes, the index says ${row.size}` };
+      yield { ...key, what: "other size", detail: `${stored.size} bytes, the index says ${row.size}; ${REMEDY}` };
     } else {
       const sha256 = await hashOf(episodes.open(stored)).catch((error: Error) => error);
       if (sha256 instanceof Error) yield { ...key, what: "unreadable", detail: sha256.message };
       else if (sha256 !== row.sha256)
-        yield { ...key, what: "other hash", detail: `${sha256}, the index says ${row.sha256}` };
+        yield { ...key, what: "other hash", detail: `${sha256}, the index says ${row.sha256}; ${REMEDY}` };
     }
   }
   for (const key of await index.all()) {
     if (seen.has(`${key.host}/${key.episode}`) || (await episodes.find(key))) continue;
-    yield { ...key, what: "missing file", detail: "it is in the index, but not in the folder" };
+    yield {
+      ...key,
+      what: "missing file",
+      detail: "it is in the index, but not in the folder; the same bytes are taken again",
+    };
   }
 }
 

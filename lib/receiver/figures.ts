@@ -20,6 +20,8 @@ export function createFigures(metrics: Registry, gate: VersionGate) {
     "picket_episodes_total",
     "Uploads by outcome: stored, known (were here already), refused.",
   );
+  // From the start: what appears with 1 has no rate.
+  for (const outcome of ["stored", "known", "refused"]) episodes({ outcome });
   const hosts = new Map<string, number>();
   metrics.gauge("picket_hosts", "Hosts by status.", () =>
     STATUSES.map((status) => [{ status }, hosts.get(status) ?? 0]),
@@ -92,4 +94,9 @@ export function statusLine({ figures }: Pick<Counted, "figures">): string {
     (status) => `${figures.hosts.get(status)} ${status}`,
   );
   return `${hosts.join(", ") || "no hosts"}; ${figures.reports.value} reports, ${figures.totals.episodes} episodes, ${figures.totals.alerts} alerts`;
+}
+
+/** How many hosts there are, archived ones too. */
+export function hostCount({ figures }: Pick<Counted, "figures">): number {
+  return figures.hosts.values().reduce((sum, hosts) => sum + hosts, 0);
 }

@@ -221,7 +221,8 @@ export async function readHistory(db: Queries, query: HistoryQuery): Promise<His
   const width = Math.max(Math.ceil(wanted), grain, 1) * 1000;
   const buckets = new Map<number, Summary>();
   const take = (at: number, summary: Summary): void => {
-    const bucket = from + Math.floor((Math.max(at, from) - from) / width) * width;
+    // Whole multiples, so that the same hour is the same point for whoever asks.
+    const bucket = Math.floor(Math.max(at, from) / width) * width;
     buckets.set(bucket, merge(buckets.get(bucket), summary));
   };
   // What is not rolled up yet is read in finer grains: the coarse one ends where its newest row does.

@@ -8,7 +8,7 @@
 //
 // A transition is claimed by a conditional update, so that a report which comes at the same moment wins or is told after.
 
-import { duration, raise } from "./alerts.ts";
+import { close, duration, raise } from "./alerts.ts";
 import type { Status } from "./hosts.ts";
 import { type Queries, type Store, getNote, setNote } from "./store.ts";
 
@@ -136,6 +136,8 @@ async function fallSilent(
   const text = (state: string) =>
     `${host.name} is ${state}: no report for ${duration(silence)} (every ${host.interval} s expected)`;
   if (host.status === "online") await raise(tx, { host: host.id, type: "host.stale", text: text("stale"), at: now });
+  // One silence is one open alert: the graver takes the place of the other.
+  if (offline) await close(tx, { host: host.id, types: ["host.stale"], at: now });
   if (offline) await raise(tx, { host: host.id, type: "host.offline", text: text("offline"), at: now });
   return 1;
 }

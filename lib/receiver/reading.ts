@@ -170,7 +170,7 @@ async function history(reading: Reading, c: C): Promise<Response> {
   const wanted = c.req.query("container");
   const container = wanted === undefined ? null : await containerOf(reading, host, wanted);
   const known: readonly string[] = container === null ? METRICS : CONTAINER_SERIES;
-  const metric = c.req.query("metric") ?? known[0]!;
+  const metric = c.req.query("metric") || known[0]!;
   if (!known.includes(metric)) throw badQuery("metric", `expected one of ${known.join(", ")}`);
   const query = { host: host.id, metric: metric as Metric | ContainerSeries, container, from, to, points, now };
   const series = await readHistory(reading.store.read, query);
@@ -255,7 +255,7 @@ function somethingNew(onEvents: Reading["onEvents"], stopping: AbortSignal): Pro
 // Episodes
 
 async function listEpisodes({ index }: Reading, c: C): Promise<Response> {
-  const host = c.req.query("host") ?? null;
+  const host = c.req.query("host") || null;
   if (host !== null && !NAME_SEGMENT.test(host)) throw badQuery("host", "is not a valid name");
   const since = instant(c, "since");
   const limit = whole(c, "limit", { least: 1, most: MOST_ROWS, otherwise: 100 });
@@ -313,15 +313,21 @@ function rangeOf(header: string | undefined, size: number): { start: number; end
 // Parameters
 
 function badQuery(field: string, what: string): Refusal {
-  return new Refusal(400, "bad_query", `${field} ${what}`, { extra: { field } });
+  return new Refusal(400, "bad_query", `${field}: ${what}`, { extra: { field } });
 }
 
 /** A time: RFC 3339, or milliseconds since 1970. */
 function instant(c: C, name: string): number | null {
-  const given = c.req.query(name);
+  const given = c.req.query(name) || undefined;
   if (given === undefined) return null;
   const at = /^\d{11,15}$/.test(given) ? Number(given) : Date.parse(given);
-  if (Number.isNaN(at)) throw badQuery(name, "expected a date-time, such as 2026-01-31T12:00:00Z");
+  if (Number.isNaN(at))
+    throw badQuery(
+      name,
+      name === "since"
+        ? "expected a date-time, such as 2026-01-31T12:00:00Z, or the number of an event"
+        : "expected a date-time, such as 2026-01-31T12:00:00Z",
+    );
   return at;
 }
 
@@ -330,7 +336,7 @@ function whole(
   name: string,
   { least, most, otherwise }: { least: number; most: number; otherwise: number },
 ): number {
-  const given = c.req.query(name);
+  const given = c.req.query(name) || undefined;
   if (given === undefined) return otherwise;
   if (!/^\d{1,9}$/.test(given) || Number(given) < least)
     throw badQuery(name, `expected a whole number from ${least} to ${most}`);

@@ -237,6 +237,7 @@ export function readReport(
   data: unknown,
   { now, backfillMs }: { now: number; backfillMs: number },
 ): { report: Report } | { broken: BrokenField[] } {
+  if (Array.isArray(data)) return { broken: [{ field: "body", error: "expected a mapping" }] };
   const parsed = v.safeParse(Report, data);
   if (!parsed.success) return { broken: parsed.issues.map(asBroken) };
   const report = parsed.output;
@@ -246,7 +247,13 @@ export function readReport(
     if (at > now + AHEAD_MS) broken.push({ field, error: "is more than 5 minutes ahead: check the host's clock" });
     if (at < now - behind) broken.push({ field, error: `is more than ${hours(behind)} ago: check the host's clock` });
   };
-  window("recorded_at", recorded, sent === null ? BEHIND_MS : backfillMs);
+  window("recorded_at", recorded, sent === null ? BEHIND_MS : Number.POSITIVE_INFINITY);
+  if (sent !== null && recorded < now - backfillMs) {
+    broken.push({
+      field: "recorded_at",
+      error: `is more than ${hours(backfillMs)} ago (backfill_hours): too old to be taken`,
+    });
+  }
   if (sent !== null) window("sent_at", sent, BEHIND_MS);
   return broken.length > 0 ? { broken } : { report };
 }
@@ -266,7 +273,7 @@ function asBroken(issue: v.BaseIssue<unknown>): BrokenField {
   const steps = (issue.path ?? []).map(({ key }) => (typeof key === "number" ? `[${key}]` : `.${String(key)}`));
   const missing = issue.input === undefined;
   const message = issue.message.startsWith("expected") ? issue.message : "is not valid";
-  return { field: steps.join("").replace(/^\./, "") || "body", error: missing ? `is missing: ${message}` : message };
+  return { field: steps.join("").replace(/^\./, "") || "body", error: missing ? "is missing" : message };
 }
 
 function hours(ms: number): string {

@@ -11,7 +11,7 @@
 //
 // Times are milliseconds since 1970.
 
-import { existsSync } from "node:fs";
+import { chmodSync, existsSync } from "node:fs";
 import { join } from "node:path";
 import { SQL } from "bun";
 import { ConfigError } from "../config.ts";
@@ -42,6 +42,11 @@ interface Waiting {
   reject: (error: unknown) => void;
 }
 
+/** Where the tables of a data folder lie. */
+export function storeFile(dir: string): string {
+  return join(dir, "receiver.db");
+}
+
 /** The open store. Errors for want of room have the code `ENOSPC`. */
 export class Store {
   /** Sees what is committed. */
@@ -67,12 +72,18 @@ export class Store {
    * @throws ConfigError when the tables are of a newer version than this program.
    */
   static async open(dir: string): Promise<Store> {
-    makeFolder(dir, 0o750);
-    const file = join(dir, "receiver.db");
+    const file = storeFile(dir);
     const fresh = !existsSync(file);
+    try {
+      makeFolder(dir, 0o750);
+    } catch (error) {
+      throw Object.assign(new Error(`make data_dir "${dir}"`, { cause: error }), { hint: openHint(error) });
+    }
     const writer = new SQL({ adapter: "sqlite", filename: file });
     try {
       await writer.unsafe(`PRAGMA busy_timeout=${BUSY_MS}`);
+      // SQLite gives its other files the same mode and owner.
+      if (fresh) chmodSync(file, 0o640);
       if (fresh) inheritOwner(file);
       await writer.unsafe("PRAGMA journal_mode=WAL");
       await writer.unsafe("PRAGMA synchronous=FULL");
@@ -160,7 +171,7 @@ function worded(error: unknown, dir: string): Error {
   const { code = "", message } = error as { code?: string; message: string };
   const full = code === "SQLITE_FULL" || (code.startsWith("SQLITE_IOERR") && cannotWrite(dir)?.includes("no space"));
   if (full) return Object.assign(new Error(`write to the store: no space left in "${dir}"`), { code: "ENOSPC" });
-  if (code.startsWith("SQLITE_")) return new Error(`the store fails: ${message} (${code})`, { cause: error });
+  if (code.startsWith("SQLITE_")) return new Error(`the store fails: ${message} (${code})`);
   return error as Error;
 }
 
@@ -170,8 +181,8 @@ function isNoRoom(error: Error): boolean {
 
 function openHint(error: unknown): string | undefined {
   const { code = "" } = error as { code?: string };
-  if (!/^SQLITE_(CANTOPEN|READONLY|PERM|AUTH)|^E(ACCES|PERM)/.test(code)) return undefined;
-  return "run it as root or as the account that the service runs as";
+  if (!/^SQLITE_(CANTOPEN|READONLY|PERM|AUTH)|^E(ACCES|PERM|ROFS)/.test(code)) return undefined;
+  return "run it as root or as the account that the service runs as; under systemd see ReadWritePaths in INSTALL.md";
 }
 
 async function migrate(sql: SQL, file: string): Promise<void> {

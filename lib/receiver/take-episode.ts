@@ -9,7 +9,7 @@
 
 import { NAME_SEGMENT } from "../config.ts";
 import { Refusal } from "../http.ts";
-import { type EpisodeIndex, rowOf } from "./episode-index.ts";
+import { type EpisodeIndex, hashOf } from "./episode-index.ts";
 import type { EpisodeKey, EpisodeStore } from "./episodes.ts";
 import type { VersionGate } from "./version-gate.ts";
 
@@ -83,6 +83,7 @@ export async function takeEpisode(taking: Taking, key: EpisodeKey, request: Requ
     throw broken("X-Code-Commit", "expected a commit of 40 lower-case hex digits");
   }
   if (announced.length !== null && announced.length > maxBytes) throw tooLarge(maxBytes);
+  await refuseOther(taking, key, announced);
   const turn = <T>(work: () => Promise<T>) => taking.inTurn(`${key.host}/${key.episode}`, work);
   if (await episodes.find(key)) {
     const size = await readThrough(request, { announced, maxBytes, write: null });
@@ -93,7 +94,8 @@ export async function takeEpisode(taking: Taking, key: EpisodeKey, request: Requ
     const size = await readThrough(request, { announced, maxBytes, write: (chunk) => upload.write(chunk) });
     return await turn(async () => {
       if ((await upload.commit()) === "taken") return compare(taking, key, announced, size);
-      await addRow(taking, key, announced, size);
+      // A file that was taken away comes back: its line is there already.
+      if (!(await taking.index.find(key))) await addRow(taking, key, announced, size);
       return { outcome: "stored", sha256: announced.sha256, size, stamped: announced.commit !== null };
     });
   } finally {
@@ -103,10 +105,10 @@ export async function takeEpisode(taking: Taking, key: EpisodeKey, request: Requ
 
 function readHeaders({ headers }: Request): Announced {
   const sha256 = headers.get("x-content-sha256")?.toLowerCase() ?? null;
-  if (sha256 === null) throw broken("X-Content-SHA256", "is missing: the body's SHA-256 in hex");
+  if (sha256 === null) throw broken("X-Content-SHA256", "is missing: send the body's SHA-256 in hex");
   if (!/^[0-9a-f]{64}$/.test(sha256)) throw broken("X-Content-SHA256", "expected 64 hex digits");
   const type = headers.get("content-type");
-  if (type === null) throw broken("Content-Type", "is missing: application/zstd");
+  if (type === null) throw broken("Content-Type", "is missing: send application/zstd");
   if (type.split(";")[0]?.trim().toLowerCase() !== "application/zstd")
     throw broken("Content-Type", "expected application/zstd");
   const encoding = headers.get("content-encoding");
@@ -114,7 +116,7 @@ function readHeaders({ headers }: Request): Announced {
     throw broken("Content-Encoding", "expected none: send the archive as it is");
   }
   const schema = headers.get("x-schema-version");
-  if (schema === null) throw broken("X-Schema-Version", "is missing: 1");
+  if (schema === null) throw broken("X-Schema-Version", "is missing: send 1");
   if (schema !== "1") throw broken("X-Schema-Version", "expected 1");
   const commit = headers.get("x-code-commit") ?? headers.get("x-cis490-code-commit");
   const length = headers.get("content-length");
@@ -180,23 +182,29 @@ async function compare(taking: Taking, key: EpisodeKey, announced: Announced, si
   const there = await taking.episodes.find(key);
   if (!there) throw new Error(`compare episode "${key.host}/${key.episode}": it was taken away meanwhile`);
   const row = await taking.index.find(key);
-  const noted = row ?? (await rowOf(taking.episodes, there));
-  if (noted.sha256 !== announced.sha256) {
-    const extra = { sha256: noted.sha256, size: noted.size };
-    throw new Refusal(
-      409,
-      "conflict",
-      `episode "${key.episode}" is here already with other bytes: nothing was changed`,
-      {
-        extra,
-      },
-    );
+  const noted = { sha256: await hashOf(taking.episodes.open(key)), size: there.size };
+  // Whoever hears 200 may throw its own copy away.
+  if (row && noted.sha256 !== row.sha256) {
+    const what = `episode "${key.episode}" is damaged here: keep yours; its operator has to move the file away`;
+    throw new Refusal(500, "damaged", what);
   }
+  if (noted.sha256 !== announced.sha256) throw otherBytes(key, noted);
   if (!row) {
     await taking.episodes.sync(key);
     await addRow(taking, key, announced, size);
   }
   return { outcome: "known", sha256: noted.sha256, size, stamped: announced.commit !== null };
+}
+
+/** Refuses other bytes under a name that the index knows, also where the file was taken away. */
+async function refuseOther({ index }: Taking, key: EpisodeKey, announced: Announced): Promise<void> {
+  const row = await index.find(key);
+  if (row && row.sha256 !== announced.sha256) throw otherBytes(key, row);
+}
+
+function otherBytes({ episode }: EpisodeKey, { sha256, size }: { sha256: string; size: number }): Refusal {
+  const what = `episode "${episode}" is here already with other bytes: nothing was changed`;
+  return new Refusal(409, "conflict", what, { extra: { sha256, size } });
 }
 
 function addRow({ index }: Taking, { host, episode }: EpisodeKey, announced: Announced, size: number): Promise<void> {

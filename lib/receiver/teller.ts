@@ -23,8 +23,11 @@ const REMEMBER_HOURS = 24 * 7;
 export class Teller {
   #store: Store;
   #notify: Notify | undefined;
+  #log: Log;
   #inbox: InboxWriter | null;
   #opened = false;
+  /** The last event that the log has. */
+  #said = 0;
   /** Of this store, so that its numbers make ids which no other store gives. */
   #instance: string;
 
@@ -34,6 +37,7 @@ export class Teller {
   ) {
     this.#store = store;
     this.#notify = notify;
+    this.#log = log;
     this.#instance = instance;
     this.#inbox = notify
       ? new InboxWriter({
@@ -57,8 +61,9 @@ export class Teller {
   async pass(alive: () => void): Promise<void> {
     const store = this.#store;
     if (!this.#inbox || !this.#notify) {
-      const waiting = await untold(store.read, 1);
-      if (waiting.length > 0) await store.write((tx) => markTold(tx, null, Date.now()));
+      const waiting = await untold(store.read, 1000);
+      for (const event of waiting) this.#say(event);
+      if (waiting.length > 0) await store.write((tx) => markTold(tx, waiting.at(-1)!.id, Date.now()));
       return;
     }
     if (!this.#opened) {
@@ -69,6 +74,7 @@ export class Teller {
       const events = await untold(store.read, 100);
       if (events.length === 0) return;
       for (const event of events) {
+        this.#say(event);
         await this.#inbox.deliverOnce(this.#asInboxEvent(event, this.#notify));
         await store.write((tx) => markTold(tx, event.id, Date.now()));
         alive();
@@ -79,6 +85,13 @@ export class Teller {
   /** Closes the inbox. */
   async close(): Promise<void> {
     await this.#inbox?.close();
+  }
+
+  /** Into the log as well: that is where somebody looks first. */
+  #say({ id, type, severity, text }: EventRow): void {
+    if (id <= this.#said) return;
+    this.#said = id;
+    this.#log[severity === "info" ? "info" : "warn"](text, { event: type });
   }
 
   #asInboxEvent({ id, at, type, severity, text }: EventRow, { recipient, from }: Notify) {
