@@ -1,7 +1,7 @@
 // What the receiver's tests share: a receiver as a child process, hosts with tokens, reports and episodes to send.
 
 import { Database } from "bun:sqlite";
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Daemon, Folder, type Target, runRole, startRole } from "./kit.ts";
 
@@ -200,10 +200,10 @@ export async function archive(
   return new Uint8Array(Bun.zstdCompressSync(tar));
 }
 
-/** libfaketime, for a clock that a test sets; null (said) where it isn't installed. */
+/** libfaketime (the one for threads: the other now and then forgets its offset), for a clock that a test sets; null (said) where it isn't installed. */
 export function faketime(test: string): string | null {
   const found = ["x86_64", "aarch64"]
-    .map((arch) => `/usr/lib/${arch}-linux-gnu/faketime/libfaketime.so.1`)
+    .map((arch) => `/usr/lib/${arch}-linux-gnu/faketime/libfaketimeMT.so.1`)
     .find((path) => existsSync(path));
   if (!found) console.log(`skipped: ${test}: faketime is not installed`);
   return found ?? null;
@@ -227,6 +227,8 @@ export class Clock {
 
   /** Lets it run so many seconds before or behind the machine's. */
   offset(seconds: number): void {
-    writeFileSync(this.#file, `${seconds < 0 ? "" : "+"}${seconds}\n`);
+    // By rename: half a line would be another time.
+    writeFileSync(`${this.#file}.new`, `${seconds < 0 ? "" : "+"}${seconds}\n`);
+    renameSync(`${this.#file}.new`, this.#file);
   }
 }

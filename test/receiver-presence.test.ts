@@ -272,8 +272,10 @@ test("a host that comes back in the same second as its alarm ends online, both e
 }, 30_000);
 
 test("an inbox that can't be written delays what is told and loses nothing; what was told but not noted is not told twice", async () => {
-  await using hub = await Hub.start({ more: "poll_interval_seconds: 1" });
+  await using hub = new Hub({ more: "poll_interval_seconds: 1" });
   writeFileSync(hub.inbox, "a file where the folder should be");
+  await hub.addHost("web-1");
+  await hub.up();
   await hub.report();
   await until("offline", () => statuses(hub)["web-1"] === "offline", 10);
   await hub.daemon.said("pass failed");
