@@ -8,7 +8,8 @@
 //
 // A transition is claimed by a conditional update, so that a report which comes at the same moment wins or is told after.
 
-import { close, duration, raise } from "./alerts.ts";
+import { duration } from "../duration.ts";
+import { close, raise } from "./alerts.ts";
 import type { Status } from "./hosts.ts";
 import { type Queries, type Store, getNote, setNote } from "./store.ts";
 

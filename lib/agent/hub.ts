@@ -1,0 +1,149 @@
+// The way to the receiver: one place that knows its address, its token and its certificates.
+//
+// Errors are typed: TransportError where there was no answer, HttpError where there was one that refuses. Neither ever
+// holds the token; redirects are not followed, so that it goes nowhere else.
+
+import { readFileSync } from "node:fs";
+import type { Secret } from "../secret.ts";
+import { errorChain } from "../log.ts";
+import { version } from "../version.ts";
+
+/** How the receiver is reached. */
+export interface HubSettings {
+  url: string;
+  token: Secret[];
+  ca_file?: string | undefined;
+  client_cert_file?: string | undefined;
+  client_key_file?: string | undefined;
+  timeout_seconds: number;
+}
+
+/** No answer: name, network, TLS, time-out. */
+export class TransportError extends Error {
+  override name = "TransportError";
+}
+
+/** An answer that refuses. */
+export class HttpError extends Error {
+  override name = "HttpError";
+  readonly status: number;
+  /** Its JSON body where it had one. */
+  readonly body: Record<string, unknown>;
+  /** Seconds to wait, where it says so. */
+  readonly retryAfter: number | null;
+  /** What time it is there, in milliseconds since 1970. */
+  readonly serverTime: number | null;
+
+  constructor(
+    what: string,
+    answer: { status: number; body: Record<string, unknown>; retryAfter: number | null; serverTime: number | null },
+  ) {
+    const said = typeof answer.body["error"] === "string" ? `: ${answer.body["error"]}` : "";
+    super(`${what}: ${answer.status}${said}`);
+    this.status = answer.status;
+    this.body = answer.body;
+    this.retryAfter = answer.retryAfter;
+    this.serverTime = answer.serverTime;
+  }
+
+  /** The credentials were refused. */
+  get refusesCredentials(): boolean {
+    return this.status === 401 || this.status === 403;
+  }
+}
+
+export interface HubRequest {
+  method: "GET" | "POST" | "PUT";
+  path: string;
+  /** What is being done, for errors: "report", "ship ep-1". */
+  what: string;
+  headers?: Record<string, string>;
+  body?: BodyInit | undefined;
+  signal?: AbortSignal;
+  /** No time-out of the whole: for what takes as long as it takes. */
+  patient?: boolean;
+}
+
+/** The receiver, as an agent sees it. */
+export interface Hub {
+  readonly url: string;
+  /** Sends a request. @throws TransportError, HttpError. */
+  send(request: HubRequest): Promise<{ status: number; body: Record<string, unknown>; headers: Headers }>;
+}
+
+type BodyInit = Bun.BodyInit;
+
+/** Reads the certificates. Throws when one can't be read. */
+export function openHub(settings: HubSettings): Hub {
+  const { url, token, timeout_seconds } = settings;
+  const tls = tlsOf(settings);
+  return {
+    url,
+    async send({ method, path, what, headers = {}, body, signal, patient = false }) {
+      const signals = [signal, patient ? undefined : AbortSignal.timeout(timeout_seconds * 1000)].filter(
+        (one) => one !== undefined,
+      );
+      let answer: Response;
+      let text: string;
+      try {
+        answer = await fetch(url + path, {
+          method,
+          headers: {
+            "user-agent": `picket-agent/${version}`,
+            ...headers,
+            authorization: `Bearer ${token[0]?.reveal() ?? ""}`,
+          },
+          redirect: "manual",
+          ...(body === undefined ? {} : { body }),
+          ...(signals.length > 0 ? { signal: AbortSignal.any(signals) } : {}),
+          ...(tls ? { tls } : {}),
+        });
+        text = await answer.text();
+      } catch (error) {
+        if (signal?.aborted) throw error;
+        throw new TransportError(`${what}: no answer from ${url}: ${errorChain(error)}`);
+      }
+      const parsed = parse(text);
+      if (answer.status < 200 || answer.status > 299) {
+        throw new HttpError(what, {
+          status: answer.status,
+          body: parsed,
+          retryAfter: retryAfter(answer.headers),
+          serverTime: serverTime(answer.headers),
+        });
+      }
+      return { status: answer.status, body: parsed, headers: answer.headers };
+    },
+  };
+}
+
+function tlsOf({ ca_file, client_cert_file, client_key_file }: HubSettings) {
+  if (!ca_file && !client_cert_file) return null;
+  const read = (file: string | undefined) => (file === undefined ? undefined : readFileSync(file, "utf8"));
+  const [ca, cert, key] = [read(ca_file), read(client_cert_file), read(client_key_file)];
+  return { ...(ca ? { ca } : {}), ...(cert ? { cert } : {}), ...(key ? { key } : {}) };
+}
+
+function parse(text: string): Record<string, unknown> {
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : {};
+  } catch {
+    return {};
+  }
+}
+
+/** RFC 9110, section 6.6.1: what a server's Date says. */
+function serverTime(headers: Headers): number | null {
+  const at = Date.parse(headers.get("date") ?? "");
+  return Number.isNaN(at) ? null : at;
+}
+
+/** RFC 9110, section 10.2.3: seconds or a date. */
+function retryAfter(headers: Headers): number | null {
+  const given = headers.get("retry-after");
+  if (given === null) return null;
+  if (/^\d+$/.test(given.trim())) return Number(given);
+  const at = Date.parse(given);
+  return Number.isNaN(at) ? null : Math.max(0, (at - Date.now()) / 1000);
+}

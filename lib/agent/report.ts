@@ -1,0 +1,46 @@
+// One report: what every source says now. A source that fails is left out or null, and said once per kind of failure.
+
+import { version } from "../version.ts";
+import type { Log } from "../log.ts";
+import { errorChain } from "../log.ts";
+import { dockerVersion, readContainers } from "./docker.ts";
+import type { HostReader } from "./host.ts";
+
+export interface Sources {
+  host: HostReader;
+  /** The engine's socket; null where there is none. */
+  docker: string | null;
+  hostId: string | undefined;
+}
+
+/** A report as it is sent; `recorded_at` is when it was begun. */
+export type Report = { recorded_at: string } & Record<string, unknown>;
+
+/** Collects one. Never throws: what can't be had is left out. */
+export async function collect(
+  { host, docker, hostId }: Sources,
+  { interval, log, signal }: { interval: number; log: Log; signal: AbortSignal },
+): Promise<Report> {
+  const recorded_at = new Date().toISOString();
+  const containers =
+    docker === null
+      ? undefined
+      : await readContainers(docker, { signal }).catch((error: unknown) => {
+          log.warn("containers not read: the report goes without them", { error: errorChain(error) });
+          return undefined;
+        });
+  const engine = docker === null ? null : await dockerVersion(docker).catch(() => null);
+  return {
+    recorded_at,
+    ...(hostId === undefined ? {} : { host_id: hostId }),
+    agent_version: version,
+    interval_seconds: interval,
+    host: { metrics: host.metrics(), facts: { ...host.facts(), docker_version: engine } },
+    ...(containers === undefined ? {} : { containers }),
+    storage_targets: [],
+    backups: [],
+    restore_tests: [],
+    pbs_snapshots: [],
+    audit_tail: [],
+  };
+}

@@ -1,0 +1,149 @@
+// The heartbeat: a report at once, then one every interval. What could not be sent waits on disk and goes out afterwards,
+// oldest first, while the live report always goes first.
+//
+//   sent             the envelope's interval is adopted; what waits is sent by and by
+//   no answer, 5xx   the sample waits · 429, 503 and Retry-After: nothing is sent before that
+//   401, 403         on the very first report the agent ends (a wrong token shows at once); later everything is held
+//   400, 413, 422    this sample can't be taken, now or later: said and dropped
+
+import { duration } from "../duration.ts";
+import { type Log, errorChain } from "../log.ts";
+import type { Backlog } from "./backlog.ts";
+import { type Hub, HttpError } from "./hub.ts";
+import type { Report } from "./report.ts";
+
+const SHORTEST_SECONDS = 60;
+const LONGEST_SECONDS = 3600;
+/** Waiting samples go out this far apart, in seconds: beside the live report they stay within 60 requests a minute. */
+export const DRAIN_SECONDS = 1.3;
+/** The same trouble is said once in this time, in milliseconds. */
+const SAY_AGAIN_MS = 60_000;
+
+export interface ReporterOptions {
+  hub: Hub;
+  backlog: Backlog;
+  collect: (interval: number) => Promise<Report>;
+  /** Seconds, until the receiver says otherwise. */
+  interval: number;
+  protocol: "report" | "telemetry";
+  log: Log;
+}
+
+/** Reports, and remembers how it went. */
+export class Reporter {
+  #options: ReporterOptions;
+  #interval: number;
+  #envelope = "";
+  /** Nothing is sent before, in milliseconds since 1970. */
+  #notBefore = 0;
+  #saidAt = new Map<string, number>();
+  /** Whether the last report arrived. */
+  connected = false;
+  /** Reports that arrived, waiting ones included. */
+  sent = 0;
+  /** Samples that the receiver didn't want. */
+  refused = 0;
+
+  constructor(options: ReporterOptions) {
+    this.#options = options;
+    this.#interval = options.interval;
+  }
+
+  /** Seconds until the next report. */
+  get interval(): number {
+    return this.#interval;
+  }
+
+  /** Collects and sends one; what can't be sent waits. @throws HttpError 401, 403 when `first`. */
+  async round({ first = false } = {}): Promise<void> {
+    const { collect, backlog, log } = this.#options;
+    const report = await collect(this.#interval);
+    if (Date.now() < this.#notBefore) return backlog.add(report);
+    try {
+      await this.#send(report);
+      if (!this.connected && !first) log.info("the receiver answers again", { waiting: backlog.list().length });
+      this.connected = true;
+    } catch (error) {
+      this.connected = false;
+      if (error instanceof HttpError && error.refusesCredentials && first) throw error;
+      if (this.#judge(error) === "wait") backlog.add(report);
+    }
+  }
+
+  /** Sends the oldest one that waits; gives whether more do. */
+  async drain(): Promise<boolean> {
+    const { backlog } = this.#options;
+    if (!this.connected || Date.now() < this.#notBefore) return false;
+    const [oldest, ...more] = backlog.list();
+    if (!oldest) return false;
+    const report = backlog.read(oldest);
+    if (report) {
+      try {
+        await this.#send({ ...(report as Report), sent_at: new Date().toISOString() });
+      } catch (error) {
+        // Whether the receiver is there is the live report's to find out.
+        if (this.#judge(error) === "wait") return false;
+      }
+    }
+    backlog.remove(oldest);
+    return more.length > 0;
+  }
+
+  async #send(report: Report): Promise<void> {
+    const { hub, protocol } = this.#options;
+    const path = protocol === "report" ? "/v1/host-report" : "/agent/telemetry";
+    const headers = { "content-type": "application/json" };
+    const { body } = await hub.send({ method: "POST", path, what: "report", headers, body: JSON.stringify(report) });
+    this.sent++;
+    this.#adopt(body);
+  }
+
+  /** Takes over what the control envelope says. */
+  #adopt(envelope: Record<string, unknown>): void {
+    const { poll_interval_seconds: asked, blocked, desired_generation, has_signed_ops } = envelope;
+    if (typeof asked === "number" && Number.isFinite(asked)) {
+      const interval = Math.min(Math.max(asked, SHORTEST_SECONDS), LONGEST_SECONDS);
+      if (interval !== this.#interval) this.#options.log.info("interval adopted", { seconds: interval, asked });
+      this.#interval = interval;
+    }
+    const said = JSON.stringify({ blocked, desired_generation, has_signed_ops });
+    if (said !== this.#envelope && this.#envelope !== "")
+      this.#options.log.info("the receiver's envelope changed", { envelope: said });
+    this.#envelope = said;
+  }
+
+  /** Says what went wrong, and whether the sample shall wait or is lost. */
+  #judge(error: unknown): "wait" | "drop" {
+    if (!(error instanceof HttpError)) {
+      this.#say("transport", errorChain(error));
+      return "wait";
+    }
+    if (error.retryAfter !== null) this.#notBefore = Date.now() + error.retryAfter * 1000;
+    if (error.refusesCredentials) {
+      this.#say("credentials", `${error.message}: the token is refused, everything is held`);
+      return "wait";
+    }
+    if (![400, 413, 422].includes(error.status)) {
+      this.#say(String(error.status), error.message);
+      return "wait";
+    }
+    this.refused++;
+    this.#say(`drop ${error.status}`, `${error.message}: this sample is dropped${clockHint(error)}`);
+    return "drop";
+  }
+
+  #say(kind: string, text: string): void {
+    const now = performance.now();
+    if (now - (this.#saidAt.get(kind) ?? Number.NEGATIVE_INFINITY) < SAY_AGAIN_MS) return;
+    this.#saidAt.set(kind, now);
+    this.#options.log.warn(text);
+  }
+}
+
+/** Where the receiver says another time than this host, that is the reason. */
+function clockHint({ serverTime }: HttpError): string {
+  if (serverTime === null) return "";
+  const ahead = Date.now() - serverTime;
+  if (Math.abs(ahead) < 60_000) return "";
+  return `: this host's clock is ${duration(Math.abs(ahead))} ${ahead > 0 ? "ahead of" : "behind"} the receiver's`;
+}

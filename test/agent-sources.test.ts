@@ -1,0 +1,306 @@
+// What the agent reads: /proc and /sys of other machines as fixture trees, the Engine's answers over a unix socket.
+// Not tested here: a real Engine (tried by hand against docker.io 20.10), an answer that never comes.
+
+import { describe, expect, test } from "bun:test";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
+import { metricsOf, readContainers, splitImage } from "../lib/agent/docker.ts";
+import { HostReader } from "../lib/agent/host.ts";
+import { Folder } from "./kit.ts";
+
+/** Writes a tree of files. */
+function tree(folder: Folder, files: Record<string, string>): string {
+  for (const [path, content] of Object.entries(files)) {
+    mkdirSync(dirname(folder.at(path)), { recursive: true });
+    writeFileSync(folder.at(path), content);
+  }
+  return folder.path;
+}
+
+const STAT = (busy: number, idle: number, cpus = 4) =>
+  `cpu  ${busy} 0 0 ${idle} 0 0 0 0 0 0\n${Array.from({ length: cpus }, (_, n) => `cpu${n} 1 0 0 1 0 0 0 0 0 0\n`).join("")}intr 1\nbtime 1700000000\n`;
+const MEMINFO =
+  "MemTotal:        8000000 kB\nMemFree:          500000 kB\nMemAvailable:    6000000 kB\nBuffers:  100000 kB\nCached:  900000 kB\n";
+const DEV = (lines: string[]) =>
+  `Inter-|   Receive                                                |  Transmit\n face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n${lines.join("\n")}\n`;
+const net = (name: string, rx: number, tx: number) => `${name.padStart(6)}: ${rx} 1 0 0 0 0 0 0 ${tx} 1 0 0 0 0 0 0`;
+
+const MACHINE = {
+  "proc/stat": STAT(1000, 9000),
+  "proc/meminfo": MEMINFO,
+  "proc/uptime": "12345.67 40000.00\n",
+  "proc/loadavg": "0.52 0.40 0.30 1/200 1234\n",
+  "proc/sys/kernel/osrelease": "6.1.0-18-amd64\n",
+  "proc/sys/kernel/arch": "x86_64\n",
+  "etc/os-release": 'ID=debian\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n',
+  "proc/net/dev": DEV([
+    net("lo", 999, 999),
+    net("eth0", 1000, 2000),
+    net("docker0", 5, 5),
+    net("vethab12", 7, 7),
+    net("bond0", 1000, 2000),
+  ]),
+  "sys/class/net/eth0/device/vendor": "x",
+  "sys/class/hwmon/hwmon0/name": "acpitz\n",
+  "sys/class/hwmon/hwmon0/temp1_input": "27800\n",
+  "sys/class/hwmon/hwmon10/name": "coretemp\n",
+  "sys/class/hwmon/hwmon10/temp1_input": "45500\n",
+};
+const space = (mount: string) => {
+  if (mount === "/gone") throw new Error("ENOENT");
+  return { total: 100 * 2 ** 30, used: 25.5 * 2 ** 30 };
+};
+
+function read(
+  files: Record<string, string>,
+  { later = {}, mounts = ["/"] }: { later?: Record<string, string>; mounts?: string[] } = {},
+) {
+  using folder = new Folder();
+  let now = 0;
+  const reader = new HostReader({ root: tree(folder, files), mounts, space, clock: () => now });
+  tree(folder, later);
+  now = 10_000;
+  return { ...reader.metrics(), facts: reader.facts() };
+}
+
+describe("hosts", () => {
+  test("a machine", () => {
+    expect(read(MACHINE, { later: { "proc/stat": STAT(1500, 9500) } })).toEqual({
+      cpu_percent: 50,
+      memory_used_mb: 1953,
+      memory_total_mb: 7812,
+      disk_used_gb: 26,
+      disk_total_gb: 100,
+      network_rx_bytes: 1000,
+      network_tx_bytes: 2000,
+      uptime_seconds: 12_345,
+      load_average: 0.52,
+      cpu_temp_c: 45.5,
+      facts: {
+        cpu_count: 4,
+        memory_total_mb: 7812,
+        disk_total_gb: 100,
+        os: "Debian GNU/Linux 12 (bookworm)",
+        kernel: "6.1.0-18-amd64",
+        arch: "x86_64",
+        boot_at: "2023-11-14T22:13:20.000Z",
+      },
+    });
+  });
+
+  test("an ARM board: its temperature is a thermal zone's", () => {
+    const { "sys/class/hwmon/hwmon10/name": _, "sys/class/hwmon/hwmon10/temp1_input": __, ...board } = MACHINE;
+    const zones = {
+      "sys/class/thermal/thermal_zone0/type": "gpu-thermal\n",
+      "sys/class/thermal/thermal_zone0/temp": "60000\n",
+      "sys/class/thermal/thermal_zone1/type": "cpu-thermal\n",
+      "sys/class/thermal/thermal_zone1/temp": "51540\n",
+      "sys/class/thermal/cooling_device0/type": "fan\n",
+    };
+    expect(read({ ...board, ...zones }).cpu_temp_c).toBe(51.5);
+    expect(read(board).cpu_temp_c).toBeNull();
+  });
+
+  test("a container with limits of cgroup version 2", () => {
+    const limits = {
+      "sys/fs/cgroup/memory.max": "1073741824\n",
+      "sys/fs/cgroup/memory.current": "536870912\n",
+      "sys/fs/cgroup/memory.stat": "anon 1\ninactive_file 134217728\n",
+      "sys/fs/cgroup/cpu.max": "150000 100000\n",
+      "sys/fs/cgroup/cpu.stat": "usage_usec 1000000\nuser_usec 1\n",
+      "sys/fs/cgroup/cpuset.cpus.effective": "0-1,3\n",
+      "proc/net/dev": DEV([net("lo", 9, 9), net("eth0", 100, 200)]),
+    };
+    const { "sys/class/net/eth0/device/vendor": _, ...rest } = MACHINE;
+    const later = { "sys/fs/cgroup/cpu.stat": "usage_usec 8500000\nuser_usec 1\n" };
+    expect(read({ ...rest, ...limits }, { later })).toMatchObject({
+      // 7.5 s of 10 s on 1.5 CPUs
+      cpu_percent: 50,
+      memory_used_mb: 384,
+      memory_total_mb: 1024,
+      network_rx_bytes: 100,
+      facts: { cpu_count: 2, memory_total_mb: 1024 },
+    });
+    expect(read({ ...MACHINE, "sys/fs/cgroup/memory.max": "max\n" })).toMatchObject({ memory_total_mb: 7812 });
+  });
+
+  test("a container with limits of cgroup version 1, and a machine without", () => {
+    const limits = {
+      "sys/fs/cgroup/memory/memory.limit_in_bytes": "2147483648\n",
+      "sys/fs/cgroup/memory/memory.usage_in_bytes": "1073741824\n",
+      "sys/fs/cgroup/memory/memory.stat": "inactive_file 1\ntotal_inactive_file 268435456\n",
+      "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "50000\n",
+      "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+      "sys/fs/cgroup/cpuacct/cpuacct.usage": "1000000000\n",
+    };
+    const later = { "sys/fs/cgroup/cpuacct/cpuacct.usage": "2000000000\n" };
+    expect(read({ ...MACHINE, ...limits }, { later })).toMatchObject({
+      cpu_percent: 20,
+      memory_used_mb: 768,
+      memory_total_mb: 2048,
+      facts: { cpu_count: 1 },
+    });
+    const none = {
+      "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+      "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+    };
+    expect(read({ ...MACHINE, ...none })).toMatchObject({ memory_total_mb: 7812, facts: { cpu_count: 4 } });
+  });
+
+  test("128 cores, no swap, odd mounts, an old kernel; nothing at all", () => {
+    expect(read({ ...MACHINE, "proc/stat": STAT(1, 1, 128) }).facts.cpu_count).toBe(128);
+    expect(read(MACHINE, { mounts: ["/", "/gone", "/srv"] })).toMatchObject({ disk_total_gb: 200, disk_used_gb: 51 });
+    expect(
+      read({
+        ...MACHINE,
+        "proc/meminfo": "MemTotal:  4000 kB\nMemFree:   1024 kB\nBuffers:   0 kB\nCached:   1024 kB\n",
+      }),
+    ).toMatchObject({ memory_used_mb: 1 });
+    const nothing = read({}, { mounts: ["/gone"] });
+    for (const [name, value] of Object.entries({ ...nothing, ...nothing.facts })) {
+      if (name !== "facts") expect([name, value]).toEqual([name, null]);
+    }
+  });
+});
+
+/** The Engine's API over a real unix socket. */
+function engine(folder: Folder, answer: (path: string) => unknown): { socket: string } & Disposable {
+  const socket = folder.at("docker.sock");
+  const server = Bun.serve({
+    unix: socket,
+    fetch: async (request) => {
+      const { pathname, search } = new URL(request.url);
+      if (request.method !== "GET") throw new Error("nothing but GET");
+      const found = await answer(pathname + search);
+      return found === undefined
+        ? new Response('{"message":"No such container"}', { status: 404 })
+        : Response.json(found);
+    },
+  });
+  return { socket, [Symbol.dispose]: () => void server.stop(true) };
+}
+
+const LISTED = [
+  {
+    Id: "a".repeat(64),
+    Names: ["/web"],
+    Image: "registry.example:5000/team/web:1.27@sha256:0123",
+    State: "running",
+    Status: "Up 3 hours (healthy)",
+    Ports: [
+      { IP: "0.0.0.0", PrivatePort: 80, PublicPort: 8080, Type: "tcp" },
+      { PrivatePort: 53, Type: "udp" },
+    ],
+    Labels: { "a,b": "c=d,e=f" },
+  },
+  { Id: "b".repeat(64), Names: ["/vanished"], Image: "x", State: "running", Status: "Up 2 seconds (health: starting)" },
+  {
+    Id: "c".repeat(64),
+    Names: null,
+    Image: "sha256:abc",
+    State: "exited",
+    Status: "Exited (137) 2 days ago",
+    Ports: null,
+    Labels: null,
+  },
+];
+const STATS = {
+  cpu_stats: { cpu_usage: { total_usage: 3_000_000_000 }, system_cpu_usage: 20_000_000_000, online_cpus: 4 },
+  precpu_stats: { cpu_usage: { total_usage: 1_000_000_000 }, system_cpu_usage: 10_000_000_000 },
+  memory_stats: { usage: 100 * 2 ** 20, limit: 512 * 2 ** 20, stats: { inactive_file: 20 * 2 ** 20 } },
+  networks: { eth0: { rx_bytes: 1, tx_bytes: 2 }, eth1: { rx_bytes: 10, tx_bytes: 20 } },
+  blkio_stats: {
+    io_service_bytes_recursive: [
+      { op: "Read", value: 5 },
+      { op: "write", value: 7 },
+      { op: "read", value: 5 },
+    ],
+  },
+};
+
+describe("containers", () => {
+  test("list, times and figures; one that vanishes meanwhile keeps its place", async () => {
+    using folder = new Folder();
+    using docker = engine(folder, (path) => {
+      if (path.startsWith("/containers/json")) return LISTED;
+      if (path === `/containers/${"a".repeat(64)}/json`)
+        return { State: { StartedAt: "2026-01-31T12:00:00.5Z", FinishedAt: "0001-01-01T00:00:00Z" } };
+      if (path === `/containers/${"a".repeat(64)}/stats?stream=false`) return STATS;
+      return undefined;
+    });
+    expect(await readContainers(docker.socket)).toEqual([
+      {
+        container_id: "a".repeat(64),
+        name: "web",
+        image: "registry.example:5000/team/web",
+        image_tag: "1.27",
+        status: "Up 3 hours (healthy)",
+        state: "running",
+        health_status: "healthy",
+        ports: [
+          { ip: "0.0.0.0", private_port: 80, public_port: 8080, type: "tcp" },
+          { ip: null, private_port: 53, public_port: null, type: "udp" },
+        ],
+        labels: { "a,b": "c=d,e=f" },
+        metrics: {
+          cpu_percent: 80,
+          memory_usage_mb: 80,
+          memory_limit_mb: 512,
+          network_rx_bytes: 11,
+          network_tx_bytes: 22,
+          block_read_bytes: 10,
+          block_write_bytes: 7,
+        },
+        started_at: "2026-01-31T12:00:00.5Z",
+        finished_at: null,
+      },
+      expect.objectContaining({ name: "vanished", health_status: "starting", metrics: null, started_at: null }),
+      expect.objectContaining({
+        name: "cccccccccccc",
+        image: "sha256:abc",
+        image_tag: null,
+        state: "exited",
+        metrics: null,
+        ports: [],
+        labels: {},
+      }),
+    ]);
+  });
+
+  test("cgroup version 1, Podman without system time, a container that was just started", () => {
+    const v1 = {
+      usage: 100 * 2 ** 20,
+      limit: 512 * 2 ** 20,
+      stats: { total_inactive_file: 30 * 2 ** 20, inactive_file: 1 },
+    };
+    expect(metricsOf({ ...STATS, memory_stats: v1 } as never)).toMatchObject({ memory_usage_mb: 70 });
+    const first = { ...STATS, precpu_stats: { cpu_usage: { total_usage: 0 } } };
+    expect(metricsOf(first as never).cpu_percent).toBeNull();
+    expect(metricsOf({ cpu_stats: {}, networks: null } as never)).toEqual({
+      cpu_percent: null,
+      memory_usage_mb: null,
+      memory_limit_mb: null,
+      network_rx_bytes: null,
+      network_tx_bytes: null,
+      block_read_bytes: null,
+      block_write_bytes: null,
+    });
+  });
+
+  test.each([
+    ["nginx", "nginx", null],
+    ["nginx:1.27", "nginx", "1.27"],
+    ["host:5000/x", "host:5000/x", null],
+    ["host:5000/x:y", "host:5000/x", "y"],
+    ["x@sha256:00ff", "x", null],
+    ["sha256:00ff", "sha256:00ff", null],
+  ])("image %s", (image, name, tag) => expect(splitImage(image)).toEqual([name, tag]));
+
+  test("a socket that isn't there, or answers something else, is an error that names it", async () => {
+    using folder = new Folder();
+    const failure = (socket: string) => readContainers(socket).then(() => "none", String);
+    expect(await failure(folder.at("none.sock"))).toContain("none.sock");
+    using docker = engine(folder, () => ({ not: "a list" }));
+    expect(await failure(docker.socket)).toContain("Error");
+  });
+});

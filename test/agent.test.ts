@@ -1,0 +1,211 @@
+// The agent against a real receiver: heartbeat, backlog, refused tokens, what is said and what is never said.
+// Not tested here: Proxmox, episodes (not in this version), a real Docker Engine where none is installed.
+
+import { describe, expect, test } from "bun:test";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { type Daemon, Folder, TARGETS, freePort, runRole, startRole, until } from "./kit.ts";
+import { Hub } from "./receiver-kit.ts";
+
+type Row = Record<string, unknown>;
+
+/** An agent's configuration towards a hub; its loop is quick until the receiver says 60. */
+function configure(folder: Folder, url: string, token: string, more = ""): string {
+  return folder.write(
+    "agent.yaml",
+    `receiver: { url: "${url}", token: ${token} }\ndata_dir: ${folder.at("agent")}\ninterval_seconds: 0.2\ndocker: { enabled: false }\n${more}`,
+  );
+}
+
+async function start(config: string, target: "source" | "binary" = "source"): Promise<Daemon> {
+  return startRole("agent", ["--config", config, "--log-level", "debug"], { target });
+}
+
+function waiting(folder: Folder): string[] {
+  const dir = folder.at("agent/queue");
+  return existsSync(dir) ? readdirSync(dir).filter((name) => name.endsWith(".json")) : [];
+}
+
+describe.each(TARGETS)("%s", (target) => {
+  test("copied alone, with two variables, the host is seen with its real figures", async () => {
+    await using hub = await Hub.start();
+    using folder = new Folder();
+    await using agent = await startRole("agent", [], {
+      target,
+      cwd: folder.path,
+      env: {
+        PICKET_URL: hub.url,
+        PICKET_TOKEN: hub.tokens.get("web-1"),
+        PICKET_INTERVAL_SECONDS: "-5",
+        HOME: folder.path,
+        XDG_CONFIG_HOME: folder.path,
+        STATE_DIRECTORY: folder.at("state"),
+      },
+    });
+    await agent.said(" ready ");
+    expect(agent.log.join("\n")).toContain("PICKET_INTERVAL_SECONDS");
+    const { status, facts, metrics } = await hub.get<{ status: string; facts: Row; metrics: Row }>("/v1/hosts/web-1");
+    expect(status).toBe("online");
+    const free = Bun.spawnSync(["free", "-m"]).stdout.toString();
+    expect(metrics["memory_total_mb"]).toBe(Number(/^Mem: +(\d+)/m.exec(free)![1]));
+    const df = Bun.spawnSync(["df", "-BG", "--output=size,used", "/"]).stdout.toString();
+    const [, size, used] = /(\d+)G +(\d+)G/.exec(df)!;
+    expect(metrics["disk_total_gb"]).toBe(Number(size));
+    expect(Math.abs((metrics["disk_used_gb"] as number) - Number(used))).toBeLessThanOrEqual(1);
+    expect(facts["cpu_count"]).toBe(Number(Bun.spawnSync(["nproc", "--all"]).stdout.toString()));
+    const uptime = Number(readFileSync("/proc/uptime", "utf8").split(".")[0]);
+    expect(Math.abs((metrics["uptime_seconds"] as number) - uptime)).toBeLessThan(30);
+    expect(await agent.kill()).toBe(0);
+  }, 60_000);
+});
+
+test("without URL or token it ends with 2 and names both variables", async () => {
+  using folder = new Folder();
+  const env = { HOME: folder.path, XDG_CONFIG_HOME: folder.path, PICKET_URL: undefined, PICKET_TOKEN: undefined };
+  const { code, stderr } = await runRole("agent", [], { env });
+  expect(code).toBe(2);
+  expect(stderr).toContain("PICKET_URL");
+  expect(stderr).toContain("PICKET_TOKEN");
+});
+
+test("http is refused but to this machine", async () => {
+  using folder = new Folder();
+  const { code, stderr } = await runRole("agent", [
+    "--check",
+    "--config",
+    configure(folder, "http://hub.example", "x"),
+  ]);
+  expect([code, stderr]).toEqual([78, expect.stringContaining("only https")]);
+});
+
+test("a wrong token ends it with 3 on the very first report; a token that is revoked later holds everything", async () => {
+  await using hub = await Hub.start({ more: "rate_limit_per_minute: 100000" });
+  using folder = new Folder();
+  const wrong = await runRole("agent", ["--config", configure(folder, hub.url, `pk_${"x".repeat(40)}`)]);
+  expect([wrong.code, wrong.stderr]).toEqual([3, expect.stringContaining("token rotate")]);
+  const token = hub.tokens.get("web-1")!;
+  const config = configure(folder, hub.url, token, "protocol: telemetry\n");
+  await using agent = await start(config);
+  await agent.said(" ready ");
+  await hub.run("token", "revoke", "web-1");
+  await until("samples wait", () => waiting(folder).length > 3);
+  await agent.said("everything is held");
+  expect(agent.log.filter((line) => line.includes("everything is held")).length).toBe(1);
+  expect(agent.child.exitCode).toBeNull();
+  const before = waiting(folder).length;
+  // Bound again to a new token, nothing was lost.
+  const next = /pk_\w+/.exec((await hub.run("token", "rotate", "web-1")).stdout)![0];
+  await agent.kill();
+  await using again = await start(configure(folder, hub.url, next, "protocol: telemetry\n"));
+  await until("all of it has arrived", () => waiting(folder).length === 0, 60);
+  const samples = hub.rows<{ n: number }>("SELECT COUNT(*) AS n FROM host_samples")[0]!.n;
+  expect(samples).toBeGreaterThan(before);
+  for (const log of [agent.log, again.log]) expect(log.join("\n")).not.toContain("pk_");
+}, 120_000);
+
+test("the receiver away: samples wait, then arrive in order while the live report goes first", async () => {
+  const port = freePort();
+  await using hub = new Hub({ port, more: "rate_limit_per_minute: 100000" });
+  await hub.addHost("web-1");
+  using folder = new Folder();
+  await using agent = await start(
+    configure(folder, `http://127.0.0.1:${port}`, hub.tokens.get("web-1")!, "protocol: telemetry\n"),
+  );
+  await agent.said(" ready ");
+  await agent.said("no answer");
+  await until("samples wait", () => waiting(folder).length >= 5);
+  expect(agent.log.filter((line) => line.includes("no answer")).length).toBe(1);
+  await hub.up();
+  await agent.said("answers again");
+  await until("all of it has arrived", () => waiting(folder).length === 0, 60);
+  expect(await hub.get("/v1/hosts/web-1")).toMatchObject({ status: "online" });
+  await agent.kill();
+  const samples = hub.rows<{ at: number }>("SELECT at FROM host_samples ORDER BY at");
+  expect(samples.length).toBeGreaterThan(5);
+}, 120_000);
+
+test("the interval that the receiver asks for is adopted within its bounds", async () => {
+  for (const [asked, adopted] of [
+    [5, 60],
+    [120, 120],
+    [99_999, 3600],
+  ] as const) {
+    using folder = new Folder();
+    const server = Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      fetch: () =>
+        Response.json({ poll_interval_seconds: asked, blocked: false, desired_generation: 0, has_signed_ops: false }),
+    });
+    await using agent = await start(configure(folder, `http://127.0.0.1:${server.port}`, "t"));
+    expect(await agent.said("interval adopted")).toContain(`seconds=${adopted}`);
+    await agent.kill();
+    await server.stop(true);
+  }
+}, 30_000);
+
+test("three broken rounds, and the fourth works; Retry-After is obeyed; 422 drops and names the clock", async () => {
+  using folder = new Folder();
+  const answers = [
+    () => Response.json({ poll_interval_seconds: 60 }, { status: 503 }),
+    () => new Response("oops", { status: 500 }),
+    () => new Response(null, { status: 302, headers: { location: "https://elsewhere.example" } }),
+    () =>
+      Response.json(
+        { error: "recorded_at: is more than an hour ago" },
+        { status: 422, headers: { date: new Date(Date.now() + 600_000).toUTCString() } },
+      ),
+    () => new Response(null, { status: 429, headers: { "retry-after": "2" } }),
+  ];
+  const at: number[] = [];
+  const server = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    fetch() {
+      at.push(performance.now());
+      return answers[at.length - 1]?.() ?? new Response(null, { status: 204 });
+    },
+  });
+  await using agent = await start(configure(folder, `http://127.0.0.1:${server.port}`, "t", "protocol: telemetry\n"));
+  await agent.said("answers again");
+  await agent.said(/this sample is dropped: this host's clock is \d+m .* behind the receiver's/);
+  expect(at[5]! - at[4]!).toBeGreaterThan(1900);
+  await agent.kill();
+  await server.stop(true);
+}, 60_000);
+
+test("ping and selftest show what is, and never the token", async () => {
+  await using hub = await Hub.start();
+  using folder = new Folder();
+  const token = hub.tokens.get("web-1")!;
+  const config = configure(folder, hub.url, token);
+  const ping = await runRole("agent", ["ping", "--config", config]);
+  expect([ping.code, ping.stdout]).toEqual([
+    0,
+    expect.stringMatching(/knows this host as "web-1" \(\d+ ms, clocks differ by 0 s\)/),
+  ]);
+  expect(hub.rows("SELECT * FROM host_samples")).toEqual([]);
+  const test = await runRole("agent", ["selftest", "--config", config, "--log-level", "debug"]);
+  expect(test.stdout).toContain('"memory_total_mb"');
+  expect(test.stdout).toContain(`${hub.url}/v1/host-report: 200 {"poll_interval_seconds":60`);
+  const host = await runRole("agent", ["selftest", "host", "--config", config]);
+  expect(JSON.parse(host.stdout)).toMatchObject({ metrics: { uptime_seconds: expect.any(Number) } });
+  const wrong = await runRole("agent", ["selftest", "everything", "--config", config]);
+  expect(wrong.code).toBe(2);
+  const shown = await runRole("agent", ["--check", "--print", "--config", config]);
+  for (const one of [ping, test, host, wrong, shown]) expect(one.stdout + one.stderr).not.toContain(token);
+  const refused = await runRole("agent", ["ping", "--config", configure(folder, hub.url, `pk_${"x".repeat(40)}`)]);
+  expect(refused.code).toBe(3);
+});
+
+test("the queue holds so many bytes, the oldest go first and are counted", async () => {
+  using folder = new Folder();
+  const { Backlog } = await import("../lib/agent/backlog.ts");
+  const backlog = new Backlog(join(folder.path, "queue"), 1000);
+  for (let n = 0; n < 20; n++)
+    backlog.add({ recorded_at: new Date(1_700_000_000_000 + n * 1000).toISOString(), fill: "x".repeat(100) } as never);
+  const left = backlog.list();
+  expect(left.length).toBeLessThan(8);
+  expect(left.at(-1)?.recordedAt).toBe(1_700_000_019_000);
+  expect(backlog.dropped).toBe(20 - left.length);
+});
