@@ -51,7 +51,7 @@ import { type Taken, ingest } from "./lib/receiver/ingest.ts";
 import { Presence } from "./lib/receiver/presence.ts";
 import { readingRoutes } from "./lib/receiver/reading.ts";
 import { isDeep, readReport } from "./lib/receiver/report.ts";
-import { Store } from "./lib/receiver/store.ts";
+import { Store, isBusy } from "./lib/receiver/store.ts";
 import { type TakenEpisode, createTurns, episodeName, takeEpisode } from "./lib/receiver/take-episode.ts";
 import { Teller } from "./lib/receiver/teller.ts";
 import { quietPass, uploadRefused, uploadTaken } from "./lib/receiver/uploads.ts";
@@ -279,20 +279,19 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
     try {
       guest = await receiver.admission.letIn(request, c.env.ip());
     } catch (error) {
-      if (error instanceof Refusal) {
-        receiver.figures.refused(error.code).add();
-        refused(error, c.env.ip());
-      }
-      throw asRefusal(error, receiver.log);
+      const refusal = asRefusal(error);
+      receiver.figures.refused(refusal.code).add();
+      refused(refusal, c.env.ip());
+      throw refusal;
     }
     try {
       return await work(guest);
     } catch (error) {
       await store.write((tx) => stamp(tx, guest)).catch(() => {});
       if (request.signal.aborted) throw error;
-      const refusal = asRefusal(error, receiver.log);
-      const field = refusal.extra["field"];
-      refused(refusal, c.env.ip(), { host: guest.name, status: refusal.status, ...(field ? { field } : {}) });
+      const refusal = asRefusal(error);
+      const { status, log, extra } = refusal;
+      refused(refusal, c.env.ip(), { host: guest.name, status, field: extra["field"], ...log });
       throw refusal;
     }
   };
@@ -348,7 +347,7 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
 function mayRead({ auth, trusted_proxies }: Config, request: Request, ip: () => string): void {
   if (auth.token.length > 0) return;
   const { headers } = request;
-  const brought = trusted_proxies.length === 0 && (headers.has("x-forwarded-for") || headers.has("forwarded"));
+  const brought = headers.has("forwarded") || (trusted_proxies.length === 0 && headers.has("x-forwarded-for"));
   if (headers.has("authorization")) {
     throw new Refusal(401, "invalid_token", "a host's token reads nothing", {
       headers: { "www-authenticate": "Bearer" },
@@ -373,11 +372,15 @@ function parseJson(body: Uint8Array): unknown {
 }
 
 /** What went wrong, as the answer that makes an agent do the right thing. */
-function asRefusal(error: unknown, log: Log): Refusal {
+function asRefusal(error: unknown): Refusal {
   if (error instanceof Refusal) return error;
-  log.error("request failed", { error });
-  if (isDiskFull(error)) return new Refusal(507, "disk_full", "no space left here; send it again later");
-  return new Refusal(500, "store", "it could not be stored; send it again later");
+  const log = { error };
+  if (isDiskFull(error)) return new Refusal(507, "disk_full", "no space left here; send it again later", { log });
+  if (isBusy(error)) {
+    const headers = { "retry-after": "5" };
+    return new Refusal(503, "busy", "the store is locked by another program; send it again later", { headers, log });
+  }
+  return new Refusal(500, "store", "it could not be stored; send it again later", { log });
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -405,7 +408,7 @@ async function takeReport(
     return ingest(tx, { guest, report, at, interval: config.poll_interval_seconds, told });
   });
   const taken = await storing.catch((error: unknown) => {
-    receiver.presence.heard(guest.host, at);
+    if (report.sent_at === null) receiver.presence.heard(guest.host, at);
     throw error;
   });
   if (!taken) throw unauthorized("invalid_token");
@@ -425,7 +428,10 @@ async function takeUpload(
     const key = { host, episode: episodeName(file) };
     const taking = { ...receiver, maxBytes: receiver.config.max_episode_bytes, inTurn };
     const taken = await takeEpisode(taking, key, request);
-    await store.write((tx) => uploadTaken(tx, guest, { at: Date.now(), stamped: taken.stamped }));
+    // It is here and in the index: what is noted of the host besides must not make it a failure.
+    await store
+      .write((tx) => uploadTaken(tx, guest, { at: Date.now(), stamped: taken.stamped }))
+      .catch((error: unknown) => log.warn("upload not noted at its host", { error }));
     figures.episodes(taken.outcome).add();
     if (taken.outcome === "stored") {
       figures.bytes.add(taken.size);
@@ -434,15 +440,15 @@ async function takeUpload(
     return taken;
   } catch (error) {
     if (!request.signal.aborted) {
-      const refusal = asRefusal(error, log);
+      const refusal = asRefusal(error);
+      const { status, code } = refusal;
       figures.episodes("refused").add();
-      const refused = {
-        at: Date.now(),
-        why: `${refusal.status} ${refusal.code}`,
-        unstamped: refusal.code === "unstamped",
-      };
-      await store.write((tx) => uploadRefused(tx, guest, refused)).catch(() => {});
-      news.ring();
+      // What fails here is no failing of the host's.
+      if (status < 500) {
+        const refused = { at: Date.now(), why: `${status} ${code}`, unstamped: code === "unstamped" };
+        await store.write((tx) => uploadRefused(tx, guest, refused)).catch(() => {});
+        news.ring();
+      }
       throw refusal;
     }
     throw error;
@@ -483,6 +489,7 @@ function startLoops(receiver: Receiver, service: Service, teller: Teller): void 
     name: "presence",
     every: () => Math.max(due, 20) / 1000,
     async pass() {
+      due = 1000;
       due = await watch(receiver);
     },
   });

@@ -326,13 +326,14 @@ function plain(address: string): string {
 /** Logs a refusal at most once a minute per address and reason. */
 export function refusalLog(log: Log): (refusal: Refusal, ip: string, more?: Record<string, unknown>) => void {
   const seen = new Map<string, number>();
-  return ({ code, log: own }, ip, more = own) => {
+  return ({ status, code, log: own }, ip, more = own) => {
     const now = Date.now();
-    const key = `${code} ${ip} ${JSON.stringify(more)}`;
+    const key = `${code} ${ip}`;
     if (now - (seen.get(key) ?? 0) < REFUSAL_LOG_MS) return;
     if (seen.size > 10_000) seen.clear();
     seen.set(key, now);
-    log.warn("request refused", { reason: code, ip, ...more });
+    if (status < 500) log.warn("request refused", { reason: code, ip, ...more });
+    else log.error("request failed", { reason: code, ip, ...more });
   };
 }
 

@@ -94,6 +94,23 @@ describe.skipIf(!library)("with a clock that is set", () => {
     60_000,
   );
 
+  test("after the clock was set back a host that reports once more and falls silent is told in time", async () => {
+    using folder = new Folder();
+    const { hub, clock } = await start(folder, ["web-1"], "poll_interval_seconds: 1");
+    await using _ = hub;
+    clock.offset(600);
+    await hub.daemon.said("was away");
+    await reportAt(hub, 600);
+    clock.offset(0);
+    // Reports that come before anybody has looked at the clock, and after.
+    for (let n = 0; n < 3; n++) await reportAt(hub, 0);
+    await until("it was looked", () => hub.daemon.log.filter((line) => line.includes("was away")).length === 2);
+    await reportAt(hub, 0);
+    const seen = await hub.get<{ last_seen_at: string; containers: Row[] }>("/v1/hosts/web-1");
+    expect(Math.abs(Date.parse(seen.last_seen_at) - Date.now())).toBeLessThan(5000);
+    await until("stale", () => statuses(hub)["web-1"] !== "online", 10);
+  }, 30_000);
+
   test("a receiver that is stopped for a while (SIGSTOP) alarms nobody for that", async () => {
     using folder = new Folder();
     const { hub, clock } = await start(folder, ["web-1"], "poll_interval_seconds: 60");

@@ -531,8 +531,45 @@ test("who says no address in X-Forwarded-For is nobody on this machine", async (
   ]) {
     expect([outside, await status(outside)]).toEqual([outside, 403]);
   }
+  expect((await fetch(`${hub.url}/v1/hosts`, { headers: { forwarded: "for=203.0.113.5" } })).status).toBe(403);
   for (const here of ["127.0.0.1", "127.0.0.1:5000", "[::1]:5000"])
     expect([here, await status(here)]).toEqual([here, 200]);
+});
+
+test("a store that another program has locked is 503 after a while, and holds up nothing else", async () => {
+  await using hub = await Hub.start();
+  const { Database } = await import("bun:sqlite");
+  const other = new Database(join(hub.data, "receiver.db"));
+  other.run("BEGIN IMMEDIATE");
+  const reports = Promise.all(Array.from({ length: 5 }, () => hub.report()));
+  let slowest = 0;
+  let asked = 0;
+  const looking = (async () => {
+    for (; asked < 200; asked++) {
+      const begin = performance.now();
+      await fetch(`${hub.url}/metrics`);
+      slowest = Math.max(slowest, performance.now() - begin);
+      await Bun.sleep(10);
+    }
+  })();
+  const answers = await reports;
+  expect(answers.map(({ status, headers }) => [status, headers.get("retry-after")])).toEqual(
+    Array.from({ length: 5 }, () => [503, "5"]),
+  );
+  await looking;
+  expect(slowest).toBeLessThan(2000);
+  other.run("ROLLBACK");
+  other.close();
+  await until("it takes reports again", async () => (await hub.report()).status === 200);
+}, 30_000);
+
+test("what a client sends can't fill the log", async () => {
+  await using hub = await Hub.start({ more: "rate_limit_per_minute: 10000" });
+  for (let n = 0; n < 50; n++) {
+    const containers = Array.from({ length: n + 1 }, (_, c) => (c < n ? container(`c${c}`) : 0));
+    expect((await hub.report(report({ containers }))).status).toBe(422);
+  }
+  expect(hub.daemon.log.filter((line) => line.includes("invalid_report")).length).toBe(1);
 });
 
 test("reports sent twice are one sample", async () => {

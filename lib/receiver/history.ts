@@ -216,13 +216,14 @@ export interface History {
 /** Reads a series, downsampled. */
 export async function readHistory(db: Queries, query: HistoryQuery): Promise<History> {
   const { from, to, points, now } = query;
-  const wanted = (to - from) / 1000 / points;
+  // Points are whole multiples of their width, so that the same hour is the same point for whoever asks. The first one then
+  // begins before `from`: one point more is covered by the others. A single point is all there is.
+  const wanted = (to - from) / 1000 / Math.max(points - 1, 1);
   const grain = grainFor(wanted, (now - from) / 1000);
   const width = Math.max(Math.ceil(wanted), grain, 1) * 1000;
   const buckets = new Map<number, Summary>();
   const take = (at: number, summary: Summary): void => {
-    // Whole multiples, so that the same hour is the same point for whoever asks.
-    const bucket = Math.floor(Math.max(at, from) / width) * width;
+    const bucket = points === 1 ? from : Math.max(Math.floor(Math.max(at, from) / width) * width, from);
     buckets.set(bucket, merge(buckets.get(bucket), summary));
   };
   // What is not rolled up yet is read in finer grains: the coarse one ends where its newest row does.

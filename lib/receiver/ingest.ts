@@ -52,7 +52,9 @@ export async function ingest(tx: Queries, { guest, report, at, interval, told }:
   const own = told ? null : ownInterval(report);
   const next = host.set_interval ?? own ?? interval;
   const late = isLate(report, host.told_interval ?? next);
-  const overtaken = guest.at < (host.last_seen_at ?? 0) && report.recorded_at < (host.last_recorded_at ?? 0);
+  const seen = host.last_seen_at ?? 0;
+  // A receipt that lies ahead is from before this clock was set back, and says nothing of who came first.
+  const overtaken = guest.at < seen && seen <= at && report.recorded_at < (host.last_recorded_at ?? 0);
   const old = late || overtaken;
   const containers = report.containers === null ? null : unique(report.containers, (one) => one.container_id);
   const guests = report.guests === null ? null : unique(report.guests, (one) => one.vmid);
@@ -65,10 +67,11 @@ export async function ingest(tx: Queries, { guest, report, at, interval, told }:
     return { interval: next, changed: false };
   }
   await comeOnline(place);
-  await tx.run(
-    "UPDATE hosts SET last_seen_at = CASE WHEN last_seen_at > $1 THEN last_seen_at ELSE $1 END, away_ms = 0, told_interval = $2 WHERE id = $3",
-    [at, next, host.id],
-  );
+  await tx.run("UPDATE hosts SET last_seen_at = $1, away_ms = 0, told_interval = $2 WHERE id = $3", [
+    at,
+    next,
+    host.id,
+  ]);
   if (old) return { interval: next, changed: place.changed };
   await tx.run(
     `UPDATE hosts SET last_recorded_at = $1, agent_version = COALESCE($2, agent_version), facts = $3, metrics = $4,

@@ -109,14 +109,25 @@ export class Presence {
     const gap = now - before;
     if (gap >= 0 && !first && gap < ABSENCE_MS) return 0;
     if (gap === 0) return 0;
-    // Who has reported since has nothing to be given: at the start nobody has; after the clock was set back that are those
-    // who were not seen in the future.
-    const [who, at] = gap < 0 ? ["last_seen_at > $2", now] : ["last_seen_at <= $2", first ? now : before + LOOK_MS];
     await this.#store.write(async (tx) => {
-      await tx.run(`UPDATE hosts SET away_ms = away_ms + $1 WHERE status IN ('online', 'stale') AND ${who}`, [gap, at]);
+      if (gap > 0) {
+        // At the start nobody has reported since; later those who have were not seen before the gap began.
+        await tx.run(
+          "UPDATE hosts SET away_ms = away_ms + $1 WHERE status IN ('online', 'stale') AND last_seen_at <= $2",
+          [gap, first ? now : before + LOOK_MS],
+        );
+      } else {
+        // Receipts are put where this clock would have had them; who has reported by it was seen within the last look.
+        await tx.run("UPDATE hosts SET last_seen_at = last_seen_at + $1 WHERE last_seen_at > $2 OR last_seen_at < $3", [
+          gap,
+          now,
+          first ? now : now - 2 * LOOK_MS,
+        ]);
+      }
       // With it, or a receiver that is killed in between gives it twice.
       await setNote(tx, "alive_at", String(now));
     });
+    for (const [host, at] of this.#heard) this.#heard.set(host, at + gap);
     this.#marked = now;
     return gap;
   }

@@ -22,6 +22,8 @@ import { MIGRATIONS } from "./schema.ts";
 const LARGEST_GROUP = 256;
 /** How long another process's transaction is waited for, in milliseconds. */
 const BUSY_MS = 5000;
+/** So long the wait may hold the event loop at a time: the rest of it is spent asleep. */
+const BUSY_STEP_MS = 20;
 
 /** What a parameter may be. */
 export type Value = string | number | null;
@@ -96,6 +98,7 @@ export class Store {
       if (error instanceof ConfigError) throw error;
       throw Object.assign(new Error(`open "${file}"`, { cause: worded(error, dir) }), { hint: openHint(error) });
     }
+    await writer.unsafe(`PRAGMA busy_timeout=${BUSY_STEP_MS}`);
     const reader = new SQL({ adapter: "sqlite", filename: file, readonly: true });
     await reader.unsafe(`PRAGMA busy_timeout=${BUSY_MS}`);
     return new Store(dir, writer, reader);
@@ -130,17 +133,21 @@ export class Store {
   }
 
   async #commit(group: Waiting[]): Promise<void> {
-    const results: unknown[] = [];
+    let results: unknown[] = [];
     try {
-      await this.#writer.begin("immediate", async (sql) => {
-        const tx = queries(sql);
-        for (const { work } of group) results.push(await work(tx));
+      await this.#patiently(async () => {
+        results = [];
+        await this.#writer.begin("immediate", async (sql) => {
+          const tx = queries(sql);
+          for (const { work } of group) results.push(await work(tx));
+        });
       });
       this.problem = null;
     } catch (error) {
       const failure = worded(error, this.dir);
-      if (failure !== error) this.problem = failure.message;
-      if (group.length === 1 || isNoRoom(failure)) {
+      if ("code" in failure) this.problem = failure.message;
+      // What fails for want of room or of the lock fails for each of them.
+      if (group.length === 1 || isNoRoom(failure) || isBusy(failure)) {
         for (const { reject } of group) reject(failure);
         return;
       }
@@ -149,6 +156,24 @@ export class Store {
     }
     group.forEach(({ resolve }, index) => resolve(results[index]));
   }
+
+  /** Tries again while another process has the lock. */
+  async #patiently(attempt: () => Promise<void>): Promise<void> {
+    for (const end = performance.now() + BUSY_MS; ;) {
+      try {
+        return await attempt();
+      } catch (error) {
+        const { code = "" } = error as { code?: string };
+        if (!code.startsWith("SQLITE_BUSY") || performance.now() > end) throw error;
+        await Bun.sleep(BUSY_STEP_MS);
+      }
+    }
+  }
+}
+
+/** Another process kept the store locked for too long: it may be tried again. */
+export function isBusy(error: unknown): boolean {
+  return error instanceof Error && "code" in error && error.code === "EBUSY";
 }
 
 function queries(sql: Pick<SQL, "unsafe">): Queries {
@@ -170,6 +195,10 @@ function queries(sql: Pick<SQL, "unsafe">): Queries {
 function worded(error: unknown, dir: string): Error {
   const { code = "", message } = error as { code?: string; message: string };
   const full = code === "SQLITE_FULL" || (code.startsWith("SQLITE_IOERR") && cannotWrite(dir)?.includes("no space"));
+  if (code.startsWith("SQLITE_BUSY")) {
+    const what = `another process has kept the store in "${dir}" locked for ${BUSY_MS / 1000} s`;
+    return Object.assign(new Error(what), { code: "EBUSY" });
+  }
   if (full) return Object.assign(new Error(`write to the store: no space left in "${dir}"`), { code: "ENOSPC" });
   if (code.startsWith("SQLITE_")) return new Error(`the store fails: ${message} (${code})`);
   return error as Error;

@@ -189,10 +189,9 @@ async function compare(taking: Taking, key: EpisodeKey, announced: Announced, si
     throw new Refusal(500, "damaged", what);
   }
   if (noted.sha256 !== announced.sha256) throw otherBytes(key, noted);
-  if (!row) {
-    await taking.episodes.sync(key);
-    await addRow(taking, key, announced, size);
-  }
+  // Whoever put it there may have died before its name was on the disk.
+  await taking.episodes.sync(key);
+  if (!row) await addRow(taking, key, announced, size);
   return { outcome: "known", sha256: noted.sha256, size, stamped: announced.commit !== null };
 }
 

@@ -68,7 +68,12 @@ export async function quietPass(store: Store, { now, since }: { now: number; sin
   );
   let raised = 0;
   for (const { id, name, last_upload_at: last } of hosts) {
-    const quiet = now - Math.max(last ?? now, since);
+    // Nor does a host's own absence, which was told already.
+    const back = await store.read.one<{ at: number | null }>(
+      "SELECT MAX(at) AS at FROM events WHERE host = $1 AND type = 'host.recovered'",
+      [id],
+    );
+    const quiet = now - Math.max(last ?? now, since, back?.at ?? 0);
     if (quiet < QUIET_MS) continue;
     const usual = await longestPause(store, name);
     if (usual === null || quiet < QUIET_FACTOR * usual) continue;
