@@ -1,30 +1,36 @@
 #!/usr/bin/env bun
-// picket-agent: reports this host to a receiver, as a heartbeat.
+// picket-agent: reports this host to a receiver, as a heartbeat, and ships finished episode folders.
 // Reads its YAML, or PICKET_URL and PICKET_TOKEN alone; /proc, /sys and the Docker Engine's socket. Writes <data_dir>/queue: reports
-// that could not be sent yet. Listens nowhere. Towards everything it looks at it is read-only.
-// Killed at any moment it loses the sample it was taking, nothing else.
+// that could not be sent yet; outbox/, shipped/ and quarantine/ beside <ship.episodes_dir>. Listens nowhere.
+// Killed at any moment it loses the sample it was taking, nothing else: an episode's state is the place where it lies.
 
+import { type FSWatcher, existsSync, watch } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import systemUnit from "./etc/picket-agent.service" with { type: "text" };
 import userUnit from "./etc/picket-agent.user.service" with { type: "text" };
 import example from "./etc/agent.yaml" with { type: "text" };
 import { Backlog } from "./lib/agent/backlog.ts";
-import { findSocket } from "./lib/agent/docker.ts";
-import { HostReader } from "./lib/agent/host.ts";
-import { type Hub, HttpError, openHub } from "./lib/agent/hub.ts";
-import { type Sources, collect } from "./lib/agent/report.ts";
+import { COMMANDS } from "./lib/agent/commands.ts";
+import { EpisodePlaces } from "./lib/agent/episodes.ts";
+import { type Hub, hostOf, openHub, refusedAtOnce } from "./lib/agent/hub.ts";
+import { collect, openSources } from "./lib/agent/report.ts";
 import { DRAIN_SECONDS, Reporter } from "./lib/agent/reporter.ts";
-import { dataFolder, httpUrl, integer, isLoopback, nameSegment, path, rule, seconds, secret } from "./lib/config.ts";
+import { Shipping } from "./lib/agent/shipping.ts";
 import {
-  type CommandContext,
-  type Environment,
-  RefusedCredentials,
-  type Running,
-  type Service,
-  UsageError,
-  run,
-} from "./lib/service.ts";
+  dataFolder,
+  httpUrl,
+  integer,
+  isLoopback,
+  nameSegment,
+  number,
+  path,
+  rule,
+  seconds,
+  secret,
+} from "./lib/config.ts";
+import type { Log } from "./lib/log.ts";
+import { type Running, type Service, run } from "./lib/service.ts";
 
 const USAGE = `picket-agent: reports this host to a receiver, as a heartbeat
 
@@ -63,6 +69,17 @@ const Receiver = v.pipe(
   }),
 );
 
+const Ship = v.strictObject({
+  /** Folders with a done.marker in them are shipped. */
+  episodes_dir: path(),
+  scan_seconds: v.optional(seconds({ min: 1, max: 3600 }), 5),
+  /** 0 keeps for ever. */
+  shipped_keep_days: v.optional(number({ min: 0, unit: "days" }), 7),
+  quarantine_keep_days: v.optional(number({ min: 0, unit: "days" }), 30),
+});
+
+const HOUR_MS = 3_600_000;
+
 const Config = v.strictObject({
   receiver: Receiver,
   /** Default: the token's host. */
@@ -86,6 +103,7 @@ const Config = v.strictObject({
     v.strictObject({ socket: v.optional(v.string(), "auto"), enabled: v.optional(v.boolean(), true) }),
     {},
   ),
+  ship: v.optional(Ship),
 });
 
 /** What the configuration gives. */
@@ -96,8 +114,8 @@ export type Config = v.InferOutput<typeof Config>;
 
 async function main(config: Config, service: Service): Promise<Running<Config>> {
   const { log, stopping } = service;
-  const hub = hubOf(config);
-  const sources = sourcesOf(config, service.env);
+  const hub = openHub(config.receiver);
+  const sources = openSources(config, service.env);
   const backlog = new Backlog(join(config.data_dir, "queue"), config.queue_max_mb << 20);
   const reporter = new Reporter({
     hub,
@@ -107,7 +125,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     protocol: config.protocol,
     log,
   });
-  await reporter.round({ first: true }).catch(refused);
+  await reporter.round({ first: true }).catch(refusedAtOnce);
   let early = true;
   service.loop({
     name: "report",
@@ -126,6 +144,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       more = await reporter.drain();
     },
   });
+  const shipping = config.ship ? startShipping(config, { hub, service }) : null;
   log.info("ready", {
     receiver: hub.url,
     connected: reporter.connected,
@@ -134,31 +153,50 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   });
   return {
     status: () => statusLine(reporter, backlog),
-    stop: () => Promise.resolve(),
+    async stop() {
+      shipping?.close();
+    },
   };
 }
 
-function hubOf({ receiver }: Config): Hub {
-  return openHub(receiver);
+/** Ships what is finished: a scan every few seconds is the truth, the watch makes it quick. */
+function startShipping({ ship, host_id }: Config, { hub, service }: { hub: Hub; service: Service }): FSWatcher | null {
+  const { log, stopping } = service;
+  const { episodes_dir, scan_seconds, shipped_keep_days, quarantine_keep_days } = ship!;
+  const places = new EpisodePlaces(episodes_dir);
+  const shipping = new Shipping({ places, hub, host: hostOf(hub, host_id), log, signal: stopping });
+  let sweptAt = Number.NEGATIVE_INFINITY;
+  const loop = service.loop({
+    name: "ship",
+    every: () => scan_seconds,
+    async pass(alive) {
+      await shipping.pass({ alive });
+      if (performance.now() - sweptAt < HOUR_MS) return;
+      sweptAt = performance.now();
+      const now = Date.now();
+      const gone =
+        places.expire(places.shipped, shipped_keep_days, now) +
+        places.expire(places.quarantine, quarantine_keep_days, now);
+      if (gone > 0) log.info("old episodes removed", { episodes: gone });
+    },
+  });
+  return watchFor(episodes_dir, { log, found: () => loop.wake() });
 }
 
-function sourcesOf(config: Config, env: Environment): Sources {
-  return {
-    host: new HostReader({ root: "/", mounts: config.disks }),
-    docker: config.docker.enabled ? findSocket(config.docker.socket, env) : null,
-    hostId: config.host_id,
-  };
-}
-
-/** A wrong token shows at once, and starting again won't help. */
-function refused(error: unknown): never {
-  if (error instanceof HttpError && error.refusesCredentials) {
-    throw new RefusedCredentials("the receiver refuses this token", {
-      cause: error,
-      hint: "on the receiver: picket-receiver token list; a new one: picket-receiver token rotate HOST",
-    });
+function watchFor(folder: string, { log, found }: { log: Log; found: () => void }): FSWatcher | null {
+  if (!existsSync(folder)) return null;
+  try {
+    const watcher = watch(
+      folder,
+      { recursive: true },
+      (_, name) => (name === null || name.endsWith("done.marker")) && found(),
+    );
+    watcher.on("error", (error) => log.debug("watching ended, scanning goes on", { error }));
+    return watcher;
+  } catch (error) {
+    log.debug("not watched, only scanned", { error });
+    return null;
   }
-  throw error;
 }
 
 function statusLine(reporter: Reporter, backlog: Backlog): string {
@@ -166,80 +204,6 @@ function statusLine(reporter: Reporter, backlog: Backlog): string {
   const lost = backlog.dropped + reporter.refused;
   return `${reporter.connected ? "connected" : "not connected"}; ${reporter.sent} reports sent${waiting ? `, ${waiting} waiting` : ""}${lost ? `, ${lost} lost` : ""}`;
 }
-
-// ---------------------------------------------------------------------------------------------------------------
-// Commands
-
-type Commanding<A = object> = CommandContext<Config, A>;
-
-/** `ping`: credentials, TLS and the way to the receiver, without writing anything. */
-async function ping(context: Commanding): Promise<void> {
-  const hub = hubOf(await context.loadConfig());
-  const begin = performance.now();
-  const { body } = await hub
-    .send({ method: "POST", path: "/v1/ping", what: "ping", signal: context.signal })
-    .catch(refused);
-  const ms = Math.round(performance.now() - begin);
-  const there = Date.parse(String(body["time"]));
-  const skew = Number.isNaN(there) ? "" : `, clocks differ by ${Math.round(Math.abs(Date.now() - there) / 1000)} s`;
-  context.print(`${hub.url} knows this host as "${String(body["host"])}" (${ms} ms${skew})`);
-}
-
-/** `selftest [hub|docker|host]`: one collection, shown; for hub one report, and what came back. */
-async function selftest(context: Commanding): Promise<void> {
-  const [what = "all"] = context.positionals;
-  if (!["all", "hub", "docker", "host"].includes(what)) {
-    throw new UsageError(`selftest "${what}" is not one of hub, docker, host`);
-  }
-  const config = await context.loadConfig();
-  const sources = sourcesOf(config, context.env);
-  // CPU use is that between two looks.
-  await Bun.sleep(200);
-  const report = await collect(sources, {
-    interval: config.interval_seconds,
-    log: context.log,
-    signal: context.signal,
-  });
-  const { host, containers } = report as { host?: unknown; containers?: unknown };
-  const shown =
-    what === "host"
-      ? host
-      : what === "docker"
-        ? (containers ?? `no containers read (socket: ${sources.docker ?? "none"})`)
-        : report;
-  context.print(JSON.stringify(shown, null, 2));
-  if (what !== "hub" && what !== "all") return;
-  const path = config.protocol === "report" ? "/v1/host-report" : "/agent/telemetry";
-  const request = {
-    method: "POST" as const,
-    path,
-    what: "report",
-    body: JSON.stringify(report),
-    signal: context.signal,
-  };
-  const { status, body } = await hubOf(config).send(request).catch(refused);
-  context.print(`\n${config.receiver.url}${path}: ${status} ${JSON.stringify(body)}`);
-}
-
-const COMMANDS = {
-  ping: {
-    summary: "try credentials, TLS and the way to the receiver; writes nothing",
-    usage: "usage: picket-agent ping\n\nExit code 3 when the token is refused.\n\nexample: picket-agent ping",
-    run: ping,
-  },
-  selftest: {
-    summary: "collect once, show it, send it, show the answer",
-    usage: `usage: picket-agent selftest [hub|docker|host]
-
-  hub      one report is sent, and the answer shown (the default does that, too)
-  docker   only the containers
-  host     only the host's figures
-
-example: picket-agent selftest docker`,
-    positionals: { min: 0, max: 1, names: ["SOURCE"] },
-    run: selftest,
-  },
-};
 
 if (import.meta.main) {
   await run("agent", {

@@ -6,6 +6,7 @@
 import { readFileSync } from "node:fs";
 import type { Secret } from "../secret.ts";
 import { errorChain } from "../log.ts";
+import { RefusedCredentials } from "../service.ts";
 import { version } from "../version.ts";
 
 /** How the receiver is reached. */
@@ -146,4 +147,26 @@ function retryAfter(headers: Headers): number | null {
   if (/^\d+$/.test(given.trim())) return Number(given);
   const at = Date.parse(given);
   return Number.isNaN(at) ? null : Math.max(0, (at - Date.now()) / 1000);
+}
+
+/** The name in an upload's path: what is configured, else what the receiver calls the token's host. Asked once. */
+export function hostOf(hub: Hub, configured: string | undefined): () => Promise<string> {
+  let known = configured;
+  return async () => {
+    known ??= String(
+      (await hub.send({ method: "POST", path: "/v1/ping", what: "ask for this host's name" })).body["host"],
+    );
+    return known;
+  };
+}
+
+/** Makes of refused credentials what ends a program with 3: a wrong token shows at once, and starting again won't help. */
+export function refusedAtOnce(error: unknown): never {
+  if (error instanceof HttpError && error.refusesCredentials) {
+    throw new RefusedCredentials("the receiver refuses this token", {
+      cause: error,
+      hint: "on the receiver: picket-receiver token list; a new one: picket-receiver token rotate HOST",
+    });
+  }
+  throw error;
 }

@@ -3,14 +3,31 @@
 import { version } from "../version.ts";
 import type { Log } from "../log.ts";
 import { errorChain } from "../log.ts";
-import { dockerVersion, readContainers } from "./docker.ts";
-import type { HostReader } from "./host.ts";
+import { dockerVersion, findSocket, readContainers } from "./docker.ts";
+import { HostReader } from "./host.ts";
 
 export interface Sources {
   host: HostReader;
   /** The engine's socket; null where there is none. */
   docker: string | null;
   hostId: string | undefined;
+}
+
+/** What is to be looked at, by the configuration. */
+export interface SourceSettings {
+  disks: string[];
+  docker: { enabled: boolean; socket: string };
+  host_id?: string | undefined;
+}
+
+/** Gets ready to look. CPU use counts from here on. */
+export function openSources(settings: SourceSettings, env: Record<string, string | undefined>): Sources {
+  const { disks, docker, host_id } = settings;
+  return {
+    host: new HostReader({ root: "/", mounts: disks }),
+    docker: docker.enabled ? findSocket(docker.socket, env) : null,
+    hostId: host_id,
+  };
 }
 
 /** A report as it is sent; `recorded_at` is when it was begun. */

@@ -1,0 +1,181 @@
+// The commands at the agent's command line: try the way to the receiver, look at what is collected, ship once, quarantine.
+
+import { type Command, type CommandContext, UsageError } from "../service.ts";
+import { EpisodePlaces } from "./episodes.ts";
+import { type HubSettings, hostOf, openHub, refusedAtOnce } from "./hub.ts";
+import { type SourceSettings, collect, openSources } from "./report.ts";
+import { Shipping } from "./shipping.ts";
+
+const EXIT_RETRY = 5;
+const EXIT_FATAL = 6;
+
+/** What these commands ask of a configuration. */
+interface AgentSettings extends SourceSettings {
+  receiver: HubSettings;
+  interval_seconds: number;
+  protocol: "report" | "telemetry";
+  ship?: { episodes_dir: string } | undefined;
+}
+
+type Context<A = object> = CommandContext<AgentSettings, A>;
+
+/** `ping`: credentials, TLS and the way to the receiver, without writing anything. */
+async function ping(context: Context): Promise<void> {
+  const hub = openHub((await context.loadConfig()).receiver);
+  const begin = performance.now();
+  const { body } = await hub
+    .send({ method: "POST", path: "/v1/ping", what: "ping", signal: context.signal })
+    .catch(refusedAtOnce);
+  const ms = Math.round(performance.now() - begin);
+  const there = Date.parse(String(body["time"]));
+  const skew = Number.isNaN(there) ? "" : `, clocks differ by ${Math.round(Math.abs(Date.now() - there) / 1000)} s`;
+  context.print(`${hub.url} knows this host as "${String(body["host"])}" (${ms} ms${skew})`);
+}
+
+/** `selftest [hub|docker|host]`: one collection, shown; for hub one report, and what came back. */
+async function selftest(context: Context): Promise<void> {
+  const [what = "all"] = context.positionals;
+  if (!["all", "hub", "docker", "host"].includes(what)) {
+    throw new UsageError(`selftest "${what}" is not one of hub, docker, host`);
+  }
+  const config = await context.loadConfig();
+  const sources = openSources(config, context.env);
+  // CPU use is that between two looks.
+  await Bun.sleep(200);
+  const report = await collect(sources, {
+    interval: config.interval_seconds,
+    log: context.log,
+    signal: context.signal,
+  });
+  const { host, containers } = report as { host?: unknown; containers?: unknown };
+  const shown =
+    what === "host"
+      ? host
+      : what === "docker"
+        ? (containers ?? `no containers read (socket: ${sources.docker ?? "none"})`)
+        : report;
+  context.print(JSON.stringify(shown, null, 2));
+  if (what !== "hub" && what !== "all") return;
+  const path = config.protocol === "report" ? "/v1/host-report" : "/agent/telemetry";
+  const request = {
+    method: "POST" as const,
+    path,
+    what: "report",
+    body: JSON.stringify(report),
+    signal: context.signal,
+  };
+  const { status, body } = await openHub(config.receiver).send(request).catch(refusedAtOnce);
+  context.print(`\n${config.receiver.url}${path}: ${status} ${JSON.stringify(body)}`);
+}
+
+/** `--once`: one pass over the episodes. */
+async function once(context: Context): Promise<number> {
+  const config = await context.loadConfig();
+  const { ship, host_id } = config;
+  if (!ship) throw new UsageError("nothing to ship", 'set "ship.episodes_dir"');
+  const hub = openHub(config.receiver);
+  const places = new EpisodePlaces(ship.episodes_dir);
+  const shipping = new Shipping({ places, hub, host: hostOf(hub, host_id), log: context.log, signal: context.signal });
+  const done = await shipping.pass({ all: true });
+  context.print(
+    Object.entries(done)
+      .map(([name, count]) => `${name}=${count}`)
+      .join(" "),
+  );
+  if (done.fatal + done.conflicts > 0) return EXIT_FATAL;
+  return done.transient > 0 ? EXIT_RETRY : 0;
+}
+
+async function placesOf(context: Context): Promise<EpisodePlaces> {
+  const { ship } = await context.loadConfig();
+  if (!ship) throw new UsageError("nothing is shipped here", 'set "ship.episodes_dir"');
+  return new EpisodePlaces(ship.episodes_dir);
+}
+
+/** `quarantine list`. */
+async function listQuarantine(context: Context): Promise<void> {
+  const all = (await placesOf(context)).quarantined();
+  if (all.length === 0) context.print("nothing is in quarantine");
+  for (const { id, reason } of all) {
+    const { error } = (reason?.body ?? {}) as { error?: unknown };
+    const why = typeof error === "string" ? error : JSON.stringify(reason?.body ?? null);
+    context.print(`${id}  ${reason?.status ?? "-"}  ${reason?.time ?? "-"}  ${why}`);
+  }
+}
+
+/** `quarantine retry ID`. */
+async function retryQuarantined(context: Context): Promise<void> {
+  const [id = ""] = context.positionals;
+  (await placesOf(context)).retry(id);
+  context.print(`${id}: back among the finished ones; it is shipped by the next pass`);
+}
+
+/** `quarantine drain-unstamped`: what bears no commit would be refused anyway. */
+async function drainUnstamped(context: Context<{ "dry-run"?: boolean }>): Promise<void> {
+  const places = await placesOf(context);
+  const unstamped = places.finished(() => {}).filter((id) => places.commit(id) === null);
+  for (const id of unstamped) {
+    if (!context.args["dry-run"]) {
+      places.putAway(id, {
+        status: null,
+        body: { error: "no commit of 40 hex digits in meta.json" },
+        time: new Date().toISOString(),
+      });
+    }
+    context.print(id);
+  }
+  context.print(
+    `${unstamped.length} unstamped${context.args["dry-run"] ? ", left where they are" : " put into quarantine"}`,
+  );
+}
+
+/** The commands, as data. */
+export const COMMANDS = {
+  ping: {
+    summary: "try credentials, TLS and the way to the receiver; writes nothing",
+    usage: "usage: picket-agent ping\n\nExit code 3 when the token is refused.\n\nexample: picket-agent ping",
+    run: ping,
+  },
+  selftest: {
+    summary: "collect once, show it, send it, show the answer",
+    usage: `usage: picket-agent selftest [hub|docker|host]
+
+  hub      one report is sent, and the answer shown (the default does that, too)
+  docker   only the containers
+  host     only the host's figures
+
+example: picket-agent selftest docker`,
+    positionals: { min: 0, max: 1, names: ["SOURCE"] },
+    run: selftest,
+  },
+  "--once": {
+    summary: "ship what is finished, once, and end",
+    usage: `usage: picket-agent --once
+
+Prints scanned, shipped, transient, conflicts, fatal. Exit code 0 all well, ${EXIT_RETRY} something to try again, ${EXIT_FATAL} something refused.
+
+example: picket-agent --once`,
+    run: once,
+  },
+  "quarantine list": {
+    summary: "show the episodes that were refused, and why",
+    usage: "usage: picket-agent quarantine list\n\nexample: picket-agent quarantine list",
+    run: listQuarantine,
+  },
+  "quarantine retry": {
+    summary: "put a refused episode back, to be shipped again",
+    usage: "usage: picket-agent quarantine retry ID\n\nexample: picket-agent quarantine retry ep-1",
+    positionals: { min: 1, max: 1, names: ["ID"] },
+    run: retryQuarantined,
+  },
+  "quarantine drain-unstamped": {
+    summary: "put all finished episodes without a commit into quarantine",
+    usage: `usage: picket-agent quarantine drain-unstamped [--dry-run]
+
+  --dry-run   only show which
+
+example: picket-agent quarantine drain-unstamped --dry-run`,
+    options: { "dry-run": { type: "boolean" } },
+    run: drainUnstamped,
+  },
+} satisfies Record<string, Command<AgentSettings>>;

@@ -1,0 +1,160 @@
+// The places of an episode on a host. A state is a place; each step is one rename, so that whoever is killed goes on from there.
+//
+//   episodes/<id>/done.marker      finished by its producer
+//   outbox/<id>.tar.zst.partial    is being packed
+//   outbox/<id>.tar.zst            packed, to be sent
+//   shipped/<id>/                  arrived
+//   quarantine/<id>/               refused; why is in quarantine_reason.json beside its files
+//
+// outbox, shipped and quarantine lie beside the episodes' folder, on the same file system.
+
+import {
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  unlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
+import { NAME_SEGMENT } from "../config.ts";
+import { syncFolder } from "../journal.ts";
+
+const MARKER = "done.marker";
+const REASON = "quarantine_reason.json";
+const SUFFIX = ".tar.zst";
+
+/** Why an episode was put away. */
+export interface QuarantineReason {
+  /** The answer's status; null where it wasn't sent. */
+  status: number | null;
+  /** The answer's body, or what is wrong. */
+  body: unknown;
+  /** RFC 3339. */
+  time: string;
+}
+
+/** The folders of a host's episodes. */
+export class EpisodePlaces {
+  readonly episodes: string;
+  readonly outbox: string;
+  readonly shipped: string;
+  readonly quarantine: string;
+
+  constructor(episodes: string) {
+    const beside = dirname(episodes);
+    this.episodes = episodes;
+    this.outbox = join(beside, "outbox");
+    this.shipped = join(beside, "shipped");
+    this.quarantine = join(beside, "quarantine");
+  }
+
+  /** Makes the folders that are ours. */
+  make(): void {
+    for (const folder of [this.outbox, this.shipped, this.quarantine]) mkdirSync(folder, { recursive: true });
+  }
+
+  /** Finished episodes, the longest finished first. Names that can't be an episode's are told to `odd`. */
+  finished(odd: (name: string) => void): string[] {
+    const found: { id: string; at: number }[] = [];
+    for (const id of existsSync(this.episodes) ? readdirSync(this.episodes) : []) {
+      const marker = statSync(join(this.episodes, id, MARKER), { throwIfNoEntry: false });
+      if (!marker) continue;
+      if (NAME_SEGMENT.test(id)) found.push({ id, at: marker.mtimeMs });
+      else odd(id);
+    }
+    return found.toSorted((a, b) => a.at - b.at || (a.id < b.id ? -1 : 1)).map(({ id }) => id);
+  }
+
+  /** Where an episode's archive lies, or will. */
+  archive(id: string): string {
+    return join(this.outbox, `${id}${SUFFIX}`);
+  }
+
+  /** The commit in meta.json; null without one of 40 hex digits. */
+  commit(id: string): string | null {
+    try {
+      const meta = JSON.parse(readFileSync(join(this.episodes, id, "meta.json"), "utf8")) as {
+        code_version?: { commit?: unknown };
+      };
+      const commit = meta.code_version?.commit;
+      return typeof commit === "string" && /^[0-9a-f]{40}$/.test(commit) ? commit : null;
+    } catch {
+      return null;
+    }
+  }
+
+  /** It has arrived: the folder goes to shipped, then the archive goes. */
+  ship(id: string): void {
+    this.#move(join(this.episodes, id), this.shipped, id);
+    this.#drop(this.archive(id));
+  }
+
+  /** It won't be taken: the folder goes to quarantine with the reason, then the archive goes. */
+  putAway(id: string, reason: QuarantineReason): void {
+    writeFileSync(join(this.episodes, id, REASON), `${JSON.stringify(reason, null, 2)}\n`);
+    this.#move(join(this.episodes, id), this.quarantine, id);
+    this.#drop(this.archive(id));
+  }
+
+  /** What is in quarantine. */
+  quarantined(): { id: string; reason: QuarantineReason | null }[] {
+    if (!existsSync(this.quarantine)) return [];
+    return readdirSync(this.quarantine)
+      .toSorted((a, b) => (a < b ? -1 : 1))
+      .map((id) => ({ id, reason: readReason(join(this.quarantine, id, REASON)) }));
+  }
+
+  /** Back to the finished ones, as it was. Throws when it isn't there, or its place is taken. */
+  retry(id: string): void {
+    const from = join(this.quarantine, id);
+    const to = join(this.episodes, id);
+    if (!NAME_SEGMENT.test(id) || !existsSync(from)) throw new Error(`retry "${id}": it is not in quarantine`);
+    if (existsSync(to)) throw new Error(`retry "${id}": there is an episode of that name in ${this.episodes}`);
+    this.#drop(join(from, REASON));
+    renameSync(from, to);
+  }
+
+  /** Removes what is being packed by nobody any more, and archives whose folder is gone. */
+  sweep(): void {
+    for (const name of existsSync(this.outbox) ? readdirSync(this.outbox) : []) {
+      const orphan = name.endsWith(SUFFIX) && !existsSync(join(this.episodes, name.slice(0, -SUFFIX.length)));
+      if (name.endsWith(".partial") || orphan) this.#drop(join(this.outbox, name));
+    }
+  }
+
+  /** Removes what has lain in a folder for longer than so many days; 0 keeps it for ever. Gives how many went. */
+  expire(folder: string, days: number, now: number): number {
+    if (days === 0 || !existsSync(folder)) return 0;
+    const old = readdirSync(folder).filter((id) => {
+      const stats = statSync(join(folder, id), { throwIfNoEntry: false });
+      return stats !== undefined && now - stats.ctimeMs > days * 86_400_000;
+    });
+    for (const id of old) rmSync(join(folder, id), { recursive: true, force: true });
+    return old.length;
+  }
+
+  /** Moves a folder; one of that name that is there already gets out of the way. */
+  #move(from: string, into: string, id: string): void {
+    mkdirSync(into, { recursive: true });
+    let to = join(into, id);
+    for (let n = 2; existsSync(to); n++) to = join(into, `${id}.${n}`);
+    renameSync(from, to);
+    syncFolder(into);
+  }
+
+  #drop(path: string): void {
+    if (existsSync(path)) unlinkSync(path);
+  }
+}
+
+function readReason(path: string): QuarantineReason | null {
+  try {
+    return JSON.parse(readFileSync(path, "utf8")) as QuarantineReason;
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,272 @@
+// Ships finished episodes: packs, sends, and puts each where its answer says (lib/agent/episodes.ts has the places).
+//
+//   201, 200              shipped            409   stays, told once: a human decides
+//   400 412 413 422       quarantine         401 403 404   everything holds, said, tried again
+//   429 503 507, other 5xx, no answer        stays, tried again later (Retry-After obeyed)
+//
+// One bad episode never stops the others; the heartbeat is another loop.
+
+import { createWriteStream, existsSync, renameSync, statSync } from "node:fs";
+import { open } from "node:fs/promises";
+import { pipeline } from "node:stream/promises";
+import { Readable, Transform } from "node:stream";
+import { createZstdCompress } from "node:zlib";
+import { type Log, errorChain } from "../log.ts";
+import { syncFolder } from "../journal.ts";
+import type { EpisodePlaces } from "./episodes.ts";
+import { type Hub, HttpError, TransportError } from "./hub.ts";
+import { tarOf } from "./tar.ts";
+
+/** First and longest pause after trouble, in milliseconds. */
+const SHORTEST_PAUSE_MS = 2000;
+const LONGEST_PAUSE_MS = 300_000;
+/** An upload that doesn't move for so long is given up; the answer may take longer, the receiver has to sync. */
+const STUCK_MS = 60_000;
+const SLOW_ANSWER_MS = 300_000;
+const SAY_AGAIN_MS = 60_000;
+
+/** What a pass did; the last three stay where they are. */
+export interface Shipped {
+  scanned: number;
+  shipped: number;
+  transient: number;
+  conflicts: number;
+  fatal: number;
+}
+
+export interface ShippingOptions {
+  places: EpisodePlaces;
+  hub: Hub;
+  /** The name in the path: the token's host. */
+  host: () => Promise<string>;
+  log: Log;
+  signal: AbortSignal;
+}
+
+/** Ships, and remembers what has to wait. */
+export class Shipping {
+  #options: ShippingOptions;
+  #hashes = new Map<string, string>();
+  /** Conflicts that were told, by id and the archive's time. */
+  #conflicts = new Set<string>();
+  #pauses = new Map<string, { failures: number; until: number }>();
+  /** Everything holds until then, in milliseconds since 1970. */
+  #holdUntil = 0;
+  #holds = 0;
+  #saidAt = new Map<string, number>();
+
+  constructor(options: ShippingOptions) {
+    this.#options = options;
+  }
+
+  /** One pass over what is finished. With `all` nothing waits for its pause. */
+  async pass({ alive = () => {}, all = false }: { alive?: () => void; all?: boolean } = {}): Promise<Shipped> {
+    const { places, log, signal } = this.#options;
+    const done: Shipped = { scanned: 0, shipped: 0, transient: 0, conflicts: 0, fatal: 0 };
+    places.make();
+    places.sweep();
+    const finished = places.finished((name) =>
+      this.#say(`odd ${name}`, `episode "${name}" can't be shipped: rename it`),
+    );
+    for (const id of finished) {
+      if (signal.aborted) break;
+      done.scanned++;
+      const now = Date.now();
+      if (!all && (now < this.#holdUntil || now < (this.#pauses.get(id)?.until ?? 0))) {
+        done.transient++;
+        continue;
+      }
+      alive();
+      done[await this.#one(id)]++;
+    }
+    if (done.shipped + done.fatal > 0) log.info("episodes", { ...done });
+    return done;
+  }
+
+  async #one(id: string): Promise<"shipped" | "transient" | "conflicts" | "fatal"> {
+    const { places, log } = this.#options;
+    const archive = places.archive(id);
+    try {
+      if (!existsSync(archive)) await this.#pack(id, archive);
+      if (this.#conflicts.has(conflictOf(id, archive))) return "conflicts";
+      await this.#send(id, archive);
+      places.ship(id);
+      this.#forget(id);
+      log.info("episode shipped", { episode: id });
+      return "shipped";
+    } catch (error) {
+      return this.#judge(id, archive, error);
+    }
+  }
+
+  /** Packs a folder into its archive; the name tells that it is whole. */
+  async #pack(id: string, archive: string): Promise<void> {
+    const { places, log, signal } = this.#options;
+    const partial = `${archive}.partial`;
+    const hasher = new Bun.CryptoHasher("sha256");
+    const hashing = new Transform({
+      transform(chunk: Buffer, _, done) {
+        hasher.update(chunk);
+        done(null, chunk);
+      },
+    });
+    const skipped = (path: string, why: string) => log.warn("left out of the archive", { path, why });
+    const tar = Readable.from(tarOf(`${places.episodes}/${id}`, id, skipped), { objectMode: false });
+    await pipeline(tar, createZstdCompress(), hashing, createWriteStream(partial, { mode: 0o600 }), { signal });
+    const file = await open(partial, "r");
+    try {
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    renameSync(partial, archive);
+    syncFolder(places.outbox);
+    this.#hashes.set(id, hasher.digest("hex"));
+  }
+
+  async #send(id: string, archive: string): Promise<void> {
+    const { hub, host, places, signal } = this.#options;
+    const sha256 = this.#hashes.get(id) ?? (await hashOf(archive));
+    const commit = places.commit(id);
+    const watch = new Watch(signal);
+    try {
+      const name = await host();
+      await hub.send({
+        method: "PUT",
+        path: `/v1/episodes/${name}/${id}.tar.zst`,
+        what: `ship ${id}`,
+        patient: true,
+        signal: watch.signal,
+        body: watch.through(Bun.file(archive).stream()),
+        headers: {
+          "content-type": "application/zstd",
+          "x-content-sha256": sha256,
+          "x-schema-version": "1",
+          ...(commit === null ? {} : { "x-code-commit": commit }),
+        },
+      });
+    } catch (error) {
+      if (watch.stuck) throw new TransportError(`ship ${id}: the upload did not move for too long`);
+      throw error;
+    } finally {
+      watch.end();
+    }
+  }
+
+  /** Where an episode goes that wasn't taken. */
+  #judge(id: string, archive: string, error: unknown): "transient" | "conflicts" | "fatal" {
+    const { places, log, signal } = this.#options;
+    if (signal.aborted) return "transient";
+    if (!(error instanceof HttpError)) {
+      this.#pause(id, null);
+      this.#say(
+        error instanceof TransportError ? "transport" : `pack ${id}`,
+        `episode "${id}" not shipped: ${errorChain(error)}`,
+      );
+      return "transient";
+    }
+    const { status, body } = error;
+    if (status === 409) {
+      this.#conflicts.add(conflictOf(id, archive));
+      log.error("conflict: the receiver has other bytes under this name; it stays here until somebody decides", {
+        episode: id,
+      });
+      return "conflicts";
+    }
+    if ([400, 412, 413, 422].includes(status)) {
+      places.putAway(id, { status, body, time: new Date().toISOString() });
+      this.#forget(id);
+      log.error("episode put into quarantine", { episode: id, status, error: body["error"] });
+      const { remediation } = body;
+      if (status === 412)
+        log.error(`what to do on this host: ${typeof remediation === "string" ? remediation : "update the code"}`);
+      return "fatal";
+    }
+    if (status === 401 || status === 403 || status === 404) {
+      this.#hold(error.retryAfter);
+      this.#say("hold", `${error.message}: all shipping holds`);
+      return "transient";
+    }
+    // 429 and the like are about all of them, not about this one.
+    if (error.retryAfter !== null) this.#hold(error.retryAfter);
+    else this.#pause(id, null);
+    this.#say(String(status), error.message);
+    return "transient";
+  }
+
+  #pause(id: string, seconds: number | null): void {
+    const failures = (this.#pauses.get(id)?.failures ?? 0) + 1;
+    this.#pauses.set(id, { failures, until: Date.now() + (seconds === null ? backoff(failures) : seconds * 1000) });
+  }
+
+  #hold(seconds: number | null): void {
+    this.#holds++;
+    this.#holdUntil = Date.now() + (seconds === null ? backoff(this.#holds) : seconds * 1000);
+  }
+
+  #forget(id: string): void {
+    this.#holds = 0;
+    this.#hashes.delete(id);
+    this.#pauses.delete(id);
+  }
+
+  #say(kind: string, text: string): void {
+    const now = performance.now();
+    if (now - (this.#saidAt.get(kind) ?? Number.NEGATIVE_INFINITY) < SAY_AGAIN_MS) return;
+    this.#saidAt.set(kind, now);
+    this.#options.log.warn(text);
+  }
+}
+
+/** Doubling, and somewhere in its upper half, so that many hosts don't come back at once. */
+function backoff(failures: number): number {
+  const most = Math.min(SHORTEST_PAUSE_MS * 2 ** (failures - 1), LONGEST_PAUSE_MS);
+  return most * (0.5 + Math.random() / 2);
+}
+
+function conflictOf(id: string, archive: string): string {
+  return `${id} ${statSync(archive, { throwIfNoEntry: false })?.mtimeMs ?? 0}`;
+}
+
+async function hashOf(path: string): Promise<string> {
+  const hasher = new Bun.CryptoHasher("sha256");
+  for await (const chunk of Bun.file(path).stream()) hasher.update(chunk);
+  return hasher.digest("hex");
+}
+
+/** Gives an upload up that doesn't move. */
+class Watch {
+  readonly #stop = new AbortController();
+  #timer: Timer;
+  stuck = false;
+  readonly signal: AbortSignal;
+
+  constructor(outer: AbortSignal) {
+    this.signal = AbortSignal.any([outer, this.#stop.signal]);
+    this.#timer = this.#arm(STUCK_MS);
+  }
+
+  async *through(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+    for await (const chunk of chunks) {
+      this.#again(STUCK_MS);
+      yield chunk;
+    }
+    this.#again(SLOW_ANSWER_MS);
+  }
+
+  end(): void {
+    clearTimeout(this.#timer);
+  }
+
+  #again(ms: number): void {
+    clearTimeout(this.#timer);
+    this.#timer = this.#arm(ms);
+  }
+
+  #arm(ms: number): Timer {
+    return setTimeout(() => {
+      this.stuck = true;
+      this.#stop.abort();
+    }, ms);
+  }
+}
