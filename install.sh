@@ -12,11 +12,13 @@ usage() {
 	cat <<TEXT
 usage: ./$name COMMAND
 
-  try [--once]      build, start a collector and a receiver in a temporary folder, show a webhook, a dropped file, a
-                    report and an episode arrive; runs until Ctrl-C and leaves nothing behind (--once: ends by itself)
+  try [--once]      build, start a collector, a receiver and an agent in a temporary folder, show a webhook, a dropped
+                    file, reports and episodes arrive and a host go silent; runs until Ctrl-C and leaves nothing behind
+                    (--once: ends by itself)
   test              format check, lint, types, tests
   collector         install picket-collector on this host, enable and start it
   receiver          install picket-receiver on this host, enable and start it
+  agent             install picket-agent on this host, enable and start it
     --no-start      only put it in place
     --user          as a user service (the default, except for root)
     --system        as a system service (the default for root)
@@ -242,6 +244,43 @@ YAML
 	"$here/dist/picket-receiver" host list --config "$demo/receiver.yaml"
 }
 
+demo_agent() {
+	step "an agent reports this machine, and ships what is finished"
+	"$here/dist/picket-receiver" host add this-machine --url "http://$receiver" --config "$demo/receiver.yaml" >"$demo/host"
+	"$here/dist/picket-receiver" host set this-machine --interval 2 --config "$demo/receiver.yaml" >/dev/null
+	mkdir -p "$demo/lab/episodes/ep-2"
+	cp "$demo/push.json" "$demo/lab/episodes/ep-2/"
+	cat >"$demo/agent.yaml" <<YAML
+receiver: { url: "http://$receiver", token: $(sed -n 's/^export PICKET_TOKEN=//p' "$demo/host") }
+data_dir: $demo/agent
+ship: { episodes_dir: $demo/lab/episodes, scan_seconds: 1 }
+YAML
+	sed 's/^/   /; s/pk_[A-Za-z0-9]*/pk_…/' "$demo/agent.yaml"
+	"$here/dist/picket-agent" --config "$demo/agent.yaml" 2>"$demo/agent.log" &
+	agent=$!
+	daemons="$daemons $agent"
+	touch "$demo/lab/episodes/ep-2/done.marker"
+	tries=0
+	until [ -d "$demo/lab/shipped/ep-2" ]; do
+		tries=$((tries + 1))
+		if [ $tries -gt 100 ]; then
+			cat "$demo/agent.log" >&2
+			fail "the episode was not shipped"
+		fi
+		sleep 0.1
+	done
+	cat "$demo/agent.log"
+	say "\$ picket-receiver host list"
+	"$here/dist/picket-receiver" host list --config "$demo/receiver.yaml"
+	tail -n 1 "$demo/receiver/index.jsonl"
+
+	step "the agent stops: this machine goes silent (it was told to report every 2 s)"
+	kill "$agent"
+	wait "$agent" 2>/dev/null || true
+	await_lines 4
+	tail -n +3 "$demo/inbox/ops.inbox"
+}
+
 try() {
 	once=${1:-}
 	set_up
@@ -252,6 +291,7 @@ try() {
 	trap 'leave; exit 143' TERM HUP
 	demo_collector
 	demo_receiver
+	demo_agent
 
 	[ "$once" != --once ] || return 0
 
@@ -353,7 +393,15 @@ install_config() {
 		return 0
 	fi
 	temporary=$(mktemp)
-	"$binary" example >"$temporary"
+	if [ "$role" = agent ] && [ -n "${PICKET_URL:-}" ] && [ -n "${PICKET_TOKEN:-}" ]; then
+		(umask 077 && mkdir -p "$(dirname "$config")" && printf '%s\n' "$PICKET_TOKEN" >"$(dirname "$config")/token")
+		say "installed    $(dirname "$config")/token"
+		"$binary" example | sed "s|^  url: .*|  url: $PICKET_URL|; s|^  token_file: .*|  token_file: ${config#"$dest"}|; s|agent.yaml$|token|" >"$temporary"
+	else
+		"$binary" example >"$temporary"
+		# Without its receiver's address and token an agent has nothing to start for.
+		[ "$role" != agent ] || start=incomplete
+	fi
 	put "$temporary" "$config" 644
 	rm -f "$temporary"
 }
@@ -387,6 +435,8 @@ start() {
 	control enable --quiet "picket-$role.service"
 	if [ "$start" = no ]; then
 		say "enabled, not started"
+	elif [ "$start" = incomplete ]; then
+		say "enabled, not started: put the receiver's url and token into $config"
 	elif ! control is-active --quiet "picket-$role.service"; then
 		control start "picket-$role.service" || failed_to_start
 		say "started      picket-$role.service"
@@ -425,6 +475,7 @@ install_role() {
 	say ""
 	say "configuration  $config (check: $binary --check --config $config)"
 	[ "$role" != receiver ] || say "a host         $binary host add NAME"
+	[ "$role" != agent ] || say "try it         $binary selftest --config $config"
 	if [ "$scope" = user ]; then
 		say "status         systemctl --user status picket-$role; journalctl --user -u picket-$role"
 	else
@@ -479,7 +530,7 @@ test)
 	step "format, lint, types, tests"
 	cd "$here" && "$bun" run ok
 	;;
-collector | receiver) install_or_remove "$command" "$@" ;;
+collector | receiver | agent) install_or_remove "$command" "$@" ;;
 -h | --help | help) usage ;;
 *) fail "unknown command \"$command\"" "see ./$name --help" 2 ;;
 esac

@@ -10,7 +10,8 @@ let binaries: Record<string, string>;
 beforeAll(async () => {
   const [collector = ""] = await command("collector", "binary");
   const [receiver = ""] = await command("receiver", "binary");
-  binaries = { collector, receiver };
+  const [agent = ""] = await command("agent", "binary");
+  binaries = { collector, receiver, agent };
 }, 60_000);
 
 /** A folder with nothing but what is needed: script and binary. */
@@ -40,6 +41,8 @@ describe.each([
   ["collector", ...USER],
   ["receiver", ...SYSTEM],
   ["receiver", ...USER],
+  ["agent", ...SYSTEM],
+  ["agent", ...USER],
 ] as const)("install.sh %s %s", (role, flag, bin, units, etc) => {
   const at = (folder: Folder, place: string) => folder.at("root", place.replace("HOME", folder.at("home")));
 
