@@ -12,6 +12,7 @@ import userUnit from "./etc/picket-agent.user.service" with { type: "text" };
 import example from "./etc/agent.yaml" with { type: "text" };
 import { Backlog } from "./lib/agent/backlog.ts";
 import { COMMANDS } from "./lib/agent/commands.ts";
+import { examine, worst } from "./lib/agent/doctor.ts";
 import { EpisodePlaces } from "./lib/agent/episodes.ts";
 import { type Hub, hostOf, openHub, refusedAtOnce } from "./lib/agent/hub.ts";
 import { collect, openSources } from "./lib/agent/report.ts";
@@ -103,6 +104,11 @@ const Config = v.strictObject({
     v.strictObject({ socket: v.optional(v.string(), "auto"), enabled: v.optional(v.boolean(), true) }),
     {},
   ),
+  /** Units of systemd whose state is reported; `cloudflared` has a field of its own. */
+  services: v.optional(
+    v.array(v.pipe(v.string(), v.regex(/^[A-Za-z0-9:_.\\@-]+$/, "expected the name of a unit"))),
+    [],
+  ),
   ship: v.optional(Ship),
 });
 
@@ -144,6 +150,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       more = await reporter.drain();
     },
   });
+  service.loop({ name: "health", every: () => HOUR_MS / 1000, pass: () => sendHealth(config, { hub, service }) });
   const shipping = config.ship ? startShipping(config, { hub, service }) : null;
   log.info("ready", {
     receiver: hub.url,
@@ -157,6 +164,29 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       shipping?.close();
     },
   };
+}
+
+/** What the doctor says, to where operators look. Hourly, and by itself: a receiver that is away is the reports' to tell of. */
+async function sendHealth(config: Config, { hub, service }: { hub: Hub; service: Service }): Promise<void> {
+  const { data_dir, ship, host_id } = config;
+  const signal = service.stopping;
+  const checks = await examine({
+    hub,
+    queueDir: join(data_dir, "queue"),
+    episodesDir: ship?.episodes_dir ?? null,
+    signal,
+  });
+  const host = await hostOf(hub, host_id)();
+  const headers = { "content-type": "application/json" };
+  const body = JSON.stringify({ state: worst(checks), checks });
+  await hub.send({
+    method: "PUT",
+    path: `/v1/host-health/${host}`,
+    what: "send the doctor's result",
+    headers,
+    body,
+    signal,
+  });
 }
 
 /** Ships what is finished: a scan every few seconds is the truth, the watch makes it quick. */

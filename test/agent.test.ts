@@ -2,7 +2,7 @@
 // Not tested here: Proxmox, episodes (not in this version), a real Docker Engine where none is installed.
 
 import { describe, expect, test } from "bun:test";
-import { existsSync, readFileSync, readdirSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Daemon, Folder, TARGETS, freePort, runRole, startRole, until } from "./kit.ts";
 import { Hub } from "./receiver-kit.ts";
@@ -208,4 +208,57 @@ test("the queue holds so many bytes, the oldest go first and are counted", async
   expect(left.length).toBeLessThan(8);
   expect(left.at(-1)?.recordedAt).toBe(1_700_000_019_000);
   expect(backlog.dropped).toBe(20 - left.length);
+});
+
+test("the doctor sees what is wrong, and the receiver is told", async () => {
+  await using hub = await Hub.start();
+  using folder = new Folder();
+  const token = hub.tokens.get("web-1")!;
+  const config = configure(folder, hub.url, token, `ship: { episodes_dir: ${folder.at("episodes")} }\n`);
+  mkdirSync(folder.at("episodes"));
+  type Result = { state: string; checks: { name: string; state: string; detail: string; fix?: string }[] };
+  const look = async (path = config): Promise<{ code: number; result: Result }> => {
+    const { code, stdout } = await runRole("agent", ["doctor", "--json", "--config", path]);
+    expect(stdout).not.toContain("pk_");
+    return { code, result: JSON.parse(stdout) as Result };
+  };
+  const well = await look();
+  expect([well.code, well.result.state]).toEqual([0, "green"]);
+  expect(well.result.checks.map(({ name }) => name)).toContain("clock");
+  mkdirSync(folder.at("quarantine/old"), { recursive: true });
+  const reason = { status: 412, body: { remediation: "cd /opt/lab && git pull" }, time: new Date().toISOString() };
+  writeFileSync(folder.at("quarantine/old/quarantine_reason.json"), JSON.stringify(reason));
+  const refused = await look();
+  expect(refused.code).toBe(2);
+  expect(refused.result.checks.find(({ name }) => name === "version gate")).toMatchObject({
+    state: "red",
+    fix: "cd /opt/lab && git pull",
+  });
+  const table = await runRole("agent", ["doctor", "--config", config]);
+  expect(table.stdout).toMatch(/^red +version gate .*\n +mend it: cd \/opt\/lab/m);
+  const foreign = await look(configure(folder, hub.url, `pk_${"x".repeat(40)}`));
+  expect([foreign.code, foreign.result.checks.find(({ name }) => name === "token")?.state]).toEqual([2, "red"]);
+  const away = await look(configure(folder, "http://127.0.0.1:9", token));
+  expect([away.code, away.result.checks.find(({ name }) => name === "tls")?.state]).toEqual([2, "red"]);
+  configure(folder, hub.url, token);
+  await using again = await start(config);
+  await until("the result is there", async () => (await fetch(`${hub.url}/v1/host-health/web-1`)).status === 200);
+  expect(await hub.get("/v1/host-health/web-1")).toMatchObject({ health: { state: "green" } });
+  await again.kill();
+}, 30_000);
+
+test.each([
+  ["", "green"],
+  ['{"level":"info","msg":"episode shipped"}', "green"],
+  ['{"level":"warn","msg":"ship a: 503: busy"}', "yellow"],
+  [
+    '{"level":"warn","msg":"episode \\"a\\" not shipped: no answer"}\n{"level":"error","msg":"episode put into quarantine","status":400}',
+    "red",
+  ],
+  ['{"level":"error","msg":"x","status":400}\n{"level":"error","msg":"x","status":412}', "red"],
+])("a journal of %s is %s", async (text, state) => {
+  const { judgeJournal } = await import("../lib/agent/doctor.ts");
+  const check = judgeJournal(text);
+  expect(check.state).toBe(state as "green");
+  if (text.includes("412")) expect(check.detail).toContain("412");
 });

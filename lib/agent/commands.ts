@@ -1,6 +1,8 @@
 // The commands at the agent's command line: try the way to the receiver, look at what is collected, ship once, quarantine.
 
+import { join } from "node:path";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
+import { type State, examine, worst } from "./doctor.ts";
 import { EpisodePlaces } from "./episodes.ts";
 import { type HubSettings, hostOf, openHub, refusedAtOnce } from "./hub.ts";
 import { type SourceSettings, collect, openSources } from "./report.ts";
@@ -8,12 +10,14 @@ import { Shipping } from "./shipping.ts";
 
 const EXIT_RETRY = 5;
 const EXIT_FATAL = 6;
+const DOCTOR_EXIT: Record<State, number> = { green: 0, yellow: 1, red: 2 };
 
 /** What these commands ask of a configuration. */
 interface AgentSettings extends SourceSettings {
   receiver: HubSettings;
   interval_seconds: number;
   protocol: "report" | "telemetry";
+  data_dir: string;
   ship?: { episodes_dir: string } | undefined;
 }
 
@@ -129,6 +133,25 @@ async function drainUnstamped(context: Context<{ "dry-run"?: boolean }>): Promis
   );
 }
 
+/** `doctor`: a table of checks. */
+async function doctor(context: Context<{ json?: boolean }>): Promise<number> {
+  const config = await context.loadConfig();
+  const hub = openHub(config.receiver);
+  const episodesDir = config.ship?.episodes_dir ?? null;
+  const checks = await examine({ hub, queueDir: join(config.data_dir, "queue"), episodesDir, signal: context.signal });
+  if (context.args.json) {
+    context.print(JSON.stringify({ state: worst(checks), checks }));
+  } else {
+    const width = Math.max(...checks.map(({ name }) => name.length));
+    for (const { name, state, detail, fix } of checks) {
+      context.print(
+        `${state.padEnd(6)}  ${name.padEnd(width)}  ${detail}${fix ? `\n${" ".repeat(width + 10)}mend it: ${fix}` : ""}`,
+      );
+    }
+  }
+  return DOCTOR_EXIT[worst(checks)];
+}
+
 /** The commands, as data. */
 export const COMMANDS = {
   ping: {
@@ -147,6 +170,16 @@ export const COMMANDS = {
 example: picket-agent selftest docker`,
     positionals: { min: 0, max: 1, names: ["SOURCE"] },
     run: selftest,
+  },
+  doctor: {
+    summary: "look for trouble, from the folders to the receiver",
+    usage: `usage: picket-agent doctor [--json]
+
+Exit code 0 all green, 1 something yellow, 2 something red (or a configuration that is wrong).
+
+example: picket-agent doctor`,
+    options: { json: { type: "boolean" } },
+    run: doctor,
   },
   "--once": {
     summary: "ship what is finished, once, and end",

@@ -5,12 +5,15 @@ import type { Log } from "../log.ts";
 import { errorChain } from "../log.ts";
 import { dockerVersion, findSocket, readContainers } from "./docker.ts";
 import { HostReader } from "./host.ts";
+import { readServices } from "./services.ts";
 
 export interface Sources {
   host: HostReader;
   /** The engine's socket; null where there is none. */
   docker: string | null;
   hostId: string | undefined;
+  /** Units of systemd. */
+  services: readonly string[];
 }
 
 /** What is to be looked at, by the configuration. */
@@ -18,15 +21,17 @@ export interface SourceSettings {
   disks: string[];
   docker: { enabled: boolean; socket: string };
   host_id?: string | undefined;
+  services: string[];
 }
 
 /** Gets ready to look. CPU use counts from here on. */
 export function openSources(settings: SourceSettings, env: Record<string, string | undefined>): Sources {
-  const { disks, docker, host_id } = settings;
+  const { disks, docker, host_id, services } = settings;
   return {
     host: new HostReader({ root: "/", mounts: disks }),
     docker: docker.enabled ? findSocket(docker.socket, env) : null,
     hostId: host_id,
+    services,
   };
 }
 
@@ -35,7 +40,7 @@ export type Report = { recorded_at: string } & Record<string, unknown>;
 
 /** Collects one. Never throws: what can't be had is left out. */
 export async function collect(
-  { host, docker, hostId }: Sources,
+  { host, docker, hostId, services }: Sources,
   { interval, log, signal }: { interval: number; log: Log; signal: AbortSignal },
 ): Promise<Report> {
   const recorded_at = new Date().toISOString();
@@ -46,6 +51,8 @@ export async function collect(
           log.warn("containers not read: the report goes without them", { error: errorChain(error) });
           return undefined;
         });
+  const units = await readServices(services);
+  const cloudflared = units.find(({ name }) => /^cloudflared(\.service)?$/.test(name));
   const engine = docker === null ? null : await dockerVersion(docker).catch(() => null);
   return {
     recorded_at,
@@ -54,6 +61,8 @@ export async function collect(
     interval_seconds: interval,
     host: { metrics: host.metrics(), facts: { ...host.facts(), docker_version: engine } },
     ...(containers === undefined ? {} : { containers }),
+    ...(cloudflared ? { cloudflared: { status: cloudflared.status } } : {}),
+    ...(units.length > 0 ? { services: units } : {}),
     storage_targets: [],
     backups: [],
     restore_tests: [],
