@@ -19,12 +19,12 @@ import { collect, openSources } from "./lib/agent/report.ts";
 import { DRAIN_SECONDS, Reporter } from "./lib/agent/reporter.ts";
 import { Shipping } from "./lib/agent/shipping.ts";
 import {
-  dataFolder,
   httpUrl,
   integer,
   isLoopback,
   nameSegment,
   number,
+  ownDataFolder,
   path,
   rule,
   seconds,
@@ -80,6 +80,7 @@ const Ship = v.strictObject({
 });
 
 const HOUR_MS = 3_600_000;
+const FIRST_LOOK_MS = 200;
 
 const Config = v.strictObject({
   receiver: Receiver,
@@ -96,7 +97,7 @@ const Config = v.strictObject({
   /** `telemetry` for hubs that know only that. */
   protocol: v.optional(v.picklist(["report", "telemetry"]), "report"),
   /** Reports that wait for the receiver. */
-  data_dir: v.optional(path(), () => dataFolder("agent")),
+  data_dir: v.optional(path(), () => ownDataFolder("agent")),
   queue_max_mb: v.optional(integer({ min: 1, unit: "MiB" }), 64),
   /** Mount points whose space is reported, added up. */
   disks: v.optional(v.array(path()), ["/"]),
@@ -131,6 +132,8 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     protocol: config.protocol,
     log,
   });
+  // CPU use is that between two looks.
+  await Bun.sleep(FIRST_LOOK_MS);
   await reporter.round({ first: true }).catch(refusedAtOnce);
   let early = true;
   service.loop({

@@ -346,6 +346,7 @@ places() {
 		unit=$dest/etc/systemd/system/picket-$role.service
 		config=$dest/etc/picket/$role.yaml
 		data=/var/lib/picket
+		[ "$role" != agent ] || data=/var/lib/picket-agent
 	else
 		binary=$dest$HOME/.local/bin/picket-$role
 		unit=$dest${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user/picket-$role.service
@@ -370,7 +371,7 @@ find_binary() {
 }
 
 make_account() {
-	[ "$scope" = system ] && [ -z "$dest" ] || return 0
+	[ "$scope" = system ] && [ -z "$dest" ] && [ "$role" != agent ] || return 0
 	id picket >/dev/null 2>&1 && return 0
 	command -v useradd >/dev/null || fail "there is no useradd to make the account picket with" "make a system user picket with the home folder $data, then run this again"
 	useradd --system --user-group --home-dir "$data" --no-create-home --shell /usr/sbin/nologin picket

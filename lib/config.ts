@@ -47,7 +47,7 @@ export {
   rule,
   seconds,
 } from "./config/fields.ts";
-export { dataFolder, path } from "./config/paths.ts";
+export { dataFolder, ownDataFolder, path } from "./config/paths.ts";
 export { Secret, secretEquals } from "./secret.ts";
 
 const LARGEST_FILE = 1 << 20;

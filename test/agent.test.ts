@@ -114,7 +114,7 @@ test("the receiver away: samples wait, then arrive in order while the live repor
   await agent.said(" ready ");
   await agent.said("no answer");
   await until("samples wait", () => waiting(folder).length >= 5);
-  expect(agent.log.filter((line) => line.includes("no answer")).length).toBe(1);
+  expect(agent.log.filter((line) => line.includes("report: no answer")).length).toBe(1);
   await hub.up();
   await agent.said("answers again");
   await until("all of it has arrived", () => waiting(folder).length === 0, 60);

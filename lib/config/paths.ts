@@ -58,3 +58,13 @@ export function dataFolder(name: string): string {
   if (state) return join(state, name);
   return join(process.getuid?.() === 0 ? "/var/lib/picket" : join(homedir(), ".local/share/picket"), name);
 }
+
+/**
+ * Like `dataFolder`, for a role whose service runs as another account than the others': systemd gives a state folder, with all
+ * that is in it, to the account of the unit that names it.
+ */
+export function ownDataFolder(name: string): string {
+  const state = process.env["STATE_DIRECTORY"]?.split(":")[0];
+  if (state) return state;
+  return process.getuid?.() === 0 ? `/var/lib/picket-${name}` : join(homedir(), ".local/share/picket", name);
+}
