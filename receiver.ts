@@ -48,6 +48,7 @@ import { EpisodeFolder, type EpisodeStore, episodesFolder } from "./lib/receiver
 import { type Figures, countAll, createFigures, health, hostCount, statusLine } from "./lib/receiver/figures.ts";
 import { retentionPass, rollupPass } from "./lib/receiver/history.ts";
 import { type Taken, ingest } from "./lib/receiver/ingest.ts";
+import { type News, createNews } from "./lib/receiver/news.ts";
 import { Presence } from "./lib/receiver/presence.ts";
 import { readingRoutes } from "./lib/receiver/reading.ts";
 import { isDeep, readReport } from "./lib/receiver/report.ts";
@@ -459,28 +460,6 @@ const inTurn = createTurns();
 
 // ---------------------------------------------------------------------------------------------------------------
 // Loops
-
-/** Wakes those who wait for events. */
-interface News {
-  ring(): void;
-  /** Calls back once at the next ring; gives how to take that back. */
-  once: (callback: () => void) => () => void;
-}
-
-function createNews(): News {
-  let waiting = new Set<() => void>();
-  return {
-    ring() {
-      const now = waiting;
-      waiting = new Set();
-      for (const callback of now) callback();
-    },
-    once(callback) {
-      waiting.add(callback);
-      return () => waiting.delete(callback);
-    },
-  };
-}
 
 function startLoops(receiver: Receiver, service: Service, teller: Teller): void {
   const { store, news } = receiver;

@@ -9,6 +9,7 @@ import type { EpisodeIndex } from "./episode-index.ts";
 import type { EpisodeStore } from "./episodes.ts";
 import { CONTAINER_SERIES, type ContainerSeries, readHistory } from "./history.ts";
 import { type Host, findHost, listHosts } from "./hosts.ts";
+import type { News } from "./news.ts";
 import { CONTAINER_METRICS, METRICS, type Metric } from "./report.ts";
 import { type ContainerSample, MEMORY_PERCENT } from "./ingest.ts";
 import type { Store } from "./store.ts";
@@ -28,7 +29,7 @@ export interface Reading {
   /** Seconds between reports for a host that was told nothing yet. */
   interval: () => number;
   /** Calls back once when there may be new events. */
-  onEvents: (callback: () => void) => () => void;
+  onEvents: News["once"];
   stopping: AbortSignal;
   /** Whether a request may read. @throws Refusal 401, 403. */
   mayRead: (request: Request, ip: () => string) => void;
