@@ -1,7 +1,7 @@
 #!/usr/bin/env bun
 // picket-agent: reports this host to a receiver, as a heartbeat, and ships finished episode folders.
-// Reads its YAML, or PICKET_URL and PICKET_TOKEN alone; /proc, /sys and the Docker Engine's socket. Writes <data_dir>/queue: reports
-// that could not be sent yet; outbox/, shipped/ and quarantine/ beside <ship.episodes_dir>. Listens nowhere.
+// Reads its YAML, or PICKET_URL and PICKET_TOKEN alone; /proc, /sys, the Docker Engine's socket and a Proxmox node's API. Writes
+// <data_dir>/queue: reports that could not be sent yet; outbox/, shipped/ and quarantine/ beside <ship.episodes_dir>. Listens nowhere.
 // Killed at any moment it loses the sample it was taking, nothing else: an episode's state is the place where it lies.
 
 import { type FSWatcher, existsSync, watch } from "node:fs";
@@ -15,10 +15,11 @@ import { COMMANDS } from "./lib/agent/commands.ts";
 import { examine, worst } from "./lib/agent/doctor.ts";
 import { EpisodePlaces } from "./lib/agent/episodes.ts";
 import { type Hub, hostOf, openHub, refusedAtOnce } from "./lib/agent/hub.ts";
-import { collect, openSources } from "./lib/agent/report.ts";
+import { Sampler } from "./lib/agent/report.ts";
 import { DRAIN_SECONDS, Reporter } from "./lib/agent/reporter.ts";
 import { Shipping } from "./lib/agent/shipping.ts";
 import {
+  type Broken,
   httpUrl,
   integer,
   isLoopback,
@@ -33,7 +34,7 @@ import {
 import type { Log } from "./lib/log.ts";
 import { type Running, type Service, run } from "./lib/service.ts";
 
-const USAGE = `picket-agent: reports this host to a receiver, as a heartbeat
+const USAGE = `picket-agent: reports this host to a receiver, as a heartbeat, and ships finished episode folders
 
   PICKET_URL=https://hub.example PICKET_TOKEN=pk_… picket-agent selftest
   PICKET_URL=https://hub.example PICKET_TOKEN=pk_… picket-agent`;
@@ -52,19 +53,50 @@ const Receiver = v.pipe(
     timeout_seconds: v.optional(seconds({ min: 1, max: 600 }), 30),
   }),
   rule(({ url, client_cert_file: cert, client_key_file: key }) => {
-    const broken = [];
-    const { protocol, hostname } = new URL(url);
-    if (protocol === "http:" && !isLoopback(hostname)) {
-      broken.push({
-        path: ["url"],
-        message: "http would send the token readable: only https, or http to this machine",
-      });
-    }
+    const broken = tokenReadable("url", url);
     if (!cert !== !key) {
       broken.push({
         path: ["client_cert_file"],
         message: 'client certificates need "client_cert_file" and "client_key_file"',
       });
+    }
+    return broken;
+  }),
+);
+
+/** A token goes to another machine only where nobody on the way can read it. */
+function tokenReadable(key: string, url: string): Broken[] {
+  const { protocol, hostname } = new URL(url);
+  if (protocol === "https:" || isLoopback(hostname)) return [];
+  return [{ path: [key], message: "http would send the token readable: only https, or http to this machine" }];
+}
+
+const ProxmoxNode = v.pipe(
+  v.strictObject({
+    endpoint: httpUrl(),
+    node: nameSegment(),
+    /** An API token: user@realm!id=uuid. */
+    ...secret("token", { required: true }),
+    /** Whom to trust besides the system's authorities: /etc/pve/pve-root-ca.pem. */
+    ca_file: v.optional(path()),
+    /** Instead of that: SHA-256 of the server's certificate. */
+    fingerprint: v.optional(
+      v.pipe(
+        v.string(),
+        v.regex(
+          /^([0-9a-f]{2}:?){31}[0-9a-f]{2}$/i,
+          "expected the 64 hex digits of a SHA-256 fingerprint, with or without colons",
+        ),
+      ),
+    ),
+  }),
+  rule(({ endpoint, ca_file, fingerprint }) => {
+    const broken = tokenReadable("endpoint", endpoint);
+    if (ca_file !== undefined && fingerprint !== undefined) {
+      broken.push({ path: ["fingerprint"], message: 'given beside "ca_file": one of the two has to go' });
+    }
+    if (fingerprint !== undefined && endpoint.startsWith("http:")) {
+      broken.push({ path: ["fingerprint"], message: "http has no certificate: https is needed" });
     }
     return broken;
   }),
@@ -105,6 +137,8 @@ const Config = v.strictObject({
     v.strictObject({ socket: v.optional(v.string(), "auto"), enabled: v.optional(v.boolean(), true) }),
     {},
   ),
+  /** A node of Proxmox VE: its figures, guests, storages and backups. */
+  proxmox: v.optional(ProxmoxNode),
   /** Units of systemd whose state is reported; `cloudflared` has a field of its own. */
   services: v.optional(
     v.array(v.pipe(v.string(), v.regex(/^[A-Za-z0-9:_.\\@-]+$/, "expected the name of a unit"))),
@@ -119,30 +153,28 @@ export type Config = v.InferOutput<typeof Config>;
 // ---------------------------------------------------------------------------------------------------------------
 // The daemon
 
-async function main(config: Config, service: Service): Promise<Running<Config>> {
+async function main(given: Config, service: Service): Promise<Running<Config>> {
   const { log, stopping } = service;
-  const hub = openHub(config.receiver);
-  const sources = openSources(config, service.env);
-  const backlog = new Backlog(join(config.data_dir, "queue"), config.queue_max_mb << 20);
+  let live = open(given, service);
+  const backlog = new Backlog(join(given.data_dir, "queue"), given.queue_max_mb << 20);
   const reporter = new Reporter({
-    hub,
+    hub: { send: (request) => live.hub.send(request) },
     backlog,
-    collect: (interval) => collect(sources, { interval, log, signal: stopping }),
-    interval: config.interval_seconds,
-    protocol: config.protocol,
+    collect: (interval) => live.sampler.sample({ interval, signal: stopping }),
+    interval: given.interval_seconds,
+    protocol: given.protocol,
     log,
   });
   // CPU use is that between two looks.
   await Bun.sleep(FIRST_LOOK_MS);
   await reporter.round({ first: true }).catch(refusedAtOnce);
-  let early = true;
+  let rounds = 1;
   service.loop({
     name: "report",
     every: () => reporter.interval,
     async pass() {
-      // The first round was before this loop began.
-      if (!early) await reporter.round();
-      early = false;
+      // A loop's first pass comes at once, and the first round was before it.
+      if (rounds++ > 1) await reporter.round();
     },
   });
   let more = true;
@@ -153,59 +185,93 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       more = await reporter.drain();
     },
   });
-  service.loop({ name: "health", every: () => HOUR_MS / 1000, pass: () => sendHealth(config, { hub, service }) });
-  const shipping = config.ship ? startShipping(config, { hub, service }) : null;
+  service.loop({ name: "health", every: () => HOUR_MS / 1000, pass: () => sendHealth(live, stopping) });
+  const shipping = given.ship ? startShipping(() => live, service) : null;
   log.info("ready", {
-    receiver: hub.url,
+    receiver: live.hub.url,
     connected: reporter.connected,
-    docker: sources.docker ?? "none",
-    waiting: backlog.list().length,
+    docker: live.sampler.dockerSocket ?? "none",
+    proxmox: given.proxmox?.node ?? "none",
+    waiting: backlog.count,
   });
   return {
     status: () => statusLine(reporter, backlog),
+    reload(next) {
+      const former = live.config;
+      live = open({ ...next, data_dir: former.data_dir, ship: keepFolder(former.ship, next.ship) }, service);
+      backlog.maxBytes = next.queue_max_mb << 20;
+      reporter.configure({ interval: next.interval_seconds, protocol: next.protocol });
+      const fixed: [key: string, changed: boolean][] = [
+        ["data_dir", next.data_dir !== former.data_dir],
+        ["ship.episodes_dir", next.ship?.episodes_dir !== former.ship?.episodes_dir],
+      ];
+      return fixed.filter(([, changed]) => changed).map(([key]) => `${key}: a change takes effect at the next start`);
+    },
     async stop() {
       shipping?.close();
     },
   };
 }
 
+/** What a configuration opens; a reload opens anew. */
+interface Live {
+  config: Config;
+  hub: Hub;
+  sampler: Sampler;
+  /** What this host is called at the receiver. */
+  host: () => Promise<string>;
+}
+
+function open(config: Config, { env, log }: Service): Live {
+  const hub = openHub(config.receiver);
+  return { config, hub, sampler: new Sampler(config, { env, log }), host: hostOf(hub, config.host_id) };
+}
+
+/** The folder that is watched stays the same one while running. */
+function keepFolder(former: Config["ship"], next: Config["ship"]): Config["ship"] {
+  return former && { ...(next ?? former), episodes_dir: former.episodes_dir };
+}
+
 /** What the doctor says, to where operators look. Hourly, and by itself: a receiver that is away is the reports' to tell of. */
-async function sendHealth(config: Config, { hub, service }: { hub: Hub; service: Service }): Promise<void> {
-  const { data_dir, ship, host_id } = config;
-  const signal = service.stopping;
-  const checks = await examine({
-    hub,
-    queueDir: join(data_dir, "queue"),
-    episodesDir: ship?.episodes_dir ?? null,
-    signal,
-  });
-  const host = await hostOf(hub, host_id)();
-  const headers = { "content-type": "application/json" };
-  const body = JSON.stringify({ state: worst(checks), checks });
+async function sendHealth({ config, hub, sampler, host }: Live, signal: AbortSignal): Promise<void> {
+  const queueDir = join(config.data_dir, "queue");
+  const checks = await examine({ hub, sampler, queueDir, episodesDir: config.ship?.episodes_dir ?? null, signal });
   await hub.send({
     method: "PUT",
-    path: `/v1/host-health/${host}`,
+    path: `/v1/host-health/${await host()}`,
     what: "send the doctor's result",
-    headers,
-    body,
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ state: worst(checks), checks }),
     signal,
   });
 }
 
 /** Ships what is finished: a scan every few seconds is the truth, the watch makes it quick. */
-function startShipping({ ship, host_id }: Config, { hub, service }: { hub: Hub; service: Service }): FSWatcher | null {
-  const { log, stopping } = service;
-  const { episodes_dir, scan_seconds, shipped_keep_days, quarantine_keep_days } = ship!;
-  const places = new EpisodePlaces(episodes_dir);
-  const shipping = new Shipping({ places, hub, host: hostOf(hub, host_id), log, signal: stopping });
+function startShipping(live: () => Live, { log, stopping, loop: addLoop }: Service): { close(): void } {
+  const settings = () => live().config.ship!;
+  const places = new EpisodePlaces(settings().episodes_dir);
+  const shipping = new Shipping({
+    places,
+    hub: { send: (request) => live().hub.send(request) },
+    host: () => live().host(),
+    log,
+    signal: stopping,
+  });
+  let watcher: FSWatcher | null = null;
   let sweptAt = Number.NEGATIVE_INFINITY;
-  const loop = service.loop({
+  const loop = addLoop({
     name: "ship",
-    every: () => scan_seconds,
+    every: () => settings().scan_seconds,
     async pass(alive) {
+      watcher ??= watchFor(places.episodes, {
+        log,
+        found: () => loop.wake(),
+        ended: () => (watcher = null),
+      });
       await shipping.pass({ alive });
       if (performance.now() - sweptAt < HOUR_MS) return;
       sweptAt = performance.now();
+      const { shipped_keep_days, quarantine_keep_days } = settings();
       const now = Date.now();
       const gone =
         places.expire(places.shipped, shipped_keep_days, now) +
@@ -213,10 +279,13 @@ function startShipping({ ship, host_id }: Config, { hub, service }: { hub: Hub; 
       if (gone > 0) log.info("old episodes removed", { episodes: gone });
     },
   });
-  return watchFor(episodes_dir, { log, found: () => loop.wake() });
+  return { close: () => watcher?.close() };
 }
 
-function watchFor(folder: string, { log, found }: { log: Log; found: () => void }): FSWatcher | null {
+function watchFor(
+  folder: string,
+  { log, found, ended }: { log: Log; found: () => void; ended: () => void },
+): FSWatcher | null {
   if (!existsSync(folder)) return null;
   try {
     const watcher = watch(
@@ -224,7 +293,11 @@ function watchFor(folder: string, { log, found }: { log: Log; found: () => void 
       { recursive: true },
       (_, name) => (name === null || name.endsWith("done.marker")) && found(),
     );
-    watcher.on("error", (error) => log.debug("watching ended, scanning goes on", { error }));
+    watcher.on("error", (error) => {
+      log.debug("watching ended, scanning goes on", { error });
+      watcher.close();
+      ended();
+    });
     return watcher;
   } catch (error) {
     log.debug("not watched, only scanned", { error });
@@ -233,9 +306,14 @@ function watchFor(folder: string, { log, found }: { log: Log; found: () => void 
 }
 
 function statusLine(reporter: Reporter, backlog: Backlog): string {
-  const waiting = backlog.list().length;
-  const lost = backlog.dropped + reporter.refused;
-  return `${reporter.connected ? "connected" : "not connected"}; ${reporter.sent} reports sent${waiting ? `, ${waiting} waiting` : ""}${lost ? `, ${lost} lost` : ""}`;
+  const { connected, sent, refused, skipped } = reporter;
+  const figures = [
+    `${connected ? "connected" : "not connected"}; ${sent} reports sent`,
+    ...(backlog.count ? [`${backlog.count} waiting`] : []),
+    ...(backlog.dropped + refused ? [`${backlog.dropped + refused} lost`] : []),
+    ...(skipped ? [`${skipped} left out`] : []),
+  ];
+  return figures.join(", ");
 }
 
 if (import.meta.main) {

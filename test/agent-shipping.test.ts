@@ -222,6 +222,43 @@ test("4,000 folders that are refused cost 4,000 requests, and the good one behin
   await server.stop(true);
 }, 120_000);
 
+test("a daemon, --once and drain-unstamped at the same time don't meet in one episode", async () => {
+  const puts: string[] = [];
+  const { promise: gate, resolve: open } = Promise.withResolvers<void>();
+  const server = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    async fetch(request) {
+      await request.arrayBuffer();
+      if (request.url.endsWith("/v1/ping")) return Response.json({ host: "web-1" });
+      if (request.method !== "PUT" || request.url.includes("host-health")) return new Response(null, { status: 204 });
+      puts.push(request.url.replace(/.*\//, ""));
+      await gate;
+      return Response.json({}, { status: 201 });
+    },
+  });
+  using place = new Lab(`http://127.0.0.1:${server.port}`, "t");
+  place.episode("slow", undefined, null);
+  await using agent = await place.start();
+  await until("it is being sent", () => puts.length === 1);
+  const drained = await runRole("agent", ["quarantine", "drain-unstamped", "--config", place.config]);
+  expect([drained.code, drained.stdout]).toEqual([
+    5,
+    "slow: is being shipped right now, left where it is\n0 unstamped put into quarantine\n",
+  ]);
+  const beside = await place.once();
+  expect([beside.code, beside.stdout]).toEqual([5, "scanned=1 shipped=0 transient=1 conflicts=0 fatal=0\n"]);
+  expect([puts, place.in("quarantine"), place.in("outbox")]).toEqual([["slow.tar.zst"], [], ["slow.tar.zst"]]);
+  open();
+  await until("it is shipped", () => place.in("shipped").includes("slow"));
+  await agent.kill();
+  for (let n = 0; n < 40; n++) place.episode(`ep-${n}`);
+  const all = await Promise.all([place.once(), place.once(), place.once()]);
+  const shipped = all.map(({ stdout }) => Number(/shipped=(\d+)/.exec(stdout)?.[1]));
+  expect([shipped[0]! + shipped[1]! + shipped[2]!, puts.length]).toEqual([40, 41]);
+  await server.stop(true);
+}, 60_000);
+
 describe("trouble on the way", () => {
   test("401 holds everything and moves nothing; 503 and no answer are tried again", async () => {
     let status = 401;
@@ -258,7 +295,7 @@ describe("trouble on the way", () => {
     await hub.addHost("web-1");
     await hub.up();
     using place = await lab(hub);
-    const count = 120;
+    const count = 80;
     const content = new Map<string, string>();
     for (let n = 0; n < count; n++) {
       const data = new Uint8Array(200_000 + n * 5000);
@@ -270,7 +307,8 @@ describe("trouble on the way", () => {
     let kills = 0;
     for (; place.in("shipped").length < count && kills < 200; kills++) {
       const agent = await place.start();
-      await Bun.sleep(40 + Math.random() * 90);
+      await agent.said(" ready ");
+      await Bun.sleep(Math.random() * 120);
       if (kills % 3 === 0) {
         await hub.daemon.kill("SIGKILL");
         await hub.up();
@@ -278,6 +316,8 @@ describe("trouble on the way", () => {
       }
       await agent.kill("SIGKILL");
     }
+    // Most of them went between the kills, not after the last one.
+    expect(place.in("shipped").length).toBeGreaterThan(count / 2);
     expect((await place.once()).code).toBe(0);
     expect([place.in("episodes"), place.in("outbox"), place.in("quarantine")]).toEqual([[], [], []]);
     const { episodes } = await hub.get<{ episodes: { episode: string }[] }>("/v1/episodes?limit=1000");

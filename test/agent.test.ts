@@ -198,16 +198,56 @@ test("ping and selftest show what is, and never the token", async () => {
   expect(refused.code).toBe(3);
 });
 
+test("a reload takes over what can change, and says what can't", async () => {
+  await using hub = await Hub.start({ more: "rate_limit_per_minute: 100000" });
+  await using other = await Hub.start({ more: "rate_limit_per_minute: 100000" });
+  using folder = new Folder();
+  const more = "protocol: telemetry\n";
+  const config = configure(folder, hub.url, hub.tokens.get("web-1")!, more);
+  await using agent = await start(config);
+  await agent.said(" ready ");
+  configure(folder, other.url, other.tokens.get("web-1")!, `${more}services: [cloudflared]\n`);
+  agent.child.kill("SIGHUP");
+  await agent.said("configuration reloaded");
+  const seen = () => other.get<{ status: string }>("/v1/hosts/web-1");
+  await until("the other receiver is told", async () => (await seen()).status === "online");
+  writeFileSync(config, "receiver: { url: nonsense }\n");
+  agent.child.kill("SIGHUP");
+  await agent.said("the former one stays");
+  configure(folder, hub.url, hub.tokens.get("web-1")!, more);
+  writeFileSync(config, readFileSync(config, "utf8").replace(/data_dir: .*/, `data_dir: ${folder.at("elsewhere")}`));
+  agent.child.kill("SIGHUP");
+  await agent.said("data_dir: a change takes effect at the next start");
+  await agent.kill();
+  expect(existsSync(folder.at("elsewhere"))).toBe(false);
+}, 60_000);
+
 test("the queue holds so many bytes, the oldest go first and are counted", async () => {
   using folder = new Folder();
   const { Backlog } = await import("../lib/agent/backlog.ts");
   const backlog = new Backlog(join(folder.path, "queue"), 1000);
   for (let n = 0; n < 20; n++)
     backlog.add({ recorded_at: new Date(1_700_000_000_000 + n * 1000).toISOString(), fill: "x".repeat(100) } as never);
-  const left = backlog.list();
-  expect(left.length).toBeLessThan(8);
-  expect(left.at(-1)?.recordedAt).toBe(1_700_000_019_000);
-  expect(backlog.dropped).toBe(20 - left.length);
+  expect(backlog.count).toBeLessThan(8);
+  expect(backlog.dropped).toBe(20 - backlog.count);
+  // One of an earlier time (the clock was set back) comes first, one of the same millisecond is kept as well.
+  backlog.remove(backlog.oldest!);
+  backlog.remove(backlog.oldest!);
+  for (const at of [1_600_000_000_000, 1_700_000_019_000]) backlog.add({ recorded_at: new Date(at).toISOString() });
+  const order = (queue: InstanceType<typeof Backlog>) => {
+    const times: number[] = [];
+    for (let next = queue.oldest; next; next = queue.oldest) {
+      times.push(next.recordedAt);
+      queue.remove(next);
+    }
+    return times;
+  };
+  const again = new Backlog(backlog.dir, 1000);
+  expect([again.count, readdirSync(backlog.dir).length]).toEqual([backlog.count, backlog.count]);
+  const times = order(again);
+  expect(times).toEqual(times.toSorted((a, b) => a - b));
+  expect(times.slice(-2)).toEqual([1_700_000_019_000, 1_700_000_019_001]);
+  expect(times[0]).toBe(1_600_000_000_000);
 });
 
 test("the doctor sees what is wrong, and the receiver is told", async () => {

@@ -1,17 +1,10 @@
 // Reports that could not be sent, on disk, one file each: `<recorded_at in ms>.json`. A place is the state: a file is a
 // report that has not arrived, and goes when it has. Written under another name and renamed, so none is ever half there;
 // not synced: a power cut may take the last samples of an outage, and a flash card need not be written for each.
+//
+// What lies there is read once and then known: nobody but the daemon changes it.
 
-import {
-  existsSync,
-  mkdirSync,
-  readFileSync,
-  readdirSync,
-  renameSync,
-  statSync,
-  unlinkSync,
-  writeFileSync,
-} from "node:fs";
+import { mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 /** A report that waits. */
@@ -19,18 +12,24 @@ export interface Waiting {
   path: string;
   /** Milliseconds since 1970. */
   recordedAt: number;
+  bytes: number;
 }
 
 /** The queue. */
 export class Backlog {
   readonly dir: string;
   #maxBytes: number;
+  /** Oldest first. */
+  #waiting: Waiting[];
+  #bytes: number;
   /** How many were dropped for want of room since the start. */
   dropped = 0;
 
   constructor(dir: string, maxBytes: number) {
     this.dir = dir;
     this.#maxBytes = maxBytes;
+    this.#waiting = waitingIn(dir);
+    this.#bytes = this.#waiting.reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
   /** Changes how many bytes it may hold. */
@@ -38,23 +37,34 @@ export class Backlog {
     this.#maxBytes = bytes;
   }
 
-  /** Keeps a report; drops the oldest ones where there is no room for it. */
-  add(report: { recorded_at: string }): void {
-    mkdirSync(this.dir, { recursive: true, mode: 0o700 });
-    const name = `${Date.parse(report.recorded_at)}.json`;
-    const text = JSON.stringify(report);
-    this.#makeRoom(Buffer.byteLength(text));
-    writeFileSync(join(this.dir, `.${name}.tmp`), text, { mode: 0o600 });
-    renameSync(join(this.dir, `.${name}.tmp`), join(this.dir, name));
+  /** How many wait. */
+  get count(): number {
+    return this.#waiting.length;
   }
 
-  /** What waits, oldest first. */
-  list(): Waiting[] {
-    if (!existsSync(this.dir)) return [];
-    const names = readdirSync(this.dir).filter((name) => /^\d+\.json$/.test(name));
-    return names
-      .map((name) => ({ path: join(this.dir, name), recordedAt: Number.parseInt(name, 10) }))
-      .toSorted((a, b) => a.recordedAt - b.recordedAt);
+  /** The one that has waited for longest. */
+  get oldest(): Waiting | undefined {
+    return this.#waiting[0];
+  }
+
+  /** Keeps a report; drops the oldest ones where there is no room for it. Two of the same millisecond are both kept. */
+  add(report: { recorded_at: string }): void {
+    mkdirSync(this.dir, { recursive: true, mode: 0o700 });
+    const text = JSON.stringify(report);
+    const bytes = Buffer.byteLength(text);
+    while (this.#waiting[0] && this.#bytes + bytes > this.#maxBytes) {
+      this.remove(this.#waiting[0]);
+      this.dropped++;
+    }
+    let recordedAt = Date.parse(report.recorded_at);
+    while (this.#waiting.some((one) => one.recordedAt === recordedAt)) recordedAt++;
+    // At the end, but for a clock that was set back.
+    const after = this.#waiting.findLastIndex((one) => one.recordedAt < recordedAt);
+    const name = `${recordedAt}.json`;
+    writeFileSync(join(this.dir, `.${name}.tmp`), text, { mode: 0o600 });
+    renameSync(join(this.dir, `.${name}.tmp`), join(this.dir, name));
+    this.#waiting.splice(after + 1, 0, { path: join(this.dir, name), recordedAt, bytes });
+    this.#bytes += bytes;
   }
 
   /** Reads one; null when it isn't there any more or is no report. */
@@ -67,19 +77,30 @@ export class Backlog {
   }
 
   /** Takes one out: it has arrived, or never will. */
-  remove({ path }: Waiting): void {
-    if (existsSync(path)) unlinkSync(path);
+  remove(one: Waiting): void {
+    rmSync(one.path, { force: true });
+    const index = this.#waiting.indexOf(one);
+    if (index < 0) return;
+    this.#waiting.splice(index, 1);
+    this.#bytes -= one.bytes;
   }
+}
 
-  #makeRoom(bytes: number): void {
-    const waiting = this.list();
-    const sizes = waiting.map(({ path }) => statSync(path, { throwIfNoEntry: false })?.size ?? 0);
-    let total = sizes.reduce((sum, size) => sum + size, bytes);
-    for (const [index, one] of waiting.entries()) {
-      if (total <= this.#maxBytes) return;
-      this.remove(one);
-      this.dropped++;
-      total -= sizes[index]!;
-    }
+function waitingIn(dir: string): Waiting[] {
+  let names: string[];
+  try {
+    names = readdirSync(dir).filter((name) => /^\d+\.json$/.test(name));
+  } catch {
+    return [];
   }
+  return names
+    .map((name) => {
+      const path = join(dir, name);
+      return {
+        path,
+        recordedAt: Number.parseInt(name, 10),
+        bytes: statSync(path, { throwIfNoEntry: false })?.size ?? 0,
+      };
+    })
+    .toSorted((a, b) => a.recordedAt - b.recordedAt);
 }

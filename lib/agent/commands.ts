@@ -5,7 +5,8 @@ import { type Command, type CommandContext, UsageError } from "../service.ts";
 import { type State, examine, worst } from "./doctor.ts";
 import { EpisodePlaces } from "./episodes.ts";
 import { type HubSettings, hostOf, openHub, refusedAtOnce } from "./hub.ts";
-import { type SourceSettings, collect, openSources } from "./report.ts";
+import { REPORT_PATHS } from "./reporter.ts";
+import { Sampler, type SourceSettings } from "./report.ts";
 import { Shipping } from "./shipping.ts";
 
 const EXIT_RETRY = 5;
@@ -36,40 +37,31 @@ async function ping(context: Context): Promise<void> {
   context.print(`${hub.url} knows this host as "${String(body["host"])}" (${ms} ms${skew})`);
 }
 
-/** `selftest [hub|docker|host]`: one collection, shown; for hub one report, and what came back. */
+const SOURCES = ["hub", "docker", "proxmox", "host"];
+
+/** `selftest [hub|docker|proxmox|host]`: one collection, shown; for hub one report, and what came back. */
 async function selftest(context: Context): Promise<void> {
-  const [what = "all"] = context.positionals;
-  if (!["all", "hub", "docker", "host"].includes(what)) {
-    throw new UsageError(`selftest "${what}" is not one of hub, docker, host`);
-  }
+  const [what = "hub"] = context.positionals;
+  if (!SOURCES.includes(what)) throw new UsageError(`selftest "${what}" is not one of ${SOURCES.join(", ")}`);
   const config = await context.loadConfig();
-  const sources = openSources(config, context.env);
+  const { env, log, signal, print } = context;
+  const sampler = new Sampler(config, { env, log });
   // CPU use is that between two looks.
   await Bun.sleep(200);
-  const report = await collect(sources, {
-    interval: config.interval_seconds,
-    log: context.log,
-    signal: context.signal,
-  });
-  const { host, containers } = report as { host?: unknown; containers?: unknown };
-  const shown =
-    what === "host"
-      ? host
-      : what === "docker"
-        ? (containers ?? `no containers read (socket: ${sources.docker ?? "none"})`)
-        : report;
-  context.print(JSON.stringify(shown, null, 2));
-  if (what !== "hub" && what !== "all") return;
-  const path = config.protocol === "report" ? "/v1/host-report" : "/agent/telemetry";
-  const request = {
-    method: "POST" as const,
-    path,
-    what: "report",
-    body: JSON.stringify(report),
-    signal: context.signal,
-  };
-  const { status, body } = await openHub(config.receiver).send(request).catch(refusedAtOnce);
-  context.print(`\n${config.receiver.url}${path}: ${status} ${JSON.stringify(body)}`);
+  const show = (value: unknown) => print(JSON.stringify(value, null, 2));
+  if (what === "host") return show(sampler.host());
+  if (what === "docker") {
+    return show((await sampler.containers(signal)) ?? `no containers read (socket: ${sampler.dockerSocket ?? "none"})`);
+  }
+  if (what === "proxmox") return show((await sampler.node(signal)) ?? 'no "proxmox" in the configuration');
+  const report = await sampler.sample({ interval: config.interval_seconds, signal });
+  show(report);
+  const path = REPORT_PATHS[config.protocol];
+  const headers = { "content-type": "application/json" };
+  const { status, body } = await openHub(config.receiver)
+    .send({ method: "POST", path, what: "report", headers, body: JSON.stringify(report), signal })
+    .catch(refusedAtOnce);
+  print(`\n${config.receiver.url}${path}: ${status} ${JSON.stringify(body)}`);
 }
 
 /** `--once`: one pass over the episodes. */
@@ -115,30 +107,49 @@ async function retryQuarantined(context: Context): Promise<void> {
 }
 
 /** `quarantine drain-unstamped`: what bears no commit would be refused anyway. */
-async function drainUnstamped(context: Context<{ "dry-run"?: boolean }>): Promise<void> {
+async function drainUnstamped(context: Context<{ "dry-run"?: boolean }>): Promise<number> {
   const places = await placesOf(context);
   const unstamped = places.finished(() => {}).filter((id) => places.commit(id) === null);
-  for (const id of unstamped) {
-    if (!context.args["dry-run"]) {
-      places.putAway(id, {
-        status: null,
-        body: { error: "no commit of 40 hex digits in meta.json" },
-        time: new Date().toISOString(),
-      });
-    }
-    context.print(id);
+  if (context.args["dry-run"]) {
+    for (const id of unstamped) context.print(id);
+    context.print(`${unstamped.length} unstamped, left where they are`);
+    return 0;
   }
-  context.print(
-    `${unstamped.length} unstamped${context.args["dry-run"] ? ", left where they are" : " put into quarantine"}`,
-  );
+  let busy = 0;
+  for (const id of unstamped) {
+    const drained = drain(places, id);
+    if (!drained) busy++;
+    context.print(drained ? id : `${id}: is being shipped right now, left where it is`);
+  }
+  context.print(`${unstamped.length - busy} unstamped put into quarantine`);
+  return busy > 0 ? EXIT_RETRY : 0;
+}
+
+/** Puts one away, unless an agent works on it. */
+function drain(places: EpisodePlaces, id: string): boolean {
+  const release = places.hold(id);
+  if (release === null) return false;
+  try {
+    const body = { error: "no commit of 40 hex digits in meta.json" };
+    places.putAway(id, { status: null, body, time: new Date().toISOString() });
+  } finally {
+    release();
+  }
+  return true;
 }
 
 /** `doctor`: a table of checks. */
 async function doctor(context: Context<{ json?: boolean }>): Promise<number> {
   const config = await context.loadConfig();
   const hub = openHub(config.receiver);
-  const episodesDir = config.ship?.episodes_dir ?? null;
-  const checks = await examine({ hub, queueDir: join(config.data_dir, "queue"), episodesDir, signal: context.signal });
+  const { env, log, signal } = context;
+  const checks = await examine({
+    hub,
+    sampler: new Sampler(config, { env, log }),
+    queueDir: join(config.data_dir, "queue"),
+    episodesDir: config.ship?.episodes_dir ?? null,
+    signal,
+  });
   if (context.args.json) {
     context.print(JSON.stringify({ state: worst(checks), checks }));
   } else {
@@ -161,11 +172,12 @@ export const COMMANDS = {
   },
   selftest: {
     summary: "collect once, show it, send it, show the answer",
-    usage: `usage: picket-agent selftest [hub|docker|host]
+    usage: `usage: picket-agent selftest [hub|docker|proxmox|host]
 
-  hub      one report is sent, and the answer shown (the default does that, too)
-  docker   only the containers
-  host     only the host's figures
+  hub       collect all, send one report, show it and the answer (the default)
+  docker    only the containers
+  proxmox   only the node, its guests, storages and backups
+  host      only the host's own figures
 
 example: picket-agent selftest docker`,
     positionals: { min: 0, max: 1, names: ["SOURCE"] },
@@ -206,6 +218,8 @@ example: picket-agent --once`,
     usage: `usage: picket-agent quarantine drain-unstamped [--dry-run]
 
   --dry-run   only show which
+
+Safe beside a running agent: what it is shipping is left to it (exit code ${EXIT_RETRY}: run this again).
 
 example: picket-agent quarantine drain-unstamped --dry-run`,
     options: { "dry-run": { type: "boolean" } },

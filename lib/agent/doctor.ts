@@ -9,6 +9,7 @@ import { errorChain } from "../log.ts";
 import { Backlog } from "./backlog.ts";
 import { EpisodePlaces } from "./episodes.ts";
 import { type Hub, HttpError } from "./hub.ts";
+import type { Sampler } from "./report.ts";
 import { ask } from "./services.ts";
 
 export type State = "green" | "yellow" | "red";
@@ -25,6 +26,7 @@ export interface Check {
 
 export interface Patient {
   hub: Hub;
+  sampler: Sampler;
   queueDir: string;
   episodesDir: string | null;
   signal: AbortSignal;
@@ -45,6 +47,7 @@ export async function examine(patient: Patient): Promise<Check[]> {
     ...(await way(patient)),
     ...[dirname(patient.queueDir), ...(patient.episodesDir ? [patient.episodesDir] : [])].map(space),
     ...rights(patient),
+    ...(await sources(patient)),
     queue(patient.queueDir),
     ...(patient.episodesDir ? quarantine(patient.episodesDir) : []),
     await unit(),
@@ -159,12 +162,33 @@ function rights({ queueDir, episodesDir }: Patient): Check[] {
     : [{ name: "rights", state: "green", detail: `${folders.length} folders can be written` }];
 }
 
+/** What reports are made from, where it is more than this host. */
+async function sources({ sampler, signal }: Patient): Promise<Check[]> {
+  const checks: Check[] = [];
+  const { dockerSocket } = sampler;
+  if (dockerSocket !== null) {
+    const name = "docker";
+    const containers = await sampler.containers(signal);
+    checks.push(
+      containers
+        ? { name, state: "green", detail: `${containers.length} containers` }
+        : { name, state: "yellow", detail: `${dockerSocket} gives no containers`, fix: "picket-agent selftest docker" },
+    );
+  }
+  try {
+    const node = await sampler.node(signal);
+    if (node) checks.push({ name: "proxmox", state: "green", detail: `${node.guests?.length ?? "no"} guests` });
+  } catch (error) {
+    checks.push({ name: "proxmox", state: "red", detail: errorChain(error), fix: "picket-agent selftest proxmox" });
+  }
+  return checks;
+}
+
 function queue(dir: string): Check {
-  const waiting = new Backlog(dir, Number.POSITIVE_INFINITY).list();
-  const [oldest] = waiting;
+  const { oldest, count } = new Backlog(dir, Number.POSITIVE_INFINITY);
   if (!oldest) return { name: "queue", state: "green", detail: "nothing waits" };
   const age = Date.now() - oldest.recordedAt;
-  const detail = `${waiting.length} reports wait, the oldest for ${duration(age)}`;
+  const detail = `${count} reports wait, the oldest for ${duration(age)}`;
   const state = age > DAY_MS ? "red" : age > HOUR_MS ? "yellow" : "green";
   return { name: "queue", state, detail, ...(state === "green" ? {} : { fix: "picket-agent ping" }) };
 }

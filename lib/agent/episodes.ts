@@ -6,11 +6,16 @@
 //   shipped/<id>/                  arrived
 //   quarantine/<id>/               refused; why is in quarantine_reason.json beside its files
 //
-// outbox, shipped and quarantine lie beside the episodes' folder, on the same file system.
+// outbox, shipped and quarantine lie beside the episodes' folder, on the same file system. Whoever works on an episode holds
+// its folder (flock(2) on the folder itself), so that a daemon, `--once` and the quarantine's commands don't meet in one.
 
 import {
+  closeSync,
+  constants,
   existsSync,
+  fstatSync,
   mkdirSync,
+  openSync,
   readFileSync,
   readdirSync,
   renameSync,
@@ -21,6 +26,7 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { NAME_SEGMENT } from "../config.ts";
+import { flock, hasLibc } from "../ffi.ts";
 import { syncFolder } from "../journal.ts";
 
 const MARKER = "done.marker";
@@ -67,6 +73,21 @@ export class EpisodePlaces {
       else odd(id);
     }
     return found.toSorted((a, b) => a.at - b.at || (a.id < b.id ? -1 : 1)).map(({ id }) => id);
+  }
+
+  /**
+   * Takes an episode for oneself.
+   * @returns what gives it back; null when somebody else works on it, or has moved it away. Throws when it is not there.
+   */
+  hold(id: string): (() => void) | null {
+    const folder = join(this.episodes, id);
+    const fd = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY);
+    const release = () => closeSync(fd);
+    const taken = hasLibc() && !flock(fd, "exclusive");
+    const here = statSync(folder, { throwIfNoEntry: false });
+    if (!taken && here?.ino === fstatSync(fd).ino) return release;
+    release();
+    return null;
   }
 
   /** Where an episode's archive lies, or will. */
@@ -121,8 +142,10 @@ export class EpisodePlaces {
   /** Removes what is being packed by nobody any more, and archives whose folder is gone. */
   sweep(): void {
     for (const name of existsSync(this.outbox) ? readdirSync(this.outbox) : []) {
-      const orphan = name.endsWith(SUFFIX) && !existsSync(join(this.episodes, name.slice(0, -SUFFIX.length)));
-      if (name.endsWith(".partial") || orphan) this.#drop(join(this.outbox, name));
+      const [, id, partial] = /^(.+)\.tar\.zst(\.partial)?$/.exec(name) ?? [];
+      if (id === undefined) continue;
+      if (!existsSync(join(this.episodes, id))) this.#drop(join(this.outbox, name));
+      else if (partial) this.#dropUnheld(id, join(this.outbox, name));
     }
   }
 
@@ -144,6 +167,13 @@ export class EpisodePlaces {
     for (let n = 2; existsSync(to); n++) to = join(into, `${id}.${n}`);
     renameSync(from, to);
     syncFolder(into);
+  }
+
+  #dropUnheld(id: string, path: string): void {
+    const release = this.hold(id);
+    if (release === null) return;
+    this.#drop(path);
+    release();
   }
 
   #drop(path: string): void {

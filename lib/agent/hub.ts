@@ -65,11 +65,15 @@ export interface HubRequest {
   patient?: boolean;
 }
 
-/** The receiver, as an agent sees it. */
-export interface Hub {
-  readonly url: string;
+/** What takes requests to a receiver. */
+export interface Sender {
   /** Sends a request. @throws TransportError, HttpError. */
   send(request: HubRequest): Promise<{ status: number; body: Record<string, unknown>; headers: Headers }>;
+}
+
+/** The receiver, as an agent sees it. */
+export interface Hub extends Sender {
+  readonly url: string;
 }
 
 type BodyInit = Bun.BodyInit;
@@ -150,7 +154,7 @@ function retryAfter(headers: Headers): number | null {
 }
 
 /** The name in an upload's path: what is configured, else what the receiver calls the token's host. Asked once. */
-export function hostOf(hub: Hub, configured: string | undefined): () => Promise<string> {
+export function hostOf(hub: Sender, configured: string | undefined): () => Promise<string> {
   let known = configured;
   return async () => {
     known ??= String(

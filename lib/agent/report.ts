@@ -1,72 +1,124 @@
-// One report: what every source says now. A source that fails is left out or null, and said once per kind of failure.
+// One report: what every source says now. A source that fails is left out or null, and its failure is said; only where a
+// Proxmox node is reported, its status has to be there: a report without it would be of some other host.
 
-import { version } from "../version.ts";
+import { existsSync } from "node:fs";
 import type { Log } from "../log.ts";
 import { errorChain } from "../log.ts";
-import { dockerVersion, findSocket, readContainers } from "./docker.ts";
-import { HostReader } from "./host.ts";
+import { Seldom } from "../seldom.ts";
+import { version } from "../version.ts";
+import { type DockerContainer, dockerVersion, findSocket, readContainers } from "./docker.ts";
+import { type HostMetrics, HostReader } from "./host.ts";
+import { type NodeReading, Proxmox, type ProxmoxSettings } from "./proxmox.ts";
 import { readServices } from "./services.ts";
-
-export interface Sources {
-  host: HostReader;
-  /** The engine's socket; null where there is none. */
-  docker: string | null;
-  hostId: string | undefined;
-  /** Units of systemd. */
-  services: readonly string[];
-}
 
 /** What is to be looked at, by the configuration. */
 export interface SourceSettings {
   disks: string[];
   docker: { enabled: boolean; socket: string };
+  proxmox?: ProxmoxSettings | undefined;
   host_id?: string | undefined;
   services: string[];
-}
-
-/** Gets ready to look. CPU use counts from here on. */
-export function openSources(settings: SourceSettings, env: Record<string, string | undefined>): Sources {
-  const { disks, docker, host_id, services } = settings;
-  return {
-    host: new HostReader({ root: "/", mounts: disks }),
-    docker: docker.enabled ? findSocket(docker.socket, env) : null,
-    hostId: host_id,
-    services,
-  };
 }
 
 /** A report as it is sent; `recorded_at` is when it was begun. */
 export type Report = { recorded_at: string } & Record<string, unknown>;
 
-/** Collects one. Never throws: what can't be had is left out. */
-export async function collect(
-  { host, docker, hostId, services }: Sources,
-  { interval, log, signal }: { interval: number; log: Log; signal: AbortSignal },
-): Promise<Report> {
-  const recorded_at = new Date().toISOString();
-  const containers =
-    docker === null
-      ? undefined
-      : await readContainers(docker, { signal }).catch((error: unknown) => {
-          log.warn("containers not read: the report goes without them", { error: errorChain(error) });
-          return undefined;
-        });
-  const units = await readServices(services);
-  const cloudflared = units.find(({ name }) => /^cloudflared(\.service)?$/.test(name));
-  const engine = docker === null ? null : await dockerVersion(docker).catch(() => null);
-  return {
-    recorded_at,
-    ...(hostId === undefined ? {} : { host_id: hostId }),
-    agent_version: version,
-    interval_seconds: interval,
-    host: { metrics: host.metrics(), facts: { ...host.facts(), docker_version: engine } },
-    ...(containers === undefined ? {} : { containers }),
-    ...(cloudflared ? { cloudflared: { status: cloudflared.status } } : {}),
-    ...(units.length > 0 ? { services: units } : {}),
-    storage_targets: [],
-    backups: [],
-    restore_tests: [],
-    pbs_snapshots: [],
-    audit_tail: [],
-  };
+const HOUR_MS = 3_600_000;
+
+/** Looks at a host again and again. CPU use counts from its making on. */
+export class Sampler {
+  #settings: SourceSettings;
+  #env: Record<string, string | undefined>;
+  #host: HostReader;
+  #proxmox: Proxmox | null;
+  #seldom: Seldom;
+  #engine: { socket: string; version: string | null; until: number } | null = null;
+
+  constructor(settings: SourceSettings, { env, log }: { env: Record<string, string | undefined>; log: Log }) {
+    this.#settings = settings;
+    this.#env = env;
+    this.#host = new HostReader({ root: "/", mounts: settings.disks });
+    this.#seldom = new Seldom(log);
+    this.#proxmox = settings.proxmox
+      ? new Proxmox(settings.proxmox, (kind, text) => this.#seldom.warn(kind, text))
+      : null;
+  }
+
+  /** Where the container engine listens; null where there is none. It may be installed later. */
+  get dockerSocket(): string | null {
+    const { enabled, socket } = this.#settings.docker;
+    return enabled ? findSocket(socket, this.#env) : null;
+  }
+
+  /** This host's own figures and facts. */
+  host() {
+    return { metrics: this.#host.metrics(), facts: this.#host.facts() };
+  }
+
+  /** The containers; undefined where there is no engine, or it doesn't answer (said). */
+  async containers(signal: AbortSignal): Promise<DockerContainer[] | undefined> {
+    const socket = this.dockerSocket;
+    if (socket === null) return undefined;
+    try {
+      return await readContainers(socket, { signal });
+    } catch (error) {
+      this.#seldom.warn("docker", `containers not read: the report goes without them: ${errorChain(error)}`);
+      return undefined;
+    }
+  }
+
+  /** The node of Proxmox VE; null where none is configured. @throws Error when its status can't be had. */
+  async node(signal: AbortSignal): Promise<NodeReading | null> {
+    return this.#proxmox ? this.#proxmox.read(signal) : null;
+  }
+
+  /** Collects a report. @throws Error when a Proxmox node is to be reported and doesn't answer. */
+  async sample({ interval, signal }: { interval: number; signal: AbortSignal }): Promise<Report> {
+    const recorded_at = new Date().toISOString();
+    const { host_id, services, disks } = this.#settings;
+    // The node's API knows only its root's file system.
+    const ownDisks = disks.join() !== "/";
+    const [node, containers, units] = await Promise.all([
+      this.node(signal),
+      this.containers(signal),
+      readServices(services),
+    ]);
+    const { metrics, facts } = this.host();
+    const cloudflared = units.find(({ name }) => /^cloudflared(\.service)?$/.test(name));
+    return {
+      recorded_at,
+      ...(host_id === undefined ? {} : { host_id }),
+      agent_version: version,
+      interval_seconds: interval,
+      host: {
+        metrics: { ...metrics, ...node?.metrics, ...(ownDisks ? disksOf(metrics) : {}) },
+        facts: { ...facts, ...node?.facts, docker_version: await this.#dockerVersion(containers !== undefined) },
+      },
+      ...(containers === undefined ? {} : { containers }),
+      ...(node?.guests ? { guests: node.guests } : {}),
+      ...(cloudflared ? { cloudflared: { status: cloudflared.status } } : {}),
+      ...(units.length > 0 ? { services: units } : {}),
+      storage_targets: node?.storage_targets ?? [],
+      backups: node?.backups ?? [],
+      restore_tests: [],
+      pbs_snapshots: [],
+      audit_tail: [],
+    };
+  }
+
+  /** Asked once an hour, of an engine that answers. */
+  async #dockerVersion(answers: boolean): Promise<string | null> {
+    const socket = this.dockerSocket;
+    if (socket === null || !existsSync(socket)) return null;
+    const known = this.#engine;
+    if (known?.socket === socket && performance.now() < known.until) return known.version;
+    if (!answers) return null;
+    const said = await dockerVersion(socket).catch(() => null);
+    if (said !== null) this.#engine = { socket, version: said, until: performance.now() + HOUR_MS };
+    return said;
+  }
+}
+
+function disksOf({ disk_used_gb, disk_total_gb }: HostMetrics) {
+  return { disk_used_gb, disk_total_gb };
 }

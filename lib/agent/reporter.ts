@@ -5,27 +5,30 @@
 //   no answer, 5xx   the sample waits · 429, 503 and Retry-After: nothing is sent before that
 //   401, 403         on the very first report the agent ends (a wrong token shows at once); later everything is held
 //   400, 413, 422    this sample can't be taken, now or later: said and dropped
+//   not collected    a source that a report can't do without failed: said, and this one is left out
 
 import { duration } from "../duration.ts";
 import { type Log, errorChain } from "../log.ts";
+import { Seldom } from "../seldom.ts";
 import type { Backlog } from "./backlog.ts";
-import { type Hub, HttpError } from "./hub.ts";
+import { HttpError, type Sender } from "./hub.ts";
 import type { Report } from "./report.ts";
 
 const SHORTEST_SECONDS = 60;
 const LONGEST_SECONDS = 3600;
 /** Waiting samples go out this far apart, in seconds: beside the live report they stay within 60 requests a minute. */
 export const DRAIN_SECONDS = 1.3;
-/** The same trouble is said once in this time, in milliseconds. */
-const SAY_AGAIN_MS = 60_000;
+
+/** The doors of a receiver, by the protocol that is configured. */
+export const REPORT_PATHS = { report: "/v1/host-report", telemetry: "/agent/telemetry" } as const;
 
 export interface ReporterOptions {
-  hub: Hub;
+  hub: Sender;
   backlog: Backlog;
   collect: (interval: number) => Promise<Report>;
   /** Seconds, until the receiver says otherwise. */
   interval: number;
-  protocol: "report" | "telemetry";
+  protocol: keyof typeof REPORT_PATHS;
   log: Log;
 }
 
@@ -36,17 +39,26 @@ export class Reporter {
   #envelope = "";
   /** Nothing is sent before, in milliseconds since 1970. */
   #notBefore = 0;
-  #saidAt = new Map<string, number>();
+  #seldom: Seldom;
   /** Whether the last report arrived. */
   connected = false;
   /** Reports that arrived, waiting ones included. */
   sent = 0;
   /** Samples that the receiver didn't want. */
   refused = 0;
+  /** Reports that were left out, because a source that they can't do without failed. */
+  skipped = 0;
 
   constructor(options: ReporterOptions) {
     this.#options = options;
     this.#interval = options.interval;
+    this.#seldom = new Seldom(options.log);
+  }
+
+  /** Takes over another configuration; an interval only where it is another one than was configured before. */
+  configure({ interval, protocol }: Pick<ReporterOptions, "interval" | "protocol">): void {
+    if (interval !== this.#options.interval) this.#interval = interval;
+    this.#options = { ...this.#options, interval, protocol };
   }
 
   /** Seconds until the next report. */
@@ -57,11 +69,17 @@ export class Reporter {
   /** Collects and sends one; what can't be sent waits. @throws HttpError 401, 403 when `first`. */
   async round({ first = false } = {}): Promise<void> {
     const { collect, backlog, log } = this.#options;
-    const report = await collect(this.#interval);
+    let report: Report;
+    try {
+      report = await collect(this.#interval);
+    } catch (error) {
+      this.skipped++;
+      return this.#seldom.warn("collect", `no report this time: ${errorChain(error)}`);
+    }
     if (Date.now() < this.#notBefore) return backlog.add(report);
     try {
       await this.#send(report);
-      if (!this.connected && !first) log.info("the receiver answers again", { waiting: backlog.list().length });
+      if (!this.connected && !first) log.info("the receiver answers again", { waiting: backlog.count });
       this.connected = true;
     } catch (error) {
       this.connected = false;
@@ -74,7 +92,7 @@ export class Reporter {
   async drain(): Promise<boolean> {
     const { backlog } = this.#options;
     if (!this.connected || Date.now() < this.#notBefore) return false;
-    const [oldest, ...more] = backlog.list();
+    const { oldest } = backlog;
     if (!oldest) return false;
     const report = backlog.read(oldest);
     if (report) {
@@ -86,12 +104,12 @@ export class Reporter {
       }
     }
     backlog.remove(oldest);
-    return more.length > 0;
+    return backlog.count > 0;
   }
 
   async #send(report: Report): Promise<void> {
     const { hub, protocol } = this.#options;
-    const path = protocol === "report" ? "/v1/host-report" : "/agent/telemetry";
+    const path = REPORT_PATHS[protocol];
     const headers = { "content-type": "application/json" };
     const { body } = await hub.send({ method: "POST", path, what: "report", headers, body: JSON.stringify(report) });
     this.sent++;
@@ -115,28 +133,21 @@ export class Reporter {
   /** Says what went wrong, and whether the sample shall wait or is lost. */
   #judge(error: unknown): "wait" | "drop" {
     if (!(error instanceof HttpError)) {
-      this.#say("transport", errorChain(error));
+      this.#seldom.warn("transport", errorChain(error));
       return "wait";
     }
     if (error.retryAfter !== null) this.#notBefore = Date.now() + error.retryAfter * 1000;
     if (error.refusesCredentials) {
-      this.#say("credentials", `${error.message}: the token is refused, everything is held`);
+      this.#seldom.warn("credentials", `${error.message}: the token is refused, everything is held`);
       return "wait";
     }
     if (![400, 413, 422].includes(error.status)) {
-      this.#say(String(error.status), error.message);
+      this.#seldom.warn(String(error.status), error.message);
       return "wait";
     }
     this.refused++;
-    this.#say(`drop ${error.status}`, `${error.message}: this sample is dropped${clockHint(error)}`);
+    this.#seldom.warn(`drop ${error.status}`, `${error.message}: this sample is dropped${clockHint(error)}`);
     return "drop";
-  }
-
-  #say(kind: string, text: string): void {
-    const now = performance.now();
-    if (now - (this.#saidAt.get(kind) ?? Number.NEGATIVE_INFINITY) < SAY_AGAIN_MS) return;
-    this.#saidAt.set(kind, now);
-    this.#options.log.warn(text);
   }
 }
 

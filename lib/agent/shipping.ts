@@ -13,8 +13,9 @@ import { Readable, Transform } from "node:stream";
 import { createZstdCompress } from "node:zlib";
 import { type Log, errorChain } from "../log.ts";
 import { syncFolder } from "../journal.ts";
+import { Seldom } from "../seldom.ts";
 import type { EpisodePlaces } from "./episodes.ts";
-import { type Hub, HttpError, TransportError } from "./hub.ts";
+import { HttpError, type Sender, TransportError } from "./hub.ts";
 import { tarOf } from "./tar.ts";
 
 /** First and longest pause after trouble, in milliseconds. */
@@ -23,9 +24,8 @@ const LONGEST_PAUSE_MS = 300_000;
 /** An upload that doesn't move for so long is given up; the answer may take longer, the receiver has to sync. */
 const STUCK_MS = 60_000;
 const SLOW_ANSWER_MS = 300_000;
-const SAY_AGAIN_MS = 60_000;
 
-/** What a pass did; the last three stay where they are. */
+/** What a pass did: `transient` and `conflicts` stay where they are, `fatal` is in quarantine. */
 export interface Shipped {
   scanned: number;
   shipped: number;
@@ -34,9 +34,11 @@ export interface Shipped {
   fatal: number;
 }
 
+type Outcome = Exclude<keyof Shipped, "scanned">;
+
 export interface ShippingOptions {
   places: EpisodePlaces;
-  hub: Hub;
+  hub: Sender;
   /** The name in the path: the token's host. */
   host: () => Promise<string>;
   log: Log;
@@ -53,10 +55,11 @@ export class Shipping {
   /** Everything holds until then, in milliseconds since 1970. */
   #holdUntil = 0;
   #holds = 0;
-  #saidAt = new Map<string, number>();
+  #seldom: Seldom;
 
   constructor(options: ShippingOptions) {
     this.#options = options;
+    this.#seldom = new Seldom(options.log);
   }
 
   /** One pass over what is finished. With `all` nothing waits for its pause. */
@@ -66,7 +69,7 @@ export class Shipping {
     places.make();
     places.sweep();
     const finished = places.finished((name) =>
-      this.#say(`odd ${name}`, `episode "${name}" can't be shipped: rename it`),
+      this.#seldom.warn(`odd ${name}`, `episode "${name}" can't be shipped: rename it`),
     );
     for (const id of finished) {
       if (signal.aborted) break;
@@ -83,10 +86,13 @@ export class Shipping {
     return done;
   }
 
-  async #one(id: string): Promise<"shipped" | "transient" | "conflicts" | "fatal"> {
+  async #one(id: string): Promise<Outcome> {
     const { places, log } = this.#options;
     const archive = places.archive(id);
+    let release: (() => void) | null = null;
     try {
+      release = places.hold(id);
+      if (release === null) return "transient";
       if (!existsSync(archive)) await this.#pack(id, archive);
       if (this.#conflicts.has(conflictOf(id, archive))) return "conflicts";
       await this.#send(id, archive);
@@ -96,6 +102,19 @@ export class Shipping {
       return "shipped";
     } catch (error) {
       return this.#judge(id, archive, error);
+    } finally {
+      release?.();
+    }
+  }
+
+  /** Where an episode goes that wasn't taken. Trouble in putting it there (a folder that can't be written) is its own alone. */
+  #judge(id: string, archive: string, error: unknown): Outcome {
+    try {
+      return this.#place(id, archive, error);
+    } catch (inPlacing) {
+      this.#pause(id, null);
+      this.#seldom.warn(`place ${id}`, `episode "${id}" not put into quarantine: ${errorChain(inPlacing)}`);
+      return "transient";
     }
   }
 
@@ -153,13 +172,12 @@ export class Shipping {
     }
   }
 
-  /** Where an episode goes that wasn't taken. */
-  #judge(id: string, archive: string, error: unknown): "transient" | "conflicts" | "fatal" {
+  #place(id: string, archive: string, error: unknown): Outcome {
     const { places, log, signal } = this.#options;
     if (signal.aborted) return "transient";
     if (!(error instanceof HttpError)) {
       this.#pause(id, null);
-      this.#say(
+      this.#seldom.warn(
         error instanceof TransportError ? "transport" : `pack ${id}`,
         `episode "${id}" not shipped: ${errorChain(error)}`,
       );
@@ -184,13 +202,13 @@ export class Shipping {
     }
     if (status === 401 || status === 403 || status === 404) {
       this.#hold(error.retryAfter);
-      this.#say("hold", `${error.message}: all shipping holds`);
+      this.#seldom.warn("hold", `${error.message}: all shipping holds`);
       return "transient";
     }
     // 429 and the like are about all of them, not about this one.
     if (error.retryAfter !== null) this.#hold(error.retryAfter);
     else this.#pause(id, null);
-    this.#say(String(status), error.message);
+    this.#seldom.warn(String(status), error.message);
     return "transient";
   }
 
@@ -208,13 +226,6 @@ export class Shipping {
     this.#holds = 0;
     this.#hashes.delete(id);
     this.#pauses.delete(id);
-  }
-
-  #say(kind: string, text: string): void {
-    const now = performance.now();
-    if (now - (this.#saidAt.get(kind) ?? Number.NEGATIVE_INFINITY) < SAY_AGAIN_MS) return;
-    this.#saidAt.set(kind, now);
-    this.#options.log.warn(text);
   }
 }
 

@@ -7,7 +7,8 @@
 //
 // Bun.SQL has one connection to a SQLite file, and a statement outside an open transaction would join it and vanish with its
 // rollback. So reading has a connection of its own, which sees what is committed. Other processes (the commands) write to
-// the same file; SQLite's lock serialises them, with `busy_timeout` as patience.
+// the same file; SQLite's lock serialises them. Waiting for it holds the event loop, so it is waited for in short steps with
+// sleep between them.
 //
 // Times are milliseconds since 1970.
 
@@ -28,7 +29,7 @@ const BUSY_STEP_MS = 20;
 /** What a parameter may be. */
 export type Value = string | number | null;
 
-/** Statements with `$1`-style parameters. A statement's text is prepared once: keep texts constant. */
+/** Statements with `$1`-style parameters. A statement is prepared each time: its text may be put together. */
 export interface Queries {
   /** All rows. */
   all<T>(text: string, values?: readonly Value[]): Promise<T[]>;

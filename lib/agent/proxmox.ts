@@ -1,0 +1,505 @@
+// A node of Proxmox VE, from its API (versions 6 to 9). Nothing is ever sent but GET, and the token only to whom it is meant for:
+// the server's certificate is judged before the request leaves.
+//
+//   /nodes/N/status             the node's figures; without them there is no report
+//   /nodes/N/lxc, /qemu         the guests and their status; if one of the two lists fails, guests are left out as a whole
+//   /nodes/N/{kind}/ID/config   cores, memory, disks; failing (forbidden, locked): the guest has no `spec`
+//   /nodes/N/storage            where guests and backups lie
+//   /nodes/N/storage/S/content  the newest backup of each guest; asked every ten minutes, such lists can be long
+//
+// The API is slow (some 20 ms of CPU a call): a guest's configuration is asked for again only when the list shows it changed, and
+// hourly. Numbers come as numbers or as text, depending on version and field.
+
+import { readFileSync } from "node:fs";
+import { type IncomingMessage, request } from "node:http";
+import { type TLSSocket, connect } from "node:tls";
+import * as v from "valibot";
+import { isLoopback } from "../config.ts";
+import { errorChain } from "../log.ts";
+import type { Secret } from "../secret.ts";
+import type { HostFacts, HostMetrics } from "./host.ts";
+
+/** How the node is reached. */
+export interface ProxmoxSettings {
+  /** `https://127.0.0.1:8006` */
+  endpoint: string;
+  /** The node's name. */
+  node: string;
+  /** An API token: `user@realm!id=uuid`. */
+  token: Secret[];
+  ca_file?: string | undefined;
+  /** SHA-256 of its certificate, hex, with or without colons. */
+  fingerprint?: string | undefined;
+}
+
+/** A guest of a report. */
+export interface ProxmoxGuest {
+  vmid: number;
+  name: string | null;
+  kind: Kind;
+  status: "running" | "stopped" | "unknown";
+  spec?: GuestSpec;
+  controller_version: "";
+}
+
+export interface GuestSpec {
+  cores: number | null;
+  memory_mb: number | null;
+  disk_gb: number | null;
+}
+
+/** A storage of a report. */
+export interface StorageTarget {
+  name: string;
+  type: string | null;
+  content: string[];
+  active: boolean;
+  shared: boolean;
+  total_bytes: number | null;
+  used_bytes: number | null;
+}
+
+/** The newest backup of a guest on a storage. */
+export interface Backup {
+  vmid: number | null;
+  storage: string;
+  volume: string;
+  /** RFC 3339. */
+  created_at: string | null;
+  size_bytes: number | null;
+  /** How many there are of this guest there. */
+  count: number;
+  /** What the backup server's own check said of it: `ok`, `failed`; null where there was none. */
+  verified: string | null;
+}
+
+/** What a node says of itself. What it doesn't say isn't there. */
+export interface NodeReading {
+  metrics: Partial<HostMetrics>;
+  facts: Partial<HostFacts>;
+  /** Undefined when they could not be listed. */
+  guests: ProxmoxGuest[] | undefined;
+  storage_targets: StorageTarget[];
+  backups: Backup[];
+}
+
+type Kind = "lxc" | "qemu";
+
+const ANSWER_MS = 10_000;
+const LARGEST_ANSWER = 32 << 20;
+/** So many guests are asked about at once. */
+const AT_ONCE = 8;
+/** What a report may hold. */
+const MOST_GUESTS = 1000;
+const BACKUPS_MS = 10 * 60_000;
+const CONFIG_MS = 3_600_000;
+const MIB = 1 << 20;
+const GIB = 1 << 30;
+
+// -- what the API answers
+
+/** A number, also as text; null where it is neither. */
+const num = v.optional(v.pipe(v.unknown(), v.transform(asNumber)), null);
+const text = v.optional(
+  v.pipe(
+    v.unknown(),
+    v.transform((given) => (typeof given === "string" ? given : null)),
+  ),
+  null,
+);
+const Space = v.nullish(v.object({ total: num, used: num }), null);
+const Status = v.object({
+  cpu: num,
+  uptime: num,
+  memory: Space,
+  rootfs: Space,
+  loadavg: v.nullish(v.array(num), null),
+  cpuinfo: v.nullish(v.object({ cpus: num }), null),
+  kversion: text,
+  "current-kernel": v.nullish(v.object({ release: text }), null),
+  pveversion: text,
+});
+const Guests = v.array(
+  v.looseObject({
+    vmid: v.pipe(
+      v.union([v.number(), v.string()], "expected a guest's number"),
+      v.transform(Number),
+      v.check((id) => Number.isSafeInteger(id), "expected a guest's number"),
+    ),
+    name: text,
+    status: text,
+    cpus: num,
+    maxmem: num,
+    maxdisk: num,
+  }),
+);
+type Listed = v.InferOutput<typeof Guests>[number];
+const GuestConfig = v.record(v.string(), v.unknown());
+const Storages = v.array(
+  v.object({
+    storage: v.string(),
+    type: text,
+    content: text,
+    active: num,
+    enabled: num,
+    shared: num,
+    total: num,
+    used: num,
+  }),
+);
+const Content = v.array(
+  v.object({
+    volid: v.string(),
+    vmid: num,
+    ctime: num,
+    size: num,
+    verification: v.nullish(v.object({ state: text }), null),
+  }),
+);
+
+function asNumber(given: unknown): number | null {
+  const value = typeof given === "string" && given.trim() !== "" ? Number(given) : given;
+  return typeof value === "number" && Number.isFinite(value) ? value : null;
+}
+
+// -- the node
+
+/** Reads a node again and again. */
+export class Proxmox {
+  #settings: ProxmoxSettings;
+  /** Is told what was left out, and which kind of trouble that is. */
+  #warn: (kind: string, text: string) => void;
+  #api: Api;
+  #specs = new Map<string, { listed: string; spec: GuestSpec; until: number }>();
+  #backups = new Map<string, { all: Backup[]; until: number }>();
+
+  /** @throws Error when `ca_file` can't be read. */
+  constructor(settings: ProxmoxSettings, warn: (kind: string, text: string) => void) {
+    this.#settings = settings;
+    this.#warn = warn;
+    this.#api = openApi(settings);
+  }
+
+  /** What the node says. @throws Error when it doesn't tell its own status. */
+  async read(signal: AbortSignal): Promise<NodeReading> {
+    const { endpoint } = this.#settings;
+    const status = await this.#get("/status", Status, signal);
+    const [guests, storages] = await Promise.all([this.#guests(signal), this.#storages(signal)]);
+    return {
+      ...figuresOf(status, { here: isLoopback(new URL(endpoint).hostname) }),
+      guests,
+      storage_targets: storages.map(targetOf),
+      backups: await this.#newestBackups(storages, signal),
+    };
+  }
+
+  async #get<S extends v.GenericSchema>(path: string, schema: S, signal: AbortSignal): Promise<v.InferOutput<S>> {
+    const whole = `/api2/json/nodes/${encodeURIComponent(this.#settings.node)}${path}`;
+    const parsed = v.safeParse(v.object({ data: schema }), await this.#api(whole, signal));
+    if (parsed.success) return parsed.output.data;
+    const [issue] = parsed.issues;
+    throw new Error(`ask Proxmox: ${whole} is not what it should be: ${v.getDotPath(issue) ?? ""}: ${issue.message}`);
+  }
+
+  async #guests(signal: AbortSignal): Promise<ProxmoxGuest[] | undefined> {
+    try {
+      const lists = await Promise.all(
+        (["lxc", "qemu"] as const).map(async (kind) => {
+          const listed = await this.#get(`/${kind}`, Guests, signal);
+          return listed.map((one) => ({ kind, one }));
+        }),
+      );
+      const all = lists.flat().toSorted((a, b) => a.one.vmid - b.one.vmid);
+      if (all.length > MOST_GUESTS) this.#warn("guests", `${all.length} guests: only ${MOST_GUESTS} are reported`);
+      return await inParallel(all.slice(0, MOST_GUESTS), ({ kind, one }) => this.#guest(kind, one, signal));
+    } catch (error) {
+      this.#warn("guests", `guests not read: the report goes without them: ${errorChain(error)}`);
+      return undefined;
+    }
+  }
+
+  async #guest(kind: Kind, one: Listed, signal: AbortSignal): Promise<ProxmoxGuest> {
+    const { vmid, name, status } = one;
+    const known = status === "running" || status === "stopped" ? status : "unknown";
+    const guest = { vmid, name: name?.slice(0, 255) ?? null, kind, status: known, controller_version: "" } as const;
+    try {
+      return { ...guest, spec: await this.#spec(kind, one, signal) };
+    } catch (error) {
+      this.#warn(`config ${kind} ${vmid}`, `guest ${vmid} (${kind}) goes without its spec: ${errorChain(error)}`);
+      return guest;
+    }
+  }
+
+  async #spec(kind: Kind, one: Listed, signal: AbortSignal): Promise<GuestSpec> {
+    const { vmid, name, cpus, maxmem, maxdisk } = one;
+    const listed = JSON.stringify([name, cpus, maxmem, maxdisk]);
+    const known = this.#specs.get(`${kind} ${vmid}`);
+    if (known?.listed === listed && performance.now() < known.until) return known.spec;
+    const config = await this.#get(`/${kind}/${vmid}/config`, GuestConfig, signal);
+    const spec = specOf(kind, config, one);
+    this.#specs.set(`${kind} ${vmid}`, { listed, spec, until: performance.now() + CONFIG_MS });
+    return spec;
+  }
+
+  async #storages(signal: AbortSignal): Promise<v.InferOutput<typeof Storages>> {
+    try {
+      return await this.#get("/storage", Storages, signal);
+    } catch (error) {
+      this.#warn("storage", `storages and backups not read: ${errorChain(error)}`);
+      return [];
+    }
+  }
+
+  async #newestBackups(storages: v.InferOutput<typeof Storages>, signal: AbortSignal): Promise<Backup[]> {
+    const holding = storages.filter(({ content, active }) => contents(content).includes("backup") && active !== 0);
+    const lists = await inParallel(holding, async ({ storage }) => {
+      const known = this.#backups.get(storage);
+      if (known && performance.now() < known.until) return known.all;
+      try {
+        const path = `/storage/${encodeURIComponent(storage)}/content?content=backup`;
+        const all = newestOf(storage, await this.#get(path, Content, signal));
+        this.#backups.set(storage, { all, until: performance.now() + BACKUPS_MS });
+        return all;
+      } catch (error) {
+        this.#warn(`backups ${storage}`, `backups on "${storage}" not read: ${errorChain(error)}`);
+        return known?.all ?? [];
+      }
+    });
+    return lists.flat();
+  }
+}
+
+/**
+ * A node's figures as a report has them. `here`: the API was asked on the node itself, so that what it doesn't tell can be had
+ * from /proc; else that would be another machine's, and is null.
+ */
+function figuresOf(status: v.InferOutput<typeof Status>, { here }: { here: boolean }) {
+  const { cpu, uptime, memory, rootfs, loadavg, cpuinfo, kversion, pveversion } = status;
+  const kernel = status["current-kernel"]?.release ?? /\b\d+\.\d+\.\S+/.exec(kversion ?? "")?.[0] ?? null;
+  const product = /^pve-manager\/([^/]+)/.exec(pveversion ?? "")?.[1];
+  const memoryTotal = scaled(memory?.total, MIB, Math.floor);
+  const diskTotal = scaled(rootfs?.total, GIB, Math.ceil);
+  const metrics: HostMetrics = {
+    cpu_percent: cpu === null ? null : Math.round(Math.min(Math.max(cpu, 0), 1) * 10_000) / 100,
+    memory_used_mb: scaled(memory?.used, MIB, Math.floor),
+    memory_total_mb: memoryTotal,
+    disk_used_gb: scaled(rootfs?.used, GIB, Math.ceil),
+    disk_total_gb: diskTotal,
+    network_rx_bytes: null,
+    network_tx_bytes: null,
+    uptime_seconds: uptime === null ? null : Math.floor(uptime),
+    load_average: loadavg?.[0] ?? null,
+    cpu_temp_c: null,
+  };
+  const facts: HostFacts = {
+    cpu_count: cpuinfo?.cpus ?? null,
+    memory_total_mb: memoryTotal,
+    disk_total_gb: diskTotal,
+    os: product === undefined ? null : `Proxmox VE ${product}`.slice(0, 80),
+    kernel,
+    arch: null,
+    boot_at: null,
+  };
+  return here ? { metrics: said(metrics), facts: said(facts) } : { metrics, facts };
+}
+
+/** Without what is null. */
+function said<T extends object>(fields: T): Partial<T> {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null)) as Partial<T>;
+}
+
+function scaled(value: number | null | undefined, unit: number, whole: (n: number) => number): number | null {
+  return value === null || value === undefined ? null : whole(value / unit);
+}
+
+/** What a guest was given, by its configuration; what that leaves open is the default, or what the list says. */
+function specOf(kind: Kind, config: Record<string, unknown>, { cpus, maxmem }: Listed): GuestSpec {
+  const field = (name: string) => asNumber(config[name]);
+  const cores = field("cores");
+  // Since version 8 memory may be written as a list of properties: "current=2048".
+  const { memory } = config;
+  const current = asNumber(typeof memory === "string" ? memory.replace(/^current=|,.*$/g, "") : memory);
+  return {
+    // A container without cores has all of the node's, a machine has one of each.
+    cores: kind === "qemu" ? (cores ?? 1) * (field("sockets") ?? 1) : (cores ?? cpus),
+    memory_mb: current ?? scaled(maxmem, MIB, Math.floor),
+    disk_gb: diskGb(config),
+  };
+}
+
+const DISK = /^(rootfs|mp\d+|ide\d+|sata\d+|scsi\d+|virtio\d+)$/;
+const UNITS: Record<string, number> = { K: 2 ** -20, M: 2 ** -10, G: 1, T: 2 ** 10 };
+
+/** All disks together in GiB; CD-ROMs are none. Null where no size is written. */
+function diskGb(config: Record<string, unknown>): number | null {
+  const sizes = Object.entries(config).flatMap(([name, value]) => {
+    if (!DISK.test(name) || typeof value !== "string" || /(^|,)media=cdrom(,|$)/.test(value)) return [];
+    const [, digits, unit] = /(?:^|,)size=(\d+(?:\.\d+)?)([KMGT]?)(?:,|$)/.exec(value) ?? [];
+    if (digits === undefined) return [];
+    return [Number(digits) * (unit ? UNITS[unit]! : 1 / GIB)];
+  });
+  return sizes.length === 0 ? null : Math.round(sizes.reduce((all, size) => all + size, 0) * 100) / 100;
+}
+
+function contents(list: string | null): string[] {
+  return (list ?? "").split(",").filter(Boolean);
+}
+
+function targetOf(one: v.InferOutput<typeof Storages>[number]): StorageTarget {
+  const { storage, type, content, active, enabled, shared, total, used } = one;
+  return {
+    name: storage,
+    type,
+    content: contents(content),
+    active: active !== 0 && enabled !== 0,
+    shared: shared === 1,
+    total_bytes: total,
+    used_bytes: used,
+  };
+}
+
+/** Of each guest the newest one. */
+function newestOf(storage: string, content: v.InferOutput<typeof Content>): Backup[] {
+  const byGuest = Map.groupBy(content, ({ vmid }) => vmid);
+  return [...byGuest].map(([vmid, all]) => {
+    const newest = all.reduce((best, one) => ((one.ctime ?? 0) > (best.ctime ?? 0) ? one : best));
+    return {
+      vmid,
+      storage,
+      volume: newest.volid,
+      created_at: newest.ctime === null ? null : new Date(newest.ctime * 1000).toISOString(),
+      size_bytes: newest.size,
+      count: all.length,
+      verified: newest.verification?.state ?? null,
+    };
+  });
+}
+
+async function inParallel<T, R>(all: readonly T[], work: (one: T) => Promise<R>): Promise<R[]> {
+  const results: R[] = [];
+  let next = 0;
+  const worker = async (): Promise<void> => {
+    for (let index = next++; index < all.length; index = next++) results[index] = await work(all[index]!);
+  };
+  await Promise.all(Array.from({ length: Math.min(AT_ONCE, all.length) }, worker));
+  return results;
+}
+
+// -- the way there
+
+/** Asks; gives the parsed answer. @throws Error that names the endpoint and never the token. */
+type Api = (path: string, signal: AbortSignal) => Promise<unknown>;
+
+function openApi(settings: ProxmoxSettings): Api {
+  const { endpoint, token, ca_file, fingerprint } = settings;
+  const base = endpoint.replace(/\/+$/, "");
+  const tls = ca_file === undefined ? {} : { tls: { ca: readFileSync(ca_file, "utf8") } };
+  const secret = (token[0]?.reveal() ?? "").replace(/^PVEAPIToken=/, "");
+  const headers = { accept: "application/json", authorization: `PVEAPIToken=${secret}` };
+  return async (path, outer) => {
+    const signal = AbortSignal.any([outer, AbortSignal.timeout(ANSWER_MS)]);
+    const answer = await (
+      fingerprint === undefined
+        ? fetch(base + path, { headers, redirect: "manual", signal, ...tls }).then(read)
+        : askPinned(new URL(base + path), { headers, fingerprint, signal })
+    ).catch((error: unknown) => {
+      throw new Error(`ask Proxmox at ${base}`, { cause: error });
+    });
+    if (answer.status !== 200) throw new Error(`ask Proxmox at ${base}: ${refusal(path, answer)}`);
+    try {
+      return JSON.parse(answer.text) as unknown;
+    } catch {
+      throw new Error(`ask Proxmox at ${base}: ${path} is not answered in JSON`);
+    }
+  };
+}
+
+interface Answer {
+  status: number;
+  /** The words of its status line: Proxmox puts there what is wrong. */
+  reason: string;
+  text: string;
+}
+
+async function read(response: Response): Promise<Answer> {
+  return { status: response.status, reason: response.statusText, text: await response.text() };
+}
+
+function refusal(path: string, { status, reason }: Answer): string {
+  const what = `${path} is answered ${status}${reason ? ` ${reason}` : ""}`;
+  if (status === 401) return `${what}: is the token right? (user@realm!id=uuid)`;
+  if (status === 403)
+    return `${what}: the token needs the role PVEAuditor on / (pveum acl modify / --tokens … --roles PVEAuditor)`;
+  return what;
+}
+
+/**
+ * Asks a server whose certificate is known by its fingerprint. `fetch` has no way to judge a certificate that it can't verify
+ * before the request leaves, so the connection is made first, judged, and only then written to.
+ */
+async function askPinned(
+  url: URL,
+  { headers, fingerprint, signal }: { headers: Record<string, string>; fingerprint: string; signal: AbortSignal },
+): Promise<Answer> {
+  const socket = await connectPinned(url, fingerprint, signal);
+  try {
+    return await new Promise<Answer>((resolve, reject) => {
+      const asking = request(
+        {
+          host: url.hostname,
+          path: url.pathname + url.search,
+          headers: { ...headers, host: url.host, connection: "close" },
+          createConnection: () => socket,
+          signal,
+        },
+        (answer) => void readMessage(answer).then(resolve, reject),
+      );
+      asking.on("error", reject);
+      asking.end();
+    });
+  } finally {
+    socket.destroy();
+  }
+}
+
+async function connectPinned(url: URL, fingerprint: string, signal: AbortSignal): Promise<TLSSocket> {
+  const host = url.hostname.replace(/^\[|\]$/g, "");
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const socket = connect({ host, port: Number(url.port || 443), rejectUnauthorized: false }, resolve);
+  const stop = () => reject(signal.reason as Error);
+  socket.on("error", reject);
+  signal.addEventListener("abort", stop, { once: true });
+  if (signal.aborted) stop();
+  try {
+    await promise;
+    const shown = socket.getPeerCertificate().fingerprint256;
+    if (plain(shown) !== plain(fingerprint)) {
+      throw new Error(`its certificate has the fingerprint ${shown}, not the one that is configured`);
+    }
+    return socket;
+  } catch (error) {
+    socket.destroy();
+    throw error;
+  } finally {
+    signal.removeEventListener("abort", stop);
+  }
+}
+
+function plain(fingerprint: string): string {
+  return fingerprint.replaceAll(":", "").toLowerCase();
+}
+
+async function readMessage(message: IncomingMessage): Promise<Answer> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of message as AsyncIterable<Buffer>) {
+    bytes += chunk.length;
+    if (bytes > LARGEST_ANSWER) throw new Error(`the answer is over ${LARGEST_ANSWER >> 20} MiB`);
+    chunks.push(chunk);
+  }
+  return {
+    status: message.statusCode ?? 0,
+    reason: message.statusMessage ?? "",
+    text: Buffer.concat(chunks).toString("utf8"),
+  };
+}
