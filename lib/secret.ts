@@ -31,6 +31,15 @@ export class Secret {
   }
 }
 
+/** What is shorter is guessed sooner than found in a log, and would tear any text apart. */
+const SHORTEST_SOUGHT = 8;
+
+/** Another's text without the secrets (of at least 8 characters) that it may repeat: an error page that shows the request, for one. */
+export function without(secrets: readonly Secret[], text: string): string {
+  const values = secrets.map((secret) => secret.reveal()).filter((value) => value.length >= SHORTEST_SOUGHT);
+  return values.reduce((rest, value) => rest.replaceAll(value, REDACTED), text);
+}
+
 /**
  * Whether `given` is one of `secrets`; text counts as its UTF-8 bytes. No secrets listed means no.
  *

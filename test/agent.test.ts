@@ -5,7 +5,7 @@ import { describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Daemon, Folder, TARGETS, freePort, runRole, startRole, until } from "./kit.ts";
-import { Hub } from "./receiver-kit.ts";
+import { Clock, Hub, faketime } from "./receiver-kit.ts";
 
 type Row = Record<string, unknown>;
 
@@ -123,6 +123,127 @@ test("the receiver away: samples wait, then arrive in order while the live repor
   const samples = hub.rows<{ at: number }>("SELECT at FROM host_samples ORDER BY at");
   expect(samples.length).toBeGreaterThan(5);
 }, 120_000);
+
+const library = faketime("an hour's absence of the receiver, a host's wrong clock");
+
+test.skipIf(library === null)(
+  "an hour without a receiver: every sample arrives, oldest first, and the host is online throughout",
+  async () => {
+    const port = freePort();
+    using folder = new Folder();
+    const clock = new Clock(folder, library!);
+    await using hub = new Hub({ port, more: "rate_limit_per_minute: 100000", env: clock.env });
+    await hub.addHost("web-1");
+    const config = configure(folder, `http://127.0.0.1:${port}`, hub.tokens.get("web-1")!, "protocol: telemetry\n");
+    await hub.up();
+    await hub.run("host", "set", "web-1", "--interval", "60");
+    await using agent = await startRole("agent", ["--config", config], { env: clock.env });
+    await agent.said(" ready ");
+    const status = async () => (await hub.get<{ status: string }>("/v1/hosts/web-1")).status;
+    expect(await status()).toBe("online");
+    await hub.daemon.kill();
+    // Three minutes from one sample to the next.
+    for (let step = 1; step <= 20; step++) {
+      const before = waiting(folder).length;
+      clock.offset(step * 180);
+      await until("one more sample waits", () => waiting(folder).length > before);
+    }
+    await hub.up();
+    await agent.said("answers again");
+    const times = () =>
+      waiting(folder)
+        .map((name) => Number.parseInt(name, 10))
+        .toSorted((a, b) => a - b);
+    const all = times();
+    expect(all.at(-1)! - all[0]!).toBeGreaterThan(50 * 60_000);
+    await until(
+      "all of it has arrived",
+      async () => {
+        const left = times();
+        expect(left).toEqual(all.slice(all.length - left.length));
+        expect(await status()).toBe("online");
+        return left.length === 0;
+      },
+      100,
+    );
+    await agent.kill();
+    const stored = new Set(hub.rows<{ at: number }>("SELECT at FROM host_samples").map(({ at }) => at));
+    expect(all.filter((at) => !stored.has(at))).toEqual([]);
+    // The receiver was away, not the host.
+    expect(hub.rows("SELECT * FROM events")).toEqual([]);
+  },
+  150_000,
+);
+
+test.skipIf(library === null)(
+  "a clock that is ten minutes wrong is said by the log and by the doctor",
+  async () => {
+    await using hub = await Hub.start();
+    using folder = new Folder();
+    const clock = new Clock(folder, library!);
+    const config = configure(folder, hub.url, hub.tokens.get("web-1")!);
+    for (const [seconds, words] of [
+      [600, "ahead of"],
+      [-4200, "behind"],
+    ] as const) {
+      clock.offset(seconds);
+      await using agent = await startRole("agent", ["--config", config], { env: clock.env });
+      const said = await agent.said("this host's clock is");
+      expect(said).toContain(`${words} the receiver's`);
+      const { code, stdout } = await runRole("agent", ["doctor", "--config", config], { env: clock.env });
+      expect([code, stdout]).toEqual([
+        2,
+        expect.stringMatching(new RegExp(`^red +clock .*\\dm.* ${words} the receiver's`, "m")),
+      ]);
+      expect(stdout).toContain("timedatectl set-ntp true");
+      await agent.kill();
+    }
+  },
+  60_000,
+);
+
+test("no token anywhere: debug log, refusals that repeat it, errors, doctor, selftest, the process's own arguments", async () => {
+  using folder = new Folder();
+  const token = `pk_${"s".repeat(40)}`;
+  let status = 500;
+  const server = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    // Says back what it was sent, as a proxy's error page may.
+    fetch: (request) => Response.json({ error: `refused ${request.headers.get("authorization")}` }, { status }),
+  });
+  const places = `ship: { episodes_dir: ${folder.at("episodes")} }\n`;
+  const config = configure(folder, `http://127.0.0.1:${server.port}`, token, `protocol: telemetry\n${places}`);
+  mkdirSync(folder.at("episodes/ep-1"), { recursive: true });
+  writeFileSync(folder.at("episodes/ep-1/done.marker"), "");
+  const texts: string[] = [];
+  await using agent = await start(config);
+  await agent.said("ask for this host's name");
+  texts.push(readFileSync(`/proc/${agent.child.pid}/cmdline`, "utf8"));
+  for (status of [500, 422, 401, 302]) {
+    for (const args of [
+      ["doctor", "--json"],
+      ["selftest"],
+      ["ping"],
+      ["--once"],
+      ["quarantine", "list"],
+      ["--check", "--print"],
+    ]) {
+      const { stdout, stderr } = await runRole("agent", [...args, "--config", config, "--log-level", "debug"]);
+      texts.push(stdout, stderr);
+    }
+  }
+  const wrong = await runRole("agent", [
+    "--config",
+    folder.write("bad.yaml", `receiver: { url: 7, token: ${token} }\nx: 1\n`),
+  ]);
+  expect(wrong.code).toBe(78);
+  texts.push(wrong.stderr);
+  await agent.kill();
+  texts.push(agent.log.join("\n"));
+  await server.stop(true);
+  for (const text of texts) expect(text).not.toContain("s".repeat(40));
+}, 60_000);
 
 test("the interval that the receiver asks for is adopted within its bounds", async () => {
   for (const [asked, adopted] of [

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { inspect } from "node:util";
 import { createLog } from "../lib/log.ts";
-import { Secret, secretEquals } from "../lib/secret.ts";
+import { Secret, secretEquals, without } from "../lib/secret.ts";
 
 const VALUE = "pk_s3cret-value";
 
@@ -40,4 +40,9 @@ test("other values, other lengths and the empty text are refused, and so is ever
     expect(secretEquals(given, secrets)).toBe(false);
   expect(secretEquals("old", [])).toBe(false);
   expect(secretEquals("", [])).toBe(false);
+});
+
+test("what others say is repeated without the secrets in it", () => {
+  const secrets = [new Secret("pk_0123456789"), new Secret("t"), new Secret("")];
+  expect(without(secrets, "that pk_0123456789, twice: pk_0123456789")).toBe("that [redacted], twice: [redacted]");
 });

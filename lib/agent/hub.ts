@@ -1,10 +1,10 @@
 // The way to the receiver: one place that knows its address, its token and its certificates.
 //
 // Errors are typed: TransportError where there was no answer, HttpError where there was one that refuses. Neither ever
-// holds the token; redirects are not followed, so that it goes nowhere else.
+// holds the token, even where an answer repeats it; redirects are not followed, so that it goes nowhere else.
 
 import { readFileSync } from "node:fs";
-import type { Secret } from "../secret.ts";
+import { type Secret, without } from "../secret.ts";
 import { errorChain } from "../log.ts";
 import { RefusedCredentials } from "../service.ts";
 import { version } from "../version.ts";
@@ -103,7 +103,7 @@ export function openHub(settings: HubSettings): Hub {
           ...(signals.length > 0 ? { signal: AbortSignal.any(signals) } : {}),
           ...(tls ? { tls } : {}),
         });
-        text = await answer.text();
+        text = without(token, await answer.text());
       } catch (error) {
         if (signal?.aborted) throw error;
         throw new TransportError(`${what}: no answer from ${url}: ${errorChain(error)}`);
@@ -157,10 +157,14 @@ function retryAfter(headers: Headers): number | null {
 export function hostOf(hub: Sender, configured: string | undefined): () => Promise<string> {
   let known = configured;
   return async () => {
-    known ??= String(
-      (await hub.send({ method: "POST", path: "/v1/ping", what: "ask for this host's name" })).body["host"],
-    );
-    return known;
+    if (known !== undefined) return known;
+    const { body } = await hub.send({ method: "POST", path: "/v1/ping", what: "ask for this host's name" });
+    const { host } = body;
+    if (typeof host !== "string") {
+      throw new TransportError("ask for this host's name: the receiver doesn't say: set \"host_id\"");
+    }
+    known = host;
+    return host;
   };
 }
 

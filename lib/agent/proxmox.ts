@@ -16,7 +16,7 @@ import { type TLSSocket, connect } from "node:tls";
 import * as v from "valibot";
 import { isLoopback } from "../config.ts";
 import { errorChain } from "../log.ts";
-import type { Secret } from "../secret.ts";
+import { type Secret, without } from "../secret.ts";
 import type { HostFacts, HostMetrics } from "./host.ts";
 
 /** How the node is reached. */
@@ -405,9 +405,11 @@ function openApi(settings: ProxmoxSettings): Api {
     ).catch((error: unknown) => {
       throw new Error(`ask Proxmox at ${base}`, { cause: error });
     });
-    if (answer.status !== 200) throw new Error(`ask Proxmox at ${base}: ${refusal(path, answer)}`);
+    if (answer.status !== 200) {
+      throw new Error(`ask Proxmox at ${base}: ${without(token, refusal(path, answer))}`);
+    }
     try {
-      return JSON.parse(answer.text) as unknown;
+      return JSON.parse(without(token, answer.text)) as unknown;
     } catch {
       throw new Error(`ask Proxmox at ${base}: ${path} is not answered in JSON`);
     }
