@@ -5,13 +5,13 @@
 // Killed at any moment it loses nothing it acknowledged: a report is in the store whole or not at all, an episode is in its
 // place or a partial file that the next start sweeps away.
 
-import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { type Context, Hono } from "hono";
 import * as v from "valibot";
 import systemUnit from "./etc/picket-receiver.service" with { type: "text" };
 import userUnit from "./etc/picket-receiver.user.service" with { type: "text" };
 import example from "./etc/receiver.yaml" with { type: "text" };
+import { holdAlone } from "./lib/alone.ts";
 import {
   type Broken,
   type Secret,
@@ -26,7 +26,6 @@ import {
   rule,
   secret,
 } from "./lib/config.ts";
-import { flock, hasLibc } from "./lib/ffi.ts";
 import {
   type Bindings,
   Refusal,
@@ -38,7 +37,7 @@ import {
   serve,
   whoMayConnect,
 } from "./lib/http.ts";
-import { inheritOwner, isDiskFull, makeFolder } from "./lib/journal.ts";
+import { isDiskFull, makeFolder } from "./lib/journal.ts";
 import type { Log } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
 import { Admission, type Guest, stamp, unauthorized } from "./lib/receiver/admission.ts";
@@ -167,7 +166,7 @@ interface Receiver {
 async function main(config: Config, service: Service): Promise<Running<Config>> {
   const { log } = service;
   const store = await Store.open(config.data_dir);
-  const unlock = holdAlone(config.data_dir);
+  const unlock = holdAlone("picket-receiver", join(config.data_dir, "receiver.lock"));
   const episodes = new EpisodeFolder(episodesFolder(config));
   makeFolder(episodes.path, 0o750);
   const metrics = new Registry();
@@ -215,19 +214,6 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       unlock();
     },
   };
-}
-
-/** One daemon a data folder: a second one would sweep the first one's uploads. */
-function holdAlone(dir: string): () => void {
-  const file = join(dir, "receiver.lock");
-  const fd = openSync(file, "a", 0o600);
-  inheritOwner(file);
-  if (hasLibc() && !flock(fd, "exclusive")) {
-    closeSync(fd);
-    const hint = "is the service running? give this one a data_dir of its own";
-    throw Object.assign(new Error(`another picket-receiver uses "${dir}"`), { hint });
-  }
-  return () => closeSync(fd);
 }
 
 function doorSettings({ rate_limit_per_minute, auth }: Config): { perMinute: number; bind: boolean } {

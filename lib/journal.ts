@@ -99,11 +99,17 @@ export class Journal {
    * Lines are written in the order of the calls.
    */
   append(line: string): Promise<void> {
+    return this.appendAll([line]);
+  }
+
+  /** Appends lines in one piece: all of them or none, unless the process is killed in the middle of it. */
+  appendAll(lines: readonly string[]): Promise<void> {
     if (this.#closed) return Promise.reject(new Error(`append to "${this.path}": the journal is closed`));
-    if (line.includes("\n"))
+    if (lines.some((line) => line.includes("\n")))
       return Promise.reject(new Error(`append to "${this.path}": a line can't contain a line break`));
+    if (lines.length === 0) return Promise.resolve();
     return new Promise((resolve, reject) => {
-      this.#queue.push({ line, resolve, reject });
+      this.#queue.push({ line: lines.join("\n"), resolve, reject });
       // The rest of this tick's requests shall share the batch.
       this.#flushing ??= new Promise<void>((done) => setImmediate(done)).then(() => this.#flush());
     });
