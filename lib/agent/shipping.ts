@@ -24,6 +24,8 @@ const LONGEST_PAUSE_MS = 300_000;
 /** An upload that doesn't move for so long is given up; the answer may take longer, the receiver has to sync. */
 const STUCK_MS = 60_000;
 const SLOW_ANSWER_MS = 300_000;
+/** Bytes that the compressor gives at a time; with zlib's own 16 KiB a large part of the time goes into handing them on. */
+const COMPRESSED_CHUNK = 1 << 18;
 
 /** What a pass did: `transient` and `conflicts` stay where they are, `fatal` is in quarantine. */
 export interface Shipped {
@@ -131,7 +133,13 @@ export class Shipping {
     });
     const skipped = (path: string, why: string) => log.warn("left out of the archive", { path, why });
     const tar = Readable.from(tarOf(`${places.episodes}/${id}`, id, skipped), { objectMode: false });
-    await pipeline(tar, createZstdCompress(), hashing, createWriteStream(partial, { mode: 0o600 }), { signal });
+    await pipeline(
+      tar,
+      createZstdCompress({ chunkSize: COMPRESSED_CHUNK }),
+      hashing,
+      createWriteStream(partial, { mode: 0o600 }),
+      { signal },
+    );
     const file = await open(partial, "r");
     try {
       await file.sync();

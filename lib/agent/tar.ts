@@ -18,31 +18,58 @@ const readAt = promisify(read);
 /** What was left out, by its path. */
 export type Skipped = (path: string, why: string) => void;
 
-/** The tar of `folder`, its entries below `name/`. Throws when something in it can't be read. */
+/**
+ * The tar of `folder`, its entries below `name/`, in chunks of 1 MiB but for the last: zstd's bytes depend on how its input is
+ * cut, and a chunk for every header would cost more than what is in it. Throws when something in it can't be read.
+ */
 export async function* tarOf(folder: string, name: string, skipped: Skipped = () => {}): AsyncGenerator<Buffer> {
-  yield* entry(Buffer.from(folder), Buffer.from(name), skipped);
+  let chunk = Buffer.allocUnsafe(CHUNK);
+  let filled = 0;
+  for await (const piece of pieces(folder, name, skipped)) {
+    for (let at = 0; at < piece.length;) {
+      const copied = piece.copy(chunk, filled, at);
+      at += copied;
+      filled += copied;
+      if (filled < CHUNK) continue;
+      yield chunk;
+      chunk = Buffer.allocUnsafe(CHUNK);
+      filled = 0;
+    }
+  }
+  if (filled > 0) yield chunk.subarray(0, filled);
+}
+
+/** The tar in pieces of any size; each holds only until the next is asked for. */
+async function* pieces(folder: string, name: string, skipped: Skipped): AsyncGenerator<Buffer> {
+  yield* entry(Buffer.from(folder), Buffer.from(name), { skipped, buffer: Buffer.allocUnsafe(CHUNK) });
   yield Buffer.alloc(2 * BLOCK);
 }
 
-async function* entry(path: Buffer, name: Buffer, skipped: Skipped): AsyncGenerator<Buffer> {
+interface Context {
+  skipped: Skipped;
+  /** What is read of files goes through it. */
+  buffer: Buffer;
+}
+
+async function* entry(path: Buffer, name: Buffer, context: Context): AsyncGenerator<Buffer> {
   const stats = lstatSync(path);
   if (stats.isDirectory()) {
     yield headers({ name: Buffer.concat([name, SLASH]), stats, size: 0, type: "5" });
     const names = readdirSync(path, { encoding: "buffer" }) as Buffer[];
     for (const child of names.toSorted((a, b) => Buffer.compare(a, b))) {
-      yield* entry(Buffer.concat([path, SLASH, child]), Buffer.concat([name, SLASH, child]), skipped);
+      yield* entry(Buffer.concat([path, SLASH, child]), Buffer.concat([name, SLASH, child]), context);
     }
   } else if (stats.isSymbolicLink()) {
     const link = readlinkSync(path, { encoding: "buffer" }) as unknown as Buffer;
     yield headers({ name, stats, size: 0, type: "2", link });
   } else if (stats.isFile()) {
-    yield* file(path, name);
+    yield* file(path, name, context.buffer);
   } else {
-    skipped(name.toString(), "neither a file, a folder nor a link");
+    context.skipped(name.toString(), "neither a file, a folder nor a link");
   }
 }
 
-async function* file(path: Buffer, name: Buffer): AsyncGenerator<Buffer> {
+async function* file(path: Buffer, name: Buffer, buffer: Buffer): AsyncGenerator<Buffer> {
   const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
   try {
     const stats = fstatSync(fd);
@@ -50,10 +77,9 @@ async function* file(path: Buffer, name: Buffer): AsyncGenerator<Buffer> {
     let left = stats.size;
     let at = 0;
     while (left > 0) {
-      const chunk = Buffer.allocUnsafe(Math.min(CHUNK, left));
-      const { bytesRead } = await readAt(fd, chunk, 0, chunk.length, at);
+      const { bytesRead } = await readAt(fd, buffer, 0, Math.min(buffer.length, left), at);
       if (bytesRead === 0) break;
-      yield chunk.subarray(0, bytesRead);
+      yield buffer.subarray(0, bytesRead);
       at += bytesRead;
       left -= bytesRead;
     }
@@ -112,7 +138,8 @@ function header(fields: {
   block.write("ustar  \0", 257);
   // The sum is made with blanks in its own place.
   block.fill(" ", 148, 156);
-  const sum = block.reduce((all, byte) => all + byte, 0);
+  let sum = 0;
+  for (const byte of block) sum += byte;
   block.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148);
   return block;
 }
