@@ -60,7 +60,8 @@ function read(
   const reader = new HostReader({ root: tree(folder, files), mounts, space, clock: () => now });
   tree(folder, later);
   now = 10_000;
-  return { ...reader.metrics(), facts: reader.facts() };
+  const { metrics, facts } = reader.look();
+  return { ...metrics, facts };
 }
 
 describe("hosts", () => {

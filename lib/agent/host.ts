@@ -33,7 +33,7 @@ export interface HostFacts {
   boot_at: string | null;
 }
 
-/** What statfs(2) says of a file system, in bytes. */
+/** Room in bytes: of a file system as statfs(2) says, or of memory. */
 export interface DiskSpace {
   total: number;
   used: number;
@@ -59,6 +59,8 @@ export class HostReader {
   #space: (mount: string) => DiskSpace;
   #clock: () => number;
   #last: CpuTimes | null;
+  /** What was read in this look: several figures ask for the same file. */
+  #texts = new Map<string, string | null>();
 
   constructor({ root, mounts, space = spaceOf, clock = () => performance.now() }: HostOptions) {
     this.#root = root;
@@ -68,10 +70,14 @@ export class HostReader {
     this.#last = this.#cpuTimes();
   }
 
-  /** The figures now. */
-  metrics(): HostMetrics {
-    const disk = this.#disk();
-    const memory = this.#memory();
+  /** Figures and facts now. Each file is read once: /proc/stat is long where there are many CPUs. */
+  look(): { metrics: HostMetrics; facts: HostFacts } {
+    this.#texts.clear();
+    const space = { disk: this.#disk(), memory: this.#memory() };
+    return { metrics: this.#metrics(space), facts: this.#facts(space) };
+  }
+
+  #metrics({ disk, memory }: Spaces): HostMetrics {
     const network = this.#network();
     return {
       cpu_percent: this.#cpuPercent(),
@@ -87,10 +93,7 @@ export class HostReader {
     };
   }
 
-  /** What seldom changes. */
-  facts(): HostFacts {
-    const memory = this.#memory();
-    const disk = this.#disk();
+  #facts({ disk, memory }: Spaces): HostFacts {
     const boot = /^btime (\d+)$/m.exec(this.#read("proc/stat") ?? "")?.[1];
     const name = /^PRETTY_NAME=(.*)$/m.exec(this.#read("etc/os-release") ?? "")?.[1];
     return {
@@ -105,11 +108,11 @@ export class HostReader {
   }
 
   #read(path: string): string | null {
-    try {
-      return readFileSync(join(this.#root, path), "utf8");
-    } catch {
-      return null;
-    }
+    const known = this.#texts.get(path);
+    if (known !== undefined) return known;
+    const text = textOf(join(this.#root, path));
+    this.#texts.set(path, text);
+    return text;
   }
 
   #list(path: string): string[] {
@@ -257,9 +260,22 @@ export class HostReader {
   }
 }
 
+interface Spaces {
+  disk: DiskSpace | null;
+  memory: DiskSpace | null;
+}
+
 interface CpuTimes {
   busy: number;
   total: number;
+}
+
+function textOf(path: string): string | null {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return null;
+  }
 }
 
 function spaceOf(mount: string): DiskSpace {

@@ -52,7 +52,7 @@ export class Sampler {
 
   /** This host's own figures and facts. */
   host() {
-    return { metrics: this.#host.metrics(), facts: this.#host.facts() };
+    return this.#host.look();
   }
 
   /** The containers; undefined where there is no engine, or it doesn't answer (said). */
