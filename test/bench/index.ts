@@ -5,7 +5,9 @@ import { cpus, release } from "node:os";
 import { join } from "node:path";
 import { drops } from "./drops.ts";
 import { ROOT, type Section } from "./kit.ts";
+import { reporting } from "./reporting.ts";
 import { reading, reports } from "./reports.ts";
+import { shipping } from "./shipping.ts";
 import { start } from "./start.ts";
 import { uploads } from "./uploads.ts";
 import { webhooks } from "./webhooks.ts";
@@ -36,13 +38,26 @@ function table({ title, command, text, rows }: Section): string {
 }
 
 await Bun.$`${process.execPath} build.ts`.cwd(ROOT).quiet();
-const sections = [await webhooks(), await drops(), await reports(), await uploads(), await reading(), await start()];
+const sections = [
+  await webhooks(),
+  await drops(),
+  await reports(),
+  await uploads(),
+  await reading(),
+  await reporting(),
+  await shipping(),
+  await start(),
+];
 const peers = [
   `Bun ${Bun.version}`,
   Bun.which("wrk") ? version(["wrk", "-v"]).replace(/ \[.*/, "") : "",
   Bun.which("webhook") ? version(["webhook", "-version"]) : "",
   Bun.which("nginx") ? version(["nginx", "-v"]) : "",
   Bun.which("prometheus-pushgateway") ? version(["prometheus-pushgateway", "--version"]).replace(/ \(.*/, "") : "",
+  Bun.which("prometheus-node-exporter") ? version(["prometheus-node-exporter", "--version"]).replace(/ \(.*/, "") : "",
+  Bun.which("tar") ? version(["tar", "--version"]) : "",
+  Bun.which("zstd") ? `zstd ${/v[\d.]+/.exec(version(["zstd", "--version"]))?.[0] ?? ""}` : "",
+  Bun.which("curl") ? version(["curl", "--version"]).replace(/ \(.*/, "") : "",
   Bun.which("victoria-metrics") ? debianVersion("victoria-metrics") : "",
   `Linux ${release()}`,
   `${cpus().length} cores (${cpus()[0]?.model ?? "unknown"})`,

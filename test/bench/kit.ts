@@ -1,6 +1,7 @@
 // What the measurements share: medians, programs started and stopped, wrk, versions.
 
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { dlopen, ptr } from "bun:ffi";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
@@ -121,4 +122,87 @@ export async function wrk({ url, body, headers, seconds, connections = 64, folde
 export async function residentMiB(pid: number): Promise<number> {
   const status = await Bun.file(`/proc/${pid}/status`).text();
   return Number(/VmRSS:\s+(\d+)/.exec(status)![1]) / 1024;
+}
+
+/** What resident memory a process had at most, in MiB; null when it has ended. */
+export function peakMiB(pid: number): number | null {
+  try {
+    const peak = /VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
+    return peak === undefined ? null : Number(peak) / 1024;
+  } catch {
+    return null;
+  }
+}
+
+/** CPU seconds of a process so far: user and system, all its threads, also those that have ended. */
+export function cpuSeconds(pid: number): number {
+  const time = new BigInt64Array(2);
+  // What clock_getcpuclockid(3) gives for a process; /proc/PID/stat counts in hundredths of a second.
+  if (clock().symbols.clock_gettime((~pid << 3) | 2, ptr(time)) !== 0)
+    throw new Error(`no CPU clock of process ${pid}`);
+  return Number(time[0]) + Number(time[1]) / 1e9;
+}
+
+let opened: ReturnType<typeof openClock> | undefined;
+
+function clock() {
+  return (opened ??= openClock());
+}
+
+function openClock() {
+  return dlopen("libc.so.6", { clock_gettime: { args: ["i32", "ptr"], returns: "i32" } });
+}
+
+/**
+ * Runs curl; throws unless the answer has one of these statuses. Gives the seconds it took.
+ * @param from a shell pipeline whose output curl gets as its input.
+ */
+export async function curl(args: string[], good: string[], from?: string): Promise<number> {
+  const cmd = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code} %{time_total}", "-H", "Expect:", ...args];
+  const run = Bun.spawn(from === undefined ? cmd : ["bash", "-c", `set -o pipefail; ${from} | "$@"`, "bash", ...cmd], {
+    stdout: "pipe",
+    stderr: "inherit",
+  });
+  const [status = "", seconds = ""] = (await new Response(run.stdout).text()).split(" ");
+  if (!good.includes(status)) throw new Error(`curl ${args.at(-1)}: ${status}`);
+  if ((await run.exited) !== 0) throw new Error(`${from ?? "curl"} ended with ${run.exitCode}`);
+  return Number(seconds);
+}
+
+/** An nginx that takes files by PUT and keeps them in `dav/` of this folder, while `work` runs with its address. */
+export async function withWebDav<T>(folder: string, work: (url: string) => Promise<T>): Promise<T> {
+  const port = freePort();
+  mkdirSync(join(folder, "dav"), { mode: 0o777 });
+  const config = join(folder, "nginx.conf");
+  writeFileSync(
+    config,
+    `${process.getuid?.() === 0 ? "user root;\n" : ""}daemon off; worker_processes 1; pid ${folder}/nginx.pid; error_log ${folder}/error.log;
+events {}
+http { access_log off; client_max_body_size 0; client_body_temp_path ${folder}/body;
+  server { listen 127.0.0.1:${port}; root ${folder}/dav; location / { dav_methods PUT; create_full_put_path on; } } }
+`,
+  );
+  const url = `http://127.0.0.1:${port}`;
+  return withProgram(
+    ["nginx", "-c", config, "-p", folder],
+    () => fetch(url),
+    () => work(url),
+  );
+}
+
+const RECEIVER = join(ROOT, "dist/picket-receiver");
+
+/** The compiled receiver with its data in `data/` of this folder, while `work` runs with its address and a token of host "bench". */
+export async function withReceiver<T>(folder: string, work: (url: string, token: string) => Promise<T>): Promise<T> {
+  const port = freePort();
+  const config = join(folder, "receiver.yaml");
+  writeFileSync(config, `listen: 127.0.0.1:${port}\ndata_dir: ${folder}/data\n`);
+  const added = Bun.spawnSync([RECEIVER, "host", "add", "bench", "--config", config]).stdout.toString();
+  const token = /pk_\w+/.exec(added)![0];
+  const url = `http://127.0.0.1:${port}`;
+  return withProgram(
+    [RECEIVER, "--config", config, "--log-level", "warn"],
+    () => fetch(`${url}/health`),
+    () => work(url, token),
+  );
 }

@@ -4,11 +4,10 @@
 
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { ROOT, type Section, freePort, inFolder, median, withProgram } from "./kit.ts";
+import { type Section, curl, freePort, inFolder, median, withProgram, withReceiver, withWebDav } from "./kit.ts";
 
 const MIB = Number(process.env["PICKET_BENCH_UPLOAD_MIB"] ?? 1024);
 const ROUNDS = Number(process.env["PICKET_BENCH_ROUNDS"] ?? 5);
-const RECEIVER = join(ROOT, "dist/picket-receiver");
 const TUS_VERSION = "2.4.5";
 const TUS_STORE_VERSION = "2.1.1";
 
@@ -27,44 +26,21 @@ async function largeFile(path: string): Promise<string> {
   return hasher.digest("hex");
 }
 
-/** Runs curl; throws unless the answer has one of these statuses. Gives the seconds it took. */
-async function curl(args: string[], good: string[]): Promise<number> {
-  const run = Bun.spawn(
-    ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code} %{time_total}", "-H", "Expect:", ...args],
-    {
-      stdout: "pipe",
-      stderr: "inherit",
-    },
-  );
-  const [status = "", seconds = ""] = (await new Response(run.stdout).text()).split(" ");
-  if (!good.includes(status)) throw new Error(`curl ${args.at(-1)}: ${status}`);
-  return Number(seconds);
-}
-
 const RECEIVER_ROW = "receiver: hashed, synced, in the index before its answer";
 
 type Contestant = (folder: string, file: string, sha256: string) => Promise<number>;
 
-const receiver: Contestant = async (folder, file, sha256) => {
-  const port = freePort();
-  const config = join(folder, "receiver.yaml");
-  writeFileSync(config, `listen: 127.0.0.1:${port}\ndata_dir: ${folder}/data\n`);
-  const added = Bun.spawnSync([RECEIVER, "host", "add", "bench", "--config", config]).stdout.toString();
-  const token = /pk_\w+/.exec(added)![0];
-  const headers = [
-    `Authorization: Bearer ${token}`,
-    "Content-Type: application/zstd",
-    `X-Content-SHA256: ${sha256}`,
-    "X-Schema-Version: 1",
-  ];
-  const url = `http://127.0.0.1:${port}`;
-  return withProgram(
-    [RECEIVER, "--config", config, "--log-level", "warn"],
-    () => fetch(`${url}/health`),
-    () =>
-      curl(["-T", file, ...headers.flatMap((one) => ["-H", one]), `${url}/v1/episodes/bench/large.tar.zst`], ["201"]),
-  );
-};
+const receiver: Contestant = (folder, file, sha256) =>
+  withReceiver(folder, (url, token) => {
+    const headers = [
+      `Authorization: Bearer ${token}`,
+      "Content-Type: application/zstd",
+      `X-Content-SHA256: ${sha256}`,
+      "X-Schema-Version: 1",
+    ];
+    const path = "/v1/episodes/bench/large.tar.zst";
+    return curl(["-T", file, ...headers.flatMap((one) => ["-H", one]), `${url}${path}`], ["201"]);
+  });
 
 /** What the disk gives: the same bytes copied and synced, no network, no hash. */
 const disk: Contestant = async (folder, file) => {
@@ -74,24 +50,8 @@ const disk: Contestant = async (folder, file) => {
   return (performance.now() - begin) / 1000;
 };
 
-const nginx: Contestant = async (folder, file) => {
-  const port = freePort();
-  mkdirSync(join(folder, "dav"), { mode: 0o777 });
-  const config = join(folder, "nginx.conf");
-  writeFileSync(
-    config,
-    `${process.getuid?.() === 0 ? "user root;\n" : ""}daemon off; worker_processes 1; pid ${folder}/nginx.pid; error_log ${folder}/error.log;
-events {}
-http { access_log off; client_max_body_size 0; client_body_temp_path ${folder}/body;
-  server { listen 127.0.0.1:${port}; root ${folder}/dav; location / { dav_methods PUT; create_full_put_path on; } } }
-`,
-  );
-  return withProgram(
-    ["nginx", "-c", config, "-p", folder],
-    () => fetch(`http://127.0.0.1:${port}/`),
-    () => curl(["-T", file, `http://127.0.0.1:${port}/large.tar.zst`], ["201"]),
-  );
-};
+const nginx: Contestant = (folder, file) =>
+  withWebDav(folder, (url) => curl(["-T", file, `${url}/large.tar.zst`], ["201"]));
 
 const TUS = `const { Server } = require("@tus/server"); const { FileStore } = require("@tus/file-store");
 new Server({ path: "/files", datastore: new FileStore({ directory: process.argv[2] }) }).listen({ host: "127.0.0.1", port: Number(process.argv[3]) });`;
