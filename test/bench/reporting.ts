@@ -25,7 +25,9 @@ const DENSE_SECONDS = 0.02;
 /** As far apart that little is left of the one before in the processor's caches, and the garbage collector has had its turn. */
 const SPARSE_SECONDS = 2;
 const SPARSE_REPORTS = 6;
-const IDLE_SECONDS = 6;
+/** The runtime tidies up for half a minute after its start. */
+const SETTLE_SECONDS = 40;
+const IDLE_SECONDS = 20;
 const DEFAULT_SECONDS = 60;
 const DAY_SECONDS = 86_400;
 const AGENT = join(ROOT, "dist/picket-agent");
@@ -44,15 +46,13 @@ const COLLECTORS = [
   "os",
 ];
 
-/** What a program cost. */
+/** What a program cost, in CPU milliseconds. */
 interface Cost {
-  /** CPU milliseconds of one report or scrape, one right after the other. */
+  /** One report or scrape right after the other. */
   dense: number;
-  /** The same far apart, without what it costs to do nothing. */
+  /** The same far apart. */
   sparse: number;
-  /** CPU milliseconds a second with nothing to do. */
-  idle: number;
-  /** Resident memory after the run. */
+  /** Resident memory after the dense ones, in MiB. */
   mib: number;
 }
 
@@ -111,32 +111,46 @@ async function spent(pid: number, work: () => Promise<unknown>): Promise<number>
 
 /** CPU milliseconds a second of a process that has nothing to do. */
 async function idleOf(pid: number): Promise<number> {
-  await Bun.sleep(2000);
+  await Bun.sleep(SETTLE_SECONDS * 1000);
   return (await spent(pid, () => Bun.sleep(IDLE_SECONDS * 1000))) / IDLE_SECONDS;
 }
 
-async function agent(folder: string): Promise<Cost> {
-  return withHub(async ({ url, taken }) => {
-    const every = <T>(interval: number, work: (pid: number) => Promise<T>) =>
-      withProgram(
-        agentOn(folder, { url, interval }),
-        () => taken(1),
-        ({ pid }) => work(pid),
-      );
-    const { dense, mib } = await every(DENSE_SECONDS, async (pid) => {
+/** A contestant: what it costs, and what it costs to do nothing. */
+interface Contestant {
+  cost: (folder: string) => Promise<Cost>;
+  idle: (folder: string) => Promise<number>;
+}
+
+function withAgent<T>(
+  folder: string,
+  interval: number,
+  work: (child: { pid: number; taken: (reports: number) => Promise<void> }) => Promise<T>,
+): Promise<T> {
+  return withHub(({ url, taken }) =>
+    withProgram(
+      agentOn(folder, { url, interval }),
+      () => taken(1),
+      ({ pid }) => work({ pid, taken }),
+    ),
+  );
+}
+
+const agent: Contestant = {
+  async cost(folder) {
+    const dense = await withAgent(folder, DENSE_SECONDS, async ({ pid, taken }) => {
       await taken(WARM_UP);
       return { dense: (await spent(pid, () => taken(REPORTS))) / REPORTS, mib: await residentMiB(pid) };
     });
-    const sparse = await every(SPARSE_SECONDS, async (pid) => {
-      await taken(1);
+    const sparse = await withAgent(folder, SPARSE_SECONDS, async ({ pid, taken }) => {
+      await taken(2);
       return (await spent(pid, () => taken(SPARSE_REPORTS))) / SPARSE_REPORTS;
     });
-    const idle = await every(DAY_SECONDS, idleOf);
-    return { dense, mib, idle, sparse: sparse - idle * SPARSE_SECONDS };
-  });
-}
+    return { ...dense, sparse };
+  },
+  idle: (folder) => withAgent(folder, DAY_SECONDS, ({ pid }) => idleOf(pid)),
+};
 
-async function exporter(): Promise<Cost> {
+function withExporter<T>(work: (child: { pid: number; scrape: () => Promise<void> }) => Promise<T>): Promise<T> {
   const listen = `127.0.0.1:${freePort()}`;
   const flags = ["--collector.disable-defaults", ...COLLECTORS.map((name) => `--collector.${name}`)];
   const scrape = async () => {
@@ -144,32 +158,46 @@ async function exporter(): Promise<Cost> {
     if (!answer.ok) throw new Error(`${EXPORTER}: ${answer.status}`);
     await answer.arrayBuffer();
   };
-  /** At the agent's pace. */
-  const scrapes = async (times: number, seconds: number) => {
-    for (let n = 0; n < times; n++) await Promise.all([scrape(), Bun.sleep(seconds * 1000)]);
-  };
   return withProgram(
     [EXPORTER, `--web.listen-address=${listen}`, "--log.level=error", "--web.disable-exporter-metrics", ...flags],
     scrape,
-    async ({ pid }) => {
-      await scrapes(WARM_UP, DENSE_SECONDS);
-      const dense = (await spent(pid, () => scrapes(REPORTS, DENSE_SECONDS))) / REPORTS;
-      const mib = await residentMiB(pid);
-      const sparse = (await spent(pid, () => scrapes(SPARSE_REPORTS, SPARSE_SECONDS))) / SPARSE_REPORTS;
-      const idle = await idleOf(pid);
-      return { dense, mib, idle, sparse: sparse - idle * SPARSE_SECONDS };
-    },
+    ({ pid }) => work({ pid, scrape }),
   );
 }
 
-/** CPU seconds a day at the default interval. */
-function perDay({ sparse, idle }: Cost): number {
-  return ((sparse / DEFAULT_SECONDS + idle) * DAY_SECONDS) / 1000;
+const exporter: Contestant = {
+  cost: () =>
+    withExporter(async ({ pid, scrape }) => {
+      /** At the agent's pace. */
+      const scrapes = async (times: number, seconds: number) => {
+        for (let n = 0; n < times; n++) await Promise.all([scrape(), Bun.sleep(seconds * 1000)]);
+      };
+      await scrapes(WARM_UP, DENSE_SECONDS);
+      const dense = (await spent(pid, () => scrapes(REPORTS, DENSE_SECONDS))) / REPORTS;
+      const mib = await residentMiB(pid);
+      await scrapes(2, SPARSE_SECONDS);
+      const sparse = (await spent(pid, () => scrapes(SPARSE_REPORTS, SPARSE_SECONDS))) / SPARSE_REPORTS;
+      return { dense, mib, sparse };
+    }),
+  idle: () => withExporter(({ pid }) => idleOf(pid)),
+};
+
+/** Medians of a contestant's rounds; a day has a report every minute, and nothing to do in between. */
+function summary(costs: Cost[], idle: number): Cost & { idle: number; day: number } {
+  const sparse = median(costs.map((cost) => cost.sparse));
+  const each = sparse - idle * SPARSE_SECONDS;
+  return {
+    dense: median(costs.map(({ dense }) => dense)),
+    mib: median(costs.map(({ mib }) => mib)),
+    sparse,
+    idle,
+    day: ((each / DEFAULT_SECONDS + idle) * DAY_SECONDS) / 1000,
+  };
 }
 
-function row(what: string, unit: string, [mine, theirs]: [number, number | null | undefined]): Row {
+function row(what: string, unit: string, [mine, theirs]: [number, number | undefined]): Row {
   const show = (value: number) => `${value.toFixed(value < 10 ? 2 : 0)} ${unit}`;
-  if (theirs === null || theirs === undefined) return { what, figure: show(mine) };
+  if (theirs === undefined) return { what, figure: show(mine) };
   return {
     what,
     figure: `${show(mine)} against ${show(theirs)}`,
@@ -181,33 +209,24 @@ function row(what: string, unit: string, [mine, theirs]: [number, number | null 
 export async function reporting(): Promise<Section> {
   const there = Bun.which(EXPORTER) !== null;
   if (!there) console.log(`skipped: ${EXPORTER} is not installed`);
-  const ours: Cost[] = [];
-  const theirs: Cost[] = [];
+  const contestants = there ? [agent, exporter] : [agent];
+  const idle = await Promise.all(contestants.map((one) => inFolder(one.idle)));
+  const costs: Cost[][] = contestants.map(() => []);
   for (let round = 0; round < ROUNDS; round++) {
-    ours.push(await inFolder(agent));
-    if (there) theirs.push(await exporter());
-    console.error(
-      `round ${round + 1}: agent ${JSON.stringify(ours.at(-1))}, exporter ${JSON.stringify(theirs.at(-1))}`,
-    );
+    for (const [index, one] of contestants.entries()) costs[index]!.push(await inFolder(one.cost));
+    console.error(`round ${round + 1}: agent, exporter: ${JSON.stringify(costs.map((all) => all.at(-1)))}`);
   }
-  const middle = (costs: Cost[]): Cost => ({
-    dense: median(costs.map(({ dense }) => dense)),
-    sparse: median(costs.map(({ sparse }) => sparse)),
-    idle: median(costs.map(({ idle }) => idle)),
-    mib: median(costs.map(({ mib }) => mib)),
-  });
-  const mine = middle(ours);
-  const peer = there ? middle(theirs) : null;
+  const [mine, peer] = contestants.map((_, index) => summary(costs[index]!, idle[index]!));
   return {
     title: "What a report costs its host",
     command: "bun test/bench/reporting.ts",
-    text: `The compiled agent without Docker, collecting and sending; against ${EXPORTER} answering a scrape with the collectors ${COLLECTORS.join(", ")}. ${count(REPORTS)} of them ${DENSE_SECONDS * 1000} ms apart after ${WARM_UP} to warm up, then ${SPARSE_REPORTS} that are ${SPARSE_SECONDS} s apart, then ${IDLE_SECONDS} s with nothing to do; median of ${ROUNDS} rounds in turn.`,
+    text: `The compiled agent without Docker, collecting and sending; against ${EXPORTER} answering a scrape with the collectors ${COLLECTORS.join(", ")}. ${count(REPORTS)} of them ${DENSE_SECONDS * 1000} ms apart after ${WARM_UP} to warm up, then ${SPARSE_REPORTS} that are ${SPARSE_SECONDS} s apart; median of ${ROUNDS} rounds in turn. Nothing to do: ${IDLE_SECONDS} s, beginning ${SETTLE_SECONDS} s after the start.`,
     rows: [
-      row(`CPU time of a report or scrape, ${DENSE_SECONDS * 1000} ms apart`, "ms", [mine.dense, peer?.dense]),
-      row(`CPU time of a report or scrape, ${SPARSE_SECONDS} s apart`, "ms", [mine.sparse, peer?.sparse]),
-      row("CPU time with nothing to do, of each second", "ms", [mine.idle, peer?.idle]),
-      row(`CPU time of a day with one every ${DEFAULT_SECONDS} s`, "s", [perDay(mine), peer && perDay(peer)]),
-      row("resident memory after the run", "MiB", [mine.mib, peer?.mib]),
+      row(`CPU time of a report or scrape, ${DENSE_SECONDS * 1000} ms apart`, "ms", [mine!.dense, peer?.dense]),
+      row(`CPU time of a report or scrape, ${SPARSE_SECONDS} s apart`, "ms", [mine!.sparse, peer?.sparse]),
+      row("CPU time with nothing to do, of each second", "ms", [mine!.idle, peer?.idle]),
+      row(`CPU time of a day with one every ${DEFAULT_SECONDS} s`, "s", [mine!.day, peer?.day]),
+      row("resident memory after the run", "MiB", [mine!.mib, peer?.mib]),
     ],
   };
 }
