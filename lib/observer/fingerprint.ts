@@ -247,7 +247,7 @@ const TOKENS: readonly (readonly [placeholder: string | null, pattern: string])[
   // numbers that are the cause
   [
     null,
-    String.raw`\b(?:HTTP(?:/\d(?:\.\d)?)?(?: error| status| code)?|status(?:[ _-]?code)?|returned error|http code|responded with)[:=]? ?\(?[1-5]\d\d(?!\d)`,
+    String.raw`\b(?:HTTP(?:/\d(?:\.\d)?)?(?: error| status| code)?|status(?:[ _-]?code)?|http code|responded with)[:=]? ?\(?[1-5]\d\d(?!\d)`,
   ],
   [
     null,
