@@ -1,17 +1,47 @@
 // Containers, from the Docker Engine API on its unix socket (Podman speaks it, too). Nothing is ever sent but GET.
 //
-// The list is one call. Each container's times (inspect) and figures (stats) are asked for side by side, and a slow or failing
-// one delays nobody and keeps its place in the list without them. The figures are those that `docker stats` prints: its
-// formulas are those of docker/cli, cli/command/container/stats_helpers.go.
+// The list is one call. Times (inspect) and figures (stats) are then asked for side by side, in two queues, so that slow figures
+// never keep the times waiting. One deadline ends it all: what is late, failing or gone by then keeps its place in the list
+// without them. The figures are those that `docker stats` prints: its formulas are those of docker/cli,
+// cli/command/container/stats_helpers.go. Podman gives no earlier sample, so it is asked twice, see `wallClockPercent`.
 
 import { existsSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import * as v from "valibot";
 
-/** How long one answer may take: stats takes two seconds by itself, because the engine looks twice. */
-const ANSWER_MS = 10_000;
-/** So many containers are asked about at once. */
-const AT_ONCE = 32;
+/** How long things may take, in milliseconds. */
+export interface Patience {
+  /** The list, without which there is nothing. */
+  list: number;
+  /** Any other answer: stats takes two seconds by itself, because the engine looks twice. */
+  answer: number;
+  /** Everything together. */
+  all: number;
+  /** Between two looks at a container whose engine gives one only. */
+  look: number;
+}
+
+const PATIENCE: Patience = { list: 10_000, answer: 10_000, all: 30_000, look: 1000 };
+/** So many containers are asked about at once: 500 times two seconds have to fit into the deadline. Bun has 256 requests open at most. */
+const INSPECTS_AT_ONCE = 32;
+const STATS_AT_ONCE = 128;
+/** More are refused by the receiver, and so is a report of over 4 MiB or a list of over 10,000. */
+const MOST_CONTAINERS = 500;
+const MOST_PORTS = 10_000;
+const ROOM_BYTES = 3 << 20;
+/** No list is that long: what goes on and on isn't an engine. */
+const LONGEST_ANSWER = 64 << 20;
 const MIB = 1 << 20;
+
+/** What of the engine's containers a report doesn't have. */
+export interface Gap {
+  /** Containers over the 500 that a report may have; running ones are kept first. */
+  leftOut: number;
+  /** Containers whose figures or times didn't come in time. */
+  late: number;
+  /** Containers without their labels (and ports), because the report would have grown too big. */
+  shortened: number;
+}
 
 /** A container of a report. */
 export interface DockerContainer {
@@ -40,6 +70,7 @@ export interface ContainerMetrics {
 }
 
 const count = v.nullish(v.number(), null);
+const health = v.nullish(v.object({ Status: v.nullish(v.string(), null) }), null);
 const Listed = v.array(
   v.object({
     Id: v.string(),
@@ -59,10 +90,17 @@ const Listed = v.array(
       [],
     ),
     Labels: v.nullish(v.record(v.string(), v.string()), {}),
+    /** Since API 1.52. */
+    Health: health,
   }),
 );
+type Listed = v.InferOutput<typeof Listed>[number];
 const Inspected = v.object({
-  State: v.object({ StartedAt: v.nullish(v.string(), null), FinishedAt: v.nullish(v.string(), null) }),
+  State: v.object({
+    StartedAt: v.nullish(v.string(), null),
+    FinishedAt: v.nullish(v.string(), null),
+    Health: health,
+  }),
 });
 const Cpu = v.object({
   cpu_usage: v.optional(v.object({ total_usage: count, percpu_usage: v.nullish(v.array(v.number()), null) })),
@@ -70,6 +108,7 @@ const Cpu = v.object({
   online_cpus: count,
 });
 const Stats = v.object({
+  read: v.nullish(v.string(), null),
   cpu_stats: Cpu,
   precpu_stats: v.optional(Cpu),
   memory_stats: v.optional(
@@ -95,109 +134,230 @@ export function findSocket(configured: string | undefined, env: Record<string, s
   return usual.find((path) => existsSync(path)) ?? null;
 }
 
-/** What the engine has. @throws Error when it doesn't answer or answers something else. */
+/** Where and until when an engine is asked. */
+interface Asking {
+  socket: string;
+  signal: AbortSignal | undefined;
+  patience: Patience;
+}
+
+/**
+ * What the engine has, at most 500 of it: running ones first where there are more.
+ * @param options.onGap called once when the report has less than the engine.
+ * @throws Error when the list doesn't come in time or is something else.
+ */
 export async function readContainers(
   socket: string,
-  { signal }: { signal?: AbortSignal } = {},
+  {
+    signal,
+    patience = PATIENCE,
+    onGap,
+  }: { signal?: AbortSignal; patience?: Patience; onGap?: (gap: Gap) => void } = {},
 ): Promise<DockerContainer[]> {
-  const listed = v.parse(Listed, await get(socket, "/containers/json?all=1", signal));
-  const rows = listed.map((one): DockerContainer => {
-    const [image, tag] = splitImage(one.Image);
-    return {
-      container_id: one.Id.slice(0, 80),
-      name: (one.Names[0] ?? one.Id.slice(0, 12)).replace(/^\//, "").slice(0, 255),
-      image: image.slice(0, 255),
-      image_tag: tag?.slice(0, 128) ?? null,
-      status: one.Status?.slice(0, 32) ?? null,
-      state: one.State?.slice(0, 32) ?? null,
-      health_status: healthOf(one.Status ?? ""),
-      ports: one.Ports.map(({ IP, PrivatePort, PublicPort, Type }) => ({
-        ip: IP,
-        private_port: PrivatePort,
-        public_port: PublicPort,
-        type: Type,
-      })),
-      labels: one.Labels,
-      metrics: null,
-      started_at: null,
-      finished_at: null,
-    };
-  });
-  const queue = [...rows];
-  const worker = async (): Promise<void> => {
-    for (let row = queue.shift(); row; row = queue.shift()) await complete(socket, row, signal);
-  };
-  await Promise.all(Array.from({ length: Math.min(AT_ONCE, rows.length) }, worker));
+  const deadline = AbortSignal.timeout(patience.all);
+  const asking: Asking = { socket, signal: signal ? AbortSignal.any([signal, deadline]) : deadline, patience };
+  const listed = v.parse(Listed, await get(asking, "/containers/json?all=1", patience.list));
+  const rows = liveFirst(listed, MOST_CONTAINERS).map(rowOf);
+  const late = new Set<DockerContainer>();
+  const ask = (at: number, some: DockerContainer[], what: (asking: Asking, row: DockerContainer) => Promise<void>) =>
+    eachOf(some, at, async (row) => {
+      // One that has gone meanwhile, or whose figures can't be had, keeps what the list said.
+      await what(asking, row).catch((error: unknown) => {
+        if (isLate(error)) late.add(row);
+      });
+    });
+  await Promise.all([
+    ask(INSPECTS_AT_ONCE, rows, addTimes),
+    ask(
+      STATS_AT_ONCE,
+      rows.filter(({ state }) => state === "running" || state === "paused"),
+      addFigures,
+    ),
+  ]);
+  const gap = { leftOut: listed.length - rows.length, late: late.size, shortened: shorten(rows) };
+  if (gap.leftOut + gap.late + gap.shortened > 0) onGap?.(gap);
   return rows;
 }
 
 /** The engine's version; null when it doesn't say. */
-export async function dockerVersion(socket: string): Promise<string | null> {
-  const { Version } = v.parse(v.object({ Version: v.nullish(v.string(), null) }), await get(socket, "/version"));
-  return Version?.slice(0, 32) ?? null;
+export async function dockerVersion(
+  socket: string,
+  { signal, patience = PATIENCE }: { signal?: AbortSignal; patience?: Patience } = {},
+): Promise<string | null> {
+  const answer = await get({ socket, signal, patience }, "/version");
+  return v.parse(v.object({ Version: v.nullish(v.string(), null) }), answer).Version?.slice(0, 32) ?? null;
 }
 
-/** Adds times and figures; what can't be had stays null. */
-async function complete(socket: string, row: DockerContainer, signal: AbortSignal | undefined): Promise<void> {
-  const id = encodeURIComponent(row.container_id);
-  const times = async (): Promise<void> => {
-    const { State } = v.parse(Inspected, await get(socket, `/containers/${id}/json`, signal));
-    row.started_at = timeOf(State.StartedAt);
-    row.finished_at = timeOf(State.FinishedAt);
+/** In the engine's order; where there are too many, those with processes before the others. */
+function liveFirst(listed: Listed[], most: number): Listed[] {
+  if (listed.length <= most) return listed;
+  const isLive = ({ State }: Listed) => State === "running" || State === "paused" || State === "restarting";
+  return [...listed.filter(isLive), ...listed.filter((one) => !isLive(one))].slice(0, most);
+}
+
+/** A container as the list has it. */
+function rowOf(one: Listed): DockerContainer {
+  const [image, tag] = splitImage(one.Image);
+  const status = one.Status ?? "";
+  return {
+    container_id: one.Id.slice(0, 80),
+    name: nameOf(one.Names, one.Id).slice(0, 255),
+    image: image.slice(0, 255),
+    image_tag: tag?.slice(0, 128) ?? null,
+    status: one.Status && shortStatus(status),
+    state: one.State?.slice(0, 32) ?? null,
+    health_status: healthOf(one.Health?.Status ?? /\((?:health: )?(\w+)\)/.exec(status)?.[1]),
+    ports: portsOf(one.Ports),
+    labels: one.Labels,
+    metrics: null,
+    started_at: null,
+    finished_at: null,
   };
-  const figures = async (): Promise<void> => {
-    if (row.state !== "running" && row.state !== "paused") return;
-    row.metrics = metricsOf(v.parse(Stats, await get(socket, `/containers/${id}/stats?stream=false`, signal)));
+}
+
+/** Adds when it began and ended, and how it feels where the list didn't say so (Podman's doesn't). */
+async function addTimes(asking: Asking, row: DockerContainer): Promise<void> {
+  const path = `/containers/${encodeURIComponent(row.container_id)}/json`;
+  const { State } = v.parse(Inspected, await get(asking, path));
+  row.started_at = timeOf(State.StartedAt);
+  row.finished_at = timeOf(State.FinishedAt);
+  // A container that has ended keeps its last health there, which says nothing of now.
+  if (row.state === "running") row.health_status ??= healthOf(State.Health?.Status);
+}
+
+async function addFigures(asking: Asking, row: DockerContainer): Promise<void> {
+  const path = `/containers/${encodeURIComponent(row.container_id)}/stats?stream=false`;
+  const first = v.parse(Stats, await get(asking, path));
+  row.metrics = metricsOf(first);
+  if (row.metrics.cpu_percent !== null) return;
+  await sleep(asking.patience.look, undefined, asking.signal ? { signal: asking.signal } : {});
+  const second = v.parse(Stats, await get(asking, path));
+  row.metrics = { ...metricsOf(second), cpu_percent: wallClockPercent(first, second) };
+}
+
+/** Does it for all of them, so many at once. */
+async function eachOf<T>(all: readonly T[], atOnce: number, work: (one: T) => Promise<void>): Promise<void> {
+  const queue = all.values();
+  const worker = async (): Promise<void> => {
+    for (const one of queue) await work(one);
   };
-  // One that has gone meanwhile, or whose figures are late, keeps what the list said.
-  await Promise.allSettled([times(), figures()]);
+  await Promise.all(Array.from({ length: Math.min(atOnce, all.length) }, worker));
 }
 
-async function get(socket: string, path: string, signal?: AbortSignal): Promise<unknown> {
-  const late = AbortSignal.timeout(ANSWER_MS);
-  const answer = await fetch(`http://docker${path}`, {
-    unix: socket,
-    signal: signal ? AbortSignal.any([signal, late]) : late,
-  } as RequestInit).catch((error: Error) => {
-    throw new Error(`ask the Docker Engine at ${socket}`, { cause: error });
-  });
-  if (answer.status !== 200)
-    throw new Error(`ask the Docker Engine at ${socket}: ${path} is answered ${answer.status}`);
-  return answer.json();
+async function get({ socket, signal, patience }: Asking, path: string, ms = patience.answer): Promise<unknown> {
+  const late = AbortSignal.timeout(ms);
+  try {
+    const answer = await fetch(`http://docker${path}`, {
+      unix: socket,
+      signal: signal ? AbortSignal.any([signal, late]) : late,
+    } as RequestInit);
+    const body = await textOf(answer);
+    if (answer.status !== 200) throw new Error(`answered ${answer.status}${messageOf(body)}`);
+    return JSON.parse(body) as unknown;
+  } catch (error) {
+    throw new Error(`ask the Docker Engine at ${socket} for ${path}`, { cause: error });
+  }
 }
 
-/** The figures of one stats answer, as `docker stats` prints them. */
+async function textOf(answer: Response): Promise<string> {
+  const chunks: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const chunk of answer.body ?? []) {
+    bytes += chunk.length;
+    if (bytes > LONGEST_ANSWER) throw new Error(`the answer is over ${LONGEST_ANSWER / MIB} MiB`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString();
+}
+
+/** What the engine says of an error: `{"message":"…"}`. */
+function messageOf(body: string): string {
+  try {
+    const { message } = JSON.parse(body) as { message?: unknown };
+    return typeof message === "string" ? `: ${message.slice(0, 200)}` : "";
+  } catch {
+    return "";
+  }
+}
+
+/** Whether it was ours to stop waiting; `get` wraps what `fetch` throws. */
+function isLate(error: unknown): boolean {
+  const { name, cause } = error as { name?: string; cause?: { name?: string } };
+  return [name, cause?.name].some((one) => one === "TimeoutError" || one === "AbortError");
+}
+
+/** Leaves out labels, and then ports, of those that have more than their share, when the receiver would refuse it all. @returns of how many. */
+function shorten(rows: DockerContainer[]): number {
+  const sizeOf = (what: unknown) => Buffer.byteLength(JSON.stringify(what));
+  if (sizeOf(rows) <= ROOM_BYTES) return 0;
+  const share = Math.floor(ROOM_BYTES / rows.length);
+  const big = rows.filter((row) => sizeOf(row) > share);
+  for (const row of big) {
+    row.labels = {};
+    if (sizeOf(row) > share) row.ports = [];
+  }
+  return big.length;
+}
+
+/** The figures of one stats answer, as `docker stats` prints them; CPU use null where there is no earlier sample to compare with. */
 export function metricsOf({
-  cpu_stats: cpu,
-  precpu_stats: before,
+  cpu_stats,
+  precpu_stats,
   memory_stats: memory,
   networks,
-  blkio_stats: io,
+  blkio_stats,
 }: Stats): ContainerMetrics {
-  const used = (cpu.cpu_usage?.total_usage ?? 0) - (before?.cpu_usage?.total_usage ?? 0);
-  const system = (cpu.system_cpu_usage ?? 0) - (before?.system_cpu_usage ?? 0);
-  const cpus = cpu.online_cpus || (cpu.cpu_usage?.percpu_usage?.length ?? 1);
-  const looked = before?.system_cpu_usage !== null && before?.system_cpu_usage !== undefined;
-  const usage = memory?.usage ?? null;
-  // cgroup v1 calls it total_inactive_file, v2 inactive_file: what the kernel gives back at once is not counted.
-  const inactive = memory?.stats["total_inactive_file"] ?? memory?.stats["inactive_file"] ?? 0;
   const nets = networks === null ? null : Object.values(networks);
-  const blocks = io?.io_service_bytes_recursive ?? null;
-  const sum = (op: string) =>
-    blocks?.filter((one) => one.op.toLowerCase() === op).reduce((bytes, { value }) => bytes + value, 0) ?? null;
+  const blocks = blkio_stats?.io_service_bytes_recursive ?? null;
+  // "Read", "read", "rbytes": the first letter counts.
+  const sum = (letter: string) =>
+    blocks?.filter(({ op }) => op[0]?.toLowerCase() === letter).reduce((bytes, { value }) => bytes + value, 0) ?? null;
   return {
-    cpu_percent: !looked ? null : system > 0 && used > 0 ? round((used / system) * cpus * 100) : 0,
-    memory_usage_mb: usage === null ? null : round((inactive < usage ? usage - inactive : usage) / MIB),
-    memory_limit_mb: memory?.limit ? round(memory.limit / MIB) : null,
+    cpu_percent: cpuPercent(cpu_stats, precpu_stats),
+    memory_usage_mb: mebibytes(memory?.usage === null || !memory ? null : withoutCache(memory.usage, memory.stats)),
+    memory_limit_mb: mebibytes(memory?.limit || null),
     network_rx_bytes: nets && nets.reduce((bytes, { rx_bytes }) => bytes + (rx_bytes ?? 0), 0),
     network_tx_bytes: nets && nets.reduce((bytes, { tx_bytes }) => bytes + (tx_bytes ?? 0), 0),
-    block_read_bytes: sum("read"),
-    block_write_bytes: sum("write"),
+    block_read_bytes: sum("r"),
+    block_write_bytes: sum("w"),
   };
 }
 
-function round(value: number): number {
-  return Math.round(value * 100) / 100;
+/** Of one CPU, so 150 is one and a half. */
+function cpuPercent(now: v.InferOutput<typeof Cpu>, before: v.InferOutput<typeof Cpu> | undefined): number | null {
+  if (!before?.system_cpu_usage) return null;
+  const used = (now.cpu_usage?.total_usage ?? 0) - (before.cpu_usage?.total_usage ?? 0);
+  const system = (now.system_cpu_usage ?? 0) - before.system_cpu_usage;
+  // Engines before API 1.27 don't say how many CPUs there are.
+  const cpus = now.online_cpus || (now.cpu_usage?.percpu_usage?.length ?? 0);
+  return system > 0 && used > 0 ? hundredths((used / system) * cpus * 100) : 0;
+}
+
+/**
+ * Of one CPU, by the clock, from two answers: Podman's have no earlier sample, and its system_cpu_usage leaves out the idle time
+ * (github.com/containers/podman/issues/24730 and 28761), so that the usual formula gives any figure but the right one.
+ */
+export function wallClockPercent(first: Stats, second: Stats): number | null {
+  const ms = Date.parse(second.read ?? "") - Date.parse(first.read ?? "");
+  const [from, to] = [first.cpu_stats.cpu_usage?.total_usage, second.cpu_stats.cpu_usage?.total_usage];
+  if (!(ms > 0) || typeof from !== "number" || typeof to !== "number") return null;
+  return hundredths((Math.max(0, to - from) / (ms * 1e6)) * 100);
+}
+
+/** What the kernel gives back at once is not counted. cgroup v1 calls it total_inactive_file, v2 inactive_file. */
+function withoutCache(usage: number, stats: Record<string, number>): number {
+  const { total_inactive_file: v1, inactive_file: v2 = 0 } = stats;
+  if (v1 !== undefined && v1 < usage) return usage - v1;
+  return v2 < usage ? usage - v2 : usage;
+}
+
+function hundredths(value: number): number {
+  return Number(value.toFixed(2));
+}
+
+/** Exact: the kernel counts pages, which are 1/256 of it. */
+function mebibytes(bytes: number | null): number | null {
+  return bytes === null ? null : bytes / MIB;
 }
 
 /** `registry:5000/team/app:1.2@sha256:…` as image and tag; an image without a tag, or by its id alone, has none. */
@@ -208,13 +368,46 @@ export function splitImage(image: string): [image: string, tag: string | null] {
   return colon > plain.lastIndexOf("/") ? [plain.slice(0, colon), plain.slice(colon + 1)] : [plain, null];
 }
 
-/** `Up 3 hours (healthy)`, `Up 2 seconds (health: starting)`. */
-function healthOf(status: string): string | null {
-  const [, health] = /\((?:health: )?(healthy|unhealthy|starting)\)/.exec(status) ?? [];
-  return health ?? null;
+/** Its own name: legacy links add others, such as `/other/alias`. Some have none. */
+function nameOf(names: string[], id: string): string {
+  const all = names.map((name) => name.replace(/^\//, "")).filter((name) => name !== "");
+  return all.find((name) => !name.includes("/")) ?? all[0] ?? id.slice(0, 12);
+}
+
+/** A status has 32 characters in a report; `Up About a minute (health: starting)` has more, and its health is told elsewhere. */
+function shortStatus(status: string): string {
+  return (status.length > 32 ? status.replace(/ \((health: )?\w+\)$/, "") : status).slice(0, 32);
+}
+
+/** "none" (API 1.52) and "" (Podman) mean that nothing is checked. */
+function healthOf(said: string | null | undefined): string | null {
+  return said === "healthy" || said === "unhealthy" || said === "starting" ? said : null;
+}
+
+/** Each once, in an order that stays the same: the engine's doesn't, and some versions say one twice. IPv4 and IPv6 are two. */
+function portsOf(ports: Listed["Ports"]): DockerContainer["ports"] {
+  const byKey = new Map(
+    ports.map(({ IP, PrivatePort, PublicPort, Type }) => {
+      const port = { ip: IP || null, private_port: PrivatePort, public_port: PublicPort || null, type: Type };
+      return [JSON.stringify(port), port];
+    }),
+  );
+  return [...byKey.values()]
+    .toSorted(
+      (one, two) =>
+        one.private_port - two.private_port ||
+        compare(one.type, two.type) ||
+        (one.public_port ?? 0) - (two.public_port ?? 0) ||
+        compare(one.ip ?? "", two.ip ?? ""),
+    )
+    .slice(0, MOST_PORTS);
+}
+
+function compare(one: string, two: string): number {
+  return one < two ? -1 : Number(one > two);
 }
 
 /** Go's zero time means never. */
 function timeOf(text: string | null): string | null {
-  return text === null || text === "" || text.startsWith("0001-01-01") ? null : text;
+  return text === null || text === "" || text.startsWith("0001-01-01") ? null : text.slice(0, 64);
 }
