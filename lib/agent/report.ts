@@ -1,7 +1,6 @@
 // One report: what every source says now. A source that fails is left out or null, and its failure is said; only where a
 // Proxmox node is reported, its status has to be there: a report without it would be of some other host.
 
-import { existsSync } from "node:fs";
 import type { Log } from "../log.ts";
 import { errorChain } from "../log.ts";
 import { Seldom } from "../seldom.ts";
@@ -60,7 +59,14 @@ export class Sampler {
     const socket = this.dockerSocket;
     if (socket === null) return undefined;
     try {
-      return await readContainers(socket, { signal });
+      return await readContainers(socket, {
+        signal,
+        onGap: ({ leftOut, late, shortened }) =>
+          this.#seldom.warn(
+            "containers",
+            `containers: ${leftOut} left out, ${late} without figures because they came late, ${shortened} without labels`,
+          ),
+      });
     } catch (error) {
       this.#seldom.warn("docker", `containers not read: the report goes without them: ${errorChain(error)}`);
       return undefined;
@@ -78,10 +84,11 @@ export class Sampler {
     const { host_id, services, disks } = this.#settings;
     // The node's API knows only its root's file system.
     const ownDisks = disks.join() !== "/";
-    const [node, containers, units] = await Promise.all([
+    const [node, containers, units, docker_version] = await Promise.all([
       this.node(signal),
       this.containers(signal),
       readServices(services),
+      this.#dockerVersion(signal),
     ]);
     const { metrics, facts } = this.host();
     const cloudflared = units.find(({ name }) => /^cloudflared(\.service)?$/.test(name));
@@ -92,7 +99,7 @@ export class Sampler {
       interval_seconds: interval,
       host: {
         metrics: { ...metrics, ...node?.metrics, ...(ownDisks ? disksOf(metrics) : {}) },
-        facts: { ...facts, ...node?.facts, docker_version: await this.#dockerVersion(containers !== undefined) },
+        facts: { ...facts, ...node?.facts, docker_version },
       },
       ...(containers === undefined ? {} : { containers }),
       ...(node?.guests ? { guests: node.guests } : {}),
@@ -106,14 +113,13 @@ export class Sampler {
     };
   }
 
-  /** Asked once an hour, of an engine that answers. */
-  async #dockerVersion(answers: boolean): Promise<string | null> {
+  /** Asked once an hour. */
+  async #dockerVersion(signal: AbortSignal): Promise<string | null> {
     const socket = this.dockerSocket;
-    if (socket === null || !existsSync(socket)) return null;
+    if (socket === null) return null;
     const known = this.#engine;
     if (known?.socket === socket && performance.now() < known.until) return known.version;
-    if (!answers) return null;
-    const said = await dockerVersion(socket).catch(() => null);
+    const said = await dockerVersion(socket, { signal }).catch(() => null);
     if (said !== null) this.#engine = { socket, version: said, until: performance.now() + HOUR_MS };
     return said;
   }
