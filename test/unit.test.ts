@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Folder, ROOT, TARGETS, command, have, runRole } from "./kit.ts";
 
-const ROLES = ["collector", "receiver", "agent"];
+const ROLES = ["collector", "receiver", "agent", "observer"];
 const unitsOf = (role: string) => [`picket-${role}.service`, `picket-${role}.user.service`] as const;
 const withSystemd = test.skipIf(!have("systemd-analyze", "the units"));
 
@@ -30,6 +30,7 @@ withSystemd.each([
   ["collector", 1.5],
   ["receiver", 1.5],
   ["agent", 2.1],
+  ["observer", 1.5],
 ] as const)("the exposure of the %s's system unit is %d or below", async (role, most) => {
   const run = Bun.spawn(
     ["systemd-analyze", "security", "--offline=true", "--no-pager", join(ROOT, "etc", unitsOf(role)[0])],

@@ -1,0 +1,230 @@
+// Clusters: failures that belong together by their fingerprint, and when each has to be escalated.
+//
+// A cluster's failures come in spells: a spell begins with the first failure after a silence of `cooldown`. Within a spell
+// `threshold` failures inside `window` make it due at level 1; 10 and 100 times `threshold` failures of the spell make it due at
+// levels 10 and 100. All of it follows from the operations and their own times, so that reading the log again gives the same.
+//
+// Adding a failure only notes it; `analyze` sorts what was noted into clusters, in slices, so that requests aren't held up.
+
+import type { Operation } from "./operation.ts";
+import { type Fingerprint, fingerprintOf } from "./fingerprint.ts";
+
+/** When a cluster is escalated. */
+export interface EscalationRules {
+  threshold: number;
+  windowMs: number;
+  cooldownMs: number;
+}
+
+export const LEVELS = [1, 10, 100] as const;
+/** How many times the threshold was reached. */
+export type Level = (typeof LEVELS)[number];
+
+/** A failure, as an example. */
+export interface Example {
+  timestamp: string;
+  source: string;
+  error: string;
+  input_summary: string;
+  output_summary: string;
+  id?: string;
+}
+
+/** Failures of one fingerprint. Times in milliseconds since 1970, of the operations themselves. */
+export interface Cluster {
+  fingerprint: string;
+  parts: Fingerprint["parts"];
+  count: number;
+  first_at: number;
+  last_at: number;
+  by_source: Record<string, number>;
+  /** Newest first. */
+  examples: Example[];
+  spell: Spell;
+}
+
+/** Failures without a long silence between them. */
+export interface Spell {
+  begin: number;
+  count: number;
+  /** Times of the newest failures, ascending, as many as the threshold. */
+  recent: number[];
+  /** The highest level that was reached. */
+  reached: Level | 0;
+}
+
+/** So many clusters are kept; the ones that have been silent for longest go. */
+const MOST_CLUSTERS = 10_000;
+const EXAMPLES = 5;
+const LARGEST_TEXT = 1000;
+/** Whose failures wait to be sorted at most; beyond that the next one is sorted at once. */
+const MOST_WAITING = 20_000;
+const SLICE = 500;
+/** Texts whose fingerprint is known: what repeats is mostly the very same text. */
+const KNOWN_TEXTS = 5000;
+
+type Waiting = Pick<Operation, "timestamp" | "endpoint" | "source" | "input_summary" | "output_summary"> & {
+  error: string;
+  sig_hash?: string;
+  id?: string;
+  at: number;
+};
+
+/** All clusters. */
+export class Clusters {
+  #rules: EscalationRules;
+  #clusters = new Map<string, Cluster>();
+  #waiting: Waiting[] = [];
+  #known = new Map<string, Fingerprint>();
+
+  constructor(rules: EscalationRules) {
+    this.#rules = rules;
+  }
+
+  /** Changes when clusters are escalated; what was reached stays reached. */
+  set rules(rules: EscalationRules) {
+    this.#rules = rules;
+  }
+
+  get size(): number {
+    return this.#clusters.size;
+  }
+
+  /** How many failures wait to be sorted. */
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  /** Notes a failure; successes are none of its business. */
+  add(operation: Operation): void {
+    if (operation.success) return;
+    const { timestamp, endpoint, source, input_summary, output_summary, error = "", sig_hash, id } = operation;
+    // One that lies ahead would make all later ones look like a silence ended.
+    const at = Math.min(Date.parse(timestamp), Date.now());
+    const failure: Waiting = {
+      timestamp,
+      endpoint,
+      source,
+      input_summary: cut(input_summary),
+      output_summary: error === "" ? output_summary.slice(0, 16_384) : cut(output_summary),
+      error: error.slice(0, 16_384),
+      at,
+      ...(sig_hash === undefined ? {} : { sig_hash }),
+      ...(id === undefined ? {} : { id }),
+    };
+    if (this.#waiting.length < MOST_WAITING) this.#waiting.push(failure);
+    else this.#sort(failure);
+  }
+
+  /** Sorts what was noted. */
+  analyzeNow(): void {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const failure of waiting) this.#sort(failure);
+  }
+
+  /** The same in slices, with room for others in between. */
+  async analyze(alive: () => void = () => {}): Promise<void> {
+    while (this.#waiting.length > 0) {
+      for (const failure of this.#waiting.splice(0, SLICE)) this.#sort(failure);
+      alive();
+      await new Promise<void>((next) => setImmediate(next));
+    }
+  }
+
+  get(fingerprint: string): Cluster | undefined {
+    return this.#clusters.get(fingerprint);
+  }
+
+  /** All, the latest failure first. */
+  list(): Cluster[] {
+    return [...this.#clusters.values()].toSorted((a, b) => b.last_at - a.last_at);
+  }
+
+  /** What a snapshot keeps. */
+  get state(): Cluster[] {
+    this.analyzeNow();
+    return [...this.#clusters.values()];
+  }
+
+  set state(clusters: Cluster[]) {
+    this.#waiting = [];
+    this.#clusters = new Map(clusters.map((cluster) => [cluster.fingerprint, cluster]));
+  }
+
+  #sort(failure: Waiting): void {
+    const { fingerprint, parts } = this.#fingerprint(failure);
+    const { at, source } = failure;
+    let cluster = this.#clusters.get(fingerprint);
+    if (!cluster) {
+      if (this.#clusters.size >= MOST_CLUSTERS) this.#forgetOldest();
+      cluster = {
+        fingerprint,
+        parts,
+        count: 0,
+        first_at: at,
+        last_at: at,
+        by_source: {},
+        examples: [],
+        spell: spellAt(at),
+      };
+      this.#clusters.set(fingerprint, cluster);
+    }
+    if (at - cluster.last_at >= this.#rules.cooldownMs) cluster.spell = spellAt(at);
+    cluster.count++;
+    cluster.first_at = Math.min(cluster.first_at, at);
+    cluster.last_at = Math.max(cluster.last_at, at);
+    cluster.by_source[source] = (cluster.by_source[source] ?? 0) + 1;
+    cluster.examples.unshift(exampleOf(failure));
+    if (cluster.examples.length > EXAMPLES) cluster.examples.pop();
+    this.#count(cluster.spell, at);
+  }
+
+  /** Counts a failure in its spell, and what level that reaches. */
+  #count(spell: Spell, at: number): void {
+    const { threshold, windowMs } = this.#rules;
+    spell.count++;
+    const after = spell.recent.findLastIndex((time) => time <= at);
+    spell.recent.splice(after + 1, 0, at);
+    if (spell.recent.length > threshold) spell.recent.splice(0, spell.recent.length - threshold);
+    const dense = spell.recent.length >= threshold && spell.recent.at(-1)! - spell.recent[0]! <= windowMs;
+    if (spell.reached === 0 && dense) spell.reached = 1;
+    if (spell.reached === 0) return;
+    spell.reached = LEVELS.findLast((level) => level === 1 || spell.count >= level * threshold) ?? 1;
+  }
+
+  #fingerprint({ endpoint, error, output_summary, sig_hash }: Waiting): Fingerprint {
+    const key = `${endpoint}\n${sig_hash ?? ""}\n${error || output_summary}`;
+    const known = this.#known.get(key);
+    if (known) return known;
+    const found = fingerprintOf({ endpoint, error, output_summary, sig_hash });
+    if (this.#known.size >= KNOWN_TEXTS) this.#known.clear();
+    this.#known.set(key, found);
+    return found;
+  }
+
+  /** A tenth at a time, because finding them means looking at all. */
+  #forgetOldest(): void {
+    const oldest = [...this.#clusters.values()].toSorted((a, b) => a.last_at - b.last_at).slice(0, MOST_CLUSTERS / 10);
+    for (const { fingerprint } of oldest) this.#clusters.delete(fingerprint);
+  }
+}
+
+function spellAt(begin: number): Spell {
+  return { begin, count: 0, recent: [], reached: 0 };
+}
+
+function exampleOf({ timestamp, source, error, input_summary, output_summary, id }: Waiting): Example {
+  return {
+    timestamp,
+    source,
+    error: cut(error),
+    input_summary,
+    output_summary: cut(output_summary),
+    ...(id === undefined ? {} : { id }),
+  };
+}
+
+function cut(text: string): string {
+  return text.length > LARGEST_TEXT ? `${text.slice(0, LARGEST_TEXT)}…` : text;
+}

@@ -1,0 +1,200 @@
+// The commands at the observer's command line. They read the log itself, so they work beside a running daemon and without one.
+
+import { statSync } from "node:fs";
+import { replay } from "../journal.ts";
+import { type Command, type CommandContext, UsageError } from "../service.ts";
+import { Clusters } from "./clusters.ts";
+import { readAll, readLog, segmentsOf } from "./op-log.ts";
+import { type Operation, isRecorded } from "./operation.ts";
+import { detailsOf, summaryOf } from "./reading.ts";
+import { Ledger } from "./recorder.ts";
+
+const SHOWN = 20;
+const LOOK_MS = 250;
+const MINUTE_MS = 60_000;
+const HOUR_MS = 3_600_000;
+
+/** What these commands ask of a configuration. */
+interface ObserverSettings {
+  persist_path: string;
+  escalation_threshold: number;
+  window_minutes: number;
+  cooldown_hours: number;
+}
+
+type Context<A = object> = CommandContext<ObserverSettings, A>;
+
+/** The log's path. @throws UsageError when nothing is written. */
+async function logOf(context: Context): Promise<{ path: string; config: ObserverSettings }> {
+  const config = await context.loadConfig();
+  if (config.persist_path === "") {
+    throw new UsageError("there is no log: persist_path is empty", "ask the daemon: GET /observer/stats");
+  }
+  return { path: config.persist_path, config };
+}
+
+/** What the log says, counted. */
+async function ledgerOf(context: Context): Promise<Ledger> {
+  const { path, config } = await logOf(context);
+  const clusters = new Clusters({
+    threshold: config.escalation_threshold,
+    windowMs: config.window_minutes * MINUTE_MS,
+    cooldownMs: config.cooldown_hours * HOUR_MS,
+  });
+  const ledger = new Ledger(clusters);
+  await readAll(path, { books: ledger, malformed: () => {}, readOnly: true });
+  await clusters.analyze();
+  return ledger;
+}
+
+/** `stats`. */
+async function stats(context: Context<{ json?: boolean }>): Promise<void> {
+  const { tally } = await ledgerOf(context);
+  if (context.args.json) return context.print(JSON.stringify(tally.stats));
+  const { total, successes, failures, by_source, recent_scenario_ops } = tally.stats;
+  const sources = Object.entries(by_source).map(([source, count]) => `  ${source.padEnd(20)} ${count}`);
+  const scenarios = recent_scenario_ops.map(
+    ({ timestamp, endpoint, success }) => `  ${timestamp}  ${success ? "ok    " : "failed"}  ${endpoint}`,
+  );
+  context.print(
+    [
+      `operations  ${total}`,
+      `succeeded   ${successes}`,
+      `failed      ${failures}`,
+      ...(sources.length > 0 ? ["by source", ...sources] : []),
+      ...(scenarios.length > 0 ? ["recent scenarios", ...scenarios] : []),
+    ].join("\n"),
+  );
+}
+
+/** `clusters [FINGERPRINT]`. */
+async function clusters(context: Context<{ json?: boolean }>): Promise<void> {
+  const ledger = await ledgerOf(context);
+  const [fingerprint] = context.positionals;
+  if (fingerprint !== undefined) {
+    const cluster = ledger.clusters.get(fingerprint);
+    if (!cluster) throw new UsageError(`no failure has the fingerprint "${fingerprint}"`, "picket-observer clusters");
+    return context.print(JSON.stringify(detailsOf(cluster), null, context.args.json ? 0 : 2));
+  }
+  const list = ledger.clusters.list();
+  if (context.args.json) return context.print(JSON.stringify({ clusters: list.map(summaryOf) }));
+  if (list.length === 0) return context.print("no failures");
+  for (const { fingerprint: id, count, last_at, endpoint, shape, level } of list.map(summaryOf)) {
+    const escalated = level > 0 ? ` (escalated: ${level}×)` : "";
+    context.print(
+      `${id.padEnd(19)}  ${String(count).padStart(7)}  ${last_at}  ${endpoint}: ${shape.slice(0, 100)}${escalated}`,
+    );
+  }
+}
+
+/** `tail [--follow]`: the newest operations. */
+async function tail(context: Context<{ follow?: boolean; json?: boolean; limit?: string }>): Promise<void> {
+  const { args } = context;
+  const limit = args.limit === undefined ? SHOWN : Number(args.limit);
+  if (!Number.isInteger(limit) || limit < 0) throw new UsageError(`--limit "${args.limit}" is no whole number`);
+  const { path } = await logOf(context);
+  const show = (operation: Operation) => context.print(args.json ? JSON.stringify(operation) : lineOf(operation));
+  const last: Operation[] = [];
+  let { inode, end } = await readFrom(path, 0, (operation) => {
+    last.push(operation);
+    if (last.length > limit) last.shift();
+  });
+  // A segment may just have begun.
+  const before = last.length < limit ? segmentsOf(path).at(-1) : undefined;
+  if (before) {
+    const older: Operation[] = [];
+    const room = limit - last.length;
+    await readLog(
+      before.path,
+      (operation) => {
+        older.push(operation);
+        if (older.length > room) older.shift();
+      },
+      () => {},
+    );
+    last.unshift(...older);
+  }
+  for (const operation of last) show(operation);
+  while (args.follow && !context.signal.aborted) {
+    await Bun.sleep(LOOK_MS);
+    const now = statSync(path, { throwIfNoEntry: false });
+    if (now && now.ino !== inode) {
+      const rotated = segmentsOf(path).find((segment) => statSync(segment.path).ino === inode);
+      if (rotated) await readFrom(rotated.path, end, show);
+      end = 0;
+    }
+    ({ inode, end } = await readFrom(path, now && now.size < end ? 0 : end, show));
+  }
+}
+
+async function readFrom(
+  path: string,
+  from: number,
+  each: (operation: Operation) => void,
+): Promise<{ inode: number | undefined; end: number }> {
+  const inode = statSync(path, { throwIfNoEntry: false })?.ino;
+  const { end } = await replay({ path, from, record: (value) => isRecorded(value) && each(value) });
+  return { inode, end };
+}
+
+function lineOf({ timestamp, source, endpoint, success, duration_ms, error, output_summary }: Operation): string {
+  const text = (error ?? output_summary).replace(/\s+/g, " ").slice(0, 160);
+  return `${timestamp}  ${success ? "ok    " : "failed"}  ${source.padEnd(8)}  ${endpoint}  ${duration_ms} ms${text ? `  ${text}` : ""}`;
+}
+
+/** `check`: what in the log is no operation, by file and line. */
+async function check(context: Context): Promise<number> {
+  const { path } = await logOf(context);
+  let applied = 0;
+  let malformed = 0;
+  for (const file of [...segmentsOf(path).map((segment) => segment.path), path]) {
+    const seen = await readLog(
+      file,
+      () => {},
+      (_, line, reason) => context.print(`${file}:${line}: ${reason}`),
+    );
+    applied += seen.applied;
+    malformed += seen.malformed;
+  }
+  context.print(`${applied} operations, ${malformed} malformed lines`);
+  return malformed > 0 ? 1 : 0;
+}
+
+/** The commands, as data. */
+export const COMMANDS = {
+  stats: {
+    summary: "show how many operations there were, by outcome and source",
+    usage: "usage: picket-observer stats [--json]\n\nexample: picket-observer stats",
+    options: { json: { type: "boolean" } },
+    run: stats,
+  },
+  clusters: {
+    summary: "show failures that belong together, or one of them with examples",
+    usage: `usage: picket-observer clusters [FINGERPRINT] [--json]
+
+example: picket-observer clusters f1:0123456789abcdef`,
+    positionals: { min: 0, max: 1, names: ["FINGERPRINT"] },
+    options: { json: { type: "boolean" } },
+    run: clusters,
+  },
+  tail: {
+    summary: "show the newest operations, and what comes",
+    usage: `usage: picket-observer tail [--follow] [--limit N] [--json]
+
+  --follow   go on with what is recorded from now on
+  --limit    how many of the newest (${SHOWN})
+
+example: picket-observer tail --follow`,
+    options: { follow: { type: "boolean" }, limit: { type: "string" }, json: { type: "boolean" } },
+    run: tail,
+  },
+  check: {
+    summary: "read the whole log and report what in it is no operation",
+    usage: `usage: picket-observer check
+
+Exit code 1 when there is something.
+
+example: picket-observer check`,
+    run: check,
+  },
+} satisfies Record<string, Command<ObserverSettings>>;

@@ -1,0 +1,233 @@
+// Escalations: a cluster that has become due is written down once for each level, and told to an inbox.
+//
+//   escalations.jsonl   what was escalated, in order; from it the next start knows what need not be escalated again
+//   escalations.told    the id of the last one that the inbox has
+//
+// An escalation is written before it is told, and its id follows from the cluster's spell and level: whoever is killed in
+// between tells it again at the next start, and the inbox takes an id once. An inbox that can't be written delays it.
+
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { duration } from "../duration.ts";
+import { InboxWriter } from "../inbox.ts";
+import { type Durability, Journal, replay } from "../journal.ts";
+import type { Log } from "../log.ts";
+import type { Cluster, Clusters, Example, Level } from "./clusters.ts";
+import type { Model } from "./model.ts";
+import { writeWhole } from "./op-log.ts";
+
+/** Whom escalations are told. */
+export interface Notify {
+  inbox_dir: string;
+  recipient: string;
+}
+
+/** A line of escalations.jsonl. */
+export interface Escalation {
+  /** RFC 3339: when it was escalated. */
+  ts: string;
+  id: string;
+  fingerprint: string;
+  /** 1, 10 or 100 times the threshold. */
+  level: Level;
+  endpoint: string;
+  shape: string;
+  /** Failures of this spell, and of the cluster as a whole. */
+  count: number;
+  total: number;
+  /** RFC 3339: the spell's first failure, and the last one so far. */
+  first_at: string;
+  last_at: string;
+  by_source: Record<string, number>;
+  examples: Example[];
+  /** What a model makes of it; null without one. */
+  diagnosis: string | null;
+  /** Why there is no diagnosis although a model is configured. */
+  diagnosis_failed?: string;
+}
+
+export interface EscalationOptions {
+  /** Where its files lie; null keeps them in memory. */
+  folder: string | null;
+  durability: Durability;
+  clusters: Clusters;
+  cooldownMs: number;
+  notify: Notify | undefined;
+  model: Model | null;
+  log: Log;
+}
+
+/** How long the inbox remembers what it was told, in hours, and how old an untold escalation may be, in milliseconds. */
+const REMEMBER_HOURS = 24 * 7;
+const STALE_MS = 6 * 86_400_000;
+const LARGEST_DIAGNOSIS = 2000;
+
+const SYSTEM = `You are the on-call engineer. You are shown failures of one operation that belong together. In at most three sentences
+say what most likely causes them and what to check first. No preamble.`;
+
+/** Escalates, and remembers what was. */
+export class Escalations {
+  #options: EscalationOptions;
+  #journal: Journal | null;
+  #inbox: InboxWriter | null = null;
+  #inboxOpen = false;
+  /** The last escalation of each cluster. */
+  #last = new Map<string, { level: Level; lastAt: number }>();
+  #untold: Escalation[] = [];
+  /** How many were written since the start. */
+  count = 0;
+
+  private constructor(options: EscalationOptions) {
+    const { folder, durability } = options;
+    this.#options = options;
+    this.#journal =
+      folder === null
+        ? null
+        : new Journal({ path: join(folder, "escalations.jsonl"), durability, intents: join(folder, ".picket") });
+  }
+
+  /** Reads what was escalated. */
+  static async open(options: EscalationOptions): Promise<Escalations> {
+    const self = new Escalations(options);
+    const { folder } = options;
+    if (folder === null) return self;
+    const told = readTold(folder);
+    await replay({
+      path: join(folder, "escalations.jsonl"),
+      record(value) {
+        const { fingerprint, level, last_at, id, ts } = value as Partial<Escalation>;
+        if (!fingerprint || !level || !last_at || !id || !ts) return;
+        self.#last.set(fingerprint, { level, lastAt: Date.parse(last_at) });
+        if (Date.now() - Date.parse(ts) < STALE_MS) self.#untold.push(value as Escalation);
+        if (id === told) self.#untold = [];
+      },
+    });
+    return self;
+  }
+
+  /** Takes over what a reload may change. */
+  configure(changed: Pick<EscalationOptions, "cooldownMs" | "notify" | "model">): void {
+    const { inbox_dir } = changed.notify ?? {};
+    if (inbox_dir !== this.#options.notify?.inbox_dir) {
+      void this.#inbox?.close();
+      this.#inbox = null;
+    }
+    this.#options = { ...this.#options, ...changed };
+  }
+
+  /** How many the inbox doesn't have yet. */
+  get waiting(): number {
+    return this.#untold.length;
+  }
+
+  /** Escalates what is due, and tells what was not told. Throws when it can't be written: a later pass does it. */
+  async pass({ signal, alive = () => {} }: { signal: AbortSignal; alive?: () => void }): Promise<void> {
+    for (const cluster of this.#options.clusters.list()) {
+      const level = this.#due(cluster);
+      if (level === 0) continue;
+      alive();
+      await this.#escalate(cluster, level, signal);
+    }
+    await this.#tell(alive);
+  }
+
+  async close(): Promise<void> {
+    await this.#journal?.close();
+    await this.#inbox?.close();
+  }
+
+  /** The level that a cluster has reached and was not escalated at; 0 for none. */
+  #due({ fingerprint, spell }: Cluster): Level | 0 {
+    const last = this.#last.get(fingerprint);
+    // After a long silence it begins anew.
+    const done = last && spell.begin < last.lastAt + this.#options.cooldownMs ? last.level : 0;
+    return spell.reached > done ? spell.reached : 0;
+  }
+
+  async #escalate(cluster: Cluster, level: Level, signal: AbortSignal): Promise<void> {
+    const { model, log } = this.#options;
+    const { fingerprint, parts, spell, count, last_at, by_source, examples } = cluster;
+    const diagnosed = model ? await diagnose(cluster, model, signal) : { diagnosis: null };
+    const escalation: Escalation = {
+      ts: new Date().toISOString(),
+      id: idOf(`${fingerprint} ${spell.begin} ${level}`),
+      fingerprint,
+      level,
+      endpoint: parts.endpoint,
+      shape: parts.shape,
+      count: spell.count,
+      total: count,
+      first_at: new Date(spell.begin).toISOString(),
+      last_at: new Date(last_at).toISOString(),
+      by_source,
+      examples,
+      ...diagnosed,
+    };
+    await this.#journal?.append(JSON.stringify(escalation));
+    this.#last.set(fingerprint, { level, lastAt: last_at });
+    this.#untold.push(escalation);
+    this.count++;
+    log.warn(textOf(escalation), { fingerprint, level });
+  }
+
+  async #tell(alive: () => void): Promise<void> {
+    const { notify, folder } = this.#options;
+    if (notify && !this.#inbox) {
+      this.#inbox = new InboxWriter({ dir: notify.inbox_dir, durability: "disk", dedupeHours: REMEMBER_HOURS });
+      this.#inboxOpen = false;
+    }
+    for (let next = this.#untold[0]; next; next = this.#untold[0]) {
+      if (notify && this.#inbox) {
+        if (!this.#inboxOpen) await this.#inbox.open();
+        this.#inboxOpen = true;
+        await this.#inbox.deliverOnce(eventOf(next, notify));
+      }
+      if (folder !== null) writeWhole(join(folder, "escalations.told"), `${next.id}\n`);
+      this.#untold.shift();
+      alive();
+    }
+  }
+}
+
+async function diagnose(
+  { parts, spell, examples }: Cluster,
+  model: Model,
+  signal: AbortSignal,
+): Promise<Pick<Escalation, "diagnosis" | "diagnosis_failed">> {
+  const shown = examples.map(({ timestamp, input_summary, output_summary, error }) =>
+    JSON.stringify({ timestamp, input_summary, output_summary, error }),
+  );
+  const answer = await model.ask(SYSTEM, `${parts.endpoint} failed ${spell.count} times:\n${shown.join("\n")}`, signal);
+  if ("failed" in answer) return { diagnosis: null, diagnosis_failed: answer.failed };
+  return { diagnosis: answer.text.trim().slice(0, LARGEST_DIAGNOSIS) };
+}
+
+function readTold(folder: string): string | null {
+  const file = join(folder, "escalations.told");
+  return existsSync(file) ? readFileSync(file, "utf8").trim() : null;
+}
+
+function idOf(text: string): string {
+  return new Bun.CryptoHasher("sha256").update(text).digest("hex").slice(0, 32);
+}
+
+/** In words, on one line. */
+function textOf({ endpoint, count, first_at, last_at, examples, shape, fingerprint }: Escalation): string {
+  const span = duration(Math.max(0, Date.parse(last_at) - Date.parse(first_at)));
+  const error = (examples[0]?.error || examples[0]?.output_summary || shape).replace(/\s+/g, " ").slice(0, 300);
+  return `${endpoint} keeps failing: ${count} failures within ${span}: ${error} (picket-observer clusters ${fingerprint})`;
+}
+
+function eventOf(escalation: Escalation, { recipient }: Notify) {
+  const { ts, id, level, diagnosis } = escalation;
+  return {
+    ts,
+    id,
+    from: "observer",
+    to: recipient,
+    type: "INFO" as const,
+    priority: level >= 10 ? ("urgent" as const) : ("normal" as const),
+    payload: `${textOf(escalation)}${diagnosis === null ? "" : `\n${diagnosis}`}`,
+    source: `observer:${escalation.fingerprint}`,
+  };
+}

@@ -1,0 +1,121 @@
+// A language model behind an OpenAI-compatible server (also a local Ollama): asked at temperature 0, within a time, a size and a
+// budget an hour. It never fails loudly: what it can't give is a reason why not.
+
+import type { Secret } from "../secret.ts";
+import { without } from "../secret.ts";
+import { errorChain } from "../log.ts";
+
+export interface ModelSettings {
+  /** `http://127.0.0.1:11434`; `/v1/chat/completions` is added unless it is there. */
+  url: string;
+  model: string;
+  api_key: Secret[];
+  timeout_seconds: number;
+  calls_per_hour: number;
+}
+
+/** What it said, or why there is nothing. */
+export type Answer = { text: string } | { failed: string };
+
+const HOUR_MS = 3_600_000;
+const LARGEST_ANSWER = 1 << 20;
+
+/** The model. Counts its calls; `clock` gives milliseconds that only run forward. */
+export class Model {
+  #settings: ModelSettings;
+  #clock: () => number;
+  /** When the calls of the last hour were made. */
+  #calls: number[] = [];
+
+  constructor(settings: ModelSettings, clock: () => number = () => performance.now()) {
+    this.#settings = settings;
+    this.#clock = clock;
+  }
+
+  /** Calls that may still be made within this hour. */
+  get left(): number {
+    const since = this.#clock() - HOUR_MS;
+    this.#calls = this.#calls.filter((at) => at > since);
+    return Math.max(0, this.#settings.calls_per_hour - this.#calls.length);
+  }
+
+  /** Asks once. Never throws. */
+  async ask(system: string, user: string, signal: AbortSignal): Promise<Answer> {
+    const { url, model, api_key, timeout_seconds } = this.#settings;
+    if (this.left === 0) return { failed: `the budget of ${this.#settings.calls_per_hour} calls an hour is used up` };
+    this.#calls.push(this.#clock());
+    const late = AbortSignal.timeout(timeout_seconds * 1000);
+    const key = api_key[0]?.reveal();
+    try {
+      const response = await fetch(endpointOf(url), {
+        method: "POST",
+        redirect: "manual",
+        signal: AbortSignal.any([signal, late]),
+        headers: {
+          "content-type": "application/json",
+          ...(key === undefined ? {} : { authorization: `Bearer ${key}` }),
+        },
+        body: JSON.stringify({
+          model,
+          temperature: 0,
+          stream: false,
+          messages: [
+            { role: "system", content: system },
+            { role: "user", content: user },
+          ],
+        }),
+      });
+      const text = await readAtMost(response, LARGEST_ANSWER);
+      if (response.status !== 200) return { failed: `the model server answers ${response.status}` };
+      const content = contentOf(text);
+      return content === null
+        ? { failed: "the model server's answer has no message" }
+        : { text: without(api_key, content) };
+    } catch (error) {
+      if (late.aborted) return { failed: `the model did not answer within ${timeout_seconds} s` };
+      return { failed: `the model is not to be had: ${without(api_key, errorChain(error))}` };
+    }
+  }
+}
+
+function endpointOf(url: string): string {
+  if (url.endsWith("/chat/completions")) return url;
+  return /\/v\d+$/.test(url) ? `${url}/chat/completions` : `${url}/v1/chat/completions`;
+}
+
+async function readAtMost(response: Response, most: number): Promise<string> {
+  const chunks: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const chunk of response.body ?? []) {
+    bytes += (chunk as Uint8Array).length;
+    if (bytes > most) throw new Error(`its answer is over ${most >> 20} MiB`);
+    chunks.push(chunk as Uint8Array);
+  }
+  return Buffer.concat(chunks).toString("utf8");
+}
+
+function contentOf(text: string): string | null {
+  try {
+    const { choices } = JSON.parse(text) as { choices?: { message?: { content?: unknown } }[] };
+    const content = choices?.[0]?.message?.content;
+    return typeof content === "string" && content.trim() !== "" ? content : null;
+  } catch {
+    return null;
+  }
+}
+
+/** The last JSON object in what a model says: it may think aloud before, or put it into a code block. Null without one. */
+export function objectIn(text: string): Record<string, unknown> | null {
+  const end = text.lastIndexOf("}");
+  // Objects of interest are small and flat: a few beginnings are tried, from the last one on.
+  for (let begin = text.lastIndexOf("{", end), tries = 0; begin >= 0 && tries < 20; tries++) {
+    try {
+      const value: unknown = JSON.parse(text.slice(begin, end + 1));
+      if (typeof value === "object" && value !== null) return value as Record<string, unknown>;
+    } catch {
+      // An inner brace.
+    }
+    begin = begin === 0 ? -1 : text.lastIndexOf("{", begin - 1);
+  }
+  return null;
+}

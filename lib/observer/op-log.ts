@@ -1,0 +1,293 @@
+// The observer's log of operations: JSON lines, appended and synced before anything is counted or answered.
+//
+//   ops.jsonl            what is being written
+//   ops.000001.jsonl …   full segments, oldest first; nothing reads them but `check` and people
+//   snapshot.json        what is known of all full segments, so that a start reads only ops.jsonl
+//
+// Rotation: everything under way is awaited, the snapshot is written beside its place and renamed (it says which file, by inode,
+// it covers and under which number that goes), then the log is renamed. Killed in between, the next start finds a log that is
+// covered already and finishes the rename. Without a snapshot, or with a broken one, all segments are read.
+//
+// A line that was torn by a power cut is closed at the start, so that what is counted now is what is counted next time.
+
+import {
+  closeSync,
+  constants,
+  existsSync,
+  fstatSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  readSync,
+  readdirSync,
+  renameSync,
+  statSync,
+  writeSync,
+} from "node:fs";
+import { basename, dirname, join } from "node:path";
+import * as v from "valibot";
+import { type Durability, Journal, healFolder, makeFolder, replay, syncFolder } from "../journal.ts";
+import { type Operation, isRecorded, readOperation } from "./operation.ts";
+
+const NEWLINE = 0x0a;
+const SNAPSHOT_VERSION = 1;
+
+/** Whoever keeps figures of what is in the log. */
+export interface Books {
+  /** Counts an operation that is in the log; `length`: characters of its line. */
+  apply(operation: Operation, length: number): void;
+  /** All that is to be known of what was applied, as JSON. */
+  save(): unknown;
+  /** Takes over what `save` gave. @throws Error when it is not that. */
+  restore(state: unknown): void;
+  /** Forgets everything. */
+  reset(): void;
+}
+
+export interface OpLogOptions {
+  /** `…/ops.jsonl`; null keeps nothing. */
+  path: string | null;
+  rotateBytes: number;
+  durability: Durability;
+  books: Books;
+  /** A line that is no operation: its file, its number there, why. */
+  malformed: (file: string, line: number, reason: string) => void;
+}
+
+/** What a start read. */
+export interface Opened {
+  applied: number;
+  malformed: number;
+  /** Full segments that were not read, because the snapshot knows them. */
+  skipped: number;
+}
+
+const Snapshot = v.object({
+  version: v.literal(SNAPSHOT_VERSION),
+  /** All segments up to this number. */
+  covers: v.number(),
+  /** The last of them, as it was before its rename. */
+  inode: v.number(),
+  state: v.unknown(),
+});
+
+/** The log, open. Errors of `record` are those of the file system, with their `code`. */
+export class OpLog {
+  #options: OpLogOptions;
+  #journal: Journal | null;
+  #bytes = 0;
+  #underWay = 0;
+  /** Set while the log rotates: nobody appends meanwhile. */
+  #rotating: Promise<void> | null = null;
+  #idle: (() => void) | null = null;
+
+  private constructor(options: OpLogOptions, journal: Journal | null) {
+    this.#options = options;
+    this.#journal = journal;
+  }
+
+  /** Reads what there is and opens the log for more. */
+  static async open(options: OpLogOptions): Promise<{ log: OpLog; opened: Opened }> {
+    const { path } = options;
+    if (path === null) return { log: new OpLog(options, null), opened: { applied: 0, malformed: 0, skipped: 0 } };
+    const folder = dirname(path);
+    const intents = join(folder, ".picket");
+    makeFolder(folder, 0o750);
+    healFolder(intents, folder);
+    closeTornLine(path);
+    const opened = await readAll(path, options);
+    const journal = new Journal({ path, durability: options.durability, intents });
+    const log = new OpLog(options, journal);
+    log.#bytes = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+    return { log, opened };
+  }
+
+  /** Records operations, all or none; resolves when they are durable and counted. */
+  async record(operations: readonly Operation[]): Promise<void> {
+    const { books } = this.#options;
+    const lines = operations.map((operation) => JSON.stringify(operation));
+    while (this.#rotating) await this.#rotating;
+    this.#underWay++;
+    try {
+      await this.#journal?.appendAll(lines);
+      // Lines are applied in their order in the log: appends resolve in that order, and nothing is awaited in between.
+      for (const [index, operation] of operations.entries()) {
+        books.apply(operation, lines[index]!.length);
+        this.#bytes += lines[index]!.length + 1;
+      }
+    } finally {
+      this.#underWay--;
+      if (this.#underWay === 0) this.#idle?.();
+    }
+  }
+
+  /** Whether the log is large enough to be rotated. */
+  get full(): boolean {
+    return this.#journal !== null && this.#bytes >= this.#options.rotateBytes;
+  }
+
+  /** Changes when it counts as full. */
+  set rotateBytes(bytes: number) {
+    this.#options.rotateBytes = bytes;
+  }
+
+  /** Begins a new segment. Whoever records meanwhile waits. */
+  async rotate(): Promise<void> {
+    const { path } = this.#options;
+    if (path === null || this.#rotating) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#rotating = promise;
+    try {
+      while (this.#underWay > 0) await new Promise<void>((idle) => (this.#idle = idle));
+      this.#idle = null;
+      if (!existsSync(path)) return;
+      const number = (segmentsOf(path).at(-1)?.number ?? 0) + 1;
+      const state = this.#options.books.save();
+      const snapshot = { version: SNAPSHOT_VERSION, covers: number, inode: statSync(path).ino, state };
+      writeWhole(snapshotPath(path), JSON.stringify(snapshot));
+      renameSync(path, segmentPath(path, number));
+      syncFolder(dirname(path));
+      this.#bytes = 0;
+    } finally {
+      this.#rotating = null;
+      resolve();
+    }
+  }
+
+  /** Waits for what is under way, and closes. */
+  async close(): Promise<void> {
+    await this.#journal?.close();
+  }
+}
+
+/** A full segment. */
+export interface Segment {
+  number: number;
+  path: string;
+}
+
+/** The full segments of a log, oldest first. */
+export function segmentsOf(path: string): Segment[] {
+  const folder = dirname(path);
+  const pattern = new RegExp(`^${RegExp.escape(stem(path))}\\.(\\d{6,})\\.jsonl$`);
+  return (existsSync(folder) ? readdirSync(folder) : [])
+    .flatMap((name) => {
+      const digits = pattern.exec(name)?.[1];
+      return digits === undefined ? [] : [{ number: Number(digits), path: join(folder, name) }];
+    })
+    .toSorted((a, b) => a.number - b.number);
+}
+
+function stem(path: string): string {
+  return basename(path).replace(/\.jsonl$/, "");
+}
+
+function segmentPath(path: string, number: number): string {
+  return join(dirname(path), `${stem(path)}.${String(number).padStart(6, "0")}.jsonl`);
+}
+
+function snapshotPath(path: string): string {
+  return join(dirname(path), "snapshot.json");
+}
+
+/** Reads what the books need: the snapshot and what came after it, else everything. With `readOnly` it leaves all as it is. */
+export async function readAll(
+  path: string,
+  { books, malformed, readOnly = false }: Pick<OpLogOptions, "books" | "malformed"> & { readOnly?: boolean },
+): Promise<Opened> {
+  const { covered, cutOff } = restore(path, books);
+  // A rotation that was cut off: the log is known as a whole, but still has to be renamed.
+  if (cutOff && !readOnly) {
+    renameSync(path, segmentPath(path, covered));
+    syncFolder(dirname(path));
+  }
+  const segments = segmentsOf(path);
+  const opened: Opened = {
+    applied: 0,
+    malformed: 0,
+    skipped: segments.filter(({ number }) => number <= covered).length,
+  };
+  const unread = segments.filter(({ number }) => number > covered).map((segment) => segment.path);
+  for (const file of cutOff ? unread : [...unread, path]) {
+    const seen = await readLog(file, (operation, length) => books.apply(operation, length), malformed);
+    opened.applied += seen.applied;
+    opened.malformed += seen.malformed;
+  }
+  return opened;
+}
+
+/** Reads one file of operations, line by line with flat memory. */
+export async function readLog(
+  file: string,
+  apply: (operation: Operation, length: number) => void,
+  malformed: (file: string, line: number, reason: string) => void,
+): Promise<{ applied: number; malformed: number }> {
+  const seen = { applied: 0, malformed: 0 };
+  const skip = (line: number, reason: string): void => {
+    seen.malformed++;
+    malformed(file, line, reason);
+  };
+  await replay({
+    path: file,
+    record(value, { number, offset, end }) {
+      const operation = isRecorded(value) ? value : completed(value);
+      if (typeof operation === "string") return skip(number, operation);
+      seen.applied++;
+      apply(operation, end - offset - 1);
+    },
+    malformed: ({ number }, reason) => skip(number, reason),
+  });
+  return seen;
+}
+
+/** A line that somebody else wrote, with what it leaves out; or what is wrong with it. */
+function completed(value: unknown): Operation | string {
+  const read = readOperation(value, Date.now());
+  if ("operation" in read) return read.operation;
+  return read.broken.map(({ field, error }) => `${field}: ${error}`).join("; ");
+}
+
+/** Takes over the snapshot. Gives up to which segment all is known, and whether the last of these is still under the log's name. */
+function restore(path: string, books: Books): { covered: number; cutOff: boolean } {
+  const file = snapshotPath(path);
+  if (!existsSync(file)) return { covered: 0, cutOff: false };
+  try {
+    const { covers, inode, state } = v.parse(Snapshot, JSON.parse(readFileSync(file, "utf8")));
+    books.restore(state);
+    const renamed = existsSync(segmentPath(path, covers));
+    return { covered: covers, cutOff: !renamed && statSync(path, { throwIfNoEntry: false })?.ino === inode };
+  } catch {
+    books.reset();
+    return { covered: 0, cutOff: false };
+  }
+}
+
+/** Ends a last line that has no line break: it counts from now on as what it is. */
+function closeTornLine(path: string): void {
+  if (!existsSync(path)) return;
+  const fd = openSync(path, constants.O_RDWR | constants.O_APPEND);
+  try {
+    const { size } = fstatSync(fd);
+    const last = Buffer.alloc(1);
+    if (size === 0 || (readSync(fd, last, 0, 1, size - 1) === 1 && last[0] === NEWLINE)) return;
+    writeSync(fd, "\n");
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Replaces a file whole: killed at any moment, there is the old one or the new one. */
+export function writeWhole(path: string, text: string): void {
+  const fresh = `${path}.tmp`;
+  const fd = openSync(fresh, "w", 0o640);
+  try {
+    const bytes = Buffer.from(text);
+    for (let at = 0; at < bytes.length;) at += writeSync(fd, bytes, at);
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+  renameSync(fresh, path);
+  syncFolder(dirname(path));
+}

@@ -1,0 +1,160 @@
+// Playbooks: what works, of each endpoint that succeeded often enough among the newest operations.
+//
+// A configuration is what an operation names in short fields besides its texts: who (staffer_id), what kind (task_class, role, …),
+// with what (a model, a version, any field of one's own). Where one value of a field keeps failing while another one works for
+// the same endpoint, that is named: it is the refinement a playbook proposes.
+
+import type { Operation } from "./operation.ts";
+import { shapeOf } from "./fingerprint.ts";
+
+/** What works for an endpoint. */
+export interface Playbook {
+  endpoint: string;
+  /** Operations looked at, and how many of them succeeded. */
+  count: number;
+  successes: number;
+  /** 0 to 1. */
+  success_rate: number;
+  /** Of those that succeeded, in milliseconds. */
+  p50_ms: number;
+  p95_ms: number;
+  /** The commonest inputs of those that succeeded, without their numbers, ids and names. */
+  input_shapes: { shape: string; count: number }[];
+  /** Fields whose commonest value is another one among the failures. */
+  changed: { field: string; in_successes: string; in_failures: string }[];
+  refinements: Refinement[];
+  /** RFC 3339: the newest operation looked at. */
+  last_at: string;
+}
+
+/** A value that keeps failing while another works. */
+export interface Refinement {
+  field: string;
+  failing: { value: string; failures: number; count: number };
+  working: { value: string; successes: number; count: number };
+  text: string;
+}
+
+/** So many successes make a playbook. */
+const ENOUGH = 5;
+const SHAPES = 3;
+/** Values of a field that are looked at: one with more of them (an id) is no configuration. */
+const MOST_VALUES = 20;
+const LONGEST_VALUE = 64;
+/** A value keeps failing, or works, when it was tried so often and fails, or succeeds, in such a share. */
+const TRIED = 3;
+const MOSTLY = 0.8;
+
+/** Fields that are no configuration: what happened, when, how long, and texts. */
+const NOT_CONFIGURATION = new Set([
+  "id",
+  "timestamp",
+  "endpoint",
+  "success",
+  "duration_ms",
+  "input_summary",
+  "output_summary",
+  "error",
+  "sig_hash",
+  "count",
+  "rescue_attempted",
+  "rescue_succeeded",
+  "shortened",
+]);
+
+/** The playbooks that operations give, the most used endpoint first. */
+export function playbooksOf(operations: Iterable<Operation>): Playbook[] {
+  const byEndpoint = Map.groupBy(operations, ({ endpoint }) => endpoint);
+  return [...byEndpoint]
+    .flatMap(([endpoint, all]) => {
+      const successes = all.filter(({ success }) => success);
+      return successes.length >= ENOUGH ? [playbookOf(endpoint, all, successes)] : [];
+    })
+    .toSorted((a, b) => b.count - a.count);
+}
+
+function playbookOf(endpoint: string, all: Operation[], successes: Operation[]): Playbook {
+  const durations = successes.map(({ duration_ms }) => duration_ms).toSorted((a, b) => a - b);
+  const at = (share: number) => durations[Math.min(durations.length - 1, Math.ceil(share * durations.length) - 1)]!;
+  const outcomes = outcomesOf(all);
+  return {
+    endpoint,
+    count: all.length,
+    successes: successes.length,
+    success_rate: Math.round((successes.length / all.length) * 1000) / 1000,
+    p50_ms: at(0.5),
+    p95_ms: at(0.95),
+    input_shapes: commonest(
+      successes.flatMap(({ input_summary }) => (input_summary.trim() === "" ? [] : [shapeOf(input_summary)])),
+    ).slice(0, SHAPES),
+    changed: changesOf(outcomes),
+    refinements: outcomes.flatMap(({ field, values }) => refinementOf(endpoint, field, values) ?? []),
+    last_at: all.reduce((last, { timestamp }) => (timestamp > last ? timestamp : last), ""),
+  };
+}
+
+interface Outcome {
+  value: string;
+  successes: number;
+  failures: number;
+}
+
+/** How often each value of each field succeeded and failed. */
+function outcomesOf(operations: Operation[]): { field: string; values: Outcome[] }[] {
+  const fields = new Map<string, Map<string, Outcome>>();
+  for (const operation of operations) {
+    for (const [field, given] of Object.entries(operation)) {
+      if (NOT_CONFIGURATION.has(field) || !isPlain(given)) continue;
+      const value = String(given);
+      if (value === "" || value.length > LONGEST_VALUE) continue;
+      const values = fields.get(field) ?? new Map<string, Outcome>();
+      fields.set(field, values);
+      const outcome = values.get(value) ?? { value, successes: 0, failures: 0 };
+      values.set(value, outcome);
+      outcome[operation.success ? "successes" : "failures"]++;
+    }
+  }
+  return [...fields]
+    .filter(([, values]) => values.size > 1 && values.size <= MOST_VALUES)
+    .map(([field, values]) => ({ field, values: [...values.values()] }));
+}
+
+function isPlain(value: unknown): value is string | number | boolean {
+  return typeof value === "string" || typeof value === "number" || typeof value === "boolean";
+}
+
+function changesOf(outcomes: { field: string; values: Outcome[] }[]): Playbook["changed"] {
+  return outcomes.flatMap(({ field, values }) => {
+    const best = most(values, ({ successes }) => successes);
+    const worst = most(values, ({ failures }) => failures);
+    if (best.successes === 0 || worst.failures === 0 || best.value === worst.value) return [];
+    return [{ field, in_successes: best.value, in_failures: worst.value }];
+  });
+}
+
+function refinementOf(endpoint: string, field: string, values: Outcome[]): Refinement | null {
+  const tried = values.filter(({ successes, failures }) => successes + failures >= TRIED);
+  const share = ({ successes, failures }: Outcome) => successes / (successes + failures);
+  const bad = tried.filter((one) => 1 - share(one) >= MOSTLY);
+  const good = tried.filter((one) => share(one) >= MOSTLY);
+  if (bad.length === 0 || good.length === 0) return null;
+  const failing = most(bad, ({ failures }) => failures);
+  const working = most(good, ({ successes }) => successes);
+  const [failed, worked] = [failing.successes + failing.failures, working.successes + working.failures];
+  return {
+    field,
+    failing: { value: failing.value, failures: failing.failures, count: failed },
+    working: { value: working.value, successes: working.successes, count: worked },
+    text: `${endpoint}: ${field} "${failing.value}" fails ${failing.failures} of ${failed} times, "${working.value}" works ${working.successes} of ${worked} times: use that`,
+  };
+}
+
+function most<T>(all: readonly T[], figure: (one: T) => number): T {
+  return all.reduce((best, one) => (figure(one) > figure(best) ? one : best));
+}
+
+function commonest(texts: string[]): { shape: string; count: number }[] {
+  const counts = new Map<string, number>();
+  for (const text of texts) counts.set(text, (counts.get(text) ?? 0) + 1);
+  return [...counts].map(([shape, count]) => ({ shape, count })).toSorted((a, b) => b.count - a.count);
+}

@@ -1,0 +1,108 @@
+// What can be read of the observer: figures, the newest operations, clusters, playbooks.
+
+import { Hono } from "hono";
+import { type Bindings, Refusal } from "../http.ts";
+import type { Cluster, Clusters } from "./clusters.ts";
+import { SOURCES, type Operation } from "./operation.ts";
+import type { Playbook } from "./playbooks.ts";
+import { RING_SIZE, type Tally } from "./tally.ts";
+
+const DEFAULT_LIMIT = 100;
+
+/** What the routes show. */
+export interface Shown {
+  tally: () => Tally;
+  clusters: Clusters;
+  playbooks: () => Playbook[];
+}
+
+/** /stats, /events, /clusters, /clusters/{fingerprint}, /playbooks. */
+export function readingRoutes({ tally, clusters, playbooks }: Shown): Hono<{ Bindings: Bindings }> {
+  const app = new Hono<{ Bindings: Bindings }>();
+  app.get("/stats", () => Response.json(tally().stats));
+  app.get("/events", (c) => {
+    const wanted = readQuery(new URL(c.req.url).searchParams);
+    const events = [];
+    for (const operation of tally().newest()) {
+      if (!wanted.fits(operation)) continue;
+      events.push(operation);
+      if (events.length >= wanted.limit) break;
+    }
+    return Response.json({ events, ring_size: tally().ringSize });
+  });
+  app.get("/clusters", async () => {
+    await clusters.analyze();
+    return Response.json({ clusters: clusters.list().map(summaryOf) });
+  });
+  app.get("/clusters/:fingerprint", async (c) => {
+    await clusters.analyze();
+    const cluster = clusters.get(c.req.param("fingerprint"));
+    if (!cluster) throw new Refusal(404, "unknown_cluster", "no failure has this fingerprint");
+    return Response.json(detailsOf(cluster));
+  });
+  app.get("/playbooks", () => Response.json({ playbooks: playbooks() }));
+  return app;
+}
+
+/** A cluster in a list. */
+export function summaryOf({ fingerprint, parts, count, first_at, last_at, by_source, spell }: Cluster) {
+  return {
+    fingerprint,
+    endpoint: parts.endpoint,
+    shape: parts.shape,
+    count,
+    first_at: new Date(first_at).toISOString(),
+    last_at: new Date(last_at).toISOString(),
+    by_source,
+    level: spell.reached,
+  };
+}
+
+/** A cluster with why its failures belong together. */
+export function detailsOf(cluster: Cluster) {
+  const { parts, examples, spell } = cluster;
+  const why =
+    parts.by === "sig_hash"
+      ? "the same sig_hash was given with each"
+      : "the same endpoint, and the same error text without its numbers, ids, paths, quoted strings and times";
+  return {
+    ...summaryOf(cluster),
+    why,
+    parts,
+    spell: { begin: new Date(spell.begin).toISOString(), count: spell.count, level: spell.reached },
+    examples,
+  };
+}
+
+interface Query {
+  limit: number;
+  fits: (operation: Operation) => boolean;
+}
+
+/** ?source=&success=&endpoint=&since=&limit=; what it doesn't know is refused. */
+function readQuery(params: URLSearchParams): Query {
+  const known = ["source", "success", "endpoint", "since", "limit"];
+  const bad = (field: string, expected: string): never => {
+    throw new Refusal(400, "bad_query", `${field}: ${expected}`, { extra: { field } });
+  };
+  for (const name of params.keys()) {
+    if (!known.includes(name)) bad(name, `unknown; expected one of ${known.join(", ")}`);
+  }
+  const given = (name: string) => params.get(name) || null;
+  const [source, success, endpoint, since, limit] = known.map(given);
+  if (source && !(SOURCES as readonly string[]).includes(source))
+    bad("source", `expected one of ${SOURCES.join(", ")}`);
+  if (success && success !== "true" && success !== "false") bad("success", "expected true or false");
+  const from = since ? Date.parse(since) : null;
+  if (Number.isNaN(from)) bad("since", "expected a time such as 2026-01-31T12:00:00Z");
+  const most = limit ? Number(limit) : DEFAULT_LIMIT;
+  if (!Number.isInteger(most) || most < 1) bad("limit", `expected a whole number from 1 to ${RING_SIZE}`);
+  return {
+    limit: Math.min(most, RING_SIZE),
+    fits: (operation) =>
+      (!source || operation.source === source) &&
+      (!success || String(operation.success) === success) &&
+      (!endpoint || operation.endpoint === endpoint) &&
+      (from === null || Date.parse(operation.timestamp) >= from),
+  };
+}

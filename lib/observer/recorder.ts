@@ -1,0 +1,96 @@
+// Records operations: into the log first, then into the figures; each id once.
+
+import type { Clusters, Cluster } from "./clusters.ts";
+import { RecentIds } from "./ids.ts";
+import type { Books, OpLog } from "./op-log.ts";
+import type { Operation } from "./operation.ts";
+import { Tally, type TallyState } from "./tally.ts";
+
+interface State {
+  tally: TallyState;
+  ids: string;
+  clusters: Cluster[];
+}
+
+/** The books: everything that is known of the log without reading it. */
+export class Ledger implements Books {
+  tally = new Tally();
+  ids = new RecentIds();
+  readonly clusters: Clusters;
+
+  constructor(clusters: Clusters) {
+    this.clusters = clusters;
+  }
+
+  apply(operation: Operation, length: number): void {
+    this.tally.add(operation, length);
+    if (operation.id !== undefined) this.ids.add(operation.id);
+    this.clusters.add(operation);
+  }
+
+  save(): State {
+    return { tally: this.tally.state, ids: this.ids.export(), clusters: this.clusters.state };
+  }
+
+  restore(state: unknown): void {
+    const { tally, ids, clusters } = state as State;
+    this.tally.state = tally;
+    this.ids.import(ids);
+    this.clusters.state = clusters;
+  }
+
+  reset(): void {
+    this.tally = new Tally();
+    this.ids = new RecentIds();
+    this.clusters.state = [];
+  }
+}
+
+/** The way into the log. */
+export class Recorder {
+  readonly ledger: Ledger;
+  #log: OpLog;
+  /** Ids that are being written: whoever sends one of them again waits for the same. */
+  #underWay = new Map<string, Promise<void>>();
+
+  constructor(ledger: Ledger, log: OpLog) {
+    this.ledger = ledger;
+    this.#log = log;
+  }
+
+  /**
+   * Records operations whose ids are not known yet; resolves when all of them are durable and counted.
+   * @returns how many were recorded now. Throws what the file system says, and then none of them was.
+   */
+  async record(operations: readonly Operation[]): Promise<number> {
+    const fresh: Operation[] = [];
+    const others: Promise<void>[] = [];
+    const mine = new Set<string>();
+    for (const operation of operations) {
+      const { id } = operation;
+      if (id !== undefined) {
+        if (mine.has(id) || this.ledger.ids.has(id)) continue;
+        const under = this.#underWay.get(id);
+        if (under) {
+          others.push(under);
+          continue;
+        }
+        mine.add(id);
+      }
+      fresh.push(operation);
+    }
+    if (fresh.length > 0) await this.#write(fresh, mine);
+    await Promise.all(others);
+    return fresh.length;
+  }
+
+  async #write(operations: Operation[], ids: Set<string>): Promise<void> {
+    const work = this.#log.record(operations);
+    for (const id of ids) this.#underWay.set(id, work);
+    try {
+      await work;
+    } finally {
+      for (const id of ids) this.#underWay.delete(id);
+    }
+  }
+}

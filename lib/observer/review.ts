@@ -1,0 +1,105 @@
+// Reviews: judges an answer of a model by how much of what it claims is grounded in the source. The heuristic is always there; a
+// second model may be asked first, and the heuristic answers when that is away, slow or talks nonsense.
+
+import * as v from "valibot";
+import { type Model, objectIn } from "./model.ts";
+
+/** What decides where, in percent and attempts. */
+export interface Thresholds {
+  accept_from: number;
+  reject_below: number;
+  reject_from_attempt: number;
+}
+
+const VERDICTS = ["accept", "reject", "cycle"] as const;
+
+/** What a review answers. */
+export interface Verdict {
+  verdict: (typeof VERDICTS)[number];
+  /** 0 to 1. */
+  confidence: number;
+  /** The rule or the model's reason. */
+  notes: string;
+  source: "heuristic" | "cloud";
+}
+
+const words = v.nullish(v.string("expected text"), "");
+const count = v.nullish(v.pipe(v.number("expected a number"), v.minValue(0, "expected 0 or more")), null);
+
+/** What is to be judged; unknown fields are kept for the record. */
+export const ReviewInput = v.looseObject(
+  {
+    file_path: words,
+    model: words,
+    response: words,
+    source_content: words,
+    grounding_stats: v.nullish(
+      v.looseObject(
+        { total: count, grounded: count, groundedPct: v.optional(v.nullable(v.number("expected percent"))) },
+        "expected an object",
+      ),
+    ),
+    attempt: v.nullish(v.pipe(v.number("expected a number"), v.minValue(0, "expected 0 or more")), 1),
+  },
+  "expected a JSON object",
+);
+export type ReviewInput = v.InferOutput<typeof ReviewInput>;
+
+/** Judges by the share of claims that are grounded. */
+export function judge({ grounding_stats: stats, attempt }: ReviewInput, limits: Thresholds): Verdict {
+  const { accept_from, reject_below, reject_from_attempt } = limits;
+  const say = (verdict: Verdict["verdict"], confidence: number, notes: string): Verdict => ({
+    verdict,
+    confidence: Math.round(Math.min(Math.max(confidence, 0), 1) * 100) / 100,
+    notes,
+    source: "heuristic",
+  });
+  if (!stats || stats.total === 0) return say("cycle", 0.2, "no claims to judge by: once more");
+  const percent = percentOf(stats);
+  if (percent === null) return say("cycle", 0.2, "how much is grounded is not known: once more");
+  const seen = `${Math.round(percent * 10) / 10} % grounded`;
+  if (percent >= accept_from)
+    return say("accept", 0.6 + (percent - accept_from) / 200, `${seen}: at least ${accept_from} %`);
+  if (percent < reject_below)
+    return say("reject", 0.6 + (reject_below - percent) / 100, `${seen}: below ${reject_below} %`);
+  const between = `${seen}: between ${reject_below} and ${accept_from} %`;
+  if (attempt >= reject_from_attempt) return say("reject", 0.6, `${between}, at attempt ${attempt}`);
+  return say("cycle", 0.5, `${between}: once more`);
+}
+
+/** As it was given; what was not given at all follows from the counts. */
+function percentOf({ total, grounded, groundedPct }: NonNullable<ReviewInput["grounding_stats"]>): number | null {
+  if (groundedPct !== undefined) return groundedPct;
+  return total && grounded !== null ? (grounded / total) * 100 : null;
+}
+
+const Said = v.object({
+  verdict: v.picklist(VERDICTS),
+  confidence: v.pipe(v.number(), v.minValue(0), v.maxValue(1)),
+  notes: v.optional(v.string(), ""),
+});
+
+const SYSTEM = `You judge whether a model's answer about a file is grounded in that file's content. Reply with one JSON object and nothing else:
+{"verdict":"accept" | "reject" | "cycle","confidence":0.0 to 1.0,"notes":"one sentence"}
+accept: what it claims is in the source. reject: it invents. cycle: it should be tried again.`;
+/** Characters of the answer and of the source that are shown. */
+const MOST_SHOWN = 24_000;
+
+/** Asks the model, once; gives its verdict, or why it has none. */
+export async function askModel(
+  input: ReviewInput,
+  model: Model,
+  signal: AbortSignal,
+): Promise<Verdict | { failed: string }> {
+  const { file_path, model: author, response, source_content, grounding_stats, attempt } = input;
+  const shown = [
+    `File: ${file_path}\nAnswer by: ${author}\nAttempt: ${attempt}\nGrounding: ${JSON.stringify(grounding_stats ?? null)}`,
+    `--- the answer ---\n${response.slice(0, MOST_SHOWN)}`,
+    `--- the source ---\n${source_content.slice(0, MOST_SHOWN)}`,
+  ];
+  const answer = await model.ask(SYSTEM, shown.join("\n\n"), signal);
+  if ("failed" in answer) return answer;
+  const parsed = v.safeParse(Said, objectIn(answer.text));
+  if (!parsed.success) return { failed: "what the model said is no verdict" };
+  return { ...parsed.output, notes: parsed.output.notes.slice(0, 2000), source: "cloud" };
+}

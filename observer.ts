@@ -1,0 +1,449 @@
+#!/usr/bin/env bun
+// picket-observer: witnesses every operation, keeps the statistics, and escalates failures that repeat.
+// Reads its YAML, and the file of an overseer's corrections (<overseer_corrections>). Listens on <listen>. Writes <persist_path> and
+// beside it: full segments of it, snapshot.json, escalations.jsonl, reviews.jsonl, playbooks.jsonl, corrections.json, .picket/,
+// observer.lock; escalations also go into an inbox (<notify>).
+// Killed at any moment it loses nothing it acknowledged: an operation is in the log before it is counted or answered.
+
+import { dirname, join } from "node:path";
+import { type Context, Hono } from "hono";
+import * as v from "valibot";
+import systemUnit from "./etc/picket-observer.service" with { type: "text" };
+import userUnit from "./etc/picket-observer.user.service" with { type: "text" };
+import example from "./etc/observer.yaml" with { type: "text" };
+import { holdAlone } from "./lib/alone.ts";
+import {
+  type Broken,
+  type Secret,
+  dataFolder,
+  httpUrl,
+  integer,
+  isLoopback,
+  listen,
+  nameSegment,
+  number,
+  path,
+  rule,
+  seconds,
+  secret,
+} from "./lib/config.ts";
+import {
+  type Bindings,
+  type Health,
+  Refusal,
+  type Server,
+  connectionEntries,
+  readBody,
+  serve,
+  whoMayConnect,
+} from "./lib/http.ts";
+import { Journal, cannotWrite, isDiskFull, makeFolder } from "./lib/journal.ts";
+import type { Log } from "./lib/log.ts";
+import { type Counter, Registry } from "./lib/metrics.ts";
+import { Clusters } from "./lib/observer/clusters.ts";
+import { COMMANDS } from "./lib/observer/commands.ts";
+import { Corrections } from "./lib/observer/corrections.ts";
+import { Escalations } from "./lib/observer/escalations.ts";
+import { createFigures } from "./lib/observer/figures.ts";
+import { Model } from "./lib/observer/model.ts";
+import { OpLog, writeWhole } from "./lib/observer/op-log.ts";
+import { type BrokenField, type Operation, readOperation } from "./lib/observer/operation.ts";
+import { type Playbook, playbooksOf } from "./lib/observer/playbooks.ts";
+import { readingRoutes } from "./lib/observer/reading.ts";
+import { Ledger, Recorder } from "./lib/observer/recorder.ts";
+import { ReviewInput, type Verdict, askModel, judge } from "./lib/observer/review.ts";
+import { type Loop, type Running, type Service, run } from "./lib/service.ts";
+
+const USAGE = `picket-observer: witnesses every operation, and escalates failures that repeat
+
+  mkdir -p ~/.config/picket && picket-observer example > ~/.config/picket/observer.yaml
+  picket-observer --check && picket-observer
+  curl -d '{"endpoint":"deploy","success":false,"error":"no route to host"}' 127.0.0.1:3219/observer/event`;
+
+const MAX_BODY_BYTES = 4 << 20;
+const MOST_OPERATIONS = 1000;
+const MINUTE_MS = 60_000;
+const HOUR_MS = 3_600_000;
+
+// ---------------------------------------------------------------------------------------------------------------
+// Configuration: the schema is the documentation of the defaults
+
+const Llm = v.pipe(
+  v.strictObject({
+    /** Any OpenAI-compatible server. */
+    url: httpUrl(),
+    model: v.pipe(v.string(), v.minLength(1, "expected the name of a model")),
+    ...secret("api_key"),
+    timeout_seconds: v.optional(seconds({ min: 0.1, max: 120 }), 20),
+    calls_per_hour: v.optional(integer({ min: 0, unit: "calls" }), 60),
+  }),
+  rule(function* ({ url, api_key }) {
+    const { protocol, hostname } = new URL(url);
+    if (api_key.length > 0 && protocol === "http:" && !isLoopback(hostname)) {
+      yield { path: ["url"], message: "http would send the key readable: only https, or http to this machine" };
+    }
+  }),
+);
+
+const Settings = v.strictObject({
+  listen: v.optional(listen(), "127.0.0.1:3219"),
+  /** The log of operations; its folder has all else. Empty: in memory only. */
+  persist_path: v.optional(v.union([v.literal(""), path()]), () => join(dataFolder("observer"), "ops.jsonl")),
+  durability: v.optional(v.picklist(["disk", "os"]), "disk"),
+  rotate_mb: v.optional(number({ min: 1, max: 1 << 20, unit: "MiB" }), 256),
+  overseer_corrections: v.optional(path()),
+  cycle_seconds: v.optional(seconds({ min: 0.1, max: 86_400 }), 30),
+  escalation_threshold: v.optional(integer({ min: 1, max: 1000, unit: "failures" }), 3),
+  window_minutes: v.optional(number({ min: 0.1, max: 100_000, unit: "minutes" }), 30),
+  cooldown_hours: v.optional(number({ min: 0.01, max: 10_000, unit: "hours" }), 24),
+  review: v.optional(
+    v.pipe(
+      v.strictObject({
+        accept_from: v.optional(number({ min: 0, max: 100, unit: "percent" }), 50),
+        reject_below: v.optional(number({ min: 0, max: 100, unit: "percent" }), 20),
+        reject_from_attempt: v.optional(integer({ min: 1, unit: "attempts" }), 3),
+      }),
+      rule(function* ({ accept_from, reject_below }) {
+        if (reject_below > accept_from) yield { path: ["reject_below"], message: "is above accept_from" };
+      }),
+    ),
+    {},
+  ),
+  /** Judges reviews and diagnoses escalations; the heuristic answers where it doesn't. */
+  llm: v.optional(Llm),
+  /** Where escalations are told. */
+  notify: v.optional(
+    v.strictObject({ inbox_dir: v.optional(path(), () => dataFolder("inbox")), recipient: nameSegment() }),
+  ),
+  ...connectionEntries,
+});
+
+/** What the configuration file gives. */
+export type Config = v.InferOutput<typeof Settings> & { auth: { token: Secret[] } };
+const Config = v.pipe(
+  Settings,
+  rule((config) => openDoor(config as Config)),
+);
+
+function* openDoor(config: Config): Generator<Broken> {
+  const message = whoMayConnect(config);
+  if (message) yield { path: ["listen"], message };
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The daemon
+
+/** What the daemon's parts share. `config`, `model` and `playbooks` are replaced. */
+interface Observer {
+  config: Config;
+  recorder: Recorder;
+  operations: OpLog;
+  clusters: Clusters;
+  escalations: Escalations;
+  corrections: Corrections | null;
+  reviews: Journal | null;
+  playbooks: Playbook[];
+  model: Model | null;
+  metrics: Registry;
+  reviewed: (verdict: Verdict) => Counter;
+  /** The background steps, by name. */
+  steps: Map<string, Loop>;
+  log: Log;
+}
+
+async function main(config: Config, service: Service): Promise<Running<Config>> {
+  const { log } = service;
+  const { durability } = config;
+  const folder = config.persist_path === "" ? null : dirname(config.persist_path);
+  if (folder === null) log.warn("persist_path is empty: operations are kept in memory only, and gone after a restart");
+  if (durability === "os")
+    log.warn("durability is os: a power cut may take the last operations that were acknowledged");
+  if (folder !== null) makeFolder(folder, 0o750);
+  const unlock = folder === null ? () => {} : holdAlone("picket-observer", join(folder, "observer.lock"));
+  const clusters = new Clusters(escalationRules(config));
+  const ledger = new Ledger(clusters);
+  const operations = await openLog(config, ledger, log);
+  const recorder = new Recorder(ledger, operations);
+  const model = config.llm ? new Model(config.llm) : null;
+  const escalations = await Escalations.open({
+    folder,
+    durability,
+    clusters,
+    cooldownMs: config.cooldown_hours * HOUR_MS,
+    notify: config.notify,
+    model,
+    log,
+  });
+  const record = async (ops: Operation[]) => void (await recorder.record(ops));
+  const metrics = new Registry();
+  const steps = new Map<string, Loop>();
+  const figures = createFigures(metrics, { ledger, escalations, steps });
+  const observer: Observer = {
+    config,
+    recorder,
+    operations,
+    clusters,
+    escalations,
+    corrections:
+      config.overseer_corrections === undefined
+        ? null
+        : new Corrections({ path: config.overseer_corrections, folder, record }),
+    reviews:
+      folder === null
+        ? null
+        : new Journal({ path: join(folder, "reviews.jsonl"), durability, intents: join(folder, ".picket") }),
+    playbooks: [],
+    model,
+    metrics,
+    reviewed: ({ verdict, source }) => figures.reviews({ verdict, source }),
+    steps,
+    log,
+  };
+  const rotation = startSteps(observer, service);
+  const server = listenToAll(observer, { stopping: service.stopping, rotation });
+  log.info("ready", {
+    listen: String(server.address),
+    log: config.persist_path || "none",
+    operations: ledger.tally.total,
+    clusters: clusters.size,
+  });
+  return {
+    status: () => statusLine(observer),
+    reload(next) {
+      const fixed = whatStays(observer.config, next);
+      const { listen, persist_path, durability, overseer_corrections } = observer.config;
+      observer.config = { ...next, listen, persist_path, durability, overseer_corrections };
+      operations.rotateBytes = next.rotate_mb * (1 << 20);
+      clusters.rules = escalationRules(next);
+      // The budget of the hour goes on unless the model is another one.
+      if (JSON.stringify(next.llm) !== JSON.stringify(config.llm))
+        observer.model = next.llm ? new Model(next.llm) : null;
+      escalations.configure({
+        cooldownMs: next.cooldown_hours * HOUR_MS,
+        notify: next.notify,
+        model: observer.model,
+      });
+      config = observer.config;
+      return [...fixed, ...server.reload(next.listen, next)];
+    },
+    async stop() {
+      await server.stop();
+      observer.corrections?.close();
+      await operations.close();
+      await observer.reviews?.close();
+      await escalations.close();
+      unlock();
+    },
+  };
+}
+
+async function openLog(config: Config, ledger: Ledger, log: Log): Promise<OpLog> {
+  const began = performance.now();
+  let told = 0;
+  const { log: operations, opened } = await OpLog.open({
+    path: config.persist_path === "" ? null : config.persist_path,
+    rotateBytes: config.rotate_mb * (1 << 20),
+    durability: config.durability,
+    books: ledger,
+    malformed(file, line, reason) {
+      if (told++ < 10) log.warn("line of the log skipped: it is no operation", { file, line, reason });
+    },
+  });
+  await ledger.clusters.analyze();
+  const { applied, malformed, skipped } = opened;
+  if (malformed > 10) log.warn("lines of the log skipped: picket-observer check shows them", { malformed });
+  log.info("log read", { applied, malformed, segments_known: skipped, ms: Math.round(performance.now() - began) });
+  return operations;
+}
+
+function escalationRules({ escalation_threshold, window_minutes, cooldown_hours }: Config) {
+  return {
+    threshold: escalation_threshold,
+    windowMs: window_minutes * MINUTE_MS,
+    cooldownMs: cooldown_hours * HOUR_MS,
+  };
+}
+
+/** What can't be changed while running, said to whoever changed it. */
+function whatStays(config: Config, next: Config): string[] {
+  const keys = ["persist_path", "durability", "overseer_corrections"] as const;
+  return keys.filter((key) => config[key] !== next[key]).map((key) => `${key}: stays as it is until a restart`);
+}
+
+function statusLine({ recorder, clusters, escalations }: Observer): string {
+  const { total, failures } = recorder.ledger.tally.stats;
+  const waiting = escalations.waiting > 0 ? `, ${escalations.waiting} escalations wait for the inbox` : "";
+  return `${total} operations, ${failures} failed; ${clusters.size} clusters${waiting}`;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The background steps: each a loop of its own, so that one that throws or hangs stops no other
+
+function startSteps(observer: Observer, service: Service): Loop {
+  const { operations, clusters, escalations, corrections, steps, recorder } = observer;
+  const cycle = () => observer.config.cycle_seconds;
+  const step = (name: string, every: () => number, pass: (alive: () => void) => Promise<void>): Loop => {
+    const loop = service.loop({ name, every, pass });
+    steps.set(name, loop);
+    return loop;
+  };
+  step("corrections", cycle, async (alive) => corrections?.pass({ alive }));
+  const escalate = step("escalate", cycle, (alive) => escalations.pass({ signal: service.stopping, alive }));
+  step("analyze", cycle, async (alive) => {
+    const news = clusters.waiting > 0;
+    await clusters.analyze(alive);
+    if (news) escalate.wake();
+  });
+  step(
+    "playbooks",
+    () => 5 * cycle(),
+    async () => {
+      observer.playbooks = playbooksOf(recorder.ledger.tally.newest());
+      const { persist_path } = observer.config;
+      if (persist_path === "") return;
+      const lines = observer.playbooks.map((playbook) => `${JSON.stringify(playbook)}\n`);
+      writeWhole(join(dirname(persist_path), "playbooks.jsonl"), lines.join(""));
+    },
+  );
+  return step("rotate", cycle, async () => {
+    if (operations.full) await operations.rotate();
+  });
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The routes
+
+function listenToAll(observer: Observer, more: { stopping: AbortSignal; rotation: Loop }): Server {
+  return serve({
+    role: "observer",
+    listen: observer.config.listen,
+    connection: observer.config,
+    app: createApp(observer, more),
+    log: observer.log,
+    metrics: observer.metrics,
+    health: () => health(observer),
+  });
+}
+
+/** All routes but /health and /metrics, under /observer and under /v1/observer. */
+function createApp(
+  observer: Observer,
+  { stopping, rotation }: { stopping: AbortSignal; rotation: Loop },
+): Hono<{ Bindings: Bindings }> {
+  const routes = new Hono<{ Bindings: Bindings }>();
+  routes.get("/health", () => {
+    const { ok, figures } = health(observer);
+    return Response.json({ status: ok ? "ok" : "failing", ...figures }, { status: ok ? 200 : 503 });
+  });
+  routes.post("/event", async (c) => {
+    const answer = await takeEvent(observer, await bodyOf(c));
+    if (observer.operations.full) rotation.wake();
+    return Response.json(answer);
+  });
+  routes.post("/review", async (c) => Response.json(await review(observer, await bodyOf(c), stopping)));
+  const { clusters, recorder } = observer;
+  routes.route(
+    "/",
+    readingRoutes({ tally: () => recorder.ledger.tally, clusters, playbooks: () => observer.playbooks }),
+  );
+  const app = new Hono<{ Bindings: Bindings }>();
+  app.route("/observer", routes);
+  app.route("/v1/observer", routes);
+  return app;
+}
+
+function health({ recorder, config, steps, escalations }: Observer): Health {
+  const broken = config.persist_path === "" ? null : cannotWrite(dirname(config.persist_path));
+  const figures = {
+    ring_size: recorder.ledger.tally.ringSize,
+    total: recorder.ledger.tally.total,
+    escalations_waiting: escalations.waiting,
+    steps: Object.fromEntries([...steps].map(([name, loop]) => [name, loop.stats()])),
+    ...(broken === null ? {} : { error: broken }),
+  };
+  return { ok: broken === null, figures };
+}
+
+async function bodyOf(c: Context<{ Bindings: Bindings }>): Promise<unknown> {
+  const body = await readBody(c.req.raw, MAX_BODY_BYTES);
+  try {
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body));
+  } catch (error) {
+    throw new Refusal(400, "bad_json", `the body is not JSON: ${(error as Error).message}`);
+  }
+}
+
+interface Accepted {
+  accepted: true;
+  ring_size: number;
+}
+
+/** Records what a request brought: one operation, or an array of which each item is answered for. */
+async function takeEvent({ recorder }: Observer, data: unknown): Promise<Accepted | unknown[]> {
+  const now = Date.now();
+  const accepted = (): Accepted => ({ accepted: true, ring_size: recorder.ledger.tally.ringSize });
+  if (!Array.isArray(data)) {
+    const read = readOperation(data, now);
+    if ("broken" in read) throw invalid(read.broken);
+    await recorder.record([read.operation]).catch(notStored);
+    return accepted();
+  }
+  if (data.length > MOST_OPERATIONS) {
+    throw new Refusal(422, "too_many", `expected at most ${MOST_OPERATIONS} operations, found ${data.length}`);
+  }
+  const reads = data.map((item) => readOperation(item, now));
+  await recorder.record(reads.flatMap((read) => ("operation" in read ? [read.operation] : []))).catch(notStored);
+  return reads.map((read) => {
+    if ("operation" in read) return accepted();
+    const { message, code, extra } = invalid(read.broken);
+    return { accepted: false, error: message, code, ...extra };
+  });
+}
+
+/** A missing endpoint and an unknown source are bad requests; all else is valid JSON that breaks the contract. */
+function invalid(broken: BrokenField[]): Refusal {
+  const status = broken.some(({ field }) => field === "endpoint" || field === "source") ? 400 : 422;
+  const named = broken.map(({ field, error }) => (field === "" ? error : `${field}: ${error}`));
+  const extra = { field: broken[0]?.field, fields: broken };
+  return new Refusal(status, "invalid_operation", named.slice(0, 5).join("; "), { extra });
+}
+
+function notStored(error: unknown): never {
+  const log = { error };
+  if (isDiskFull(error)) throw new Refusal(507, "disk_full", "no space left here; send it again later", { log });
+  throw new Refusal(500, "log", "the log can't be written; send it again later", { log });
+}
+
+async function review(
+  { config, model, reviews, reviewed }: Observer,
+  data: unknown,
+  stopping: AbortSignal,
+): Promise<Verdict> {
+  const parsed = v.safeParse(ReviewInput, data);
+  if (!parsed.success) {
+    const fields = parsed.issues.map((issue) => ({ field: v.getDotPath(issue) ?? "", error: issue.message }));
+    const named = fields.map(({ field, error }) => `${field}: ${error}`).join("; ");
+    throw new Refusal(422, "invalid_review", named, { extra: { field: fields[0]?.field, fields } });
+  }
+  const input = parsed.output;
+  let verdict = judge(input, config.review);
+  if (model) {
+    const asked = await askModel(input, model, stopping);
+    verdict = "failed" in asked ? { ...verdict, notes: `${verdict.notes} (${asked.failed})` } : asked;
+  }
+  const line = JSON.stringify({ ts: new Date().toISOString(), input, ...verdict });
+  await reviews?.append(line).catch(notStored);
+  reviewed(verdict).add();
+  return verdict;
+}
+
+if (import.meta.main) {
+  await run("observer", {
+    usage: USAGE,
+    schema: Config,
+    main,
+    commands: COMMANDS,
+    unit: { system: systemUnit, user: userUnit },
+    example,
+  });
+}
