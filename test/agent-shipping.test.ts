@@ -333,6 +333,69 @@ describe("trouble on the way", () => {
   }, 180_000);
 });
 
+/** Hands bytes on in both directions, until so many have gone to the other side: then both connections end. */
+function cuttingProxy(to: number): { port: number; cutAfter: number } & Disposable {
+  const proxy = { cutAfter: Number.POSITIVE_INFINITY };
+  type Pair = { other: Promise<Bun.Socket>; sent: number };
+  const server = Bun.listen<Pair>({
+    hostname: "127.0.0.1",
+    port: 0,
+    socket: {
+      open(socket) {
+        const other = Bun.connect({
+          hostname: "127.0.0.1",
+          port: to,
+          socket: {
+            data: (_, chunk) => void socket.write(chunk),
+            close: () => void socket.end(),
+            error: () => void socket.end(),
+          },
+        });
+        other.catch(() => socket.end());
+        socket.data = { other, sent: 0 };
+      },
+      async data(socket, chunk) {
+        const { data } = socket;
+        const left = proxy.cutAfter - data.sent;
+        data.sent += chunk.length;
+        const other = await data.other;
+        other.write(chunk.subarray(0, Math.max(0, left)));
+        if (left > chunk.length) return;
+        other.terminate();
+        socket.terminate();
+      },
+      close: (socket) => void socket.data.other.then((other) => other.end()),
+    },
+  });
+  return Object.assign(proxy, { port: server.port, [Symbol.dispose]: () => server.stop(true) });
+}
+
+test("a connection that is cut at every point of an upload: tried again, and there once, byte for byte", async () => {
+  const port = freePort();
+  await using hub = new Hub({ port, more: "rate_limit_per_minute: 1000000", target: "binary" });
+  await hub.addHost("web-1");
+  await hub.up();
+  using proxy = cuttingProxy(port);
+  using place = new Lab(`http://127.0.0.1:${proxy.port}`, hub.tokens.get("web-1")!);
+  const content = crypto.getRandomValues(new Uint8Array(60_000));
+  place.episode("ep", { content });
+  writeFileSync(place.config, `${readFileSync(place.config, "utf8")}host_id: web-1\n`);
+  let cuts = 0;
+  for (let at = 1; place.in("shipped").length === 0; at += at < 700 ? 23 : 4099) {
+    proxy.cutAfter = at;
+    const { code, stdout } = await place.once();
+    if (code === 0) break;
+    expect([at, code, stdout]).toEqual([at, 5, "scanned=1 shipped=0 transient=1 conflicts=0 fatal=0\n"]);
+    cuts++;
+  }
+  expect(cuts).toBeGreaterThan(30);
+  expect([place.in("episodes"), place.in("outbox"), place.in("shipped")]).toEqual([[], [], ["ep"]]);
+  const tar = Bun.zstdDecompressSync(readFileSync(join(hub.data, "episodes/web-1/ep.tar.zst")));
+  expect(Bun.spawnSync(["tar", "-xOf", "-", "ep/content"], { stdin: tar }).stdout.equals(content)).toBe(true);
+  expect(readdirSync(join(hub.data, "episodes/web-1"))).toEqual(["ep.tar.zst"]);
+  expect(await hub.get<{ episodes: unknown[] }>("/v1/episodes")).toMatchObject({ episodes: [{ episode: "ep" }] });
+}, 120_000);
+
 test("a large folder and many small files go through with flat memory; a file that grows stays within its archive", async () => {
   await using hub = await Hub.start({ more: "rate_limit_per_minute: 100000", target: "binary" });
   using place = await lab(hub);

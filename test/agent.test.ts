@@ -55,6 +55,14 @@ describe.each(TARGETS)("%s", (target) => {
     expect(facts["cpu_count"]).toBe(Number(Bun.spawnSync(["nproc", "--all"]).stdout.toString()));
     const uptime = Number(readFileSync("/proc/uptime", "utf8").split(".")[0]);
     expect(Math.abs((metrics["uptime_seconds"] as number) - uptime)).toBeLessThan(30);
+    // Those with a device behind them, else all but loopback: as the kernel counted since boot.
+    const rows = readFileSync("/proc/net/dev", "utf8").matchAll(/^ *([^:\s]+): *(\d+)/gm);
+    const seen = [...rows].map(([, name, bytes]) => ({ name: name!, bytes: Number(bytes) }));
+    const devices = seen.filter(({ name }) => existsSync(`/sys/class/net/${name}/device`));
+    const outer = devices.length > 0 ? devices : seen.filter(({ name }) => !/^(lo|docker|veth|br-|vh)/.test(name));
+    const received = outer.reduce((sum, { bytes }) => sum + bytes, 0);
+    expect(metrics["network_rx_bytes"] as number).toBeLessThanOrEqual(received);
+    expect(metrics["network_rx_bytes"] as number).toBeGreaterThanOrEqual(received * 0.9 - 1e6);
     expect(await agent.kill()).toBe(0);
   }, 60_000);
 });
