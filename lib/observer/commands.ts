@@ -1,13 +1,12 @@
 // The commands at the observer's command line. They read the log itself, so they work beside a running daemon and without one.
 
-import { statSync } from "node:fs";
-import { replay } from "../journal.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 import { Clusters } from "./clusters.ts";
 import { readAll, readLog, segmentsOf } from "./op-log.ts";
-import { type Operation, isRecorded } from "./operation.ts";
+import type { Operation } from "./operation.ts";
 import { detailsOf, summaryOf } from "./reading.ts";
 import { Ledger } from "./recorder.ts";
+import { LogTail } from "./tail.ts";
 
 const SHOWN = 20;
 const LOOK_MS = 250;
@@ -94,47 +93,12 @@ async function tail(context: Context<{ follow?: boolean; json?: boolean; limit?:
   if (!Number.isInteger(limit) || limit < 0) throw new UsageError(`--limit "${args.limit}" is no whole number`);
   const { path } = await logOf(context);
   const show = (operation: Operation) => context.print(args.json ? JSON.stringify(operation) : lineOf(operation));
-  const last: Operation[] = [];
-  let { inode, end } = await readFrom(path, 0, (operation) => {
-    last.push(operation);
-    if (last.length > limit) last.shift();
-  });
-  // A segment may just have begun.
-  const before = last.length < limit ? segmentsOf(path).at(-1) : undefined;
-  if (before) {
-    const older: Operation[] = [];
-    const room = limit - last.length;
-    await readLog(
-      before.path,
-      (operation) => {
-        older.push(operation);
-        if (older.length > room) older.shift();
-      },
-      () => {},
-    );
-    last.unshift(...older);
-  }
-  for (const operation of last) show(operation);
+  const log = new LogTail(path);
+  for (const operation of await log.newest(limit)) show(operation);
   while (args.follow && !context.signal.aborted) {
     await Bun.sleep(LOOK_MS);
-    const now = statSync(path, { throwIfNoEntry: false });
-    if (now && now.ino !== inode) {
-      const rotated = segmentsOf(path).find((segment) => statSync(segment.path).ino === inode);
-      if (rotated) await readFrom(rotated.path, end, show);
-      end = 0;
-    }
-    ({ inode, end } = await readFrom(path, now && now.size < end ? 0 : end, show));
+    await log.read(show);
   }
-}
-
-async function readFrom(
-  path: string,
-  from: number,
-  each: (operation: Operation) => void,
-): Promise<{ inode: number | undefined; end: number }> {
-  const inode = statSync(path, { throwIfNoEntry: false })?.ino;
-  const { end } = await replay({ path, from, record: (value) => isRecorded(value) && each(value) });
-  return { inode, end };
 }
 
 function lineOf({ timestamp, source, endpoint, success, duration_ms, error, output_summary }: Operation): string {
