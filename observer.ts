@@ -45,7 +45,7 @@ import { COMMANDS } from "./lib/observer/commands.ts";
 import { Corrections } from "./lib/observer/corrections.ts";
 import { Escalations } from "./lib/observer/escalations.ts";
 import { createFigures } from "./lib/observer/figures.ts";
-import { Model } from "./lib/observer/model.ts";
+import { Model, sameModel } from "./lib/observer/model.ts";
 import { OpLog, writeWhole } from "./lib/observer/op-log.ts";
 import { type BrokenField, type Operation, readOperation } from "./lib/observer/operation.ts";
 import { type Playbook, playbooksOf } from "./lib/observer/playbooks.ts";
@@ -216,8 +216,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       operations.rotateBytes = next.rotate_mb * (1 << 20);
       clusters.rules = escalationRules(next);
       // The budget of the hour goes on unless the model is another one.
-      if (JSON.stringify(next.llm) !== JSON.stringify(config.llm))
-        observer.model = next.llm ? new Model(next.llm) : null;
+      if (!sameModel(next.llm, config.llm)) observer.model = next.llm ? new Model(next.llm) : null;
       escalations.configure({
         cooldownMs: next.cooldown_hours * HOUR_MS,
         notify: next.notify,

@@ -14,6 +14,12 @@ export interface ModelSettings {
   calls_per_hour: number;
 }
 
+/** Whether both mean the same server, asked with the same key; a secret's JSON doesn't tell one key from another. */
+export function sameModel(a: ModelSettings | undefined, b: ModelSettings | undefined): boolean {
+  const keys = (settings: ModelSettings | undefined) => settings?.api_key.map((key) => key.reveal());
+  return Bun.deepEquals(keys(a), keys(b)) && JSON.stringify(a) === JSON.stringify(b);
+}
+
 /** What it said, or why there is nothing. */
 export type Answer = { text: string } | { failed: string };
 
