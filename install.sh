@@ -12,13 +12,14 @@ usage() {
 	cat <<TEXT
 usage: ./$name COMMAND
 
-  try [--once]      build, start a collector, a receiver and an agent in a temporary folder, show a webhook, a dropped
-                    file, reports and episodes arrive and a host go silent; runs until Ctrl-C and leaves nothing behind
-                    (--once: ends by itself)
+  try [--once]      build, start all four in a temporary folder, show a webhook, a dropped file, reports and episodes
+                    arrive, a host go silent and a failure that repeats be told; runs until Ctrl-C and leaves nothing
+                    behind (--once: ends by itself)
   test              format check, lint, types, tests
   collector         install picket-collector on this host, enable and start it
   receiver          install picket-receiver on this host, enable and start it
   agent             install picket-agent on this host, enable and start it
+  observer          install picket-observer on this host, enable and start it
     --no-start      only put it in place
     --user          as a user service (the default, except for root)
     --system        as a system service (the default for root)
@@ -151,15 +152,14 @@ send() {
 	fi
 }
 
-lines_arrived() { [ -f "$demo/inbox/ops.inbox" ] && [ "$(wc -l <"$demo/inbox/ops.inbox")" -ge "$1" ]; }
-
-await_lines() {
+# await_event TEXT: until a line of the inbox has it.
+await_event() {
 	tries=0
-	until lines_arrived "$1"; do
+	until grep -qsF -- "$1" "$demo/inbox/ops.inbox"; do
 		tries=$((tries + 1))
-		if [ $tries -gt 100 ]; then
+		if [ $tries -gt 300 ]; then
 			cat "$demo"/*.log >&2
-			fail "the event did not arrive"
+			fail "the event did not arrive: $1"
 		fi
 		sleep 0.1
 	done
@@ -190,12 +190,12 @@ YAML
 	step "a GitHub push payload comes in"
 	(cd "$here" && "$bun" -e 'const all = require("@octokit/webhooks-examples"); await Bun.write(process.argv[1], JSON.stringify(all.find((one) => one.name === "push").examples[0]))' "$demo/push.json")
 	send POST "$demo/push.json" "http://$collector/github" "Content-Type: application/json"
-	await_lines 1
+	await_event webhook:/github
 
 	step "a file is dropped"
 	say "\$ echo '{\"recipient\":\"ops\",\"type\":\"INFO\",\"payload\":\"hello from a file\"}' > drops/hello.json"
 	echo '{"recipient":"ops","type":"INFO","payload":"hello from a file"}' >"$demo/drops/hello.json"
-	await_lines 2
+	await_event 'hello from a file'
 
 	step "what came of it: $demo/inbox/ops.inbox"
 	cat "$demo/inbox/ops.inbox"
@@ -277,8 +277,47 @@ YAML
 	step "the agent stops: this machine goes silent (it was told to report every 2 s)"
 	kill "$agent"
 	wait "$agent" 2>/dev/null || true
-	await_lines 4
+	await_event 'this-machine is offline'
 	tail -n +3 "$demo/inbox/ops.inbox"
+}
+
+# tell OPERATIONS: shows them, and tells the observer.
+tell() {
+	say "$1"
+	printf '%s\n' "$1" >"$demo/ops.json"
+	send POST "$demo/ops.json" "http://$observer/observer/event"
+}
+
+demo_observer() {
+	step "an observer, with the same inbox"
+	cat >"$demo/observer.template.yaml" <<YAML
+listen: 127.0.0.1:PORT
+persist_path: $demo/observer/ops.jsonl
+cycle_seconds: 1
+notify: { recipient: ops, inbox_dir: $demo/inbox }
+YAML
+	start_demo observer 3219
+	observer=$address
+
+	step "operations are told to it: three go well, and one fails three times, each time with other numbers"
+	tell '[{"endpoint":"deploy","duration_ms":840},{"endpoint":"deploy","duration_ms":912},{"endpoint":"backup","duration_ms":12034}]'
+	tell '{"endpoint":"backup","success":false,"duration_ms":30004,"error":"job 4711: no answer from 10.0.0.7 within 30004 ms"}'
+	tell '{"endpoint":"backup","success":false,"duration_ms":30011,"error":"job 4712: no answer from 10.0.0.9 within 30011 ms"}'
+	tell '{"endpoint":"backup","success":false,"duration_ms":29998,"error":"job 4720: no answer from 10.0.0.7 within 29998 ms"}'
+
+	step "it knows them for one failure that repeats, and says so"
+	await_event '"from":"observer"'
+	for command in stats clusters; do
+		say "\$ picket-observer $command"
+		"$here/dist/picket-observer" "$command" --config "$demo/observer.yaml"
+	done
+}
+
+# What the four put into one inbox.
+demo_story() {
+	step "the whole story, in one inbox"
+	say "\$ picket-collector read ops"
+	"$here/dist/picket-collector" read ops --config "$demo/collector.yaml"
 }
 
 try() {
@@ -292,6 +331,8 @@ try() {
 	demo_collector
 	demo_receiver
 	demo_agent
+	demo_observer
+	demo_story
 
 	[ "$once" != --once ] || return 0
 
@@ -303,6 +344,8 @@ $here/dist/picket-collector read ops --new --config $demo/collector.yaml
 curl http://$receiver/v1/hosts/demo
 curl 'http://$receiver/v1/hosts/demo/history?metric=load_average'
 $here/dist/picket-receiver host add another --config $demo/receiver.yaml
+curl -d '{"endpoint":"deploy","success":false,"error":"no route to host"}' http://$observer/observer/event
+$here/dist/picket-observer tail --follow --config $demo/observer.yaml
 
 The host demo is silent from now on: in two minutes it is stale, in four offline, and the inbox of ops says so.
 TEXT
@@ -477,6 +520,7 @@ install_role() {
 	say "configuration  $config (check: $binary --check --config $config)"
 	[ "$role" != receiver ] || say "a host         $binary host add NAME"
 	[ "$role" != agent ] || say "try it         $binary selftest --config $config"
+	[ "$role" != observer ] || say "figures        $binary stats --config $config"
 	if [ "$scope" = user ]; then
 		say "status         systemctl --user status picket-$role; journalctl --user -u picket-$role"
 	else
@@ -531,7 +575,7 @@ test)
 	step "format, lint, types, tests"
 	cd "$here" && "$bun" run ok
 	;;
-collector | receiver | agent) install_or_remove "$command" "$@" ;;
+collector | receiver | agent | observer) install_or_remove "$command" "$@" ;;
 -h | --help | help) usage ;;
 *) fail "unknown command \"$command\"" "see ./$name --help" 2 ;;
 esac

@@ -11,7 +11,8 @@ beforeAll(async () => {
   const [collector = ""] = await command("collector", "binary");
   const [receiver = ""] = await command("receiver", "binary");
   const [agent = ""] = await command("agent", "binary");
-  binaries = { collector, receiver, agent };
+  const [observer = ""] = await command("observer", "binary");
+  binaries = { collector, receiver, agent, observer };
 }, 60_000);
 
 /** A folder with nothing but what is needed: script and binary. */
@@ -43,6 +44,8 @@ describe.each([
   ["receiver", ...USER],
   ["agent", ...SYSTEM],
   ["agent", ...USER],
+  ["observer", ...SYSTEM],
+  ["observer", ...USER],
 ] as const)("install.sh %s %s", (role, flag, bin, units, etc) => {
   const at = (folder: Folder, place: string) => folder.at("root", place.replace("HOME", folder.at("home")));
 
