@@ -1,10 +1,10 @@
-// What stands in front of the receiver, and what it asks: client certificates by itself and by a real Caddy, the version
-// gate with Forgejo (its answers over a real socket) and git (a real clone).
+// What stands in front of the receiver (and the observer), and what it asks: client certificates by itself and by a real Caddy,
+// the version gate with Forgejo (its answers over a real socket) and git (a real clone).
 
 import { describe, expect, test } from "bun:test";
 import { mkdirSync, readFileSync, renameSync } from "node:fs";
 import { join } from "node:path";
-import { Folder, ROOT, certificates, freePort, have, until } from "./kit.ts";
+import { Folder, ROOT, certificates, freePort, have, startRole, until } from "./kit.ts";
 import { Hub, archive, report, uploadHeaders } from "./receiver-kit.ts";
 
 /** Calls with a client certificate, or without one: the status, or "refused" where there is no connection. */
@@ -16,6 +16,33 @@ function caller(folder: Folder, base: string) {
       ({ status }) => status,
       () => "refused" as const,
     );
+  };
+}
+
+/** A real Caddy with the example Caddyfile, its addresses replaced by these: where its hub listens; ends with its `using` block. */
+function startCaddy(folder: Folder, { receiver, observer }: { receiver?: string; observer?: string }) {
+  const [front, other, admin] = [freePort(), freePort(), freePort()];
+  const bare = (url: string | undefined) => url?.replace("http://", "") ?? "127.0.0.1:9";
+  const text = readFileSync(join(ROOT, "etc/Caddyfile"), "utf8")
+    .replace("hub.example.com", `https://localhost:${front}`)
+    .replace("hooks.example.com", `http://localhost:${other}`)
+    .replace("tls {", `tls ${folder.at("server.pem")} ${folder.at("server.key")} {`)
+    .replace("/etc/picket/ca.pem", folder.at("ca.pem"))
+    .replaceAll("127.0.0.1:18791", bare(receiver))
+    .replaceAll("127.0.0.1:3219", bare(observer));
+  const options = `{\n\tadmin 127.0.0.1:${admin}\n\tauto_https disable_redirects\n\tstorage file_system ${folder.at("storage")}\n}\n`;
+  const file = folder.write("Caddyfile", options + text);
+  const caddy = Bun.spawn(["caddy", "run", "--config", file, "--adapter", "caddyfile"], {
+    stdout: "ignore",
+    stderr: "ignore",
+    env: { ...process.env, HOME: folder.path, XDG_DATA_HOME: folder.path, XDG_CONFIG_HOME: folder.path },
+  });
+  return {
+    url: `https://localhost:${front}`,
+    async [Symbol.asyncDispose]() {
+      caddy.kill();
+      await caddy.exited;
+    },
   };
 }
 
@@ -34,42 +61,54 @@ describe.skipIf(!have("openssl", "client certificates of the receiver"))("client
     expect(await call("client", "/v1/host-report", { ...post, headers: {} })).toBe(401);
   }, 60_000);
 
-  test.skipIf(!have("caddy", "the example Caddyfile"))(
+  const withCaddy = test.skipIf(!have("caddy", "the example Caddyfile"));
+
+  withCaddy(
     "the example Caddyfile does the same, streams episodes, and lets nobody read",
     async () => {
       using folder = new Folder();
       await certificates(folder);
       await using hub = await Hub.start({ more: "trusted_proxies: [127.0.0.1]" });
-      const [front, other, admin] = [freePort(), freePort(), freePort()];
-      const text = readFileSync(join(ROOT, "etc/Caddyfile"), "utf8")
-        .replace("hub.example.com", `https://localhost:${front}`)
-        .replace("hooks.example.com", `http://localhost:${other}`)
-        .replace("tls {", `tls ${folder.at("server.pem")} ${folder.at("server.key")} {`)
-        .replace("/etc/picket/ca.pem", folder.at("ca.pem"))
-        .replaceAll("127.0.0.1:18791", hub.url.replace("http://", ""));
-      const options = `{\n\tadmin 127.0.0.1:${admin}\n\tauto_https disable_redirects\n\tstorage file_system ${folder.at("storage")}\n}\n`;
-      const file = folder.write("Caddyfile", options + text);
-      const caddy = Bun.spawn(["caddy", "run", "--config", file, "--adapter", "caddyfile"], {
-        stdout: "ignore",
-        stderr: "pipe",
-        env: { ...process.env, HOME: folder.path, XDG_DATA_HOME: folder.path, XDG_CONFIG_HOME: folder.path },
-      });
-      try {
-        const call = caller(folder, `https://localhost:${front}`);
-        const post = { method: "POST", body: JSON.stringify(report()), headers: hub.bearer() };
-        await until("Caddy lets the right one in", async () => (await call("client", "/v1/host-report", post)) === 200);
-        for (const name of [null, "foreign", "expired"])
-          expect([name, await call(name, "/v1/host-report", post)]).toEqual([name, "refused"]);
-        expect(await call("client", "/v1/host-report", { ...post, headers: {} })).toBe(401);
-        const bytes = await archive("through Caddy");
-        const put = { method: "PUT", body: bytes, headers: { ...hub.bearer(), ...uploadHeaders(bytes) } };
-        expect(await call("client", "/v1/episodes/web-1/caddy.tar.zst", put)).toBe(201);
-        for (const path of ["/v1/hosts", "/health", "/metrics", "/v1/episodes/web-1/caddy.tar.zst"])
-          expect([path, await call("client", path)]).toEqual([path, 404]);
-      } finally {
-        caddy.kill();
-        await caddy.exited;
-      }
+      await using caddy = startCaddy(folder, { receiver: hub.url });
+      const call = caller(folder, caddy.url);
+      const post = { method: "POST", body: JSON.stringify(report()), headers: hub.bearer() };
+      await until("Caddy lets the right one in", async () => (await call("client", "/v1/host-report", post)) === 200);
+      for (const name of [null, "foreign", "expired"])
+        expect([name, await call(name, "/v1/host-report", post)]).toEqual([name, "refused"]);
+      expect(await call("client", "/v1/host-report", { ...post, headers: {} })).toBe(401);
+      const bytes = await archive("through Caddy");
+      const put = { method: "PUT", body: bytes, headers: { ...hub.bearer(), ...uploadHeaders(bytes) } };
+      expect(await call("client", "/v1/episodes/web-1/caddy.tar.zst", put)).toBe(201);
+      for (const path of ["/v1/hosts", "/health", "/metrics", "/v1/episodes/web-1/caddy.tar.zst"])
+        expect([path, await call("client", path)]).toEqual([path, 404]);
+    },
+    60_000,
+  );
+
+  withCaddy(
+    "and leads to the observer under /v1/observer alone, where its token is asked for, too",
+    async () => {
+      using folder = new Folder();
+      await certificates(folder);
+      const config = `listen: 127.0.0.1:0\npersist_path: ${folder.at("observer", "ops.jsonl")}\nauth: { token: tell-me }\ntrusted_proxies: [127.0.0.1]\n`;
+      await using observer = await startRole("observer", ["--config", folder.write("observer.yaml", config)]);
+      const url = await observer.url();
+      await using caddy = startCaddy(folder, { observer: url });
+      const call = caller(folder, caddy.url);
+      const headers = { authorization: "Bearer tell-me" };
+      const post = { method: "POST", body: '{"endpoint":"deploy"}', headers };
+      await until(
+        "Caddy lets the right one in",
+        async () => (await call("client", "/v1/observer/stats", { headers })) === 200,
+      );
+      expect(await call("client", "/v1/observer/event", post)).toBe(200);
+      expect(await call("client", "/v1/observer/event", { ...post, headers: {} })).toBe(401);
+      for (const name of [null, "foreign", "expired"])
+        expect([name, await call(name, "/v1/observer/event", post)]).toEqual([name, "refused"]);
+      for (const path of ["/observer/event", "/observer/stats", "/v1/observer", "/health", "/metrics"])
+        expect([path, await call("client", path, path.endsWith("event") ? post : { headers })]).toEqual([path, 404]);
+      const stats = await fetch(`${url}/observer/stats`, { headers });
+      expect(await stats.json()).toMatchObject({ total: 1, successes: 1 });
     },
     60_000,
   );
