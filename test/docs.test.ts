@@ -28,7 +28,7 @@ function partOf(role: string): string {
 
 const example = (role: string) => readFileSync(join(ROOT, `etc/${role}.yaml`), "utf8");
 
-describe.each(["collector", "receiver", "agent"] as const)("%s", (role) => {
+describe.each(["collector", "receiver", "agent", "observer"] as const)("%s", (role) => {
   test("configurations shown pass --check, and so does the example", async () => {
     using folder = new Folder();
     const shown = [...blocks(partOf(role), "yaml"), example(role)];
@@ -42,13 +42,19 @@ describe.each(["collector", "receiver", "agent"] as const)("%s", (role) => {
 
   test("what is commented out in the example passes, too", async () => {
     using folder = new Folder();
-    const uncommented = example(role).replace(/^( *)# (?=( {2})*(- )?[a-z_]+:( |$)(?!.*\. ))/gm, "$1");
+    // Also the key, which stays commented out where the rest is taken.
+    const uncommented = example(role)
+      .replace(/^#( +)# (?=api_[a-z_]+: )/gm, "#$1")
+      .replace(/^( *)# (?=( {2})*(- )?[a-z_]+:( |$)(?!.*\. ))/gm, "$1");
     const secret = folder.write("secret", "s");
     const text = uncommented
       .split("\n")
       .filter((line) => !/^(Check it|Take over|Try it|A host|bind_fingerprint):/.test(line))
       .join("\n")
-      .replaceAll(/(secret|token|cert|key|client_ca|ca|client_cert|client_key)_file: [^ ,}\n]+/g, `$1_file: ${secret}`);
+      .replaceAll(
+        /(secret|token|cert|api_key|key|client_ca|ca|client_cert|client_key)_file: [^ ,}\n]+/g,
+        `$1_file: ${secret}`,
+      );
     const outcome = await runRole(role, ["--check", "--config", folder.write("all.yaml", text)]);
     expect(outcome.stderr.replaceAll(/.*chmod 600.*\n/g, "")).toBe("");
     expect(outcome.stdout).toBe("ok\n");
@@ -81,6 +87,7 @@ describe.each(["collector", "receiver", "agent"] as const)("%s", (role) => {
       collector: `agent: a\ninbox_dir: ${folder.path}/inbox\nwebhook: { listen: 127.0.0.1:0 }\ndrop_folder: { path: ${folder.path}/d }\n`,
       receiver: `listen: 127.0.0.1:0\ndata_dir: ${folder.path}/data\n`,
       agent: "",
+      observer: `listen: 127.0.0.1:0\npersist_path: ${folder.path}/ops.jsonl\n`,
     };
     await using daemon = await startRole(role, ["--config", folder.write("c.yaml", lines[role])]);
     const url = await daemon.url();
@@ -149,3 +156,23 @@ test.skipIf(!have("curl", "the README's curl commands"))("the README's curl comm
   expect(said).toContain('{"sha256":"');
   expect(await hub.get("/v1/hosts/web-1")).toMatchObject({ status: "online", metrics: { cpu_percent: 12.5 } });
 });
+
+test.skipIf(!have("curl", "the README's curl commands"))(
+  "the README's curl commands tell the observer, and show what it makes of it",
+  async () => {
+    using folder = new Folder();
+    const config = `listen: 127.0.0.1:0\npersist_path: ${folder.at("observer", "ops.jsonl")}\n`;
+    await using daemon = await startRole("observer", ["--config", folder.write("observer.yaml", config)]);
+    const [script = ""] = blocks(partOf("observer"), "sh");
+    const here = script.replaceAll("127.0.0.1:3219", (await daemon.url()).replace("http://", ""));
+    // An answer a line.
+    const run = Bun.spawn(["sh", "-ec", here.replaceAll("curl -sS", String.raw`curl -sS -w '\n'`)], { stdout: "pipe" });
+    const answers = (await new Response(run.stdout).text()).trim().split("\n");
+    expect(answers.map((line) => JSON.parse(line) as unknown)).toMatchObject([
+      { accepted: true, ring_size: 1 },
+      [{ accepted: true }, { accepted: true }],
+      { total: 3, successes: 1, failures: 2, by_source: { mcp: 3 }, recent_scenario_ops: [] },
+      { clusters: [{ endpoint: "backup", count: 2 }] },
+    ]);
+  },
+);
