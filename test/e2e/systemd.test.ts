@@ -1,0 +1,294 @@
+// All four services as a newcomer installs them, under a really booted systemd (in namespaces of its own).
+// Not tested here: a reboot, user services, other versions of systemd than this machine's.
+
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { copyFileSync, existsSync, mkdirSync } from "node:fs";
+import { join } from "node:path";
+import type { Subprocess } from "bun";
+import { Folder, ROOT, command, have, until } from "../kit.ts";
+import { isRoot } from "./disk.ts";
+
+const ROLES = ["collector", "receiver", "agent", "observer"] as const;
+type Role = (typeof ROLES)[number];
+
+/** Why no systemd can be booted here; null when one can. */
+function whyNot(): string | null {
+  if (!isRoot) return "it needs root";
+  if (!existsSync("/lib/systemd/systemd")) return "systemd is not installed";
+  const tree = existsSync("/sys/fs/cgroup/unified") ? "/sys/fs/cgroup/unified" : "/sys/fs/cgroup";
+  if (!existsSync(join(tree, "cgroup.procs"))) return "there is no cgroup v2 tree";
+  return have("nsenter", "a booted systemd") ? null : "nsenter is not installed";
+}
+
+interface Said {
+  code: number;
+  out: string;
+}
+
+/** A machine with a systemd of its own. */
+class Booted {
+  readonly folder = new Folder();
+  #child: Subprocess<"pipe", "pipe", "inherit"> | null = null;
+  #pid = "";
+
+  async boot(): Promise<void> {
+    const work = this.folder.at("machine");
+    mkdirSync(work, { recursive: true });
+    mkdirSync(this.seed("opt/picket"), { recursive: true });
+    copyFileSync(join(ROOT, "install.sh"), this.seed("opt/picket/install.sh"));
+    for (const role of ROLES) {
+      const [binary = ""] = await command(role, "binary");
+      copyFileSync(binary, this.seed(`opt/picket/picket-${role}`));
+    }
+    const child = Bun.spawn(["bash", join(ROOT, "test/e2e/booted.sh"), work], {
+      stdin: "pipe",
+      stdout: "pipe",
+      stderr: "inherit",
+    });
+    this.#child = child;
+    for await (const chunk of child.stdout.pipeThrough(new TextDecoderStream())) {
+      this.#pid = /pid (\d+)/.exec(chunk)?.[1] ?? "";
+      break;
+    }
+    if (this.#pid === "") throw new Error("systemd did not boot");
+  }
+
+  seed(...names: string[]): string {
+    return this.folder.at("machine/seed", ...names);
+  }
+
+  /** Runs a line of shell in it. */
+  async sh(line: string): Promise<Said> {
+    const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    const run = Bun.spawn(
+      [
+        "nsenter",
+        "-t",
+        this.#pid,
+        "-a",
+        "env",
+        "-i",
+        `PATH=${path}`,
+        "HOME=/root",
+        "sh",
+        "-c",
+        `cd / && { ${line}\n} 2>&1`,
+      ],
+      { stdout: "pipe", stderr: "ignore", stdin: "ignore" },
+    );
+    const out = await new Response(run.stdout).text();
+    return { code: await run.exited, out };
+  }
+
+  /** The same; throws unless it ends well. */
+  async do(line: string): Promise<string> {
+    const { code, out } = await this.sh(line);
+    if (code !== 0) throw new Error(`${line}\nended with ${code}:\n${out}`);
+    return out;
+  }
+
+  /** A property of a unit. */
+  async show(role: Role, property: string): Promise<string> {
+    return (await this.do(`systemctl show -P ${property} picket-${role}`)).trim();
+  }
+
+  /** Waits until a unit's property is this. */
+  async becomes(role: Role, property: string, value: string, seconds = 30): Promise<void> {
+    await until(`${property} of ${role} is ${value}`, async () => (await this.show(role, property)) === value, seconds);
+  }
+
+  /** Settings of the service besides the unit's own, for as long as `work` takes. */
+  async with(role: Role, settings: string, work: () => Promise<void>): Promise<void> {
+    const folder = `/etc/systemd/system/picket-${role}.service.d`;
+    await this.do(`mkdir -p ${folder} && printf '${settings}' > ${folder}/test.conf && systemctl daemon-reload`);
+    try {
+      await work();
+    } finally {
+      await this.do(`rm -r ${folder} && systemctl daemon-reload && systemctl reset-failed picket-${role} || true`);
+      await this.do(`systemctl restart picket-${role}`);
+    }
+  }
+
+  async end(): Promise<void> {
+    await this.#child?.stdin.end();
+    await this.#child?.exited;
+    this.folder[Symbol.dispose]();
+  }
+}
+
+const reason = whyNot();
+if (reason) console.log(`skipped: the services under a booted systemd: ${reason}`);
+
+describe.skipIf(reason !== null)("a booted systemd", () => {
+  const machine = new Booted();
+  beforeAll(async () => {
+    await machine.boot();
+  }, 120_000);
+  afterAll(() => machine.end());
+
+  test("install.sh puts all four in place, and they serve", async () => {
+    for (const role of ["collector", "receiver", "observer"] as const) {
+      const said = await machine.do(`sh /opt/picket/install.sh ${role}`);
+      expect(said).toContain(`started      picket-${role}.service`);
+    }
+    const added = await machine.do("picket-receiver host add web-1");
+    const exports = added.match(/^export .*$/gm)!.join("; ");
+    const said = await machine.do(`${exports}; sh /opt/picket/install.sh agent`);
+    expect(said).toContain("started      picket-agent.service");
+    for (const role of ROLES) {
+      expect([role, await machine.show(role, "ActiveState"), await machine.show(role, "NRestarts")]).toEqual([
+        role,
+        "active",
+        "0",
+      ]);
+      expect(await machine.do(`systemctl is-enabled picket-${role}`)).toBe("enabled\n");
+    }
+    await until("the host is seen", async () => /^web-1 +online/m.test(await machine.do("picket-receiver host list")));
+    expect(await machine.do("ls -l /etc/picket/token")).toStartWith("-rw-------");
+  }, 120_000);
+
+  test("systemctl status shows a line of figures, the journal fields", async () => {
+    for (const [role, line] of [
+      ["collector", /Status: ".*0 /],
+      ["receiver", /Status: "1 online; [1-9]/],
+      ["agent", /Status: "connected; \d+ reports sent/],
+      ["observer", /Status: "0 operations/],
+    ] as const) {
+      // Told again when it has changed, every ten seconds.
+      const status = () => machine.do(`systemctl status --no-pager picket-${role}`);
+      await until(`the status line of ${role}`, async () => line.test(await status()));
+      const entries = (await machine.do(`journalctl -q -u picket-${role} -o json --no-pager`)).trim().split("\n");
+      const messages = entries.map((entry) => JSON.parse(entry) as { MESSAGE: string; _SYSTEMD_UNIT?: string });
+      const own = messages.filter((entry) => entry.MESSAGE.startsWith("{"));
+      const ready = own
+        .map((entry) => JSON.parse(entry.MESSAGE) as Record<string, string>)
+        .find(({ msg }) => msg === "ready");
+      expect([role, ready]).toEqual([
+        role,
+        expect.objectContaining({ level: "info", role, ts: expect.stringMatching(/Z$/) }),
+      ]);
+    }
+  }, 60_000);
+
+  test("a reload takes over a good file; a bad one is refused and the former stays", async () => {
+    for (const role of ROLES) {
+      const file = `/etc/picket/${role}.yaml`;
+      const pid = await machine.show(role, "MainPID");
+      await machine.do(`cp ${file} /root/${role}.yaml && systemctl reload picket-${role}`);
+      await until(`${role} has reloaded`, async () =>
+        (await journal(machine, role)).includes("configuration reloaded"),
+      );
+      await machine.do(`echo 'nonsense: 1' >> ${file}; systemctl reload picket-${role} || true`);
+      await until(`${role} refuses`, async () => (await journal(machine, role)).includes("the former one stays"));
+      expect(await journal(machine, role)).toContain(`${role}.yaml:`);
+      expect([role, await machine.show(role, "ActiveState"), await machine.show(role, "MainPID")]).toEqual([
+        role,
+        "active",
+        pid,
+      ]);
+      await machine.do(`cp /root/${role}.yaml ${file}`);
+    }
+  }, 60_000);
+
+  test("SIGSTOP of each: the watchdog brings it back", async () => {
+    await Promise.all(
+      ROLES.map((role) =>
+        machine.with(role, "[Service]\\nWatchdogSec=2\\n", async () => {
+          await machine.do(`systemctl restart picket-${role}`);
+          const pid = await machine.show(role, "MainPID");
+          await machine.do(`kill -STOP ${pid}`);
+          await machine.becomes(role, "NRestarts", "1");
+          await machine.becomes(role, "ActiveState", "active");
+          expect(await machine.show(role, "MainPID")).not.toBe(pid);
+        }),
+      ),
+    );
+  }, 90_000);
+
+  test("a crash loop ends at the start limit", async () => {
+    // One after the other: a daemon-reload forgets how often units were started.
+    for (const role of ROLES) {
+      await machine.with(
+        role,
+        '[Service]\\nRestartSec=0\\nExecStartPost=/bin/sh -c "kill -9 $MAINPID"\\n',
+        async () => {
+          await machine.sh(`systemctl restart picket-${role}`);
+          await machine.becomes(role, "ActiveState", "failed", 60);
+          expect(Number(await machine.show(role, "NRestarts"))).toBeLessThan(11);
+          const said = await machine.do(`journalctl -q -u picket-${role} --no-pager -o cat`);
+          expect([role, said]).toEqual([role, expect.stringContaining("Start request repeated too quickly")]);
+        },
+      );
+    }
+  }, 120_000);
+
+  test("exit codes 2, 3 and 78 are not followed by another start", async () => {
+    const failing = async (role: Role, status: string): Promise<void> => {
+      await machine.do(`systemctl reset-failed picket-${role} || true`);
+      await machine.sh(`systemctl restart picket-${role}`);
+      await machine.becomes(role, "ActiveState", "failed");
+      expect([role, await machine.show(role, "ExecMainStatus"), await machine.show(role, "NRestarts")]).toEqual([
+        role,
+        status,
+        "0",
+      ]);
+    };
+    for (const role of ROLES) {
+      const file = `/etc/picket/${role}.yaml`;
+      await machine.do(`echo 'nonsense: 1' >> ${file}`);
+      await failing(role, "78");
+      await machine.do(
+        `cp /root/${role}.yaml ${file}; systemctl reset-failed picket-${role}; systemctl restart picket-${role}`,
+      );
+    }
+    await machine.do(`mv /etc/picket/agent.yaml /root/away.yaml`);
+    await failing("agent", "2");
+    await machine.do(
+      `mv /root/away.yaml /etc/picket/agent.yaml && cp /etc/picket/token /root/token && echo pk_${"x".repeat(40)} > /etc/picket/token`,
+    );
+    await failing("agent", "3");
+    await machine.do(`cp /root/token /etc/picket/token`);
+    for (const role of ROLES) {
+      await machine.do(`systemctl reset-failed picket-${role}; systemctl restart picket-${role}`);
+      expect([role, await machine.show(role, "ActiveState")]).toEqual([role, "active"]);
+    }
+  }, 120_000);
+
+  test("what they witness while all that happens meets in one inbox; uninstall leaves data and configuration", async () => {
+    for (let n = 0; n < 3; n++) {
+      const body = `{"endpoint":"deploy","success":false,"error":"no route to host ${n}"}`;
+      expect(await post(machine, "http://127.0.0.1:3219/observer/event", body)).toContain('"accepted":true');
+    }
+    await machine.do("picket-collector ping ops hello --config /etc/picket/collector.yaml");
+    await until("the escalation is told", async () => (await inbox(machine)).includes("deploy keeps failing"), 60);
+    expect(await inbox(machine)).toContain("hello");
+    for (const role of ROLES) {
+      await machine.do(`sh /opt/picket/install.sh ${role} --uninstall`);
+      expect((await machine.sh(`systemctl is-active picket-${role}`)).out).not.toBe("active\n");
+      expect(
+        (
+          await machine.sh(
+            `test -e /usr/local/bin/picket-${role} || test -e /etc/systemd/system/picket-${role}.service`,
+          )
+        ).code,
+      ).toBe(1);
+      await machine.do(`test -f /etc/picket/${role}.yaml`);
+    }
+    await machine.do("test -s /var/lib/picket/receiver/receiver.db && test -s /var/lib/picket/observer/ops.jsonl");
+    expect(await inbox(machine)).toContain("hello");
+  }, 120_000);
+});
+
+function journal(machine: Booted, role: Role): Promise<string> {
+  return machine.do(`journalctl -q -u picket-${role} -o cat --no-pager`);
+}
+
+function inbox(machine: Booted): Promise<string> {
+  return machine.do("cat /var/lib/picket/inbox/ops.inbox 2>/dev/null || true");
+}
+
+/** By Bun's own runtime, because a new machine has no curl. */
+function post(machine: Booted, url: string, body: string): Promise<string> {
+  const script = `const answer = await fetch("${url}", { method: "POST", body: process.argv[1] }); console.log(await answer.text());`;
+  return machine.do(`BUN_BE_BUN=1 /usr/local/bin/picket-observer -e '${script}' '${body}'`);
+}
