@@ -1,6 +1,6 @@
 // The systemd units, by systemd's own tools. That the service works under them is tried on a booted systemd, not here.
 
-import { expect, test } from "bun:test";
+import { beforeAll, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Folder, ROOT, TARGETS, command, have, runRole } from "./kit.ts";
@@ -42,6 +42,9 @@ withSystemd.each([
   const exposure = /Overall exposure level[^:]*: ([\d.]+)/.exec(await new Response(run.stdout).text())?.[1];
   expect(Number(exposure)).toBeLessThanOrEqual(most);
 });
+
+// Compiling takes longer than a test may, where this file is the first to ask for it.
+beforeAll(() => command("observer", "binary"), 60_000);
 
 test.each(ROLES.flatMap((role) => TARGETS.map((target) => [role, target] as const)))(
   "the %s's %s prints its units for where it lies, and its example",
