@@ -4,7 +4,7 @@
 //   ops.000001.jsonl …   full segments, oldest first; nothing reads them but `check` and people
 //   snapshot.json        what is known of all full segments, so that a start reads only ops.jsonl
 //
-// Rotation: everything under way is awaited, the snapshot is written beside its place and renamed (it says which file, by inode,
+// Rotation: everything under way is awaited, the snapshot is written beside its place and renamed (it says which file, by inode and size,
 // it covers and under which number that goes), then the log is renamed. Killed in between, the next start finds a log that is
 // covered already and finishes the rename. Without a snapshot, or with a broken one, all segments are read.
 //
@@ -68,6 +68,7 @@ const Snapshot = v.object({
   covers: v.number(),
   /** The last of them, as it was before its rename. */
   inode: v.number(),
+  bytes: v.number(),
   state: v.unknown(),
 });
 
@@ -143,7 +144,8 @@ export class OpLog {
       if (!existsSync(path)) return;
       const number = (segmentsOf(path).at(-1)?.number ?? 0) + 1;
       const state = this.#options.books.save();
-      const snapshot = { version: SNAPSHOT_VERSION, covers: number, inode: statSync(path).ino, state };
+      const { ino: inode, size: bytes } = statSync(path);
+      const snapshot = { version: SNAPSHOT_VERSION, covers: number, inode, bytes, state };
       writeWhole(snapshotPath(path), JSON.stringify(snapshot));
       renameSync(path, segmentPath(path, number));
       syncFolder(dirname(path));
@@ -252,10 +254,12 @@ function restore(path: string, books: Books): { covered: number; cutOff: boolean
   const file = snapshotPath(path);
   if (!existsSync(file)) return { covered: 0, cutOff: false };
   try {
-    const { covers, inode, state } = v.parse(Snapshot, JSON.parse(readFileSync(file, "utf8")));
+    const { covers, inode, bytes, state } = v.parse(Snapshot, JSON.parse(readFileSync(file, "utf8")));
     books.restore(state);
     const renamed = existsSync(segmentPath(path, covers));
-    return { covered: covers, cutOff: !renamed && statSync(path, { throwIfNoEntry: false })?.ino === inode };
+    const log = statSync(path, { throwIfNoEntry: false });
+    // Where the segment was taken away, a new log may have got its inode, but hardly its size as well.
+    return { covered: covers, cutOff: !renamed && log?.ino === inode && log.size === bytes };
   } catch {
     books.reset();
     return { covered: 0, cutOff: false };
