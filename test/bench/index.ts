@@ -5,6 +5,7 @@ import { cpus, release } from "node:os";
 import { join } from "node:path";
 import { drops } from "./drops.ts";
 import { ROOT, type Section } from "./kit.ts";
+import { operations, remembering, replaying, statsUnderLoad } from "./operations.ts";
 import { reporting } from "./reporting.ts";
 import { reading, reports } from "./reports.ts";
 import { shipping } from "./shipping.ts";
@@ -46,6 +47,10 @@ const sections = [
   await reading(),
   await reporting(),
   await shipping(),
+  await operations(),
+  await replaying(),
+  await remembering(),
+  await statsUnderLoad(),
   await start(),
 ];
 const peers = [
@@ -57,6 +62,7 @@ const peers = [
   Bun.which("prometheus-node-exporter") ? version(["prometheus-node-exporter", "--version"]).replace(/ \(.*/, "") : "",
   Bun.which("tar") ? version(["tar", "--version"]) : "",
   Bun.which("zstd") ? `zstd ${/v[\d.]+/.exec(version(["zstd", "--version"]))?.[0] ?? ""}` : "",
+  Bun.which("jq") ? version(["jq", "--version"]) : "",
   Bun.which("curl") ? version(["curl", "--version"]).replace(/ \(.*/, "") : "",
   Bun.which("victoria-metrics") ? debianVersion("victoria-metrics") : "",
   `Linux ${release()}`,
