@@ -116,14 +116,14 @@ export class Tally {
 
 function scenarioOf(operation: Operation): ScenarioOp {
   const { timestamp, endpoint, success, duration_ms, event_kind, role, city, state, count, staffer_id } = operation;
-  const optional = { kind: event_kind, role, city, state, count, staffer_id };
-  return {
-    timestamp,
-    endpoint,
-    success,
-    duration_ms,
-    ...Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined)),
-  };
+  const shown: ScenarioOp = { timestamp, endpoint, success, duration_ms };
+  if (event_kind !== undefined) shown.kind = event_kind;
+  if (role !== undefined) shown.role = role;
+  if (city !== undefined) shown.city = city;
+  if (state !== undefined) shown.state = state;
+  if (count !== undefined) shown.count = count;
+  if (staffer_id !== undefined) shown.staffer_id = staffer_id;
+  return shown;
 }
 
 /** The same with texts cut and without what is neither text nor number, so that 2000 of them stay small. */
