@@ -531,7 +531,7 @@ export async function replay(options: ReplayOptions): Promise<Replayed> {
   const seen: Replayed = { records: 0, malformed: 0, end: from };
   if (!existsSync(options.path)) return seen;
   let number = 0;
-  const judge = (line: Buffer, length: number): void => {
+  const judge: Judge = (bytes, start, end, length) => {
     number++;
     const place = { number, offset: seen.end, end: seen.end + length + 1 };
     seen.end = place.end;
@@ -540,9 +540,12 @@ export async function replay(options: ReplayOptions): Promise<Replayed> {
       options.malformed?.(place, `longer than ${maxLine} bytes`);
       return;
     }
-    // Zeros are where a power cut took something that wasn't synced.
-    const text = line.toString().replace(/^\0+/, "");
-    if (text.trim() === "") return;
+    let text = bytes.toString("utf8", start, end);
+    if (bytes[start] !== BRACE) {
+      // Zeros are where a power cut took something that wasn't synced.
+      text = text.replace(/^\0+/, "");
+      if (text.trim() === "") return;
+    }
     let value: unknown;
     try {
       value = JSON.parse(text);
@@ -558,12 +561,11 @@ export async function replay(options: ReplayOptions): Promise<Replayed> {
   return seen;
 }
 
+/** Looks at a line: bytes [start, end), of which nothing is kept when `length` is over the limit. */
+type Judge = (bytes: Buffer, start: number, end: number, length: number) => void;
+
 /** Cuts a file into lines; of a line longer than `maxLine` only the length is kept. */
-async function eachLine(
-  { path, from = 0, to }: ReplayOptions,
-  maxLine: number,
-  judge: (line: Buffer, length: number) => void,
-): Promise<void> {
+async function eachLine({ path, from = 0, to }: ReplayOptions, maxLine: number, judge: Judge): Promise<void> {
   const file = to === undefined ? Bun.file(path).slice(from) : Bun.file(path).slice(from, to);
   let rest: Buffer[] = [];
   let restLength = 0;
@@ -571,8 +573,11 @@ async function eachLine(
     const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
     let at = 0;
     for (let end = bytes.indexOf(NEWLINE); end >= 0; end = bytes.indexOf(NEWLINE, at)) {
-      const tail = bytes.subarray(at, end);
-      judge(restLength === 0 ? tail : Buffer.concat([...rest, tail]), restLength + tail.length);
+      if (restLength === 0) judge(bytes, at, end, end - at);
+      else {
+        const line = Buffer.concat([...rest, bytes.subarray(at, end)]);
+        judge(line, 0, line.length, restLength + end - at);
+      }
       rest = [];
       restLength = 0;
       at = end + 1;
