@@ -61,6 +61,7 @@ const USAGE = `picket-observer: witnesses every operation, and escalates failure
   curl -d '{"endpoint":"deploy","success":false,"error":"no route to host"}' 127.0.0.1:3219/observer/event`;
 
 const MAX_BODY_BYTES = 4 << 20;
+const UTF8 = new TextDecoder("utf-8", { fatal: true });
 const MOST_OPERATIONS = 1000;
 const MINUTE_MS = 60_000;
 const HOUR_MS = 3_600_000;
@@ -366,7 +367,7 @@ function health({ recorder, config, steps, escalations }: Observer): Health {
 async function bodyOf(c: Context<{ Bindings: Bindings }>): Promise<unknown> {
   const body = await readBody(c.req.raw, MAX_BODY_BYTES);
   try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body));
+    return JSON.parse(UTF8.decode(body));
   } catch (error) {
     throw new Refusal(400, "bad_json", `the body is not JSON: ${(error as Error).message}`);
   }
