@@ -10,8 +10,6 @@
 // wants other shapes adds f2 beside it. Every pattern is bounded or starts only where a word does: time grows linearly
 // with the text, and the text is capped before the first pattern sees it.
 
-import { createHash } from "node:crypto";
-
 /** What the fingerprint is made of; names as in an operation. */
 export interface Failure {
   endpoint: string;
@@ -47,9 +45,7 @@ export function fingerprintOf(failure: Failure): Fingerprint {
   if (signature !== undefined) {
     return { fingerprint: `sig:${signature}`, parts: { by: "sig_hash", endpoint, shape } };
   }
-  const digest = createHash("sha256")
-    .update(JSON.stringify([VERSION, endpoint, shape]))
-    .digest("hex");
+  const digest = Bun.CryptoHasher.hash("sha256", JSON.stringify([VERSION, endpoint, shape]), "hex");
   return { fingerprint: `${VERSION}:${digest.slice(0, 16)}`, parts: { by: "error", endpoint, shape } };
 }
 
