@@ -89,7 +89,7 @@ function playbookOf(endpoint: string, all: Operation[], successes: Operation[]):
     ).slice(0, SHAPES),
     changed: changesOf(outcomes),
     refinements: outcomes.flatMap(({ field, values }) => refinementOf(endpoint, field, values) ?? []),
-    last_at: all.reduce((last, { timestamp }) => (timestamp > last ? timestamp : last), ""),
+    last_at: new Date(all.reduce((last, { timestamp }) => Math.max(last, Date.parse(timestamp)), 0)).toISOString(),
   };
 }
 
