@@ -188,7 +188,12 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     corrections:
       config.overseer_corrections === undefined
         ? null
-        : new Corrections({ path: config.overseer_corrections, folder, record }),
+        : new Corrections({
+            path: config.overseer_corrections,
+            folder,
+            record,
+            known: (id) => ledger.ids.has(id),
+          }),
     reviews:
       folder === null
         ? null
@@ -287,7 +292,7 @@ function startSteps(observer: Observer, service: Service): Loop {
     steps.set(name, loop);
     return loop;
   };
-  step("corrections", cycle, async (alive) => corrections?.pass({ alive }));
+  step("corrections", cycle, async (alive) => corrections?.pass({ alive, signal: service.stopping }));
   const escalate = step("escalate", cycle, (alive) => escalations.pass({ signal: service.stopping, alive }));
   step("analyze", cycle, async (alive) => {
     const news = clusters.waiting > 0;
