@@ -17,6 +17,11 @@ const words = v.pipe(
   v.transform((text) => text.toWellFormed()),
 );
 const optionalWords = v.optional(v.nullable(v.string("expected text")));
+const optionalDuration = v.optional(
+  v.nullable(
+    v.pipe(v.number("expected milliseconds"), v.finite("expected milliseconds"), v.minValue(0, "expected 0 or more")),
+  ),
+);
 const optionalFlag = v.optional(v.nullable(v.boolean("expected true or false")));
 
 const Given = v.looseObject(
@@ -46,10 +51,8 @@ const Given = v.looseObject(
     ),
     success: optionalFlag,
     ok: optionalFlag,
-    duration_ms: v.optional(v.nullable(v.pipe(v.number("expected milliseconds"), v.minValue(0, "expected 0 or more")))),
-    audit_duration_ms: v.optional(
-      v.nullable(v.pipe(v.number("expected milliseconds"), v.minValue(0, "expected 0 or more"))),
-    ),
+    duration_ms: optionalDuration,
+    audit_duration_ms: optionalDuration,
     input_summary: words,
     output_summary: optionalWords,
     one_liner: optionalWords,
@@ -60,13 +63,16 @@ const Given = v.looseObject(
     role: optionalWords,
     city: optionalWords,
     state: optionalWords,
-    count: v.optional(v.nullable(v.number("expected a number"))),
+    count: v.optional(v.nullable(v.pipe(v.number("expected a number"), v.finite("expected a number")))),
     rescue_attempted: optionalFlag,
     rescue_succeeded: optionalFlag,
     task_class: optionalWords,
   },
   "expected an operation: a JSON object",
 );
+
+/** What is nested much deeper can be read, but not be written again. */
+const DEEPEST = 100;
 
 /** An operation as it is recorded; what was not given is left out, unknown fields are kept. */
 export interface Operation {
@@ -108,10 +114,14 @@ export interface BrokenField {
 export function readOperation(data: unknown, now: number): { operation: Operation } | { broken: BrokenField[] } {
   if (isPlain(data)) return { operation: completed(data, now) };
   const parsed = v.safeParse(Given, data);
-  if (parsed.success) return { operation: completed(parsed.output, now) };
-  return {
-    broken: parsed.issues.map((issue) => ({ field: v.getDotPath(issue) ?? "", error: wording(issue) })),
-  };
+  if (!parsed.success) {
+    return {
+      broken: parsed.issues.map((issue) => ({ field: v.getDotPath(issue) ?? "", error: wording(issue) })),
+    };
+  }
+  const deep = Object.entries(parsed.output).find(([, value]) => isDeeper(value, DEEPEST));
+  if (deep) return { broken: [{ field: deep[0], error: `expected at most ${DEEPEST} levels of nesting` }] };
+  return { operation: completed(parsed.output, now) };
 }
 
 type Given = v.InferOutput<typeof Given>;
@@ -183,7 +193,9 @@ function isPlain(data: unknown): data is Given {
     const type = TYPE_OF.get(name);
     // The schema drops unknown fields with such names.
     if (type === undefined && (name in Object.prototype || name === "prototype")) return false;
-    if (type !== undefined && typeof given[name] !== type) return false;
+    const value = given[name];
+    if (type === undefined ? typeof value === "object" : typeof value !== type) return false;
+    if (typeof value === "number" && !Number.isFinite(value)) return false;
   }
   const { id, timestamp, endpoint, source, duration_ms, audit_duration_ms, input_summary } = data as Given;
   return (
@@ -204,6 +216,12 @@ function isTime(text: string): boolean {
   return /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d/.test(text) && !Number.isNaN(Date.parse(text));
 }
 
+/** Whether there are more objects and arrays in one another than so many. */
+function isDeeper(value: unknown, levels: number): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  return levels === 0 || Object.values(value).some((inner) => isDeeper(inner, levels - 1));
+}
+
 function wording(issue: v.BaseIssue<unknown>): string {
   // valibot's own words for a missing key name types, not what is expected.
   return issue.message.startsWith("Invalid") ? "is required" : issue.message;
@@ -212,13 +230,18 @@ function wording(issue: v.BaseIssue<unknown>): string {
 /** Whether a value is an operation as this program records them: for reading back what was written, much quicker than the schema. */
 export function isRecorded(value: unknown): value is Operation {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return false;
-  const { endpoint, source, success, timestamp, duration_ms } = value as Record<string, unknown>;
+  const { endpoint, source, success, timestamp, duration_ms, input_summary, output_summary, error, sig_hash, id } =
+    value as Record<string, unknown>;
   return (
     typeof endpoint === "string" &&
     endpoint.trim() !== "" &&
     typeof success === "boolean" &&
     typeof timestamp === "string" &&
+    isTime(timestamp) &&
     typeof duration_ms === "number" &&
+    typeof input_summary === "string" &&
+    typeof output_summary === "string" &&
+    [error, sig_hash, id].every((field) => field === undefined || typeof field === "string") &&
     SOURCES.includes(source as Source)
   );
 }

@@ -1,0 +1,140 @@
+// What nobody sends on purpose: each of it once stopped the observer, or was answered wrongly.
+
+import { describe, expect, test } from "bun:test";
+import { appendFileSync, writeFileSync } from "node:fs";
+import { type Daemon, Folder, startRole, until } from "./kit.ts";
+
+/** Deeper than what can be written. */
+const DEPTH = 200_000;
+
+class Lab implements AsyncDisposable {
+  readonly folder = new Folder();
+  #daemon: Daemon | null = null;
+  url = "";
+
+  get log(): string {
+    return this.folder.at("data", "ops.jsonl");
+  }
+  async start(more = ""): Promise<Daemon> {
+    this.configure(more);
+    this.#daemon = await startRole("observer", ["--config", this.folder.at("observer.yaml")]);
+    this.url = await this.#daemon.url();
+    return this.#daemon;
+  }
+  configure(more: string): void {
+    const config = `listen: 127.0.0.1:0\npersist_path: ${this.log}\ncycle_seconds: 0.1\ndurability: os\n${more}`;
+    this.folder.write("observer.yaml", config);
+  }
+  async get<T>(path: string): Promise<T> {
+    return (await fetch(`${this.url}${path}`)).json() as Promise<T>;
+  }
+  post(path: string, body: string): Promise<Response> {
+    return fetch(`${this.url}${path}`, { method: "POST", body });
+  }
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#daemon?.[Symbol.asyncDispose]();
+    this.folder[Symbol.dispose]();
+  }
+}
+
+test("lines of the log that somebody else wrote are completed, or skipped as malformed", async () => {
+  await using lab = new Lab();
+  const line = { timestamp: "2026-01-31T12:00:00Z", endpoint: "x", source: "mcp", success: false, duration_ms: 1 };
+  const lines = [
+    line,
+    { ...line, input_summary: 5 },
+    { ...line, output_summary: null, error: null },
+    { ...line, error: { code: 5 } },
+    { ...line, sig_hash: 7 },
+    { ...line, id: 9 },
+    { ...line, timestamp: "yesterday" },
+    { ...line, success: true },
+  ];
+  await Bun.write(lab.log, lines.map((one) => `${JSON.stringify(one)}\n`).join(""));
+  const daemon = await lab.start();
+  expect(await daemon.said("log read")).toContain("malformed=5");
+  const { total, failures } = await lab.get<{ total: number; failures: number }>("/observer/stats");
+  expect([total, failures]).toEqual([3, 2]);
+  const { clusters } = await lab.get<{ clusters: { last_at: string; count: number }[] }>("/observer/clusters");
+  expect(clusters).toMatchObject([{ count: 2, last_at: "2026-01-31T12:00:00.000Z" }]);
+}, 60_000);
+
+describe("an operation", () => {
+  test("nested too deep to be written is refused, and spoils no other of its array", async () => {
+    await using lab = new Lab();
+    await lab.start();
+    const deep = `{"endpoint":"x","more":${"[".repeat(DEPTH)}${"]".repeat(DEPTH)}}`;
+    const alone = await lab.post("/observer/event", deep);
+    expect(alone.status).toBe(422);
+    const answers = (await (
+      await lab.post("/observer/event", `[{"endpoint":"a"},${deep},{"endpoint":"b"}]`)
+    ).json()) as {
+      accepted: boolean;
+    }[];
+    expect(answers.map(({ accepted }) => accepted)).toEqual([true, false, true]);
+    expect((await lab.get<{ total: number }>("/observer/stats")).total).toBe(2);
+  }, 60_000);
+
+  test("with an endless number is refused", async () => {
+    await using lab = new Lab();
+    await lab.start();
+    for (const field of ["duration_ms", "audit_duration_ms", "count"]) {
+      const answer = await lab.post("/observer/event", `{"endpoint":"x","${field}":1e999}`);
+      expect(answer.status).toBe(422);
+      expect(await answer.json()).toMatchObject({ field });
+    }
+  }, 60_000);
+
+  test("with long texts keeps the answers of /stats and /clusters short", async () => {
+    await using lab = new Lab();
+    await lab.start();
+    const long = "x".repeat(1 << 20);
+    const more = { source: "scenario", endpoint: "x", success: false };
+    for (const field of ["role", "city", "event_kind", "sig_hash"])
+      expect((await lab.post("/observer/event", JSON.stringify({ ...more, [field]: long }))).status).toBe(200);
+    const stats = await lab.get<{ recent_scenario_ops: { role?: string }[] }>("/observer/stats");
+    expect(JSON.stringify(stats).length).toBeLessThan(50_000);
+    expect(stats.recent_scenario_ops[3]!.role).toStartWith("xxx");
+    expect(JSON.stringify(await lab.get("/observer/clusters")).length).toBeLessThan(50_000);
+  }, 60_000);
+});
+
+test("a correction nested too deep is kept as text, and those after it are taken", async () => {
+  await using lab = new Lab();
+  const file = lab.folder.at("corrections.jsonl");
+  writeFileSync(file, `{"more":${"[".repeat(DEPTH)}${"]".repeat(DEPTH)}}\n{"endpoint":"next"}\n`);
+  await lab.start(`overseer_corrections: ${file}\n`);
+  const total = async () => (await lab.get<{ total: number }>("/observer/stats")).total;
+  await until("both are recorded", async () => (await total()) === 2);
+  appendFileSync(file, `{"endpoint":"last"}\n`);
+  await until("and a third", async () => (await total()) === 3);
+}, 60_000);
+
+test("a key that is changed in its file is used after a reload", async () => {
+  const keys: (string | null)[] = [];
+  await using lab = new Lab();
+  const server = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch(request) {
+      keys.push(request.headers.get("authorization"));
+      const content = `{"verdict":"accept","confidence":1,"notes":""}`;
+      return Response.json({ choices: [{ message: { content } }] });
+    },
+  });
+  try {
+    lab.folder.write("key", "first-key\n");
+    const llm = `llm: { url: "http://127.0.0.1:${server.port}", model: m, api_key_file: ${lab.folder.at("key")} }\n`;
+    const daemon = await lab.start(llm);
+    await lab.post("/observer/review", "{}");
+    lab.folder.write("key", "second-key\n");
+    daemon.child.kill("SIGHUP");
+    await until("the new key", async () => {
+      await lab.post("/observer/review", "{}");
+      return keys.includes("Bearer second-key");
+    });
+    expect(keys[0]).toBe("Bearer first-key");
+  } finally {
+    await server.stop(true);
+  }
+}, 60_000);
