@@ -57,6 +57,7 @@ export interface Spell {
 const MOST_CLUSTERS = 10_000;
 const EXAMPLES = 5;
 const LARGEST_TEXT = 1000;
+const LARGEST_SIGNATURE = 256;
 /** Whose failures wait to be sorted at most; beyond that the next one is sorted at once. */
 const MOST_WAITING = 20_000;
 const SLICE = 500;
@@ -109,7 +110,7 @@ export class Clusters {
       output_summary: error === "" ? output_summary.slice(0, 16_384) : cut(output_summary),
       error: error.slice(0, 16_384),
       at,
-      ...(sig_hash === undefined ? {} : { sig_hash }),
+      ...(sig_hash === undefined ? {} : { sig_hash: shortSignature(sig_hash) }),
       ...(id === undefined ? {} : { id }),
     };
     if (this.#waiting.length < MOST_WAITING) this.#waiting.push(failure);
@@ -223,6 +224,12 @@ function exampleOf({ timestamp, source, error, input_summary, output_summary, id
     output_summary: cut(output_summary),
     ...(id === undefined ? {} : { id }),
   };
+}
+
+/** A signature that is long is known by its hash, so that what is kept of a cluster stays small. */
+function shortSignature(signature: string): string {
+  if (signature.length <= LARGEST_SIGNATURE) return signature;
+  return new Bun.CryptoHasher("sha256").update(signature).digest("hex");
 }
 
 function cut(text: string): string {

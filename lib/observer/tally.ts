@@ -117,13 +117,17 @@ export class Tally {
 function scenarioOf(operation: Operation): ScenarioOp {
   const { timestamp, endpoint, success, duration_ms, event_kind, role, city, state, count, staffer_id } = operation;
   const shown: ScenarioOp = { timestamp, endpoint, success, duration_ms };
-  if (event_kind !== undefined) shown.kind = event_kind;
-  if (role !== undefined) shown.role = role;
-  if (city !== undefined) shown.city = city;
-  if (state !== undefined) shown.state = state;
+  if (event_kind !== undefined) shown.kind = cut(event_kind);
+  if (role !== undefined) shown.role = cut(role);
+  if (city !== undefined) shown.city = cut(city);
+  if (state !== undefined) shown.state = cut(state);
   if (count !== undefined) shown.count = count;
-  if (staffer_id !== undefined) shown.staffer_id = staffer_id;
+  if (staffer_id !== undefined) shown.staffer_id = cut(staffer_id);
   return shown;
+}
+
+function cut(text: string): string {
+  return text.length > LARGEST_TEXT ? `${text.slice(0, LARGEST_TEXT)}…` : text;
 }
 
 /** The same with texts cut and without what is neither text nor number, so that 2000 of them stay small. */
@@ -134,7 +138,7 @@ function shortened(operation: Operation): Operation {
   const ordered = [...Object.entries(first), ...Object.entries(rest)];
   const fields = ordered.flatMap(([name, value]): [string, unknown][] => {
     if (typeof value === "object" || left <= 0 || name.length > 256) return [];
-    const kept = typeof value === "string" && value.length > LARGEST_TEXT ? `${value.slice(0, LARGEST_TEXT)}…` : value;
+    const kept = typeof value === "string" ? cut(value) : value;
     left -= name.length + (typeof kept === "string" ? kept.length : 8);
     return [[name, kept]];
   });
