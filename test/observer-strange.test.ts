@@ -1,7 +1,8 @@
 // What nobody sends on purpose: each of it once stopped the observer, or was answered wrongly.
 
 import { describe, expect, test } from "bun:test";
-import { appendFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, existsSync, writeFileSync } from "node:fs";
+import { isRoot } from "./e2e/disk.ts";
 import { type Daemon, Folder, startRole, until } from "./kit.ts";
 
 /** Deeper than what can be written. */
@@ -138,3 +139,39 @@ test("a key that is changed in its file is used after a reload", async () => {
     await server.stop(true);
   }
 }, 60_000);
+
+test.skipIf(!isRoot)(
+  "a log that can't be renamed loses no count, and is rotated once it can",
+  async () => {
+    await using lab = new Lab();
+    const total = async () => (await lab.get<{ total: number }>("/observer/stats")).total;
+    const fill = async (operations: number) => {
+      const one = { endpoint: "x", success: true, output_summary: "x".repeat(2000) };
+      const body = JSON.stringify(Array.from({ length: operations }, () => one));
+      expect((await lab.post("/observer/event", body)).status).toBe(200);
+    };
+    const first = await lab.start("rotate_mb: 1\n");
+    await fill(10);
+    // As a container does that is given the file alone.
+    await Bun.$`mount --bind ${lab.log} ${lab.log}`;
+    try {
+      await fill(990);
+      await first.said("EBUSY");
+      // What comes now is in no snapshot, as if the next look were far away.
+      const snapshot = await Bun.file(lab.folder.at("data", "snapshot.json")).text();
+      await fill(50);
+      await first.kill("SIGKILL");
+      await Bun.write(lab.folder.at("data", "snapshot.json"), snapshot);
+    } finally {
+      await Bun.$`umount ${lab.log}`;
+    }
+    const second = await lab.start("rotate_mb: 1\n");
+    expect(await total()).toBe(1050);
+    await until("the log is rotated", () => existsSync(lab.folder.at("data", "ops.000001.jsonl")));
+    await fill(1);
+    await second.kill("SIGKILL");
+    await lab.start("rotate_mb: 1\n");
+    expect(await total()).toBe(1051);
+  },
+  60_000,
+);

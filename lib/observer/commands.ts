@@ -41,7 +41,7 @@ async function ledgerOf(context: Context): Promise<Ledger> {
     cooldownMs: config.cooldown_hours * HOUR_MS,
   });
   const ledger = new Ledger(clusters);
-  await readAll(path, { books: ledger, malformed: () => {}, readOnly: true });
+  await readAll(path, { books: ledger, malformed: () => {} });
   await clusters.analyze();
   return ledger;
 }

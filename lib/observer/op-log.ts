@@ -4,9 +4,10 @@
 //   ops.000001.jsonl …   full segments, oldest first; nothing reads them but `check` and people
 //   snapshot.json        what is known of all full segments, so that a start reads only ops.jsonl
 //
-// Rotation: everything under way is awaited, the snapshot is written beside its place and renamed (it says which file, by inode and size,
-// it covers and under which number that goes), then the log is renamed. Killed in between, the next start finds a log that is
-// covered already and finishes the rename. Without a snapshot, or with a broken one, all segments are read.
+// Rotation: everything under way is awaited, the snapshot is written beside its place and renamed (it says which file, by inode,
+// it covers up to which byte, and under which number that goes), then the log is renamed. Killed in between, or when the rename
+// fails, the next start finds a log that is covered up to there and reads only what came after; being full, it is rotated soon.
+// Without a snapshot, or with a broken one, all segments are read.
 //
 // A line that was torn by a power cut is closed at the start, so that what is counted now is what is counted next time.
 
@@ -66,7 +67,7 @@ const Snapshot = v.object({
   version: v.literal(SNAPSHOT_VERSION),
   /** All segments up to this number. */
   covers: v.number(),
-  /** The last of them, as it was before its rename. */
+  /** The last of them, as it was before its rename, and how long. */
   inode: v.number(),
   bytes: v.number(),
   state: v.unknown(),
@@ -192,37 +193,33 @@ function snapshotPath(path: string): string {
   return join(dirname(path), "snapshot.json");
 }
 
-/** Reads what the books need: the snapshot and what came after it, else everything. With `readOnly` it leaves all as it is. */
+/** Reads what the books need: the snapshot and what came after it, else everything. Leaves all as it is. */
 export async function readAll(
   path: string,
-  { books, malformed, readOnly = false }: Pick<OpLogOptions, "books" | "malformed"> & { readOnly?: boolean },
+  { books, malformed }: Pick<OpLogOptions, "books" | "malformed">,
 ): Promise<Opened> {
-  const { covered, cutOff } = restore(path, books);
-  // A rotation that was cut off: the log is known as a whole, but still has to be renamed.
-  if (cutOff && !readOnly) {
-    renameSync(path, segmentPath(path, covered));
-    syncFolder(dirname(path));
-  }
+  const { covered, from } = restore(path, books);
   const segments = segmentsOf(path);
   const opened: Opened = {
     applied: 0,
     malformed: 0,
     skipped: segments.filter(({ number }) => number <= covered).length,
   };
-  const unread = segments.filter(({ number }) => number > covered).map((segment) => segment.path);
-  for (const file of cutOff ? unread : [...unread, path]) {
-    const seen = await readLog(file, (operation, length) => books.apply(operation, length), malformed);
+  const unread = segments.filter(({ number }) => number > covered).map((segment) => ({ file: segment.path, from: 0 }));
+  for (const part of [...unread, { file: path, from }]) {
+    const seen = await readLog(part.file, (operation, length) => books.apply(operation, length), malformed, part.from);
     opened.applied += seen.applied;
     opened.malformed += seen.malformed;
   }
   return opened;
 }
 
-/** Reads one file of operations, line by line with flat memory. */
+/** Reads one file of operations, from a byte on at which a line begins, line by line with flat memory. */
 export async function readLog(
   file: string,
   apply: (operation: Operation, length: number) => void,
   malformed: (file: string, line: number, reason: string) => void,
+  from = 0,
 ): Promise<{ applied: number; malformed: number }> {
   const seen = { applied: 0, malformed: 0 };
   const skip = (line: number, reason: string): void => {
@@ -231,6 +228,7 @@ export async function readLog(
   };
   await replay({
     path: file,
+    from,
     record(value, { number, offset, end }) {
       const operation = isRecorded(value) ? value : completed(value);
       if (typeof operation === "string") return skip(number, operation);
@@ -249,20 +247,19 @@ function completed(value: unknown): Operation | string {
   return read.broken.map(({ field, error }) => `${field}: ${error}`).join("; ");
 }
 
-/** Takes over the snapshot. Gives up to which segment all is known, and whether the last of these is still under the log's name. */
-function restore(path: string, books: Books): { covered: number; cutOff: boolean } {
+/** Takes over the snapshot. Gives up to which segment all is known, and up to which byte of the log: 0 unless it was not renamed. */
+function restore(path: string, books: Books): { covered: number; from: number } {
   const file = snapshotPath(path);
-  if (!existsSync(file)) return { covered: 0, cutOff: false };
+  if (!existsSync(file)) return { covered: 0, from: 0 };
   try {
     const { covers, inode, bytes, state } = v.parse(Snapshot, JSON.parse(readFileSync(file, "utf8")));
     books.restore(state);
-    const renamed = existsSync(segmentPath(path, covers));
-    const log = statSync(path, { throwIfNoEntry: false });
-    // Where the segment was taken away, a new log may have got its inode, but hardly its size as well.
-    return { covered: covers, cutOff: !renamed && log?.ino === inode && log.size === bytes };
+    const here = existsSync(segmentPath(path, covers)) ? undefined : statSync(path, { throwIfNoEntry: false });
+    const known = here?.ino === inode && here.size >= bytes;
+    return { covered: covers, from: known ? bytes : 0 };
   } catch {
     books.reset();
-    return { covered: 0, cutOff: false };
+    return { covered: 0, from: 0 };
   }
 }
 
