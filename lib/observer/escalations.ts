@@ -69,8 +69,7 @@ say what most likely causes them and what to check first. No preamble.`;
 export class Escalations {
   #options: EscalationOptions;
   #journal: Journal | null;
-  #inbox: InboxWriter | null = null;
-  #inboxOpen = false;
+  #inbox: { writer: InboxWriter; opened: boolean } | null = null;
   /** The last escalation of each cluster. */
   #last = new Map<string, { level: Level; lastAt: number }>();
   #untold: Escalation[] = [];
@@ -109,7 +108,7 @@ export class Escalations {
   configure(changed: Pick<EscalationOptions, "cooldownMs" | "notify" | "model">): void {
     const { inbox_dir } = changed.notify ?? {};
     if (inbox_dir !== this.#options.notify?.inbox_dir) {
-      void this.#inbox?.close();
+      void this.#inbox?.writer.close();
       this.#inbox = null;
     }
     this.#options = { ...this.#options, ...changed };
@@ -133,7 +132,7 @@ export class Escalations {
 
   async close(): Promise<void> {
     await this.#journal?.close();
-    await this.#inbox?.close();
+    await this.#inbox?.writer.close();
   }
 
   /** The level that a cluster has reached and was not escalated at; 0 for none. */
@@ -171,21 +170,26 @@ export class Escalations {
   }
 
   async #tell(alive: () => void): Promise<void> {
-    const { notify, folder } = this.#options;
-    if (notify && !this.#inbox) {
-      this.#inbox = new InboxWriter({ dir: notify.inbox_dir, durability: "disk", dedupeHours: REMEMBER_HOURS });
-      this.#inboxOpen = false;
-    }
+    const { folder } = this.#options;
     for (let next = this.#untold[0]; next; next = this.#untold[0]) {
-      if (notify && this.#inbox) {
-        if (!this.#inboxOpen) await this.#inbox.open();
-        this.#inboxOpen = true;
-        await this.#inbox.deliverOnce(eventOf(next, notify));
-      }
+      await this.#deliver(next);
       if (folder !== null) writeWhole(join(folder, "escalations.told"), `${next.id}\n`);
       this.#untold.shift();
       alive();
     }
+  }
+
+  /** A reload may change the inbox between any two. */
+  async #deliver(escalation: Escalation): Promise<void> {
+    const { notify } = this.#options;
+    if (!notify) return;
+    const inbox = (this.#inbox ??= {
+      writer: new InboxWriter({ dir: notify.inbox_dir, durability: "disk", dedupeHours: REMEMBER_HOURS }),
+      opened: false,
+    });
+    if (!inbox.opened) await inbox.writer.open();
+    inbox.opened = true;
+    await inbox.writer.deliverOnce(eventOf(escalation, notify));
   }
 }
 
