@@ -7,7 +7,6 @@ import {
   copyFileSync,
   mkdirSync,
   readFileSync,
-  readdirSync,
   renameSync,
   rmSync,
   truncateSync,
@@ -525,9 +524,10 @@ describe("what is in the way", () => {
   }, 60_000);
 });
 
-test("killed 40 times at any moment, while lines come and the file is renamed and truncated: each line once", async () => {
+test("killed 40 times at any moment, while lines come and the file is renamed: each line once", async () => {
   await using lab = new Lab();
   let next = 0;
+  let rotated = 0;
   const append = (most: number) => {
     const to = next + 1 + Math.floor(Math.random() * most);
     appendFileSync(lab.file, lines(next, to));
@@ -537,15 +537,14 @@ test("killed 40 times at any moment, while lines come and the file is renamed an
     await lab.start();
     const turns = Math.floor(Math.random() * 12);
     for (let turn = 0; turn < turns; turn++) {
-      append(2000);
+      append(1000);
       await Bun.sleep(Math.random() * 20);
     }
     if (round % 5 === 4) {
-      for (const number of [3, 2, 1]) {
-        const from = lab.beside(`corrections.jsonl.${number}`);
-        if (readdirSync(dirname(lab.file)).includes(`corrections.jsonl.${number}`))
-          renameSync(from, lab.beside(`corrections.jsonl.${number + 1}`));
-      }
+      // None is ever deleted: killed this often it may lie many files behind.
+      for (const number of numbers(1, rotated + 1).toReversed())
+        renameSync(lab.beside(`corrections.jsonl.${number}`), lab.beside(`corrections.jsonl.${number + 1}`));
+      rotated++;
       renameSync(lab.file, lab.beside("corrections.jsonl.1"));
       append(50);
       await Bun.sleep(Math.random() * 60);

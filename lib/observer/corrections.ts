@@ -31,6 +31,8 @@ import { writeWhole } from "./op-log.ts";
 const STATE_FILE = "corrections.json";
 /** Renamed files that are followed on. */
 const MOST_FORMER = 4;
+/** Files that are remembered even where they are not seen. */
+const MOST_REMEMBERED = 100;
 /** For so long after its last line a file without a name is kept open. */
 const NAMELESS_MS = 600_000;
 /** Clocks of file systems may be this far off. */
@@ -272,9 +274,16 @@ export class Corrections {
       const nameless = nlink === 0 && Date.now() - mtimeMs > NAMELESS_MS;
       if (nameless || (!followed.has(inode) && inode !== here?.inode)) this.#shut(inode);
     }
+    // A folder that is read while names in it change may not show one of them: what was let go is remembered on for a while.
+    const newest = new Set(state.files.slice(-MOST_REMEMBERED));
     const beside = new Set(rotated.map(({ inode }) => inode));
     state.files = state.files.filter(
-      ({ inode }) => this.#open.has(inode) || beside.has(inode) || inode === state.current || inode === here?.inode,
+      (file) =>
+        newest.has(file) ||
+        this.#open.has(file.inode) ||
+        beside.has(file.inode) ||
+        file.inode === state.current ||
+        file.inode === here?.inode,
     );
   }
 
