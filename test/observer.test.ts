@@ -314,7 +314,7 @@ describe("the log", () => {
     }
   }, 60_000);
 
-  test("a rotation that was cut off after its snapshot is finished, and nothing is counted twice", async () => {
+  test("a rotation that was cut off after its snapshot is made up for, and nothing is counted twice", async () => {
     await using witness = await Witness.start({ more: "rotate_mb: 1" });
     const large = () =>
       Array.from({ length: 100 }, () => ({ endpoint: "e", success: true, input_summary: "x".repeat(4000) }));
@@ -724,6 +724,25 @@ test.skipIf(!have("promtool", "the observer's metrics"))(
     expect(new Set(samples).size).toBe(samples.length);
   },
 );
+
+test("an array whose operation somebody else is recording waits for that, and nothing is recorded twice or not at all", async () => {
+  await using witness = await Witness.start();
+  const own = Array.from({ length: 200 }, (_, n) => ({ id: `op-${n}`, endpoint: "a", success: true }));
+  // Each of them twice at the same time: alone, and within an array with others.
+  const arrays = Array.from({ length: 10 }, (_, n) => own.slice(n * 15, n * 15 + 60));
+  await Promise.all([...own.map((one) => witness.record(one)), ...arrays.map((some) => witness.record(...some))]);
+  expect(await witness.stats()).toMatchObject({ total: 200 });
+  expect(new Set(lines(witness.log).map(({ id }) => id)).size).toBe(200);
+});
+
+test("lines of others among the escalations harm nothing", async () => {
+  await using witness = new Witness();
+  mkdirSync(witness.data);
+  writeFileSync(join(witness.data, "escalations.jsonl"), 'null\n7\n{"id":"x"}\nno JSON\n');
+  await witness.up();
+  await witness.record(failure("a", "x"), failure("a", "x"), failure("a", "x"));
+  await until("it is told", () => existsSync(witness.inbox) && witness.told().length === 1);
+});
 
 test("a log that somebody else appends to, or takes away, harms nothing", async () => {
   await using witness = await Witness.start();

@@ -58,8 +58,9 @@ const MOST_CLUSTERS = 10_000;
 const EXAMPLES = 5;
 const LARGEST_TEXT = 1000;
 const LARGEST_SIGNATURE = 256;
-/** Whose failures wait to be sorted at most; beyond that the next one is sorted at once. */
+/** So many failures, and so many characters of them, wait to be sorted; then all are, at once. */
 const MOST_WAITING = 20_000;
+const MOST_WAITING_CHARACTERS = 16 << 20;
 const SLICE = 500;
 /** Texts whose fingerprint is known: what repeats is mostly the very same text. */
 const KNOWN_TEXTS = 5000;
@@ -76,6 +77,7 @@ export class Clusters {
   #rules: EscalationRules;
   #clusters = new Map<string, Cluster>();
   #waiting: Waiting[] = [];
+  #waitingCharacters = 0;
   #known = new Map<string, Fingerprint>();
 
   constructor(rules: EscalationRules) {
@@ -113,14 +115,17 @@ export class Clusters {
       ...(sig_hash === undefined ? {} : { sig_hash: shortSignature(sig_hash) }),
       ...(id === undefined ? {} : { id }),
     };
-    if (this.#waiting.length < MOST_WAITING) this.#waiting.push(failure);
-    else this.#sort(failure);
+    const characters = failure.error.length + failure.output_summary.length + failure.input_summary.length;
+    this.#waitingCharacters += characters;
+    this.#waiting.push(failure);
+    if (this.#waiting.length >= MOST_WAITING || this.#waitingCharacters >= MOST_WAITING_CHARACTERS) this.analyzeNow();
   }
 
   /** Sorts what was noted. */
   analyzeNow(): void {
     const waiting = this.#waiting;
     this.#waiting = [];
+    this.#waitingCharacters = 0;
     for (const failure of waiting) this.#sort(failure);
   }
 
@@ -128,6 +133,7 @@ export class Clusters {
   async analyze(alive: () => void = () => {}): Promise<void> {
     while (this.#waiting.length > 0) {
       for (const failure of this.#waiting.splice(0, SLICE)) this.#sort(failure);
+      if (this.#waiting.length === 0) this.#waitingCharacters = 0;
       alive();
       await new Promise<void>((next) => setImmediate(next));
     }
@@ -150,6 +156,7 @@ export class Clusters {
 
   set state(clusters: Cluster[]) {
     this.#waiting = [];
+    this.#waitingCharacters = 0;
     this.#clusters = new Map(clusters.map((cluster) => [cluster.fingerprint, cluster]));
   }
 
@@ -195,7 +202,9 @@ export class Clusters {
   }
 
   #fingerprint({ endpoint, error, output_summary, sig_hash }: Waiting): Fingerprint {
-    const key = `${endpoint}\n${sig_hash ?? ""}\n${error || output_summary}`;
+    // Texts may be long, and are many: their hash is kept.
+    const text = `${endpoint}\n${sig_hash ?? ""}\n${error || output_summary}`;
+    const key = new Bun.CryptoHasher("sha1").update(text).digest("base64");
     const known = this.#known.get(key);
     if (known) return known;
     const found = fingerprintOf({ endpoint, error, output_summary, sig_hash });

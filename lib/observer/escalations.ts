@@ -94,7 +94,8 @@ export class Escalations {
     await replay({
       path: join(folder, "escalations.jsonl"),
       record(value) {
-        const { fingerprint, level, last_at, id, ts } = value as Partial<Escalation>;
+        // Whatever else stands there is not ours.
+        const { fingerprint, level, last_at, id, ts } = (value ?? {}) as Partial<Escalation>;
         if (!fingerprint || !level || !last_at || !id || !ts) return;
         self.#last.set(fingerprint, { level, lastAt: Date.parse(last_at) });
         if (Date.now() - Date.parse(ts) < STALE_MS) self.#untold.push(value as Escalation);

@@ -61,6 +61,8 @@ export interface Opened {
   malformed: number;
   /** Full segments that were not read, because the snapshot knows them. */
   skipped: number;
+  /** The number of the last segment that it knows and that was renamed; 0 without a snapshot. */
+  covered: number;
 }
 
 const Snapshot = v.object({
@@ -78,6 +80,8 @@ export class OpLog {
   #options: OpLogOptions;
   #journal: Journal | null;
   #bytes = 0;
+  /** The number of the last segment. */
+  #covered = 0;
   #underWay = 0;
   /** Set while the log rotates: nobody appends meanwhile. */
   #rotating: Promise<void> | null = null;
@@ -91,7 +95,8 @@ export class OpLog {
   /** Reads what there is and opens the log for more. */
   static async open(options: OpLogOptions): Promise<{ log: OpLog; opened: Opened }> {
     const { path } = options;
-    if (path === null) return { log: new OpLog(options, null), opened: { applied: 0, malformed: 0, skipped: 0 } };
+    if (path === null)
+      return { log: new OpLog(options, null), opened: { applied: 0, malformed: 0, skipped: 0, covered: 0 } };
     const folder = dirname(path);
     const intents = join(folder, ".picket");
     makeFolder(folder, 0o750);
@@ -100,6 +105,7 @@ export class OpLog {
     const opened = await readAll(path, options);
     const journal = new Journal({ path, durability: options.durability, intents });
     const log = new OpLog(options, journal);
+    log.#covered = opened.covered;
     log.#bytes = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
     return { log, opened };
   }
@@ -143,12 +149,14 @@ export class OpLog {
       while (this.#underWay > 0) await new Promise<void>((idle) => (this.#idle = idle));
       this.#idle = null;
       if (!existsSync(path)) return;
-      const number = (segmentsOf(path).at(-1)?.number ?? 0) + 1;
+      // Also where the segments were packed away: one that is put back must not be taken for a new one.
+      const number = Math.max(segmentsOf(path).at(-1)?.number ?? 0, this.#covered) + 1;
       const state = this.#options.books.save();
       const { ino: inode, size: bytes } = statSync(path);
       const snapshot = { version: SNAPSHOT_VERSION, covers: number, inode, bytes, state };
       writeWhole(snapshotPath(path), JSON.stringify(snapshot));
       renameSync(path, segmentPath(path, number));
+      this.#covered = number;
       syncFolder(dirname(path));
       this.#bytes = 0;
     } finally {
@@ -204,6 +212,7 @@ export async function readAll(
     applied: 0,
     malformed: 0,
     skipped: segments.filter(({ number }) => number <= covered).length,
+    covered: from > 0 ? covered - 1 : covered,
   };
   const unread = segments.filter(({ number }) => number > covered).map((segment) => ({ file: segment.path, from: 0 }));
   for (const part of [...unread, { file: path, from }]) {

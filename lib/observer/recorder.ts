@@ -63,25 +63,30 @@ export class Recorder {
    * @returns how many were recorded now. Throws what the file system says, and then none of them was.
    */
   async record(operations: readonly Operation[]): Promise<number> {
-    const fresh: Operation[] = [];
-    const others: Promise<void>[] = [];
-    const mine = new Set<string>();
-    for (const operation of operations) {
-      const { id } = operation;
-      if (id !== undefined) {
-        if (mine.has(id) || this.ledger.ids.has(id)) continue;
-        const under = this.#underWay.get(id);
-        if (under) {
-          others.push(under);
-          continue;
-        }
-        mine.add(id);
+    for (;;) {
+      const { fresh, ids, others } = this.#sort(operations);
+      if (others.length === 0) {
+        if (fresh.length > 0) await this.#write(fresh, ids);
+        return fresh.length;
       }
-      fresh.push(operation);
+      // Whether they get there or not: what they leave is ours.
+      await Promise.allSettled(others);
     }
-    if (fresh.length > 0) await this.#write(fresh, mine);
-    await Promise.all(others);
-    return fresh.length;
+  }
+
+  /** What is to be written of these, with their ids, and whoever is writing some of the others right now. */
+  #sort(operations: readonly Operation[]): { fresh: Operation[]; ids: Set<string>; others: Promise<void>[] } {
+    const ids = new Set<string>();
+    const others: Promise<void>[] = [];
+    const fresh = operations.filter(({ id }) => {
+      if (id === undefined) return true;
+      if (ids.has(id) || this.ledger.ids.has(id)) return false;
+      const under = this.#underWay.get(id);
+      if (under) others.push(under);
+      else ids.add(id);
+      return !under;
+    });
+    return { fresh, ids, others };
   }
 
   async #write(operations: Operation[], ids: Set<string>): Promise<void> {
