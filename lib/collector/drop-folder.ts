@@ -7,6 +7,8 @@
 //   can't be right, and still for settle_ms  → `.dead-letter/NAME` beside `NAME.reason`
 //   not a regular file                       → the same at once, moved as it is, never opened or followed
 //   the inbox can't be written               → stays, tried again with backoff
+//   changed just now, and Syncthing is here  → stays for ARRIVAL_MS: Syncthing renames first and sets the mtime then, and
+//                                              brings the file again, with that mtime, when it is killed in between
 //
 // Names are handled as bytes: a folder may hold names that aren't UTF-8.
 
@@ -15,6 +17,7 @@ import {
   type FSWatcher,
   closeSync,
   constants,
+  existsSync,
   fstatSync,
   fsyncSync,
   lstatSync,
@@ -28,7 +31,7 @@ import {
   writeSync,
 } from "node:fs";
 import { createHash } from "node:crypto";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import * as v from "valibot";
 import { NAME_SEGMENT } from "../config.ts";
 import { EVENT_TYPES, type EventDraft, PRIORITIES } from "../inbox.ts";
@@ -43,6 +46,10 @@ const BATCH = 256;
 const MAX_BACKOFF_MS = 30_000;
 /** How often a folder that isn't there is looked for. */
 const MISSING_POLL_MS = 1000;
+/** In a folder with this mark, or below one, Syncthing puts files. */
+const SYNCTHING_MARK = ".stfolder";
+/** So long a file that Syncthing may just have renamed into place is left alone: it gets its mtime only then. */
+const ARRIVAL_MS = 200;
 
 const ACCEPTED = `a drop is {"recipient","type","payload"} and optionally "priority", "sentinel"`;
 
@@ -98,6 +105,7 @@ type Judgement =
   | { kind: "event"; event: EventDraft & { id: string } }
   | { kind: "dead"; reason: string }
   | { kind: "unsettled" }
+  | { kind: "arriving" }
   | { kind: "gone" };
 
 /** Watches one drop folder. `pass` does one scan; `watch` calls back when one seems worthwhile. */
@@ -110,6 +118,9 @@ export class DropFolder {
   #retryAt = 0;
   #watcher: { watcher: FSWatcher; dev: bigint; ino: bigint } | null = null;
   #missing = false;
+  /** Whether Syncthing keeps this folder in step, and whether it is just bringing something. */
+  #synced = false;
+  #arriving = false;
 
   constructor(options: DropFolderOptions) {
     this.#options = options;
@@ -131,6 +142,8 @@ export class DropFolder {
   async pass(alive: () => void, hint: () => void, stopping: AbortSignal): Promise<NextPass> {
     if (!this.#present()) return MISSING_POLL_MS;
     this.#rewatch(hint);
+    this.#synced = isSynced(this.path);
+    this.#arriving = false;
     const entries = this.#scan();
     this.#forgetVanished(entries);
     this.figures.waiting = 0;
@@ -213,6 +226,7 @@ export class DropFolder {
     // Judging is synchronous and appends keep the order of their calls, so older files are appended first.
     const work = entries.map((entry) => {
       const judged = this.#judge(entry);
+      if (judged.kind === "arriving") this.#arriving = true;
       if (judged.kind === "event" && backingOff) {
         this.figures.waiting++;
         return Promise.resolve();
@@ -233,23 +247,31 @@ export class DropFolder {
     if (judged.kind !== "unsettled") this.#unsettled.delete(key);
     if (judged.kind === "event") {
       await this.#options.deliver(judged.event);
-      this.#remove(entry);
+      this.#remove(entry, judged.event.id);
       this.figures.delivered++;
     } else if (judged.kind === "dead") {
       this.#bury(entry, judged.reason);
     }
   }
 
-  /** Deletes a delivered drop, unless it is another file by now: that one is judged by the next pass. */
-  #remove({ name, stats }: Entry): void {
+  /**
+   * Deletes a delivered drop, unless it is another file by now: that one is judged by the next pass. The same file with the
+   * same content and another mtime is the same drop: Syncthing sets the mtime after the rename, `cp -p` after the last byte.
+   */
+  #remove({ name, stats }: Entry, id: string): void {
     const path = this.#at(name);
     const now = lstatSync(path, { bigint: true, throwIfNoEntry: false });
-    if (!now || now.ino !== stats.ino || now.mtimeNs !== stats.mtimeNs || now.size !== stats.size) return;
+    if (!now || now.ino !== stats.ino || now.size !== stats.size) return;
+    if (now.mtimeNs !== stats.mtimeNs) {
+      const content = this.#read(name, now);
+      if (!Buffer.isBuffer(content) || dropId(name, content, stats.mtimeNs) !== id) return;
+    }
     unlinkSync(path);
   }
 
   #judge({ name, stats }: Entry): Judgement {
     if (!stats.isFile()) return { kind: "dead", reason: `not a regular file but ${kindOf(stats)}` };
+    if (this.#synced && this.#changedJustNow(stats)) return { kind: "arriving" };
     if (stats.size > MAX_DROP_BYTES)
       return this.#unlessGrowing(name, stats, `${stats.size} bytes: over the limit of ${MAX_DROP_BYTES}`);
     const content = this.#read(name, stats);
@@ -270,6 +292,12 @@ export class DropFolder {
         source: `drop-folder:${file}`,
       },
     };
+  }
+
+  /** By the time of its last change of any kind, rename and mtime included; one in the future is a clock's, and no reason to wait. */
+  #changedJustNow({ ctimeMs }: BigIntStats): boolean {
+    const age = this.#now() - Number(ctimeMs);
+    return age >= 0 && age < ARRIVAL_MS;
   }
 
   /** The content of a file as it was scanned, or why there is none to judge. */
@@ -347,6 +375,7 @@ export class DropFolder {
     }
     const waits = [...this.#unsettled.values()].map(({ since }) => Math.max(0, since + this.#options.settleMs - now));
     if (now < this.#retryAt) waits.push(this.#retryAt - now);
+    if (this.#arriving) waits.push(ARRIVAL_MS);
     return waits.length > 0 ? Math.max(10, Math.min(...waits)) : null;
   }
 
@@ -358,6 +387,12 @@ export class DropFolder {
 /** Only `*.json`, and nothing that starts with a dot: synced folders hold temporary files of others. */
 function isOurs(name: Buffer): boolean {
   return name[0] !== 0x2e && name.length > 5 && name.toString("latin1").endsWith(".json");
+}
+
+/** Whether the folder, or one above it, is one that Syncthing keeps in step. */
+function isSynced(folder: string): boolean {
+  const above = dirname(folder);
+  return existsSync(join(folder, SYNCTHING_MARK)) || (above !== folder && isSynced(above));
 }
 
 /** The event of a drop, or what is wrong with it. */

@@ -1,0 +1,81 @@
+// One drop, however its file is touched between two looks: what a real producer does within microseconds, here between two
+// given steps. The folder as a whole is tested through the collector (collector.test.ts, e2e/syncthing.test.ts).
+
+import { expect, test } from "bun:test";
+import { mkdirSync, readdirSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import { DropFolder } from "../lib/collector/drop-folder.ts";
+import { createLog } from "../lib/log.ts";
+import { Folder } from "./kit.ts";
+
+const DROP = '{"recipient":"bob","type":"INFO","payload":"x"}';
+const OTHER = '{"recipient":"bob","type":"INFO","payload":"y"}';
+
+/** A drop folder with one drop in it; `during` happens between its delivery and its deletion. */
+function dropped(folder: Folder, { now = Date.now, during = (_path: string) => {} } = {}) {
+  mkdirSync(folder.at("in"), { recursive: true });
+  const path = folder.write("in/a.json", DROP);
+  const ids: string[] = [];
+  const drops = new DropFolder({
+    path: folder.at("in"),
+    settleMs: 0,
+    agent: "foreman",
+    log: createLog({ role: "collector", json: false, level: "error" }),
+    now,
+    deliver(event) {
+      ids.push(event.id);
+      if (ids.length === 1) during(path);
+      return Promise.resolve();
+    },
+  });
+  return {
+    path,
+    ids,
+    pass: () =>
+      drops.pass(
+        () => {},
+        () => {},
+        new AbortController().signal,
+      ),
+    left: () => readdirSync(folder.at("in")).filter((name) => !name.startsWith(".")),
+    [Symbol.dispose]: () => drops.close(),
+  };
+}
+
+test("a drop that gets its mtime while it is delivered is one drop", async () => {
+  using folder = new Folder();
+  using drop = dropped(folder, { during: (path) => utimesSync(path, 1_700_000_000, 1_700_000_000) });
+  await drop.pass();
+  await drop.pass();
+  expect(drop.ids.length).toBe(1);
+  expect(drop.left()).toEqual([]);
+});
+
+test("one that is written over meanwhile is another, and stays for the next pass", async () => {
+  using folder = new Folder();
+  using drop = dropped(folder, { during: (path) => writeFileSync(path, OTHER) });
+  await drop.pass();
+  expect(drop.left()).toEqual(["a.json"]);
+  await drop.pass();
+  expect(new Set(drop.ids).size).toBe(2);
+  expect(drop.left()).toEqual([]);
+});
+
+test("where Syncthing is, a file that changed just now waits for its mtime; elsewhere it is taken at once", async () => {
+  using folder = new Folder();
+  // The clock of the drop folder stands at the file's last change.
+  let now = 0;
+  using drop = dropped(folder, { now: () => now });
+  now = Math.ceil(statSync(drop.path).ctimeMs);
+  mkdirSync(folder.at(".stfolder"));
+  const next = await drop.pass();
+  expect(drop.left()).toEqual(["a.json"]);
+  now += next!;
+  await drop.pass();
+  expect(drop.left()).toEqual([]);
+  rmSync(folder.at(".stfolder"), { recursive: true });
+  writeFileSync(drop.path, OTHER);
+  now = Math.ceil(statSync(drop.path).ctimeMs);
+  await drop.pass();
+  expect(drop.left()).toEqual([]);
+  expect(drop.ids.length).toBe(2);
+});
