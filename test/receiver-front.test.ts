@@ -2,49 +2,10 @@
 // the version gate with Forgejo (its answers over a real socket) and git (a real clone).
 
 import { describe, expect, test } from "bun:test";
-import { mkdirSync, readFileSync, renameSync } from "node:fs";
-import { join } from "node:path";
-import { Folder, ROOT, certificates, freePort, have, startRole, until } from "./kit.ts";
+import { mkdirSync, renameSync } from "node:fs";
+import { caller, startCaddy } from "./front-kit.ts";
+import { Folder, certificates, have, startRole, until } from "./kit.ts";
 import { Hub, archive, report, uploadHeaders } from "./receiver-kit.ts";
-
-/** Calls with a client certificate, or without one: the status, or "refused" where there is no connection. */
-function caller(folder: Folder, base: string) {
-  const read = (name: string) => readFileSync(folder.at(name), "utf8");
-  return (name: string | null, path: string, init: RequestInit = {}): Promise<number | "refused"> => {
-    const tls = { ca: read("ca.pem"), ...(name ? { cert: read(`${name}.pem`), key: read(`${name}.key`) } : {}) };
-    return fetch(base + path, { ...init, tls, keepalive: false } as RequestInit).then(
-      ({ status }) => status,
-      () => "refused" as const,
-    );
-  };
-}
-
-/** A real Caddy with the example Caddyfile, its addresses replaced by these: where its hub listens; ends with its `using` block. */
-function startCaddy(folder: Folder, { receiver, observer }: { receiver?: string; observer?: string }) {
-  const [front, other, admin] = [freePort(), freePort(), freePort()];
-  const bare = (url: string | undefined) => url?.replace("http://", "") ?? "127.0.0.1:9";
-  const text = readFileSync(join(ROOT, "etc/Caddyfile"), "utf8")
-    .replace("hub.example.com", `https://localhost:${front}`)
-    .replace("hooks.example.com", `http://localhost:${other}`)
-    .replace("tls {", `tls ${folder.at("server.pem")} ${folder.at("server.key")} {`)
-    .replace("/etc/picket/ca.pem", folder.at("ca.pem"))
-    .replaceAll("127.0.0.1:18791", bare(receiver))
-    .replaceAll("127.0.0.1:3219", bare(observer));
-  const options = `{\n\tadmin 127.0.0.1:${admin}\n\tauto_https disable_redirects\n\tstorage file_system ${folder.at("storage")}\n}\n`;
-  const file = folder.write("Caddyfile", options + text);
-  const caddy = Bun.spawn(["caddy", "run", "--config", file, "--adapter", "caddyfile"], {
-    stdout: "ignore",
-    stderr: "ignore",
-    env: { ...process.env, HOME: folder.path, XDG_DATA_HOME: folder.path, XDG_CONFIG_HOME: folder.path },
-  });
-  return {
-    url: `https://localhost:${front}`,
-    async [Symbol.asyncDispose]() {
-      caddy.kill();
-      await caddy.exited;
-    },
-  };
-}
 
 describe.skipIf(!have("openssl", "client certificates of the receiver"))("client certificates", () => {
   test("none, a foreign one and an expired one are refused, the right one is let in, and a token is asked for all the same", async () => {

@@ -51,6 +51,11 @@ export class Hub implements AsyncDisposable {
     );
   }
 
+  /** Where it listens, also while it doesn't; with a `port` of its own only. */
+  get address(): string {
+    return `http://127.0.0.1:${this.#options.port}`;
+  }
+
   async up(): Promise<void> {
     const { target, env, wrap } = this.#options;
     this.daemon = await startRole("receiver", ["--config", this.config, "--log-level", "debug"], {
