@@ -92,6 +92,17 @@ export function parseCommandLine(argv: string[], commands: Record<string, Callin
   return request;
 }
 
+/** The command that a command line names, also one that is wrong otherwise; null for the daemon, or none that is known. */
+export function commandOf(argv: string[], commands: Record<string, Calling>): string | null {
+  const options = everyFlag(commands);
+  const { tokens } = parseArgs({ args: argv, options, strict: false, allowPositionals: true, tokens: true });
+  try {
+    return chooseCommand(tokens, commands, false).command;
+  } catch {
+    return null;
+  }
+}
+
 /** The flags of all commands, without their defaults: those of one command must not reach another. */
 function everyFlag(commands: Record<string, Calling>): Flags {
   const every: Flags = { ...COMMON, ...DAEMON };

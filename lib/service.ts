@@ -11,6 +11,7 @@ import { writeSync } from "node:fs";
 import type * as v from "valibot";
 import {
   commandHelp,
+  commandOf,
   groupHelp,
   helpText,
   parseCommandLine,
@@ -92,6 +93,8 @@ export interface CommandContext<C, A = Args> {
  * the daemon's place. `run` returns the exit code if it isn't 0.
  */
 export interface Command<C> extends Calling {
+  /** Ends with 0 whatever happens, wrong usage included: for whoever takes another code as "stop the work". */
+  neverFails?: boolean;
   // A method, so that a function that names its flags (see CommandContext) fits.
   run(context: CommandContext<C>): Promise<number | void>;
 }
@@ -117,12 +120,14 @@ export interface Role<S extends v.GenericSchema> {
 export async function run<S extends v.GenericSchema>(role: string, options: Role<S>): Promise<never> {
   const program = `picket-${role}`;
   const argv = process.argv.slice(2);
-  const top: Top = { program, log: null, strays: null, debug: false };
+  const top: Top = { program, log: null, strays: null, debug: false, neverFails: false };
   takeStrays(top);
   managed(); // also takes systemd's variables out of the environment, before anybody starts a program
   try {
     if (argv.includes("--json-log")) top.log = createLog({ role, json: true, level: "error" });
     const commands = { ...options.commands, ...builtIn(role, options) };
+    const called = commandOf(argv, commands);
+    top.neverFails = called !== null && commands[called]?.neverFails === true;
     const request = parseCommandLine(argv, commands);
     top.debug = request.level === "debug";
     process.exit(await answer({ role, program, options, commands, request, top }));
@@ -409,6 +414,7 @@ interface Top {
   log: Log | null;
   strays: Log | null;
   debug: boolean;
+  neverFails: boolean;
 }
 
 /** A program with a dropped promise must not limp on: what nobody caught ends it. */
@@ -424,13 +430,13 @@ function takeStrays(top: Top): void {
 }
 
 /** The one printer of errors. Returns what they mean as an exit code. */
-function report(error: unknown, { program, log, debug }: Top): number {
+function report(error: unknown, { program, log, debug, neverFails }: Top): number {
   const lines = error instanceof ConfigError ? [...error.problems] : [errorChain(error)];
   const hint = findHint(error);
   const stack = debug && error instanceof Error ? error.stack : undefined;
   if (log) {
     for (const line of lines) log.error(line, { hint, stack });
-    return exitCode(error);
+    return neverFails ? 0 : exitCode(error);
   }
   // Problems stand at the start of their lines, where editors look for FILE:LINE:COL.
   if (error instanceof MissingSettings) lines.unshift(`${program}: error: a required setting is missing`);
@@ -439,7 +445,7 @@ function report(error: unknown, { program, log, debug }: Top): number {
   for (const line of lines) printError(line);
   if (hint !== undefined) printError(`hint: ${hint}`);
   if (stack !== undefined) printError(stack);
-  return exitCode(error);
+  return neverFails ? 0 : exitCode(error);
 }
 
 /** The first hint in an error's chain. */

@@ -65,7 +65,7 @@ async function read(
 
 /**
  * `hook`: the new events of an identity as plain text, for the prompt hook of a coding agent. Whatever happens, it ends
- * with 0 and prints nothing else: a hook that fails stops somebody's work.
+ * with 0 and prints nothing else: a hook that fails stops somebody's work, and to some agents a 2 even means "refuse the prompt".
  */
 async function hook(context: Context<{ as?: string }>): Promise<void> {
   const { args, env, log } = context;
@@ -196,6 +196,7 @@ Prints at most ${HOOK_CHARACTERS} characters, nothing when there is nothing new,
 
 example: PICKET_IDENTITY=bob picket-collector hook`,
     options: { as: { type: "string" } },
+    neverFails: true,
     run: hook,
   },
 } satisfies Record<string, Command<InboxSettings>>;
