@@ -1,5 +1,7 @@
 // JSON with its numbers as they stood: 12345678901234567890, 1.0 and 1e3 print as the sender wrote them.
 
+import { DEEPEST, isNestedDeeper, mayBeNestedDeeper } from "../nesting.ts";
+
 /** A number whose text says more than its value. Numbers that print as they stood are plain numbers. */
 export class JsonNumber {
   readonly text: string;
@@ -44,6 +46,9 @@ export function dataOf(plain: unknown): Data {
 /** Reads JSON. Throws SyntaxError, and RangeError for what is nested too deeply; never anything else. */
 export function readJson(text: string): Data {
   const plain: unknown = JSON.parse(text);
+  if (mayBeNestedDeeper(text, DEEPEST) && isNestedDeeper(plain, DEEPEST)) {
+    throw new RangeError(`nested more than ${DEEPEST} levels deep`);
+  }
   let exact: unknown;
   return {
     plain,

@@ -29,6 +29,8 @@ export const MAX_OUTPUT_BYTES = 64 << 10;
 const MAX_CALLS = 100;
 /** Steps of loops and calls a rendering may take: nested loops over a large body stay bounded. */
 const MAX_STEPS = 200_000;
+/** Characters and elements that its loops and functions may go through: a value that doubles with each step stays bounded, too. */
+const MAX_WORK = 16 << 20;
 
 /** What a rendering may ask besides its data, and what a missing key means. */
 export interface RenderContext extends Asked {
@@ -53,6 +55,7 @@ interface State {
   context: RenderContext;
   calls: number;
   steps: number;
+  work: number;
   /** A number of the data was looked at: how it stood in the JSON may matter. */
   numbers: boolean;
 }
@@ -65,14 +68,17 @@ const NAMES: ReadonlySet<string> = new Set([...FUNCTIONS.keys(), "and", "or"]);
 
 /** Compiles a template. Throws TemplateError with line and column where Go's parser refuses it, too. */
 export function compileTemplate(source: string): Template {
-  const { nodes, defined } = parse(source, NAMES);
-  const compiler = new Compiler(source);
-  for (const [name, body] of defined) compiler.define(name, body);
-  const render = compiler.list(nodes);
+  const compile = (): Render => {
+    const { nodes, defined } = parse(source, NAMES);
+    const compiler = new Compiler(source);
+    for (const [name, body] of defined) compiler.define(name, body);
+    return compiler.list(nodes);
+  };
+  const render = notTooDeep(source, compile);
   const once = (root: Value, context: RenderContext): State => {
     const variables = new Map([["$", { value: root }]]);
-    const state: State = { out: "", root, dot: root, variables, context, calls: 0, steps: 0, numbers: false };
-    render(state);
+    const state: State = { out: "", root, dot: root, variables, context, calls: 0, steps: 0, work: 0, numbers: false };
+    notTooDeep(source, () => render(state));
     if (state.out.length * 3 > MAX_OUTPUT_BYTES && Buffer.byteLength(state.out) > MAX_OUTPUT_BYTES) tooLong(source, 0);
     return state;
   };
@@ -98,12 +104,25 @@ function seen(state: State, value: Value): Value {
   return value;
 }
 
+/** The entries of maps in their order: a loop within a loop goes through the same map for each turn. */
+const SORTED = new WeakMap<object, [Value, Value][]>();
+
 function isStructure(value: Value): boolean {
   return typeof value === "object" && value !== null;
 }
 
 function tooLong(source: string, at: number): never {
   throw new TemplateError(`the output is over ${MAX_OUTPUT_BYTES} bytes`, placeOf(source, at));
+}
+
+/** Gives what `work` gives. What runs out of stack is nested too deeply: a fault of the template or the data like any other. */
+function notTooDeep<T>(source: string, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    if (error instanceof RangeError) throw new TemplateError("nested too deeply", placeOf(source, 0));
+    throw error;
+  }
 }
 
 class Compiler {
@@ -142,6 +161,14 @@ class Compiler {
 
   #step(state: State, at: number): void {
     if (++state.steps > MAX_STEPS) this.#fail("the template takes too many steps", at);
+  }
+
+  /** Counts the values that a loop or a function goes through. */
+  #work(state: State, values: readonly Value[], at: number): void {
+    for (const value of values) {
+      if (typeof value === "string" || Array.isArray(value)) state.work += value.length;
+    }
+    if (state.work > MAX_WORK) this.#fail("the template goes through too much data", at);
   }
 
   #node(node: Node): Render {
@@ -192,6 +219,7 @@ class Compiler {
     return (state) =>
       scoped(state, () => {
         const entries = this.#entries(evaluate(state), at);
+        this.#work(state, [entries], at);
         if (entries.length === 0) return none(state);
         for (const [key, value] of entries) {
           this.#step(state, at);
@@ -214,10 +242,15 @@ class Compiler {
     if (Array.isArray(value)) return value.map((one, index) => [index, one]);
     if (typeof value !== "object" || value instanceof JsonNumber)
       return this.#fail(`range can't iterate over a ${typeName(value)}`, at);
-    const keys = Object.keys(value).filter((key) => key !== "__proto__" && key !== "constructor");
-    return keys
-      .toSorted((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)))
-      .map((key) => [key, field(value, key)]);
+    let entries = SORTED.get(value);
+    if (!entries) {
+      const keys = Object.keys(value).filter((key) => key !== "__proto__" && key !== "constructor");
+      entries = keys
+        .toSorted((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)))
+        .map((key) => [key, field(value, key)]);
+      SORTED.set(value, entries);
+    }
+    return entries;
   }
 
   #call({ name, pipe, at }: Extract<Node, { kind: "template" }>): Render {
@@ -273,13 +306,16 @@ class Compiler {
     const [shape, data] = [LOOKS_AT_SHAPE.has(name), GIVES_DATA.has(name)];
     return (state) => {
       const values = args.map((arg) => arg(state));
+      this.#work(state, values, at);
       if (!shape && values.some((value) => isStructure(value))) state.numbers = true;
+      let result: Value;
       try {
-        const result = call(values, state.context);
-        return data ? seen(state, result) : result;
+        result = call(values, state.context);
       } catch (error) {
         return this.#fail(`error calling ${name}: ${(error as Error).message}`, at);
       }
+      if (!data) this.#work(state, [result], at);
+      return data ? seen(state, result) : result;
     };
   }
 

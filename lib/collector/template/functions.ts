@@ -56,8 +56,16 @@ export function isTrue(value: Value): boolean {
   if (typeof value === "bigint") return value !== 0n;
   if (value instanceof JsonNumber) return value.value !== 0;
   if (Array.isArray(value)) return value.length > 0;
-  return typeof value !== "object" || Object.keys(value).length > 0;
+  return typeof value !== "object" || size(value) > 0;
 }
+
+/** How many keys a map has. Counted once: a loop may ask the same large one for each of its turns. */
+function size(map: object): number {
+  let known = SIZES.get(map);
+  if (known === undefined) SIZES.set(map, (known = Object.keys(map).length));
+  return known;
+}
+const SIZES = new WeakMap<object, number>();
 
 /** How a value prints: `<no value>` for what isn't there, compact JSON for lists and maps. */
 export function show(value: Value): string {
@@ -142,7 +150,7 @@ function exactly(value: number | bigint | JsonNumber): number | bigint {
 function length(value: Value): number {
   if (typeof value === "string") return Buffer.byteLength(value);
   if (Array.isArray(value)) return value.length;
-  if (typeof value === "object" && value !== null && !(value instanceof JsonNumber)) return Object.keys(value).length;
+  if (typeof value === "object" && value !== null && !(value instanceof JsonNumber)) return size(value);
   throw new Error(`len of a ${typeName(value)}`);
 }
 
