@@ -114,7 +114,7 @@ const Ship = v.strictObject({
 const HOUR_MS = 3_600_000;
 const FIRST_LOOK_MS = 200;
 
-const Config = v.strictObject({
+export const Config = v.strictObject({
   receiver: Receiver,
   /** Default: the token's host. */
   host_id: v.optional(nameSegment()),

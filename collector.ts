@@ -151,7 +151,7 @@ const Settings = v.strictObject({
 
 /** What the configuration file gives. */
 export type Config = v.InferOutput<typeof Settings>;
-const Config = v.pipe(
+export const Config = v.pipe(
   Settings,
   rule((config: Config) => [...sources(config), ...routes(config), ...openDoors(config)]),
 );

@@ -129,7 +129,7 @@ const Settings = v.strictObject({
 
 /** What the configuration file gives. */
 export type Config = v.InferOutput<typeof Settings> & { auth: { token: Secret[] } };
-const Config = v.pipe(
+export const Config = v.pipe(
   Settings,
   rule((config) => [...openDoors(config as Config), ...gateSources(config as Config)]),
 );

@@ -239,7 +239,7 @@ const SYNTAX: Partial<Record<YAMLError["code"], string>> = {
 function syntaxText(error: YAMLError): string {
   const known = SYNTAX[error.code];
   if (known !== undefined) return known;
-  // what is left speaks of YAML's own signs; what follows a colon may be from the file
-  const text = error.message.replace(/(characters|found|token):.*/s, "$1");
+  // what is left speaks of YAML's own signs; what follows a colon or stands in quotes may be from the file, a secret even
+  const text = error.message.replace(/\s*[:"`].*/s, "");
   return `not valid YAML: ${text.charAt(0).toLowerCase()}${text.slice(1)}`;
 }

@@ -31,7 +31,16 @@ export function sample<T>(arbitrary: fc.Arbitrary<T>, share = 1): T[] {
 // ---------------------------------------------------------------------------------------------------------------
 // Generators
 
-const POLLUTING = ["__proto__", "constructor", "prototype", "toString", "hasOwnProperty", "valueOf", "toJSON", "length"];
+const POLLUTING = [
+  "__proto__",
+  "constructor",
+  "prototype",
+  "toString",
+  "hasOwnProperty",
+  "valueOf",
+  "toJSON",
+  "length",
+];
 const NASTY_TEXTS = [
   "",
   " ",
@@ -133,7 +142,15 @@ export const strangeJson = (): fc.Arbitrary<string> =>
     fc.integer({ min: 1, max: 2000 }).map((depth) => '{"a":'.repeat(depth) + "1" + "}".repeat(depth)),
     fc.integer({ min: 1, max: 3000 }).map((depth) => "[".repeat(depth)),
     fc.integer({ min: 1, max: 5000 }).map((digits) => `{"n":${"9".repeat(digits)},"m":-1e${digits},"o":1E-${digits}}`),
-    fc.constantFrom('{"a":1,"a":2}', '{"__proto__":{"polluted":1}}', "1e999", "[1e400,-1e400]", "\ufeff{}", "{}{}", "[,]"),
+    fc.constantFrom(
+      '{"a":1,"a":2}',
+      '{"__proto__":{"polluted":1}}',
+      "1e999",
+      "[1e400,-1e400]",
+      "\ufeff{}",
+      "{}{}",
+      "[,]",
+    ),
     json.map((value) => JSON.stringify(value) ?? "null"),
   );
 
@@ -190,7 +207,16 @@ type Holder = Record<string, unknown>;
 function placesOf(value: unknown, path: string[] = []): string[][] {
   if (typeof value !== "object" || value === null) return [path];
   const inner = Object.entries(value).flatMap(([key, one]) => placesOf(one, [...path, key]));
-  return [path, ...inner, ...(path.length < 4 ? [[...path, "__proto__"], [...path, "extra"]] : [])];
+  return [
+    path,
+    ...inner,
+    ...(path.length < 4
+      ? [
+          [...path, "__proto__"],
+          [...path, "extra"],
+        ]
+      : []),
+  ];
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -230,7 +256,11 @@ export async function residentMb(pid: number): Promise<number> {
 }
 
 /** Gives each input to `work`, so many at a time. */
-export async function sideBySide<T>(inputs: readonly T[], at: number, work: (input: T) => Promise<void>): Promise<void> {
+export async function sideBySide<T>(
+  inputs: readonly T[],
+  at: number,
+  work: (input: T) => Promise<void>,
+): Promise<void> {
   let next = 0;
   const one = async (): Promise<void> => {
     while (next < inputs.length) await work(inputs[next++]!);
