@@ -39,6 +39,7 @@ import {
 } from "./lib/http.ts";
 import { Journal, cannotWrite, isDiskFull, makeFolder } from "./lib/journal.ts";
 import type { Log } from "./lib/log.ts";
+import { DEEPEST, isNestedDeeper } from "./lib/nesting.ts";
 import { type Counter, Registry } from "./lib/metrics.ts";
 import { Clusters } from "./lib/observer/clusters.ts";
 import { COMMANDS } from "./lib/observer/commands.ts";
@@ -121,7 +122,7 @@ const Settings = v.strictObject({
 
 /** What the configuration file gives. */
 export type Config = v.InferOutput<typeof Settings> & { auth: { token: Secret[] } };
-const Config = v.pipe(
+export const Config = v.pipe(
   Settings,
   rule((config) => openDoor(config as Config)),
 );
@@ -371,6 +372,13 @@ function health({ recorder, config, steps, escalations }: Observer): Health {
 
 async function bodyOf(c: Context<{ Bindings: Bindings }>): Promise<unknown> {
   const body = await readBody(c.req.raw, MAX_BODY_BYTES);
+  const data = parseJson(body);
+  // What is kept has to be written as JSON again.
+  if (isNestedDeeper(data, DEEPEST)) throw new Refusal(422, "too_deep", `nested more than ${DEEPEST} levels deep`);
+  return data;
+}
+
+function parseJson(body: Uint8Array): unknown {
   try {
     return JSON.parse(UTF8.decode(body));
   } catch (error) {

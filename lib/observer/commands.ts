@@ -1,5 +1,6 @@
 // The commands at the observer's command line. They read the log itself, so they work beside a running daemon and without one.
 
+import { printable, printableLines } from "../printable.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 import { Clusters } from "./clusters.ts";
 import { readAll, readLog, segmentsOf } from "./op-log.ts";
@@ -49,11 +50,11 @@ async function ledgerOf(context: Context): Promise<Ledger> {
 /** `stats`. */
 async function stats(context: Context<{ json?: boolean }>): Promise<void> {
   const { tally } = await ledgerOf(context);
-  if (context.args.json) return context.print(JSON.stringify(tally.stats));
+  if (context.args.json) return context.print(printable(JSON.stringify(tally.stats)));
   const { total, successes, failures, by_source, recent_scenario_ops } = tally.stats;
   const sources = Object.entries(by_source).map(([source, count]) => `  ${source.padEnd(20)} ${count}`);
-  const scenarios = recent_scenario_ops.map(
-    ({ timestamp, endpoint, success }) => `  ${timestamp}  ${success ? "ok    " : "failed"}  ${endpoint}`,
+  const scenarios = recent_scenario_ops.map(({ timestamp, endpoint, success }) =>
+    printable(`  ${timestamp}  ${success ? "ok    " : "failed"}  ${endpoint}`),
   );
   context.print(
     [
@@ -73,16 +74,15 @@ async function clusters(context: Context<{ json?: boolean }>): Promise<void> {
   if (fingerprint !== undefined) {
     const cluster = ledger.clusters.get(fingerprint);
     if (!cluster) throw new UsageError(`no failure has the fingerprint "${fingerprint}"`, "picket-observer clusters");
-    return context.print(JSON.stringify(detailsOf(cluster), null, context.args.json ? 0 : 2));
+    return context.print(printableLines(JSON.stringify(detailsOf(cluster), null, context.args.json ? 0 : 2)));
   }
   const list = ledger.clusters.list();
-  if (context.args.json) return context.print(JSON.stringify({ clusters: list.map(summaryOf) }));
+  if (context.args.json) return context.print(printable(JSON.stringify({ clusters: list.map(summaryOf) })));
   if (list.length === 0) return context.print("no failures");
   for (const { fingerprint: id, count, last_at, endpoint, shape, level } of list.map(summaryOf)) {
     const escalated = level > 0 ? ` (escalated: ${level}×)` : "";
-    context.print(
-      `${id.padEnd(19)}  ${String(count).padStart(7)}  ${last_at}  ${endpoint}: ${shape.slice(0, 100)}${escalated}`,
-    );
+    const cause = `${endpoint}: ${shape.slice(0, 100)}`;
+    context.print(printable(`${id.padEnd(19)}  ${String(count).padStart(7)}  ${last_at}  ${cause}${escalated}`));
   }
 }
 
@@ -92,7 +92,8 @@ async function tail(context: Context<{ follow?: boolean; json?: boolean; limit?:
   const limit = args.limit === undefined ? SHOWN : Number(args.limit);
   if (!Number.isInteger(limit) || limit < 0) throw new UsageError(`--limit "${args.limit}" is no whole number`);
   const { path } = await logOf(context);
-  const show = (operation: Operation) => context.print(args.json ? JSON.stringify(operation) : lineOf(operation));
+  const show = (operation: Operation) =>
+    context.print(printable(args.json ? JSON.stringify(operation) : lineOf(operation)));
   const log = new LogTail(path);
   for (const operation of await log.newest(limit)) show(operation);
   while (args.follow && !context.signal.aborted) {
@@ -115,7 +116,7 @@ async function check(context: Context): Promise<number> {
     const seen = await readLog(
       file,
       () => {},
-      (_, line, reason) => context.print(`${file}:${line}: ${reason}`),
+      (_, line, reason) => context.print(printable(`${file}:${line}: ${reason}`)),
     );
     applied += seen.applied;
     malformed += seen.malformed;

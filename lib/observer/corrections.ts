@@ -43,23 +43,24 @@ const KNOWN_LINES = 10;
 const GENERATIONS = 1000;
 const SAMPLE = 50;
 
+const wholeNumber = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const Followed = v.object({
   inode: v.number(),
   /** 0: it was there before it could be ours. */
-  generation: v.number(),
+  generation: wholeNumber,
   /** It is left alone. */
   done: v.boolean(),
-  offset: v.number(),
+  offset: wholeNumber,
   head: v.string(),
   tail: v.string(),
   /** Lines taken. */
-  lines: v.number(),
+  lines: wholeNumber,
 });
 type Followed = v.InferOutput<typeof Followed>;
 
 const State = v.object({
   /** The last generation given out. */
-  generations: v.number(),
+  generations: wholeNumber,
   /** The inode that the path had at the last look; null before there was a file. */
   current: v.nullable(v.number()),
   /** Milliseconds since 1970: when it was looked last. */

@@ -8,11 +8,12 @@
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import * as v from "valibot";
 import { duration } from "../duration.ts";
 import { InboxWriter } from "../inbox.ts";
 import { type Durability, Journal, replay } from "../journal.ts";
 import type { Log } from "../log.ts";
-import type { Cluster, Clusters, Example, Level } from "./clusters.ts";
+import { type Cluster, type Clusters, type Example, LEVELS, type Level } from "./clusters.ts";
 import type { Model } from "./model.ts";
 import { writeWhole } from "./op-log.ts";
 
@@ -45,6 +46,25 @@ export interface Escalation {
   /** Why there is no diagnosis although a model is configured. */
   diagnosis_failed?: string;
 }
+
+const time = v.pipe(
+  v.string(),
+  v.check((text) => !Number.isNaN(Date.parse(text))),
+);
+/** What of a line is used when it is read back. */
+const Written = v.looseObject({
+  ts: time,
+  id: v.pipe(v.string(), v.minLength(1)),
+  fingerprint: v.pipe(v.string(), v.minLength(1)),
+  level: v.picklist(LEVELS),
+  endpoint: v.string(),
+  shape: v.string(),
+  count: v.number(),
+  first_at: time,
+  last_at: time,
+  examples: v.array(v.looseObject({ error: v.optional(v.string()), output_summary: v.optional(v.string()) })),
+  diagnosis: v.nullish(v.string(), null),
+});
 
 export interface EscalationOptions {
   /** Where its files lie; null keeps them in memory. */
@@ -94,11 +114,10 @@ export class Escalations {
     await replay({
       path: join(folder, "escalations.jsonl"),
       record(value) {
-        // Whatever else stands there is not ours.
-        const { fingerprint, level, last_at, id, ts } = (value ?? {}) as Partial<Escalation>;
-        if (!fingerprint || !level || !last_at || !id || !ts) return;
+        if (!v.is(Written, value)) return;
+        const { fingerprint, level, last_at, id, ts } = value;
         self.#last.set(fingerprint, { level, lastAt: Date.parse(last_at) });
-        if (Date.now() - Date.parse(ts) < STALE_MS) self.#untold.push(value as Escalation);
+        if (Date.now() - Date.parse(ts) < STALE_MS) self.#untold.push(value as unknown as Escalation);
         if (id === told) self.#untold = [];
       },
     });

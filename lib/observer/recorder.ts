@@ -1,10 +1,42 @@
 // Records operations: into the log first, then into the figures; each id once.
 
-import type { Clusters, Cluster } from "./clusters.ts";
+import * as v from "valibot";
+import { type Clusters, type Cluster, LEVELS } from "./clusters.ts";
 import { RecentIds } from "./ids.ts";
 import type { Books, OpLog } from "./op-log.ts";
-import type { Operation } from "./operation.ts";
+import { type Operation, isRecorded } from "./operation.ts";
 import { Tally, type TallyState } from "./tally.ts";
+
+const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+const instant = v.pipe(v.number(), v.minValue(-8.64e15), v.maxValue(8.64e15));
+/** What is relied on of a snapshot: one that isn't so is broken, and everything is read instead. */
+const Saved = v.object({
+  tally: v.object({
+    total: count,
+    successes: count,
+    by_source: v.record(v.string(), count),
+    ring: v.array(v.custom(isRecorded)),
+    scenarios: v.array(v.looseObject({ timestamp: v.string(), endpoint: v.string() })),
+  }),
+  ids: v.string(),
+  clusters: v.array(
+    v.looseObject({
+      fingerprint: v.string(),
+      parts: v.looseObject({ endpoint: v.string(), shape: v.string() }),
+      count,
+      first_at: instant,
+      last_at: instant,
+      by_source: v.record(v.string(), count),
+      examples: v.array(v.looseObject({ error: v.string(), output_summary: v.string() })),
+      spell: v.looseObject({
+        begin: instant,
+        count,
+        recent: v.array(v.number()),
+        reached: v.picklist([0, ...LEVELS]),
+      }),
+    }),
+  ),
+});
 
 interface State {
   tally: TallyState;
@@ -33,7 +65,7 @@ export class Ledger implements Books {
   }
 
   restore(state: unknown): void {
-    const { tally, ids, clusters } = state as State;
+    const { tally, ids, clusters } = v.parse(Saved, state) as unknown as State;
     this.tally.state = tally;
     this.ids.import(ids);
     this.clusters.state = clusters;

@@ -24,7 +24,8 @@ export interface Verdict {
 }
 
 const words = v.nullish(v.string("expected text"), "");
-const count = v.nullish(v.pipe(v.number("expected a number"), v.minValue(0, "expected 0 or more")), null);
+const figure = v.pipe(v.number("expected a number"), v.finite("expected a number"));
+const count = v.nullish(v.pipe(figure, v.minValue(0, "expected 0 or more")), null);
 
 /** What is to be judged; unknown fields are kept for the record. */
 export const ReviewInput = v.looseObject(
@@ -35,11 +36,15 @@ export const ReviewInput = v.looseObject(
     source_content: words,
     grounding_stats: v.nullish(
       v.looseObject(
-        { total: count, grounded: count, groundedPct: v.optional(v.nullable(v.number("expected percent"))) },
+        {
+          total: count,
+          grounded: count,
+          groundedPct: v.optional(v.nullable(v.pipe(v.number("expected percent"), v.finite("expected percent")))),
+        },
         "expected an object",
       ),
     ),
-    attempt: v.nullish(v.pipe(v.number("expected a number"), v.minValue(0, "expected 0 or more")), 1),
+    attempt: v.nullish(v.pipe(figure, v.minValue(0, "expected 0 or more")), 1),
   },
   "expected a JSON object",
 );

@@ -133,8 +133,9 @@ function cut(text: string): string {
 /** The same with texts cut and without what is neither text nor number, so that 2000 of them stay small. */
 function shortened(operation: Operation): Operation {
   let left = LARGEST_KEPT;
-  const { timestamp, endpoint, source, success, duration_ms, ...rest } = operation;
-  const first: Record<string, unknown> = { timestamp, endpoint, source, success, duration_ms };
+  const { timestamp, endpoint, source, success, duration_ms, input_summary, output_summary, ...rest } = operation;
+  // Every operation has these: they come first, so that there is room for them.
+  const first = { timestamp, endpoint, source, success, duration_ms, input_summary, output_summary };
   const ordered = [...Object.entries(first), ...Object.entries(rest)];
   const fields = ordered.flatMap(([name, value]): [string, unknown][] => {
     if (typeof value === "object" || left <= 0 || name.length > 256) return [];
