@@ -155,6 +155,8 @@ export function serve(options: ServeOptions): Server {
   app.notFound((c) => notFound(app, c).response());
 
   const answer = async (request: Request, bindings: Bindings): Promise<Response> => {
+    if (!isAbsolute(request.url))
+      return new Refusal(400, "bad_host", "the Host header is not the name of a host").response();
     const pathname = pathOf(request.url);
     const refused = guard(request, pathname, bindings.ip);
     if (refused) {
@@ -339,6 +341,14 @@ export function refusalLog(log: Log): (refusal: Refusal, ip: string, more?: Reco
 
 // ---------------------------------------------------------------------------------------------------------------
 // Answers
+
+/**
+ * Bun gives the URL without scheme and host where the Host header is none. Then there is no telling where its path begins: this
+ * file and Hono would each find another one, and the credentials of one door would open another.
+ */
+function isAbsolute(url: string): boolean {
+  return url.startsWith("http://") || url.startsWith("https://");
+}
 
 /** The path of an absolute URL, as it was sent. Quicker than `new URL`, which every request would pay for. */
 export function pathOf(url: string): string {

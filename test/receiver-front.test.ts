@@ -4,8 +4,24 @@
 import { describe, expect, test } from "bun:test";
 import { mkdirSync, renameSync } from "node:fs";
 import { caller, startCaddy } from "./front-kit.ts";
+import { exchange, statusesOf } from "./fuzz/kit.ts";
 import { Folder, certificates, have, startRole, until } from "./kit.ts";
 import { Hub, archive, report, uploadHeaders } from "./receiver-kit.ts";
+
+test("a Host that is none opens no door: what the operator reads isn't had by the name of an agent's door", async () => {
+  await using hub = await Hub.start({ more: "auth: { token: operators }" });
+  for (const [target, host, status] of [
+    ["/v1/hosts", "x", 401],
+    ["/a/v1/ping?:xyz/v1/hosts", "a b", 400],
+    ["/a/v1/ping?:xyz/v1/hosts", "", 400],
+    ["/v1/ping?:xyz/v1/hosts", "x", 405],
+    ["/v1/ping#:xyz/v1/hosts", "x", 401],
+  ] as const) {
+    const answer = await exchange(hub.url, Buffer.from(`GET ${target} HTTP/1.1\r\nHost: ${host}\r\n\r\n`), 5000);
+    expect([target, host, statusesOf(answer ?? "")]).toEqual([target, host, [status]]);
+    expect(answer).not.toContain("web-1");
+  }
+});
 
 describe.skipIf(!have("openssl", "client certificates of the receiver"))("client certificates", () => {
   test("none, a foreign one and an expired one are refused, the right one is let in, and a token is asked for all the same", async () => {
