@@ -5,6 +5,7 @@ import { NAME_SEGMENT } from "../config.ts";
 import { type ReadEvent, follow, goOn, readFrom, readLast, readNew } from "../inbox-reader.ts";
 import { EVENT_TYPES, InboxWriter, PRIORITIES, completeEvent } from "../inbox.ts";
 import type { Durability } from "../journal.ts";
+import { printable, printableLines } from "../printable.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 
 const HOOK_CHARACTERS = 10_000;
@@ -46,7 +47,7 @@ async function read(
   const limit = args.limit === undefined ? Number.POSITIVE_INFINITY : atLeastOne("--limit", args.limit);
   const { inbox_dir: dir } = await context.loadConfig();
   const source = { dir, recipient, warn: (message: string) => log.warn(message) };
-  const show = (event: ReadEvent) => context.print(args.json ? JSON.stringify(event) : asLine(event));
+  const show = (event: ReadEvent) => context.print(args.json ? printable(JSON.stringify(event)) : asLine(event));
   const showNew = async () => {
     const { events, done } = await readNew(source);
     const shown = events.slice(0, limit);
@@ -112,18 +113,13 @@ function asBlock(event: ReadEvent): string {
   const about = [priority === "urgent" ? "URGENT" : "", type, `from ${from}`, source ? `via ${source}` : "", ts].filter(
     Boolean,
   );
-  return printable(`[${about.join(" ")}]\n${event.payload}`);
+  return `${printable(`[${about.join(" ")}]`)}\n${printableLines(event.payload)}`;
 }
 
 function asLine(event: ReadEvent): string {
   const { ts, from, type, priority, payload } = event;
   const urgent = priority === "urgent" ? " urgent" : "";
-  return printable(`${ts} ${from} ${type}${urgent}: ${payload.replaceAll("\n", "\n    ")}`);
-}
-
-/** Payloads come from outside: nothing in them may steer a terminal. */
-function printable(text: string): string {
-  return text.replace(/(?![\n\t])\p{Cc}/gu, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  return `${printable(`${ts} ${from} ${type}${urgent}:`)} ${printableLines(payload).replaceAll("\n", "\n    ")}`;
 }
 
 function oneOf<const T extends string>(flag: string, value: string, allowed: readonly T[]): T {

@@ -348,7 +348,7 @@ export class DropFolder {
     const file = name.toString();
     writeDurably(
       concat(target, ".reason"),
-      `what:  ${reason}\nwhere: ${join(this.path, file)} (${stats.size} bytes, modified ${stats.mtime.toISOString()})\nwhen:  ${at}\n`,
+      `what:  ${reason}\nwhere: ${join(this.path, file)} (${stats.size} bytes, modified ${timeOf(stats.mtimeMs)})\nwhen:  ${at}\n`,
     );
     renameSync(this.#at(name), target);
     syncFolder(folder);
@@ -451,6 +451,12 @@ function writeDurably(path: Buffer, text: string): void {
   } finally {
     closeSync(fd);
   }
+}
+
+/** RFC 3339, or seconds since 1970 where the file system tells a time that no calendar has. */
+function timeOf(ms: bigint): string {
+  const date = new Date(Number(ms));
+  return Number.isNaN(date.getTime()) ? `${ms / 1000n} s after 1970` : date.toISOString();
 }
 
 function concat(...parts: (Buffer | string)[]): Buffer {

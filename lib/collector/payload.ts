@@ -50,10 +50,14 @@ async function parseForm(body: Uint8Array, contentType: string): Promise<Data> {
   }
   // Without a prototype: a field may be named like anything.
   const fields = Object.create(null) as Record<string, string | string[]>;
-  for (const name of new Set(form.keys())) {
+  // In one pass: `getAll` looks through all fields for each name.
+  for (const [name, value] of form.entries() as Iterable<[string, string | File]>) {
     // Of an uploaded file only the name is of use in a line of text.
-    const values = form.getAll(name).map((value) => (typeof value === "string" ? value : value.name));
-    fields[name] = values.length === 1 ? values[0]! : values;
+    const given = typeof value === "string" ? value : value.name;
+    const before = fields[name];
+    if (before === undefined) fields[name] = given;
+    else if (typeof before === "string") fields[name] = [before, given];
+    else before.push(given);
   }
   return dataOf(fields);
 }
