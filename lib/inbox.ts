@@ -289,8 +289,8 @@ class Ledger {
       await replay({
         path,
         record: (value) => {
-          const { at, key } = value as { at: number; key: string };
-          if (typeof key === "string" && at >= oldest) this.#seen.set(key, at);
+          const { at, key } = (value ?? {}) as { at?: unknown; key?: unknown };
+          if (typeof key === "string" && typeof at === "number" && at >= oldest) this.#seen.set(key, at);
         },
       });
     }
