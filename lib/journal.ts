@@ -35,6 +35,7 @@ import {
   fsyncSync,
   ftruncateSync,
   lchownSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -297,7 +298,8 @@ export function healFolder(intents: string, journals: string): void {
   if (!existsSync(intents)) return;
   for (const name of readdirSync(intents)) {
     const match = /^(.+)\.\d+\.intent$/.exec(name);
-    if (!match) continue;
+    // Only a file is an intent: a FIFO of that name would be waited for.
+    if (!match || !lstatSync(join(intents, name), { throwIfNoEntry: false })?.isFile()) continue;
     const fd = openSync(join(intents, name), constants.O_RDWR);
     try {
       if (flock(fd, "exclusive")) healFrom(fd, join(journals, match[1]!));
@@ -353,6 +355,7 @@ function readIntent(fd: number): { place: Place; bytes: Buffer } | null {
   if (end < 0) return null;
   try {
     const header = JSON.parse(all.toString("utf8", 0, end)) as Place & { length: number; hash: string };
+    if (![header.before, header.length].every((n) => Number.isSafeInteger(n) && n >= 0)) return null;
     const bytes = all.subarray(end + 1, end + 1 + header.length);
     // A power cut or a death while noting leaves half an intent: then the journal wasn't touched yet.
     return Bun.hash(bytes).toString(16) === header.hash ? { place: header, bytes } : null;
