@@ -4,6 +4,7 @@
 import { existsSync } from "node:fs";
 import { hostname } from "node:os";
 import { type Listen, isLoopback } from "../config.ts";
+import { printable } from "../printable.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 import { EpisodeIndex, rebuild, verify } from "./episode-index.ts";
 import { EpisodeFolder, episodesFolder } from "./episodes.ts";
@@ -103,7 +104,7 @@ async function showHosts(context: Context<{ json?: boolean }>): Promise<void> {
         interval_seconds: interval(host),
         agent_version: host.agent_version,
       }));
-      return context.print(JSON.stringify(shown));
+      return context.print(printable(JSON.stringify(shown)));
     }
     if (hosts.length === 0) return context.print(`no hosts in "${config.data_dir}" yet: picket-receiver host add NAME`);
     const rows = hosts.map((host) => [
@@ -111,7 +112,7 @@ async function showHosts(context: Context<{ json?: boolean }>): Promise<void> {
       host.status,
       time(host.last_seen_at) ?? "never",
       `${interval(host)} s`,
-      host.agent_version ?? "-",
+      printable(host.agent_version ?? "-"),
     ]);
     context.print(table(["HOST", "STATUS", "LAST REPORT", "EVERY", "AGENT"], rows));
   });
@@ -186,7 +187,7 @@ function withIndex<T>(context: Context, work: (check: Parameters<typeof rebuild>
 
 async function rebuildIndex(context: Context): Promise<void> {
   const made = await withIndex(context, rebuild);
-  for (const { host, episode } of made) context.print(`${host}/${episode}: line made`);
+  for (const { host, episode } of made) context.print(printable(`${host}/${episode}: line made`));
   context.print(made.length === 0 ? "nothing was missing" : `${many(made.length, "missing line")} made`);
 }
 
@@ -203,7 +204,7 @@ async function verifyIndex(context: Context): Promise<number> {
     };
     for await (const { host, episode, what, detail } of verify(counting)) {
       differences++;
-      context.print(`${host}/${episode}: ${what}: ${detail}`);
+      context.print(printable(`${host}/${episode}: ${what}: ${detail}`));
     }
     context.print(
       differences === 0
