@@ -6,7 +6,7 @@
 
 import { statSync } from "node:fs";
 import { join } from "node:path";
-import { unpackTar } from "modern-tar";
+import { createTarDecoder } from "modern-tar";
 import * as v from "valibot";
 import { Journal, isDiskFull, replay } from "../journal.ts";
 import type { EpisodeKey, EpisodeStore, StoredEpisode } from "./episodes.ts";
@@ -40,6 +40,11 @@ const Line = v.object({
 const PIECE_BYTES = 1 << 20;
 /** A file this young may be one that the daemon is about to note, in milliseconds. */
 const YOUNG_MS = 2000;
+/** Larger ones are none, in bytes. */
+const LARGEST_META = 1 << 20;
+/** Data that people keep unpacks to some ten times its size; zeros alone come to tens of thousands. */
+const MOST_RATIO = 1000;
+const LEAST_UNPACKED = 1 << 30;
 
 /** The index, for looking up and adding. */
 export class EpisodeIndex {
@@ -276,13 +281,33 @@ export async function hashOf(blob: Blob): Promise<string> {
 /** `code_version.commit` of the archive's meta.json; undefined where there is none to be read. */
 async function commitOf(blob: Blob): Promise<string | undefined> {
   try {
-    const tar = blob.stream().pipeThrough(new DecompressionStream("zstd"));
-    const isMeta = (name: string) => /^(\.\/)?([^/]+\/)?meta\.json$/.test(name);
-    const [meta] = await unpackTar(tar, { filter: ({ name, size }) => isMeta(name) && size <= 1 << 20 });
-    const parsed = JSON.parse(Buffer.from(meta?.data ?? []).toString()) as { code_version?: { commit?: unknown } };
+    const parsed = JSON.parse((await metaOf(blob)).toString()) as { code_version?: { commit?: unknown } };
     const commit = parsed.code_version?.commit;
     return typeof commit === "string" && /^[0-9a-f]{40}$/.test(commit) ? commit : undefined;
   } catch {
     return undefined;
   }
+}
+
+/**
+ * The first meta.json of an archive, empty without one. What somebody made up to be large when unpacked stays small here: nothing
+ * but that one file is held, and reading ends with it, or when the rest is out of all proportion.
+ */
+async function metaOf(blob: Blob): Promise<Buffer> {
+  const most = Math.max(LEAST_UNPACKED, blob.size * MOST_RATIO);
+  let unpacked = 0;
+  const bounded = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
+    transform(chunk, controller) {
+      unpacked += chunk.length;
+      if (unpacked > most) throw new Error(`unpacks to more than ${most} bytes`);
+      controller.enqueue(chunk);
+    },
+  });
+  const tar = blob.stream().pipeThrough(new DecompressionStream("zstd")).pipeThrough(bounded);
+  for await (const { header, body } of tar.pipeThrough(createTarDecoder())) {
+    const wanted = /^(\.\/)?([^/]+\/)?meta\.json$/.test(header.name) && header.size <= LARGEST_META;
+    if (wanted) return Buffer.from(await new Response(body).arrayBuffer());
+    await body.cancel();
+  }
+  return Buffer.alloc(0);
 }
