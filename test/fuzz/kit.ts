@@ -7,8 +7,7 @@
 // wrongly: shrinking works for what is judged in this process, where an input costs nothing.
 
 import { connect } from "node:net";
-import { readdirSync } from "node:fs";
-import { join } from "node:path";
+import { lstatSync, readdirSync } from "node:fs";
 import fc from "fast-check";
 
 export const INPUTS = Number(process.env["PICKET_FUZZ_INPUTS"] ?? 2000);
@@ -239,14 +238,16 @@ export function prototypesUntouched(): void {
 
 /** All files below a folder but those below `except`, by path, sorted. */
 export function listing(folder: string, except: string[] = []): string[] {
-  const found: string[] = [];
-  for (const entry of readdirSync(folder, { withFileTypes: true, encoding: "buffer" })) {
-    const path = join(folder, entry.name.toString("latin1"));
-    if (except.includes(path)) continue;
-    found.push(path);
-    if (entry.isDirectory()) found.push(...listing(path, except));
-  }
-  return found.toSorted();
+  return below(Buffer.from(folder), except).toSorted();
+}
+
+function below(folder: Buffer, except: string[]): string[] {
+  return readdirSync(folder, { encoding: "buffer" }).flatMap((name) => {
+    const path = Buffer.concat([folder, Buffer.from("/"), name]);
+    const shown = path.toString("latin1");
+    if (except.includes(shown)) return [];
+    return [shown, ...(lstatSync(path).isDirectory() ? below(path, except) : [])];
+  });
 }
 
 /** Resident memory of a process, in MiB. */
@@ -269,27 +270,38 @@ export async function sideBySide<T>(
 }
 
 /**
- * Sends bytes over a socket of their own and gives what came back until the other side closed, the answer is whole, or
- * nothing came for `patience` ms: "" where it was closed without a word, null where it just hung.
+ * Sends bytes over a socket of their own and gives what came back: a whole answer, or what there was when the other side closed.
+ * "" where it closed without a word, null where nothing at all came for `patience` ms.
+ * @param quiet when so many ms pass without an answer, our side of the connection is closed: what is sent may be half a request.
  */
-export function exchange(url: string, bytes: Uint8Array, patience: number): Promise<string | null> {
+export function exchange(url: string, bytes: Uint8Array, patience: number, quiet = patience): Promise<string | null> {
   const { hostname, port } = new URL(url);
   return new Promise((resolve) => {
     let got = "";
     const socket = connect({ host: hostname, port: Number(port) });
     const end = (result: string | null): void => {
-      clearTimeout(timer);
+      clearTimeout(late);
+      clearTimeout(silent);
       socket.destroy();
       resolve(result);
     };
-    const timer = setTimeout(() => end(got === "" ? null : got), patience);
-    socket.on("connect", () => socket.end(bytes));
+    const late = setTimeout(() => end(got === "" ? null : got), patience);
+    const silent = setTimeout(() => socket.end(), quiet);
+    socket.on("connect", () => socket.write(bytes));
     socket.on("data", (chunk) => {
       got += chunk.toString("latin1");
+      if (isWhole(got)) end(got);
     });
     socket.on("close", () => end(got));
     socket.on("error", () => end(got));
   });
+}
+
+function isWhole(answer: string): boolean {
+  const head = answer.indexOf("\r\n\r\n");
+  if (head < 0) return false;
+  const length = /\r\ncontent-length: (\d+)/i.exec(answer.slice(0, head));
+  return length !== null && answer.length >= head + 4 + Number(length[1]);
 }
 
 /** The statuses in what a server sent, in order: pipelined requests get several. */

@@ -342,7 +342,7 @@ test(
     const wrong: unknown[] = [];
     const some = Math.min(1, 20_000 / INPUTS) / 4;
     await sideBySide(sample(requests, some), 16, async (bytes) => {
-      const answer = await exchange(witness.url, bytes, 3000);
+      const answer = await exchange(witness.url, bytes, 10_000, 20);
       const failed = statusesOf(answer ?? "").filter((status) => status >= 500 && status !== 505 && status !== 501);
       if (failed.length > 0) wrong.push({ sent: Buffer.from(bytes).toString("latin1"), answer });
     });

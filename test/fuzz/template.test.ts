@@ -16,37 +16,43 @@ const FUNCTIONS =
     " ",
   );
 
-const { pipe: pipeline, nodes } = fc.letrec<{ operand: string; command: string; pipe: string; node: string; nodes: string }>(
-  (tie) => ({
-    operand: fc.oneof(
-      { maxDepth: 3, depthIdentifier: "t" },
-      fc.constantFrom(".", "$", "$x", ".a", ".a.b", ".__proto__", ".constructor", "$.list", "nil", "true", "1", "-0x1p3"),
-      fc.constantFrom("1e999", "'x'", '"%d %999999v %q"', "`raw`", '"\\u0041"', "99999999999999999999", "1i"),
-      text().map((given) => JSON.stringify(given)),
-      tie("pipe").map((inner) => `(${inner})`),
-      tie("pipe").map((inner) => `(${inner}).a`),
-    ),
-    command: fc
-      .tuple(fc.oneof(fc.constantFrom(...FUNCTIONS), tie("operand")), fc.array(tie("operand"), { maxLength: 3 }))
-      .map(([name, operands]) => [name, ...operands].join(" ")),
-    pipe: fc
-      .tuple(fc.constantFrom("", "", "$x := ", "$x = "), fc.array(tie("command"), { minLength: 1, maxLength: 4 }))
-      .map(([set, commands]) => set + commands.join(" | ")),
-    node: fc.oneof(
-      { maxDepth: 3, depthIdentifier: "t" },
-      text(),
-      tie("pipe").map((inner) => `{{ ${inner} }}`),
-      tie("pipe").map((inner) => `{{- ${inner} -}}`),
-      fc
-        .tuple(fc.constantFrom("if", "with", "range", "range $i, $x :=", "block"), tie("pipe"), tie("nodes"))
-        .map(([kind, inner, body]) => `{{${kind === "block" ? 'block "b"' : kind} ${inner}}}${body}{{end}}`),
-      fc.tuple(tie("pipe"), tie("nodes")).map(([inner, body]) => `{{if ${inner}}}${body}{{else if .a}}${body}{{else}}x{{end}}`),
-      tie("nodes").map((body) => `{{define "d"}}${body}{{template "d" .}}{{end}}{{template "d" .}}`),
-      fc.constantFrom("{{break}}", "{{continue}}", "{{/* c */}}", "{{end}}", "{{else}}", "{{", "}}", '{{template "x"}}'),
-    ),
-    nodes: fc.array(tie("node"), { maxLength: 3, depthIdentifier: "t" }).map((all) => all.join("")),
-  }),
-);
+const { pipe: pipeline, nodes } = fc.letrec<{
+  operand: string;
+  command: string;
+  pipe: string;
+  node: string;
+  nodes: string;
+}>((tie) => ({
+  operand: fc.oneof(
+    { maxDepth: 3, depthIdentifier: "t" },
+    fc.constantFrom(".", "$", "$x", ".a", ".a.b", ".__proto__", ".constructor", "$.list", "nil", "true", "1", "-0x1p3"),
+    fc.constantFrom("1e999", "'x'", '"%d %999999v %q"', "`raw`", '"\\u0041"', "99999999999999999999", "1i"),
+    text().map((given) => JSON.stringify(given)),
+    tie("pipe").map((inner) => `(${inner})`),
+    tie("pipe").map((inner) => `(${inner}).a`),
+  ),
+  command: fc
+    .tuple(fc.oneof(fc.constantFrom(...FUNCTIONS), tie("operand")), fc.array(tie("operand"), { maxLength: 3 }))
+    .map(([name, operands]) => [name, ...operands].join(" ")),
+  pipe: fc
+    .tuple(fc.constantFrom("", "", "$x := ", "$x = "), fc.array(tie("command"), { minLength: 1, maxLength: 4 }))
+    .map(([set, commands]) => set + commands.join(" | ")),
+  node: fc.oneof(
+    { maxDepth: 3, depthIdentifier: "t" },
+    text(),
+    tie("pipe").map((inner) => `{{ ${inner} }}`),
+    tie("pipe").map((inner) => `{{- ${inner} -}}`),
+    fc
+      .tuple(fc.constantFrom("if", "with", "range", "range $i, $x :=", "block"), tie("pipe"), tie("nodes"))
+      .map(([kind, inner, body]) => `{{${kind === "block" ? 'block "b"' : kind} ${inner}}}${body}{{end}}`),
+    fc
+      .tuple(tie("pipe"), tie("nodes"))
+      .map(([inner, body]) => `{{if ${inner}}}${body}{{else if .a}}${body}{{else}}x{{end}}`),
+    tie("nodes").map((body) => `{{define "d"}}${body}{{template "d" .}}{{end}}{{template "d" .}}`),
+    fc.constantFrom("{{break}}", "{{continue}}", "{{/* c */}}", "{{end}}", "{{else}}", "{{", "}}", '{{template "x"}}'),
+  ),
+  nodes: fc.array(tie("node"), { maxLength: 3, depthIdentifier: "t" }).map((all) => all.join("")),
+}));
 
 const payload = fc.oneof(
   fc.tuple(json, json).map(([a, list]) => JSON.stringify({ a, list: [list, a], b: { a } })),
@@ -76,10 +82,7 @@ function dataFrom(body: string) {
 test(
   "a template of any shape, over any data, gives a text or a TemplateError",
   () => {
-    fc.assert(
-      fc.property(nodes, payload, fc.constantFrom("zero" as const, "error" as const), judge),
-      runs(),
-    );
+    fc.assert(fc.property(nodes, payload, fc.constantFrom("zero" as const, "error" as const), judge), runs());
     prototypesUntouched();
   },
   TIMEOUT_MS,
@@ -100,7 +103,10 @@ test(
   TIMEOUT_MS,
 );
 
-const wide = JSON.stringify({ list: Array(150_000).fill(0), map: Object.fromEntries(Array.from({ length: 50_000 }, (_, n) => [n, 0])) });
+const wide = JSON.stringify({
+  list: Array(150_000).fill(0),
+  map: Object.fromEntries(Array.from({ length: 50_000 }, (_, n) => [n, 0])),
+});
 const deep = (depth: number): string => "[".repeat(depth) + "]".repeat(depth);
 test.each([
   ["a value that doubles", '{{$x := "aaaaaaaa"}}{{range .list}}{{$x = print $x $x}}{{end}}', wide],
@@ -111,7 +117,7 @@ test.each([
   ["how large a map is, for each element", "{{range .list}}{{if eq (len $.map) 1}}{{end}}{{end}}", wide],
   ["a loop that is left at once, for each element", "{{range .list}}{{range $.map}}{{break}}{{end}}{{end}}", wide],
   ["a slice of it, for each element", "{{range .list}}{{$y := slice $.list 1}}{{end}}", wide],
-  ["a cut of a long text, for each element", '{{$s := json .}}{{range .list}}{{$y := trunc 1 $s}}{{end}}', wide],
+  ["a cut of a long text, for each element", "{{$s := json .}}{{range .list}}{{$y := trunc 1 $s}}{{end}}", wide],
   ["two that call each other", '{{define "a"}}{{template "a" .}}{{template "a" .}}{{end}}{{template "a" .}}', "{}"],
   ["a number of a billion places", '{{printf "%999999999d|%.999999999f" 1 1.0}}', "{}"],
   ["a body that is nothing but brackets", "{{ . }}{{ json . }}", deep(40_000)],
@@ -152,7 +158,9 @@ test(
         payload,
         fc.constant("payload=%7B%22a%22%3A1%7D&b=2&__proto__=x&b=3"),
         fc.constant("payload=%zz&=&&=&a=%F0%28"),
-        fc.constant('--b\r\ncontent-disposition: form-data; name="a"\r\n\r\nx\r\n--b\r\ncontent-disposition: form-data; name="__proto__"; filename="../x"\r\n\r\ny\r\n--b--\r\n'),
+        fc.constant(
+          '--b\r\ncontent-disposition: form-data; name="a"\r\n\r\nx\r\n--b\r\ncontent-disposition: form-data; name="__proto__"; filename="../x"\r\n\r\ny\r\n--b--\r\n',
+        ),
         fc.uint8Array({ maxLength: 200 }),
       ),
     );
