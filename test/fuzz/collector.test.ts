@@ -12,7 +12,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { brotliCompressSync, deflateSync, gzipSync } from "node:zlib";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { SCHEMES, compileVerifier } from "../../lib/collector/signature.ts";
 import { Secret } from "../../lib/config.ts";
 import { Folder, inboxLines, startRole, until } from "../kit.ts";

@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import type * as v from "valibot";
 import { stringify } from "yaml";
 import { Config as Agent } from "../../agent.ts";

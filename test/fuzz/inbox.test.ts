@@ -3,7 +3,7 @@
 
 import { expect, test } from "bun:test";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { readFrom, readLast, readNew } from "../../lib/inbox-reader.ts";
 import { InboxWriter, completeEvent } from "../../lib/inbox.ts";
 import { Journal, findTornLine, healFolder, replay } from "../../lib/journal.ts";

@@ -8,7 +8,7 @@
 
 import { connect } from "node:net";
 import { lstatSync, readdirSync } from "node:fs";
-import fc from "fast-check";
+import * as fc from "fast-check";
 
 export const INPUTS = Number(process.env["PICKET_FUZZ_INPUTS"] ?? 2000);
 export const SEED = Number(process.env["PICKET_FUZZ_SEED"] ?? Date.now() % 2 ** 31);

@@ -1,7 +1,7 @@
 // Operations and reviews at random: through their readers in this process, and through the door of a real observer.
 
 import { expect, test } from "bun:test";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { Clusters } from "../../lib/observer/clusters.ts";
 import { endpointShape, fingerprintOf, shapeOf } from "../../lib/observer/fingerprint.ts";
 import { objectIn } from "../../lib/observer/model.ts";

@@ -1,7 +1,7 @@
 // Templates and payloads at random. Not tested here: that the text is Go's; see test/template.test.ts.
 
 import { expect, test } from "bun:test";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { PayloadError, parsePayload } from "../../lib/collector/payload.ts";
 import { dataOf, readJson } from "../../lib/collector/json.ts";
 import { MAX_OUTPUT_BYTES, TemplateError, compileTemplate } from "../../lib/collector/template.ts";
