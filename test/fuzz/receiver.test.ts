@@ -278,7 +278,8 @@ test(
   "an index that others wrote into is read for what it is worth, also at a start",
   async () => {
     await using hub = await Hub.start();
-    expect((await hub.ship("ep-1", await archive("x"))).status).toBe(201);
+    const bytes = await archive("x");
+    expect((await hub.ship("ep-1", bytes)).status).toBe(201);
     const path = `${hub.data}/index.jsonl`;
     // Of another episode: of two lines for one episode the later one counts.
     const row = { ...(JSON.parse(readFileSync(path, "utf8")) as object), episode: "another" };
@@ -295,7 +296,7 @@ test(
       await hub.up();
       const { episodes } = await hub.get<{ episodes: unknown[] }>("/v1/episodes?limit=1000");
       expect(episodes.length).toBeGreaterThan(0);
-      expect((await hub.ship("ep-1", await archive("x"))).status).toBe(200);
+      expect((await hub.ship("ep-1", bytes)).status).toBe(200);
       await hub.get("/health");
     }
     expect([0, 1]).toContain((await hub.run("index", "verify")).code);
@@ -407,7 +408,7 @@ test.each([
   ["a name that says it is huge", frames(tarHeader("x", 0o7777777777, "L"), zeros, 1000)],
   [
     "files without end",
-    frames(Buffer.alloc(0), Bun.zstdCompressSync(Buffer.concat(Array(10_000).fill(tarHeader("x", 0)))), 500),
+    frames(Buffer.alloc(0), Bun.zstdCompressSync(Buffer.concat(Array(10_000).fill(tarHeader("x", 0)))), 100),
   ],
 ])(
   "in bounded time and memory: %s",
