@@ -103,7 +103,7 @@ describe.skipIf(!can).each(["node", "bun"] as const)("with nothing but %s", (kin
        echo "== try"; date +%s
        ./install.sh try > /root/try.log & try=$!
        until grep -q 'Ctrl-C ends it' /root/try.log; do kill -0 $try; sleep 0.2; done
-       date +%s; kill -INT $try; wait $try || echo "ended with $?"
+       date +%s; kill -TERM $try; wait $try || echo "ended with $?"
        ls /tmp; tail -n 40 /root/try.log
        echo "== install"
        for role in collector receiver agent observer; do ./install.sh $role; done
@@ -117,7 +117,7 @@ describe.skipIf(!can).each(["node", "bun"] as const)("with nothing but %s", (kin
     );
     console.log(`with nothing but ${kind}: ${said.seconds} s\n${said.out}`);
     expect(said.code).toBe(0);
-    expect(said.out).toContain("ended with 130");
+    expect(said.out).toContain("ended with 143");
     expect(said.out).toContain("backup keeps failing: 3 failures");
     expect(said.out).toContain("not started: no systemd to talk to here");
     expect(said.out).toContain("me INFO urgent: disk of web-1 is full");
