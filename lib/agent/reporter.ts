@@ -37,7 +37,7 @@ export class Reporter {
   #options: ReporterOptions;
   #interval: number;
   #envelope = "";
-  /** Nothing is sent before, in milliseconds since 1970. */
+  /** Nothing is sent before, by `performance.now()`: a clock that is set must not make a wait of seconds one of a day. */
   #notBefore = 0;
   #seldom: Seldom;
   /** Whether the last report arrived. */
@@ -76,7 +76,7 @@ export class Reporter {
       this.skipped++;
       return this.#seldom.warn("collect", `no report this time: ${errorChain(error)}`);
     }
-    if (Date.now() < this.#notBefore) return backlog.add(report);
+    if (performance.now() < this.#notBefore) return backlog.add(report);
     try {
       await this.#send(report);
       if (!this.connected && !first) log.info("the receiver answers again", { waiting: backlog.count });
@@ -91,7 +91,7 @@ export class Reporter {
   /** Sends the oldest one that waits; gives whether more do. */
   async drain(): Promise<boolean> {
     const { backlog } = this.#options;
-    if (!this.connected || Date.now() < this.#notBefore) return false;
+    if (!this.connected || performance.now() < this.#notBefore) return false;
     const { oldest } = backlog;
     if (!oldest) return false;
     const report = backlog.read(oldest);
@@ -136,7 +136,7 @@ export class Reporter {
       this.#seldom.warn("transport", errorChain(error));
       return "wait";
     }
-    if (error.retryAfter !== null) this.#notBefore = Date.now() + error.retryAfter * 1000;
+    if (error.retryAfter !== null) this.#notBefore = performance.now() + error.retryAfter * 1000;
     if (error.refusesCredentials) {
       this.#seldom.warn("credentials", `${error.message}: the token is refused, everything is held`);
       return "wait";

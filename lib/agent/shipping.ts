@@ -53,8 +53,9 @@ export class Shipping {
   #hashes = new Map<string, string>();
   /** Conflicts that were told, by id and the archive's time. */
   #conflicts = new Set<string>();
+  /** Until when, by `performance.now()`: a clock that is set must not make a pause of seconds one of a day. */
   #pauses = new Map<string, { failures: number; until: number }>();
-  /** Everything holds until then, in milliseconds since 1970. */
+  /** Everything holds until then, by the same clock. */
   #holdUntil = 0;
   #holds = 0;
   #seldom: Seldom;
@@ -76,7 +77,7 @@ export class Shipping {
     for (const id of finished) {
       if (signal.aborted) break;
       done.scanned++;
-      const now = Date.now();
+      const now = performance.now();
       if (!all && (now < this.#holdUntil || now < (this.#pauses.get(id)?.until ?? 0))) {
         done.transient++;
         continue;
@@ -222,12 +223,15 @@ export class Shipping {
 
   #pause(id: string, seconds: number | null): void {
     const failures = (this.#pauses.get(id)?.failures ?? 0) + 1;
-    this.#pauses.set(id, { failures, until: Date.now() + (seconds === null ? backoff(failures) : seconds * 1000) });
+    this.#pauses.set(id, {
+      failures,
+      until: performance.now() + (seconds === null ? backoff(failures) : seconds * 1000),
+    });
   }
 
   #hold(seconds: number | null): void {
     this.#holds++;
-    this.#holdUntil = Date.now() + (seconds === null ? backoff(this.#holds) : seconds * 1000);
+    this.#holdUntil = performance.now() + (seconds === null ? backoff(this.#holds) : seconds * 1000);
   }
 
   #forget(id: string): void {
