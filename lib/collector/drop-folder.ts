@@ -79,8 +79,6 @@ export interface DropFolderOptions {
   log: Log;
   /** Appends the event unless its id was there already; resolves when it is durable. */
   deliver: (event: EventDraft & { id: string }) => Promise<unknown>;
-  /** Milliseconds since 1970. */
-  now?: () => number;
 }
 
 /** Figures since the start. */
@@ -115,7 +113,7 @@ export class DropFolder {
   /** When a file that can't be right yet was last seen to change, by name. */
   #unsettled = new Map<string, { size: bigint; mtimeNs: bigint; since: number }>();
   #failures = 0;
-  #retryAt = 0;
+  #retryAt = Number.NEGATIVE_INFINITY;
   #watcher: { watcher: FSWatcher; dev: bigint; ino: bigint } | null = null;
   #missing = false;
   /** Whether Syncthing keeps this folder in step, and whether it is just bringing something. */
@@ -164,8 +162,9 @@ export class DropFolder {
     this.#watcher = null;
   }
 
+  /** Milliseconds by a clock that nobody sets: a wait of seconds must not become one of a day. */
   #now(): number {
-    return (this.#options.now ?? Date.now)();
+    return performance.now();
   }
 
   #present(): boolean {
@@ -344,7 +343,7 @@ export class DropFolder {
     const folder = join(this.path, DEAD_LETTER);
     makeFolder(folder, 0o755);
     const target = freeName(folder, name);
-    const at = new Date(this.#now()).toISOString();
+    const at = new Date().toISOString();
     const file = name.toString();
     writeDurably(
       concat(target, ".reason"),
