@@ -202,7 +202,7 @@ export class InboxWriter {
     const path = inboxPath(this.dir, recipient);
     const start = tailStart(path, TAIL_BYTES);
     if (start < 0) return;
-    const oldest = (this.#options.now ?? Date.now)() - this.#ledger.hours * 3_600_000;
+    const { oldest } = this.#ledger;
     await replay({
       path,
       from: start,
@@ -256,6 +256,12 @@ function tailStart(path: string, bytes: number): number {
   }
 }
 
+/** Milliseconds since 1970 as they were when this was called, going on by a clock that nobody sets. */
+function steadyTime(): () => number {
+  const began = Date.now() - performance.now();
+  return () => began + performance.now();
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 
 /**
@@ -265,6 +271,9 @@ function tailStart(path: string, bytes: number): number {
 class Ledger {
   hours: number;
   #dir: string;
+  /** What the lines say. */
+  #wall: () => number;
+  /** By which this process forgets: a clock that is set by a day must not make it forget, or remember for a day longer. */
   #now: () => number;
   #onError: (error: Error) => void;
   #seen = new Map<string, number>();
@@ -275,7 +284,8 @@ class Ledger {
   constructor(options: InboxOptions) {
     this.hours = options.dedupeHours;
     this.#dir = statePath(options.dir);
-    this.#now = options.now ?? Date.now;
+    this.#wall = options.now ?? Date.now;
+    this.#now = options.now ?? steadyTime();
     this.#onError = options.onLedgerError ?? (() => {});
   }
 
@@ -283,8 +293,13 @@ class Ledger {
     return this.#seen.size;
   }
 
+  /** What was delivered before is forgotten. */
+  get oldest(): number {
+    return this.#now() - this.#window();
+  }
+
   async load(): Promise<void> {
-    const oldest = this.#now() - this.#window();
+    const { oldest } = this;
     for (const path of this.#files()) {
       await replay({
         path,
@@ -298,7 +313,7 @@ class Ledger {
 
   has(key: string): boolean {
     const at = this.#seen.get(key);
-    return at !== undefined && at >= this.#now() - this.#window();
+    return at !== undefined && at >= this.oldest;
   }
 
   /** Takes in what the inbox itself remembers. */
@@ -312,8 +327,9 @@ class Ledger {
     this.#seen.set(key, at);
     if (at >= this.#forgetAt) this.#forget(at);
     // Not awaited by the delivery: the event is durable in the inbox, which is searched after a crash.
-    const journal = this.#journal(at);
-    journal.append(`{"at":${at},"key":"${key}"}`).catch((error: Error) => this.#onError(error));
+    const wall = this.#wall();
+    const journal = this.#journal(wall);
+    journal.append(`{"at":${wall},"key":"${key}"}`).catch((error: Error) => this.#onError(error));
     this.#unsynced += bytes;
     if (this.#unsynced < SYNC_BYTES) return;
     this.#unsynced = 0;
