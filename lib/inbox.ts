@@ -209,7 +209,8 @@ export class InboxWriter {
       record: (value) => {
         const { id, ts, source } = (value ?? {}) as Partial<InboxEvent>;
         if (typeof id !== "string" || typeof source !== "string") return;
-        const at = Date.parse(String(ts));
+        // A drop that is still there was delivered however long ago: whoever died before deleting it may come back late.
+        const at = source.startsWith("drop-folder:") ? Number.POSITIVE_INFINITY : Date.parse(String(ts));
         if (at >= oldest) this.#ledger.recall(`${recipient}/${id}`, at);
       },
     });
@@ -305,7 +306,8 @@ class Ledger {
         path,
         record: (value) => {
           const { at, key } = (value ?? {}) as { at?: unknown; key?: unknown };
-          if (typeof key === "string" && typeof at === "number" && at >= oldest) this.#seen.set(key, at);
+          if (typeof key !== "string" || typeof at !== "number" || !(at >= oldest)) return;
+          this.#seen.set(key, Math.min(at, this.#now()));
         },
       });
     }
@@ -316,9 +318,9 @@ class Ledger {
     return at !== undefined && at >= this.oldest;
   }
 
-  /** Takes in what the inbox itself remembers. */
+  /** Takes in what the inbox itself remembers. What a wrong clock puts into the future was delivered now at the latest. */
   recall(key: string, at: number): void {
-    if (!this.#seen.has(key)) this.#seen.set(key, at);
+    if (!this.#seen.has(key)) this.#seen.set(key, Math.min(at, this.#now()));
   }
 
   add(key: string, bytes: number): void {

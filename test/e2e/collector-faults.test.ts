@@ -3,7 +3,7 @@
 // PICKET_FAULT_EVENTS sets how many drops and deliveries come in during the kills (20000).
 
 import { describe, expect, test } from "bun:test";
-import { mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, readdirSync, renameSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { replay } from "../../lib/journal.ts";
 import { type Daemon, Folder, freePort, inboxLines, startRole, until } from "../kit.ts";
@@ -117,6 +117,30 @@ test("kill -9 at random moments: every acknowledged event is there exactly once,
   expect(kills).toBeGreaterThan(3);
   console.log(`${kills} kills, ${EVENTS} deliveries, ${EVENTS} drops, ${shellCounts.join(" + ")} lines by >>`);
 }, 300_000);
+
+test("a drop that was delivered, but not deleted, by a collector that comes back days later is not delivered again", async () => {
+  using folder = new Folder();
+  const data = folder.at("data");
+  mkdirSync(join(data, "drops"), { recursive: true });
+  const config = configure(folder, data, 0);
+  const round = async () => {
+    drop(data, "d", "once");
+    // Name, content and time make the drop.
+    utimesSync(join(data, "drops", "d.json"), 1_700_000_000, 1_700_000_000);
+    await using daemon = await startRole("collector", ["--config", config]);
+    await until("it is taken", () => readdirSync(join(data, "drops")).length === 0);
+    expect(await daemon.kill()).toBe(0);
+  };
+  await round();
+  // Three days pass.
+  const inbox = join(data, "inbox", "bob.inbox");
+  const then = new Date(Date.now() - 72 * 3_600_000).toISOString();
+  writeFileSync(inbox, readFileSync(inbox, "utf8").replace(/"ts":"[^"]+"/, `"ts":"${then}"`));
+  const state = join(data, "inbox", ".picket");
+  for (const name of readdirSync(state)) if (name.startsWith("delivered-")) rmSync(join(state, name));
+  await round();
+  expect(inboxLines(join(data, "inbox"), "bob").map(({ payload }) => payload)).toEqual(["once"]);
+}, 60_000);
 
 describe.skipIf(!canCut)("a power cut", () => {
   /** Runs under load, stops the writer, copies the device as it is, and counts what the copy holds. */
