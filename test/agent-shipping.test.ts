@@ -13,6 +13,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { CuttingProxy } from "./cutting-proxy.ts";
 import { type Daemon, Folder, freePort, runRole, startRole, until } from "./kit.ts";
 import { Hub } from "./receiver-kit.ts";
 
@@ -333,49 +334,12 @@ describe("trouble on the way", () => {
   }, 180_000);
 });
 
-/** Hands bytes on in both directions, until so many have gone to the other side: then both connections end. */
-function cuttingProxy(to: number): { port: number; cutAfter: number } & Disposable {
-  const proxy = { cutAfter: Number.POSITIVE_INFINITY };
-  type Pair = { other: Promise<Bun.Socket>; sent: number };
-  const server = Bun.listen<Pair>({
-    hostname: "127.0.0.1",
-    port: 0,
-    socket: {
-      open(socket) {
-        const other = Bun.connect({
-          hostname: "127.0.0.1",
-          port: to,
-          socket: {
-            data: (_, chunk) => void socket.write(chunk),
-            close: () => void socket.end(),
-            error: () => void socket.end(),
-          },
-        });
-        other.catch(() => socket.end());
-        socket.data = { other, sent: 0 };
-      },
-      async data(socket, chunk) {
-        const { data } = socket;
-        const left = proxy.cutAfter - data.sent;
-        data.sent += chunk.length;
-        const other = await data.other;
-        other.write(chunk.subarray(0, Math.max(0, left)));
-        if (left > chunk.length) return;
-        other.terminate();
-        socket.terminate();
-      },
-      close: (socket) => void socket.data.other.then((other) => other.end()),
-    },
-  });
-  return Object.assign(proxy, { port: server.port, [Symbol.dispose]: () => server.stop(true) });
-}
-
 test("a connection that is cut at every point of an upload: tried again, and there once, byte for byte", async () => {
   const port = freePort();
   await using hub = new Hub({ port, more: "rate_limit_per_minute: 1000000", target: "binary" });
   await hub.addHost("web-1");
   await hub.up();
-  using proxy = cuttingProxy(port);
+  using proxy = await CuttingProxy.to(port);
   using place = new Lab(`http://127.0.0.1:${proxy.port}`, hub.tokens.get("web-1")!);
   const content = crypto.getRandomValues(new Uint8Array(60_000));
   place.episode("ep", { content });
