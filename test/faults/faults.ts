@@ -16,6 +16,10 @@ const FEW_DESCRIPTORS = 64;
 /** So many positions at which a request is cut at a time: all of them come in the course of a run. */
 const CUTS_AT_ONCE = 150;
 const SLOW_CLIENTS = 30;
+/** How often a request arrives whole, and its answer doesn't. */
+const ANSWERS_LOST = 0.2;
+/** How long a sender waits at most before it sends again. */
+const MOST_PATIENT_MS = 20;
 
 /** A fault: does and undoes. */
 export type Fault = (world: World, chance: Chance) => Promise<void>;
@@ -107,7 +111,7 @@ async function trouble({ subject, proxy, volume }: World): Promise<void> {
   proxy.cutAfter = Number.POSITIVE_INFINITY;
 }
 
-/** A request is cut at one byte after another; half of them are sent again. */
+/** A request is cut at one byte after another, and now and then only its answer; half of them are sent again. */
 const cutConnections: Fault = async (world, chance) => {
   const { handover } = world.subject;
   if (!handover) return cutUploads(world, chance);
@@ -116,13 +120,17 @@ const cutConnections: Fault = async (world, chance) => {
   // The permutation is the world's, so that a run comes to every position.
   const positions = world.chance.fork("positions").shuffled(Array.from({ length: length + 1 }, (_, at) => at));
   const left = positions.filter((at) => !world.cutPositions.has(at));
-  for (const at of (left.length > 0 ? left : positions).slice(0, CUTS_AT_ONCE)) {
+  for (const next of (left.length > 0 ? left : positions).slice(0, CUTS_AT_ONCE)) {
+    const at = chance.next() < ANSWERS_LOST ? length : next;
     world.cutPositions.add(at);
     world.proxy.cutAfter = at;
     const { request, attempt, answered } = handover(chance);
     attempt();
     answered(await exchange(world.proxy.port, bytesOf(request)));
-    if (chance.next() < 0.5) answered(await exchange(world.port, bytesOf(request)));
+    if (chance.next() < 0.5) continue;
+    // At once it meets the first one under way; later it finds what that left.
+    await Bun.sleep(chance.between(0, MOST_PATIENT_MS));
+    answered(await exchange(world.port, bytesOf(request)));
   }
   world.proxy.cutAfter = Number.POSITIVE_INFINITY;
 };

@@ -31,6 +31,8 @@ export interface Summary {
   cuts: [number, number];
   /** Slowest return to service, in milliseconds. */
   slowest: number;
+  /** What it held before and after. */
+  held: string;
 }
 
 /** How the rounds of a run are made up: each is a row of faults. */
@@ -75,7 +77,7 @@ export async function run(
   await under(world, () => Bun.sleep(WARM_UP_MS));
   await world.arrived();
   await world.subject.settle();
-  world.rememberCalm();
+  await world.rememberCalm();
   for (const [round, row] of rows.entries()) {
     const done: string[] = [];
     try {
@@ -95,10 +97,20 @@ export async function run(
       });
     }
   }
+  const { held } = world;
   await world.stop();
   const { attempts, acknowledgements } = world.subject.ledger;
   const cuts: [number, number] = [world.cutPositions.size, world.requestLength];
-  return { role, rounds: rows.length, faults, attempts, acknowledgements, cuts, slowest: Math.round(world.slowest) };
+  return {
+    role,
+    rounds: rows.length,
+    faults,
+    attempts,
+    acknowledgements,
+    cuts,
+    slowest: Math.round(world.slowest),
+    held,
+  };
 }
 
 /** Does `work` under load. */
@@ -128,7 +140,7 @@ export function again(seed: number, role: Role, rounds: number): string {
 }
 
 /** A line of figures. */
-export function told({ role, rounds, faults, attempts, acknowledgements, cuts, slowest }: Summary): string {
+export function told({ role, rounds, faults, attempts, acknowledgements, cuts, slowest, held }: Summary): string {
   const all = [...faults].map(([kind, count]) => `${kind} ${count}`).toSorted();
-  return `${role}: ${rounds} rounds, ${acknowledgements} of ${attempts} acknowledged, back after ${slowest} ms at most, cut at ${cuts[0]} of ${cuts[1]} bytes; ${all.join(", ")}`;
+  return `${role}: ${rounds} rounds, ${acknowledgements} of ${attempts} acknowledged, back after ${slowest} ms at most, cut at ${cuts[0]} of ${cuts[1]} bytes; ${held}; ${all.join(", ")}`;
 }

@@ -19,6 +19,7 @@ const ARRIVES_WITHIN_SECONDS = 45;
 const ENDS_WITHIN_MS = 6000;
 /** Descriptors that a role may hold more than at its calmest. */
 const SPARE_DESCRIPTORS = 6;
+const LOOKS = 50;
 /** What a heap that has seen a storm may keep. */
 const SPARE_MIB = 96;
 
@@ -202,9 +203,20 @@ export class World implements AsyncDisposable {
     while (this.#frozen) await this.#frozen;
   }
 
-  /** Notes what a calm role holds, for `leaks` to compare with. */
-  rememberCalm(): void {
-    this.#calm = { descriptors: this.#descriptors().length, mebibytes: this.#mebibytes() };
+  /** Notes what a calm role holds, for `leaks` to compare with: the least of many looks, as connections take a while to go. */
+  async rememberCalm(): Promise<void> {
+    const looks: number[] = [];
+    while (looks.length < LOOKS) {
+      looks.push(this.#descriptors().length);
+      await Bun.sleep(20);
+    }
+    this.#calm = { descriptors: Math.min(...looks), mebibytes: this.#mebibytes() };
+  }
+
+  /** What it held when it was calm at first, and what it holds now. */
+  get held(): string {
+    const now = `${this.#descriptors().length} descriptors, ${this.#mebibytes()} MiB`;
+    return `${this.#calm?.descriptors} descriptors, ${this.#calm?.mebibytes} MiB before, ${now} after`;
   }
 
   /** What a role holds, once it is calm, that it should not; waits for it to let go. */
@@ -234,6 +246,10 @@ export class World implements AsyncDisposable {
 
   /** What its descriptors are, as /proc tells it. */
   #descriptors(): string[] {
+    const { exitCode, signalCode } = this.daemon.child;
+    if (exitCode !== null || signalCode !== null) {
+      throw new Error(`the ${this.role} has ended by itself: ${exitCode ?? signalCode}\n${this.lastWords()}`);
+    }
     const folder = `/proc/${this.pid}/fd`;
     return readdirSync(folder).flatMap((fd) => {
       try {
