@@ -173,7 +173,7 @@ const slowWriters: Fault = async (world, chance) => {
     sockets.map(async (socket) => {
       const { request, attempt, answered } = handover(chance);
       attempt();
-      const status = statusOf(socket, 20);
+      const status = statusOf(socket, 60);
       for (const byte of bytesOf(request)) {
         socket.write(Uint8Array.of(byte));
         await Bun.sleep(3);
