@@ -79,6 +79,8 @@ export interface DropFolderOptions {
   log: Log;
   /** Appends the event unless its id was there already; resolves when it is durable. */
   deliver: (event: EventDraft & { id: string }) => Promise<unknown>;
+  /** The clock of the file's times, in milliseconds since 1970. */
+  now?: () => number;
 }
 
 /** Figures since the start. */
@@ -295,7 +297,7 @@ export class DropFolder {
 
   /** By the time of its last change of any kind, rename and mtime included; one in the future is a clock's, and no reason to wait. */
   #changedJustNow({ ctimeMs }: BigIntStats): boolean {
-    const age = this.#now() - Number(ctimeMs);
+    const age = (this.#options.now ?? Date.now)() - Number(ctimeMs);
     return age >= 0 && age < ARRIVAL_MS;
   }
 
