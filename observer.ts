@@ -372,13 +372,6 @@ function health({ recorder, config, steps, escalations }: Observer): Health {
 
 async function bodyOf(c: Context<{ Bindings: Bindings }>): Promise<unknown> {
   const body = await readBody(c.req.raw, MAX_BODY_BYTES);
-  const data = parseJson(body);
-  // What is kept has to be written as JSON again.
-  if (isNestedDeeper(data, DEEPEST)) throw new Refusal(422, "too_deep", `nested more than ${DEEPEST} levels deep`);
-  return data;
-}
-
-function parseJson(body: Uint8Array): unknown {
   try {
     return JSON.parse(UTF8.decode(body));
   } catch (error) {
@@ -439,6 +432,8 @@ async function review(
     throw new Refusal(422, "invalid_review", named, { extra: { field: fields[0]?.field, fields } });
   }
   const input = parsed.output;
+  // What is kept has to be written as JSON again.
+  if (isNestedDeeper(input, DEEPEST)) throw new Refusal(422, "too_deep", `nested more than ${DEEPEST} levels deep`);
   let verdict = judge(input, config.review);
   if (model) {
     const asked = await askModel(input, model, stopping);

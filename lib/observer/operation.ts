@@ -4,6 +4,7 @@
 // `audit_duration_ms` for `duration_ms`, `one_liner` for `output_summary`; where both are given, the real name counts.
 
 import * as v from "valibot";
+import { DEEPEST, isNestedDeeper } from "../nesting.ts";
 
 /** Where operations come from. */
 export const SOURCES = ["mcp", "scenario", "langfuse", "overseer_correction", "workflow", "inbox"] as const;
@@ -71,9 +72,6 @@ const Given = v.looseObject(
   "expected an operation: a JSON object",
 );
 
-/** What is nested much deeper can be read, but not be written again. */
-const DEEPEST = 100;
-
 /** An operation as it is recorded; what was not given is left out, unknown fields are kept. */
 export interface Operation {
   id?: string;
@@ -119,7 +117,7 @@ export function readOperation(data: unknown, now: number): { operation: Operatio
       broken: parsed.issues.map((issue) => ({ field: v.getDotPath(issue) ?? "", error: wording(issue) })),
     };
   }
-  const deep = Object.entries(parsed.output).find(([, value]) => isDeeper(value, DEEPEST));
+  const deep = Object.entries(parsed.output).find(([, value]) => isNestedDeeper(value, DEEPEST));
   if (deep) return { broken: [{ field: deep[0], error: `expected at most ${DEEPEST} levels of nesting` }] };
   return { operation: completed(parsed.output, now) };
 }
@@ -214,12 +212,6 @@ function isPlain(data: unknown): data is Given {
 
 function isTime(text: string): boolean {
   return /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d/.test(text) && !Number.isNaN(Date.parse(text));
-}
-
-/** Whether there are more objects and arrays in one another than so many. */
-function isDeeper(value: unknown, levels: number): boolean {
-  if (typeof value !== "object" || value === null) return false;
-  return levels === 0 || Object.values(value).some((inner) => isDeeper(inner, levels - 1));
 }
 
 function wording(issue: v.BaseIssue<unknown>): string {
