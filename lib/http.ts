@@ -329,9 +329,9 @@ function plain(address: string): string {
 export function refusalLog(log: Log): (refusal: Refusal, ip: string, more?: Record<string, unknown>) => void {
   const seen = new Map<string, number>();
   return ({ status, code, log: own }, ip, more = own) => {
-    const now = Date.now();
+    const now = performance.now();
     const key = `${code} ${ip}`;
-    if (now - (seen.get(key) ?? 0) < REFUSAL_LOG_MS) return;
+    if (now - (seen.get(key) ?? Number.NEGATIVE_INFINITY) < REFUSAL_LOG_MS) return;
     if (seen.size > 10_000) seen.clear();
     seen.set(key, now);
     if (status < 500) log.warn("request refused", { reason: code, ip, ...more });

@@ -61,8 +61,10 @@ export class Backlog {
     // At the end, but for a clock that was set back.
     const after = this.#waiting.findLastIndex((one) => one.recordedAt < recordedAt);
     const name = `${recordedAt}.json`;
-    writeFileSync(join(this.dir, `.${name}.tmp`), text, { mode: 0o600 });
-    renameSync(join(this.dir, `.${name}.tmp`), join(this.dir, name));
+    // One name for all: what a kill leaves is written over by the next.
+    const fresh = join(this.dir, ".next.tmp");
+    writeFileSync(fresh, text, { mode: 0o600 });
+    renameSync(fresh, join(this.dir, name));
     this.#waiting.splice(after + 1, 0, { path: join(this.dir, name), recordedAt, bytes });
     this.#bytes += bytes;
   }

@@ -237,7 +237,8 @@ function idOf(text: string): string {
 
 /** In words, on one line. */
 function textOf({ endpoint, count, first_at, last_at, examples, shape, fingerprint }: Escalation): string {
-  const span = duration(Math.max(0, Date.parse(last_at) - Date.parse(first_at)));
+  const ms = Date.parse(last_at) - Date.parse(first_at);
+  const span = ms < 1000 ? "a second" : duration(ms);
   const error = (examples[0]?.error || examples[0]?.output_summary || shape).replace(/\s+/g, " ").slice(0, 300);
   return `${endpoint} keeps failing: ${count} failures within ${span}: ${error} (picket-observer clusters ${fingerprint})`;
 }
