@@ -21,7 +21,6 @@ import {
   renameSync,
   rmSync,
   statSync,
-  unlinkSync,
   writeFileSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
@@ -176,8 +175,9 @@ export class EpisodePlaces {
     release();
   }
 
+  /** Removes a file; another process's sweep may have been quicker. */
   #drop(path: string): void {
-    if (existsSync(path)) unlinkSync(path);
+    rmSync(path, { force: true });
   }
 }
 
