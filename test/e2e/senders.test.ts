@@ -128,8 +128,11 @@ class Hooks implements AsyncDisposable {
     return existsSync(path) ? readFileSync(path, "utf8").split("\n").length - 1 : 0;
   }
 
+  /** The deliveries of an inbox, without those that only tried whether the disk is full. */
   lines(recipient: string): string[] {
-    return inboxLines(this.inbox, recipient).map(({ payload }) => payload ?? "");
+    return inboxLines(this.inbox, recipient).flatMap(({ payload = "" }) =>
+      payload.startsWith("full-") ? [] : [payload],
+    );
   }
 
   /** Fills the disk to the last byte; what it gives makes room again. */
@@ -207,11 +210,13 @@ test("each delivery is one line, though the collector is killed, stopped, away a
   if (disk) {
     const makeRoom = hooks.fill();
     come(40);
-    const refused = {
+    // Each under a name of its own: one that still fits in is known from then on, and answered well.
+    let tries = 0;
+    const another = () => ({
       ...deliveries.github[0]!,
-      headers: { ...deliveries.github[0]!.headers, "x-github-delivery": "full" },
-    };
-    await until("it says 507", async () => (await attempt(refused)) === 507);
+      headers: { ...deliveries.github[0]!.headers, "x-github-delivery": `full-${tries++}` },
+    });
+    await until("it says 507", async () => (await attempt(another())) === 507);
     had = taken();
     makeRoom();
     await atLeast(had + 20);
