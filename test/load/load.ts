@@ -37,6 +37,11 @@ export interface Result {
 }
 
 const HOSTS = 40;
+/**
+ * How long the collector remembers a delivery id (110 bytes each). With the default of 24 hours no run would be long enough to see it forget
+ * any: at thousands a second it would only grow.
+ */
+export const REMEMBERED_HOURS = 0.1;
 const zero = (): Record<Kind, number> => ({ webhooks: 0, drops: 0, reports: 0, episodes: 0, operations: 0 });
 
 /** The four services, under load. */
@@ -58,7 +63,7 @@ export class Fleet implements AsyncDisposable {
     const inbox = `{ recipient: ops, inbox_dir: ${folder.at("inbox")} }`;
     folder.write(
       "collector.yaml",
-      `agent: load\ninbox_dir: ${folder.at("inbox")}\nwebhook: { listen: "127.0.0.1:0", routes: [{ path: /hook, recipient: hooks, type: INFO, template: "{{ .n }} {{ .text }}" }] }\ndrop_folder: { path: ${folder.at("drops")} }\n`,
+      `agent: load\ninbox_dir: ${folder.at("inbox")}\nwebhook: { listen: "127.0.0.1:0", dedupe_hours: ${REMEMBERED_HOURS}, routes: [{ path: /hook, recipient: hooks, type: INFO, template: "{{ .n }} {{ .text }}" }] }\ndrop_folder: { path: ${folder.at("drops")} }\n`,
     );
     const receiver = folder.write(
       "receiver.yaml",
