@@ -28,6 +28,7 @@ import {
   seconds,
   secret,
 } from "./lib/config.ts";
+import { cannotWrite, isDiskFull, makeFolder } from "./lib/files.ts";
 import {
   type Bindings,
   type Health,
@@ -52,7 +53,6 @@ import {
   completeEvent,
   randomId,
 } from "./lib/inbox.ts";
-import { cannotWrite, isDiskFull, makeFolder } from "./lib/journal.ts";
 import type { Log } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
 import { type Running, type Service, run } from "./lib/service.ts";

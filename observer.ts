@@ -27,6 +27,8 @@ import {
   seconds,
   secret,
 } from "./lib/config.ts";
+import { cannotWrite, isDiskFull, makeFolder } from "./lib/files.ts";
+import { writeWhole } from "./lib/files.ts";
 import {
   type Bindings,
   type Health,
@@ -37,7 +39,7 @@ import {
   serve,
   whoMayConnect,
 } from "./lib/http.ts";
-import { Journal, cannotWrite, isDiskFull, makeFolder } from "./lib/journal.ts";
+import { Journal } from "./lib/journal.ts";
 import type { Log } from "./lib/log.ts";
 import { DEEPEST, isNestedDeeper } from "./lib/nesting.ts";
 import { type Counter, Registry } from "./lib/metrics.ts";
@@ -47,7 +49,7 @@ import { Corrections } from "./lib/observer/corrections.ts";
 import { Escalations } from "./lib/observer/escalations.ts";
 import { createFigures } from "./lib/observer/figures.ts";
 import { Model, sameModel } from "./lib/observer/model.ts";
-import { OpLog, writeWhole } from "./lib/observer/op-log.ts";
+import { OpLog } from "./lib/observer/op-log.ts";
 import { type BrokenField, type Operation, readOperation } from "./lib/observer/operation.ts";
 import { type Playbook, playbooksOf } from "./lib/observer/playbooks.ts";
 import { readingRoutes } from "./lib/observer/reading.ts";

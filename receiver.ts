@@ -26,6 +26,7 @@ import {
   rule,
   secret,
 } from "./lib/config.ts";
+import { isDiskFull, makeFolder } from "./lib/files.ts";
 import {
   type Bindings,
   Refusal,
@@ -37,9 +38,9 @@ import {
   serve,
   whoMayConnect,
 } from "./lib/http.ts";
-import { isDiskFull, makeFolder } from "./lib/journal.ts";
 import type { Log } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
+import { isNestedDeeper } from "./lib/nesting.ts";
 import { Admission, type Guest, stamp, unauthorized } from "./lib/receiver/admission.ts";
 import { COMMANDS } from "./lib/receiver/commands.ts";
 import { EpisodeIndex } from "./lib/receiver/episode-index.ts";
@@ -50,7 +51,7 @@ import { type Taken, ingest } from "./lib/receiver/ingest.ts";
 import { type News, createNews } from "./lib/receiver/news.ts";
 import { Presence } from "./lib/receiver/presence.ts";
 import { readingRoutes } from "./lib/receiver/reading.ts";
-import { isDeep, readReport } from "./lib/receiver/report.ts";
+import { DEEPEST, readReport } from "./lib/receiver/report.ts";
 import { Store, isBusy } from "./lib/receiver/store.ts";
 import { type TakenEpisode, createTurns, episodeName, takeEpisode } from "./lib/receiver/take-episode.ts";
 import { Teller } from "./lib/receiver/teller.ts";
@@ -306,7 +307,7 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
     asGuest(c, async (guest) => {
       mustBe(guest, c.req.param("host"));
       const result = parseJson(await readBody(c.req.raw, MAX_HEALTH_BYTES));
-      if (isDeep(result)) throw new Refusal(422, "too_deep", "the body is nested too deeply");
+      if (isNestedDeeper(result, DEEPEST)) throw new Refusal(422, "too_deep", "the body is nested too deeply");
       const text = JSON.stringify(result);
       await store.write(async (tx) => {
         await stamp(tx, guest);

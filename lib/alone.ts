@@ -3,7 +3,7 @@
 import { closeSync, openSync } from "node:fs";
 import { dirname } from "node:path";
 import { flock, hasLibc } from "./ffi.ts";
-import { inheritOwner } from "./journal.ts";
+import { inheritOwner } from "./files.ts";
 
 /**
  * Holds `file` locked for as long as this process lives, or until what is given is called.

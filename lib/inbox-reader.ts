@@ -7,24 +7,13 @@
 // `held` counts the passes in which an event waited for its sentinel. The mark is replaced by rename after the events
 // were written out, so a reader killed in between shows them again.
 
-import {
-  closeSync,
-  constants,
-  existsSync,
-  fsyncSync,
-  openSync,
-  readFileSync,
-  readSync,
-  renameSync,
-  statSync,
-  watch,
-  writeSync,
-} from "node:fs";
+import { closeSync, constants, existsSync, openSync, readFileSync, readSync, statSync, watch } from "node:fs";
 import { basename, join } from "node:path";
 import * as v from "valibot";
+import { inheritOwner, makeFolder, writeWhole } from "./files.ts";
 import { EventLine, inboxPath, statePath } from "./inbox.ts";
 import { flock, hasLibc } from "./ffi.ts";
-import { inheritOwner, makeFolder, replay } from "./journal.ts";
+import { replay } from "./replay.ts";
 
 /** An event as a reader shows it. */
 export type ReadEvent = v.InferOutput<typeof EventLine>;
@@ -153,7 +142,7 @@ async function collectNew(options: ReadOptions, release: () => void): Promise<Ne
       try {
         for (const { offset } of ordered.slice(0, count)) shown.add(offset);
         const next = advance({ path, from: mark.offset, lines, end, shown, held });
-        if (JSON.stringify(next) !== JSON.stringify(mark)) writeMark(markPath, next);
+        if (JSON.stringify(next) !== JSON.stringify(mark)) writeWhole(markPath, JSON.stringify(next), 0o600);
       } finally {
         release();
       }
@@ -230,19 +219,6 @@ function readMark(path: string): Mark {
     // Only a rename puts a mark there, so this one was edited: showing everything again loses nothing.
     return NO_MARK;
   }
-}
-
-function writeMark(path: string, mark: Mark): void {
-  const temporary = `${path}.tmp`;
-  const fd = openSync(temporary, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o600);
-  try {
-    writeSync(fd, JSON.stringify(mark));
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
-  inheritOwner(temporary);
-  renameSync(temporary, path);
 }
 
 async function takeTurn({ dir, recipient }: ReadOptions): Promise<() => void> {

@@ -15,7 +15,9 @@ import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import * as v from "valibot";
 import { NAME_SEGMENT } from "./config.ts";
-import { type Durability, Journal, healFolder, makeFolder, replay } from "./journal.ts";
+import { makeFolder } from "./files.ts";
+import { type Durability, Journal, healFolder } from "./journal.ts";
+import { replay } from "./replay.ts";
 
 export const EVENT_TYPES = ["INFO", "NEEDS-RESPONSE", "ACK-REQUEST"] as const;
 export const PRIORITIES = ["normal", "urgent"] as const;

@@ -26,7 +26,6 @@
 // look-up and the write misses that batch. Readers that take files away should rename first and read a moment later.
 
 import {
-  accessSync,
   closeSync,
   constants,
   existsSync,
@@ -34,26 +33,22 @@ import {
   fstatSync,
   fsyncSync,
   ftruncateSync,
-  lchownSync,
   lstatSync,
-  mkdirSync,
   openSync,
   readdirSync,
   readSync,
   statSync,
-  statfsSync,
   writeSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { flock, hasLibc, writeLease } from "./ffi.ts";
+import { inheritOwner, makeFolder, syncFolder } from "./files.ts";
 
 const dataSync = promisify(fdatasync);
 const NEWLINE = 0x0a;
 const BRACE = 0x7b;
 const MAX_BATCH_BYTES = 4 << 20;
-/** With less room than this a folder counts as full: a batch of events would not fit. */
-const ROOM_BYTES = 16 << 10;
 /** How far behind an intent's offset its batch is looked for: other writers may have come in between. */
 const MAX_HEAL_BYTES = 64 << 20;
 
@@ -214,57 +209,6 @@ export class Journal {
     this.#ino = now.ino;
     retractZeros(this.#fd, this.path, now.size);
     if (!found && this.#durability === "disk") syncFolder(dirname(this.path));
-  }
-}
-
-/** Makes a folder with its parents and syncs every folder that got a new entry, so that a power cut can't take it back. */
-export function makeFolder(path: string, mode: number): void {
-  if (existsSync(path)) return;
-  const parent = dirname(path);
-  if (parent !== path) makeFolder(parent, mode);
-  try {
-    mkdirSync(path, { mode });
-    inheritOwner(path);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-  }
-  syncFolder(parent);
-}
-
-/**
- * Gives a file or folder that root made to the owner of the folder it lies in: root's `ping` and `read` mustn't leave
- * something in a service's folder that the service can't write to.
- */
-export function inheritOwner(path: string): void {
-  if (process.getuid?.() !== 0) return;
-  const { uid, gid } = statSync(dirname(path));
-  if (uid !== 0) lchownSync(path, uid, gid);
-}
-
-/** fsync(2) on a folder: makes the names in it durable. */
-export function syncFolder(path: string): void {
-  const fd = openSync(path, constants.O_RDONLY);
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
-}
-
-/** True for errors that mean "no room" (disk, quota): a daemon answers 507 and goes on when there is room. */
-export function isDiskFull(error: unknown): boolean {
-  const code = (error as NodeJS.ErrnoException | null)?.code;
-  return code === "ENOSPC" || code === "EDQUOT";
-}
-
-/** Why nothing can be written to a folder now (gone, read-only, full), in words; null when something can. */
-export function cannotWrite(folder: string): string | null {
-  try {
-    accessSync(folder, constants.W_OK | constants.X_OK);
-    const { bavail, bsize } = statfsSync(folder);
-    return bavail * bsize < ROOM_BYTES ? `no space left in "${folder}"` : null;
-  } catch (error) {
-    return (error as Error).message;
   }
 }
 
@@ -494,100 +438,4 @@ function readAt(fd: number, position: number, length: number): Buffer {
     got += n;
   }
   return bytes.subarray(0, got);
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Replay
-
-/** Where a line stands: its number from 1 (counted from `from`), its first byte, and the byte after its line break. */
-export interface LinePlace {
-  number: number;
-  offset: number;
-  end: number;
-}
-
-export interface ReplayOptions {
-  path: string;
-  /** Byte to start at: the start of a line. Default 0. */
-  from?: number;
-  /** Byte to stop at. Default: the size when the replay starts. */
-  to?: number;
-  /** Lines of more bytes than this count as malformed and are never held in memory. */
-  maxLine?: number;
-  /** Called for each line that is JSON. */
-  record: (value: unknown, place: LinePlace) => void;
-  /** Called for each line that isn't. Empty lines are neither. */
-  malformed?: (place: LinePlace, reason: string) => void;
-}
-
-/** What a replay saw. `end` is the byte after the last complete line: a torn last line lies behind it. */
-export interface Replayed {
-  records: number;
-  malformed: number;
-  end: number;
-}
-
-/** Reads a journal line by line with flat memory. A missing file is an empty one. A torn last line is left alone. */
-export async function replay(options: ReplayOptions): Promise<Replayed> {
-  const from = options.from ?? 0;
-  const maxLine = options.maxLine ?? 16 << 20;
-  const seen: Replayed = { records: 0, malformed: 0, end: from };
-  if (!existsSync(options.path)) return seen;
-  let number = 0;
-  const judge: Judge = (bytes, start, end, length) => {
-    number++;
-    const place = { number, offset: seen.end, end: seen.end + length + 1 };
-    seen.end = place.end;
-    if (length > maxLine) {
-      seen.malformed++;
-      options.malformed?.(place, `longer than ${maxLine} bytes`);
-      return;
-    }
-    let text = bytes.toString("utf8", start, end);
-    if (bytes[start] !== BRACE) {
-      // Zeros are where a power cut took something that wasn't synced.
-      text = text.replace(/^\0+/, "");
-      if (text.trim() === "") return;
-    }
-    let value: unknown;
-    try {
-      value = JSON.parse(text);
-    } catch {
-      seen.malformed++;
-      options.malformed?.(place, "not JSON");
-      return;
-    }
-    seen.records++;
-    options.record(value, place);
-  };
-  await eachLine(options, maxLine, judge);
-  return seen;
-}
-
-/** Looks at a line: bytes [start, end), of which nothing is kept when `length` is over the limit. */
-type Judge = (bytes: Buffer, start: number, end: number, length: number) => void;
-
-/** Cuts a file into lines; of a line longer than `maxLine` only the length is kept. */
-async function eachLine({ path, from = 0, to }: ReplayOptions, maxLine: number, judge: Judge): Promise<void> {
-  const file = to === undefined ? Bun.file(path).slice(from) : Bun.file(path).slice(from, to);
-  let rest: Buffer[] = [];
-  let restLength = 0;
-  for await (const chunk of file.stream()) {
-    const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
-    let at = 0;
-    for (let end = bytes.indexOf(NEWLINE); end >= 0; end = bytes.indexOf(NEWLINE, at)) {
-      if (restLength === 0) judge(bytes, at, end, end - at);
-      else {
-        const line = Buffer.concat([...rest, bytes.subarray(at, end)]);
-        judge(line, 0, line.length, restLength + end - at);
-      }
-      rest = [];
-      restLength = 0;
-      at = end + 1;
-    }
-    if (at < bytes.length) {
-      restLength += bytes.length - at;
-      rest = restLength > maxLine ? [] : [...rest, Buffer.from(bytes.subarray(at))];
-    }
-  }
 }

@@ -3,7 +3,8 @@
 import { describe, expect, test } from "bun:test";
 import { appendFileSync, readFileSync, renameSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Journal, findTornLine, healFolder, replay } from "../lib/journal.ts";
+import { Journal, findTornLine, healFolder } from "../lib/journal.ts";
+import { replay } from "../lib/replay.ts";
 import { Folder, until } from "./kit.ts";
 
 function open(folder: Folder, name = "a.inbox"): Journal {

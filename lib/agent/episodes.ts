@@ -26,7 +26,7 @@ import {
 import { dirname, join } from "node:path";
 import { NAME_SEGMENT } from "../config.ts";
 import { flock, hasLibc } from "../ffi.ts";
-import { syncFolder } from "../journal.ts";
+import { syncFolder } from "../files.ts";
 
 const MARKER = "done.marker";
 const REASON = "quarantine_reason.json";

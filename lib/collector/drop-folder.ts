@@ -34,8 +34,8 @@ import { createHash } from "node:crypto";
 import { basename, dirname, join } from "node:path";
 import * as v from "valibot";
 import { NAME_SEGMENT } from "../config.ts";
+import { makeFolder, syncFolder } from "../files.ts";
 import { EVENT_TYPES, type EventDraft, PRIORITIES } from "../inbox.ts";
-import { makeFolder, syncFolder } from "../journal.ts";
 import type { Log } from "../log.ts";
 
 /** Larger drops are dead letters. */

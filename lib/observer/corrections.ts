@@ -24,9 +24,9 @@
 import { closeSync, constants, existsSync, fstatSync, openSync, readFileSync, readdirSync, statSync } from "node:fs";
 import { basename, dirname, extname, join } from "node:path";
 import * as v from "valibot";
+import { writeWhole } from "../files.ts";
 import { type Line, Repeats, beginsAlike, fits, printOf, readLines } from "./line-file.ts";
 import { type Operation, readOperation } from "./operation.ts";
-import { writeWhole } from "./op-log.ts";
 
 const STATE_FILE = "corrections.json";
 /** Renamed files that are followed on. */

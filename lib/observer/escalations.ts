@@ -10,12 +10,13 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import { duration } from "../duration.ts";
+import { writeWhole } from "../files.ts";
 import { InboxWriter } from "../inbox.ts";
-import { type Durability, Journal, replay } from "../journal.ts";
+import { type Durability, Journal } from "../journal.ts";
 import type { Log } from "../log.ts";
+import { replay } from "../replay.ts";
 import { type Cluster, type Clusters, type Example, LEVELS, type Level } from "./clusters.ts";
 import type { Model } from "./model.ts";
-import { writeWhole } from "./op-log.ts";
 
 /** Whom escalations are told. */
 export interface Notify {

@@ -27,7 +27,9 @@ import {
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import * as v from "valibot";
-import { type Durability, Journal, healFolder, makeFolder, replay, syncFolder } from "../journal.ts";
+import { makeFolder, syncFolder, writeWhole } from "../files.ts";
+import { type Durability, Journal, healFolder } from "../journal.ts";
+import { replay } from "../replay.ts";
 import { type Operation, isRecorded, readOperation } from "./operation.ts";
 
 const NEWLINE = 0x0a;
@@ -285,19 +287,4 @@ function closeTornLine(path: string): void {
   } finally {
     closeSync(fd);
   }
-}
-
-/** Replaces a file whole: killed at any moment, there is the old one or the new one. */
-export function writeWhole(path: string, text: string): void {
-  const fresh = `${path}.tmp`;
-  const fd = openSync(fresh, "w", 0o640);
-  try {
-    const bytes = Buffer.from(text);
-    for (let at = 0; at < bytes.length;) at += writeSync(fd, bytes, at);
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
-  renameSync(fresh, path);
-  syncFolder(dirname(path));
 }

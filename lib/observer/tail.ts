@@ -1,7 +1,7 @@
 // The newest operations of a log, and what is recorded from then on, across its rotations. For whoever looks from outside.
 
 import { statSync } from "node:fs";
-import { replay } from "../journal.ts";
+import { replay } from "../replay.ts";
 import { segmentsOf } from "./op-log.ts";
 import { type Operation, isRecorded } from "./operation.ts";
 

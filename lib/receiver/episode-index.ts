@@ -8,7 +8,9 @@ import { statSync } from "node:fs";
 import { join } from "node:path";
 import { createTarDecoder } from "modern-tar";
 import * as v from "valibot";
-import { Journal, isDiskFull, replay } from "../journal.ts";
+import { isDiskFull } from "../files.ts";
+import { Journal } from "../journal.ts";
+import { replay } from "../replay.ts";
 import type { EpisodeKey, EpisodeStore, StoredEpisode } from "./episodes.ts";
 import { type Queries, type Store, getNote, setNote } from "./store.ts";
 

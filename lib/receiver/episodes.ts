@@ -14,7 +14,7 @@ import { type FileHandle, open } from "node:fs/promises";
 import { randomBytes } from "node:crypto";
 import { homedir } from "node:os";
 import { isAbsolute, join } from "node:path";
-import { inheritOwner, makeFolder, syncFolder } from "../journal.ts";
+import { inheritOwner, makeFolder, syncFolder } from "../files.ts";
 
 /** Written bytes are handed to the disk this often, so that the last sync is short. */
 const SYNC_EVERY_BYTES = 64 << 20;

@@ -1,7 +1,7 @@
 // The receiver's figures: what /metrics counts, what /health says, what `systemctl status` shows.
 
+import { cannotWrite } from "../files.ts";
 import type { Health } from "../http.ts";
-import { cannotWrite } from "../journal.ts";
 import type { Registry } from "../metrics.ts";
 import type { EpisodeIndex } from "./episode-index.ts";
 import { STATUSES } from "./hosts.ts";

@@ -1,6 +1,7 @@
 // The shape of a report, the same through both doors. Unknown fields are ignored: agents may be newer than the receiver.
 
 import * as v from "valibot";
+import { isNestedDeeper } from "../nesting.ts";
 
 /** A value that is neither here nor null counts as unknown. */
 const known = <T>(schema: v.GenericSchema<unknown, T>) => v.nullish(schema, null);
@@ -40,26 +41,20 @@ function parseTime(given: string): number {
 }
 
 /** Deeper than this nothing is taken: what comes back out of the store has to be written as JSON again. */
-const DEEPEST = 16;
+export const DEEPEST = 16;
 /** Longest of the lists whose content is the agent's own. */
 const LONGEST = 10_000;
 
 const list = known(
   v.custom<unknown[]>(
-    (value) => Array.isArray(value) && value.length <= LONGEST && !isDeep(value),
+    (value) => Array.isArray(value) && value.length <= LONGEST && !isNestedDeeper(value, DEEPEST),
     `expected a list of at most ${LONGEST}, at most ${DEEPEST} levels deep`,
   ),
 );
 const mapping = v.custom<Record<string, unknown>>(
-  (value) => typeof value === "object" && value !== null && !Array.isArray(value) && !isDeep(value),
+  (value) => typeof value === "object" && value !== null && !Array.isArray(value) && !isNestedDeeper(value, DEEPEST),
   `expected a mapping, at most ${DEEPEST} levels deep`,
 );
-
-/** Whether a value from JSON is nested deeper than what is taken. */
-export function isDeep(value: unknown, left = DEEPEST): boolean {
-  if (typeof value !== "object" || value === null) return false;
-  return left === 0 || Object.values(value).some((inner) => isDeep(inner, left - 1));
-}
 
 /** A list whose length is judged before its elements: what is too long costs nothing more. */
 function atMost<T>(most: number, what: string, element: v.GenericSchema<unknown, T>) {

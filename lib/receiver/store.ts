@@ -16,7 +16,7 @@ import { chmodSync, existsSync } from "node:fs";
 import { join } from "node:path";
 import { SQL } from "bun";
 import { ConfigError } from "../config.ts";
-import { cannotWrite, inheritOwner, makeFolder } from "../journal.ts";
+import { cannotWrite, inheritOwner, makeFolder } from "../files.ts";
 import { MIGRATIONS } from "./schema.ts";
 
 /** How many pieces of work share a transaction at most. */

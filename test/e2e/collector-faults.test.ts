@@ -5,7 +5,7 @@
 import { describe, expect, test } from "bun:test";
 import { mkdirSync, readFileSync, readdirSync, renameSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { replay } from "../../lib/journal.ts";
+import { replay } from "../../lib/replay.ts";
 import { type Daemon, Folder, freePort, inboxLines, startRole, until } from "../kit.ts";
 import { Disk, canCut, isRoot, smallDisk } from "./disk.ts";
 

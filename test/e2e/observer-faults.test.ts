@@ -142,7 +142,7 @@ describe.skipIf(!canCut)("a power cut", () => {
     await again.daemon.kill();
     const names = readdirSync(again.data).filter((name) => /^ops(\.\d+)?\.jsonl$/.test(name));
     for (const name of names) {
-      const { replay } = await import("../../lib/journal.ts");
+      const { replay } = await import("../../lib/replay.ts");
       await replay({
         path: join(again.data, name),
         record: (value) => {

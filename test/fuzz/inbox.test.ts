@@ -6,20 +6,10 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import * as fc from "fast-check";
 import { readFrom, readLast, readNew } from "../../lib/inbox-reader.ts";
 import { InboxWriter, completeEvent } from "../../lib/inbox.ts";
-import { Journal, findTornLine, healFolder, replay } from "../../lib/journal.ts";
+import { Journal, findTornLine, healFolder } from "../../lib/journal.ts";
+import { replay } from "../../lib/replay.ts";
 import { Folder, runRole } from "../kit.ts";
-import {
-  INPUTS,
-  TIMEOUT_MS,
-  damaged,
-  json,
-  mutated,
-  prototypesUntouched,
-  runs,
-  sample,
-  strangeJson,
-  text,
-} from "./kit.ts";
+import { TIMEOUT_MS, damaged, few, json, mutated, prototypesUntouched, runs, strangeJson, text } from "./kit.ts";
 
 const EVENT = {
   ts: "2026-01-31T12:00:00.000Z",
@@ -105,7 +95,7 @@ test(
   async () => {
     using folder = new Folder();
     const config = folder.write("collector.yaml", `agent: a\ninbox_dir: ${folder.path}\nwebhook: {}\n`);
-    for (const { bytes, good } of sample(inbox, Math.min(1, 6 / INPUTS))) {
+    for (const { bytes, good } of few(inbox, 6)) {
       const steering = JSON.stringify({
         ...EVENT,
         from: "x\u009b\u0007\nforged",

@@ -17,9 +17,18 @@ console.log(`fuzzing: PICKET_FUZZ_SEED=${SEED} PICKET_FUZZ_INPUTS=${INPUTS}`);
 /** For `test`: as long as so many inputs may take. */
 export const TIMEOUT_MS = 30_000 + INPUTS * 30;
 
-/** Settings for `fc.assert`; `share` is the part of all inputs for what costs more than others. */
+/** With more inputs than this, time is no matter. */
+const SHORT = 10_000;
+
+/** Settings for `fc.assert`; `share` is the part of all inputs for what costs more than others, in a short run. */
 export function runs(share = 1): { numRuns: number; seed: number; endOnFailure: boolean } {
-  return { numRuns: Math.max(1, Math.round(INPUTS * share)), seed: SEED, endOnFailure: false };
+  const numRuns = INPUTS > SHORT ? INPUTS : Math.max(1, Math.round(INPUTS * share));
+  return { numRuns, seed: SEED, endOnFailure: false };
+}
+
+/** So few, however many inputs there are: for what starts a program for each. */
+export function few<T>(arbitrary: fc.Arbitrary<T>, count: number): T[] {
+  return fc.sample(arbitrary, { numRuns: Math.min(count, INPUTS), seed: SEED });
 }
 
 /** So many values, the same for the same seed. */

@@ -1,0 +1,90 @@
+// Files and folders that are still there after a power cut, and what a role asks of the disk beside its journals.
+
+import {
+  accessSync,
+  closeSync,
+  constants,
+  existsSync,
+  fsyncSync,
+  lchownSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  statSync,
+  statfsSync,
+  writeSync,
+} from "node:fs";
+import { dirname } from "node:path";
+
+/** With less room than this a folder counts as full: a batch of events would not fit. */
+const ROOM_BYTES = 16 << 10;
+
+/** Makes a folder with its parents and syncs every folder that got a new entry, so that a power cut can't take it back. */
+export function makeFolder(path: string, mode: number): void {
+  if (existsSync(path)) return;
+  const parent = dirname(path);
+  if (parent !== path) makeFolder(parent, mode);
+  try {
+    mkdirSync(path, { mode });
+    inheritOwner(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+  }
+  syncFolder(parent);
+}
+
+/**
+ * Gives a file or folder that root made to the owner of the folder it lies in: root's `ping` and `read` mustn't leave
+ * something in a service's folder that the service can't write to.
+ */
+export function inheritOwner(path: string): void {
+  if (process.getuid?.() !== 0) return;
+  const { uid, gid } = statSync(dirname(path));
+  if (uid !== 0) lchownSync(path, uid, gid);
+}
+
+/** fsync(2) on a folder: makes the names in it durable. */
+export function syncFolder(path: string): void {
+  const fd = openSync(path, constants.O_RDONLY);
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** True for errors that mean "no room" (disk, quota): a daemon answers 507 and goes on when there is room. */
+export function isDiskFull(error: unknown): boolean {
+  const code = (error as NodeJS.ErrnoException | null)?.code;
+  return code === "ENOSPC" || code === "EDQUOT";
+}
+
+/** Why nothing can be written to a folder now (gone, read-only, full), in words; null when something can. */
+export function cannotWrite(folder: string): string | null {
+  try {
+    accessSync(folder, constants.W_OK | constants.X_OK);
+    const { bavail, bsize } = statfsSync(folder);
+    return bavail * bsize < ROOM_BYTES ? `no space left in "${folder}"` : null;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+/**
+ * Replaces a file whole, and syncs it and its name: killed at any moment, there is the old one or the new one. `<path>.tmp` is used for
+ * it, so two writers of one file have to take turns. Errors are those of the file system.
+ */
+export function writeWhole(path: string, text: string, mode = 0o640): void {
+  const fresh = `${path}.tmp`;
+  const fd = openSync(fresh, "w", mode);
+  try {
+    const bytes = Buffer.from(text);
+    for (let at = 0; at < bytes.length;) at += writeSync(fd, bytes, at);
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+  inheritOwner(fresh);
+  renameSync(fresh, path);
+  syncFolder(dirname(path));
+}
