@@ -265,10 +265,8 @@ drop_folder: { path: ${folder.at("drops")} }
     const { body } = await post("full");
     expect(body).toMatchObject({ code: "disk_full", error: expect.any(String) });
     const inbox = () => inboxLines(join(mount, "inbox"), "bob").map(({ payload }) => payload!.replace(/x+$/, ""));
-    expect(inbox().filter((one) => acknowledged.includes(one))).toEqual(
-      acknowledged.filter((one) => inbox().includes(one)),
-    );
-    expect(acknowledged.filter((one) => !inbox().includes(one))).toEqual([]);
+    // Four come at the same time, on connections of their own: which is first is the system's choice.
+    expect(inbox().toSorted()).toEqual(acknowledged.toSorted());
     expect((await fetch(`${url}/health`)).status).toBe(503);
 
     writeFileSync(
