@@ -236,7 +236,7 @@ describe("what the list tells", () => {
       started_at: "2023-11-14T22:13:20.123456789Z",
       finished_at: null,
     });
-    expect(rows.get("no-online-cpus")).toMatchObject({ image: "registry.example:5000/team/app", image_tag: null });
+    expect(rows.get("no-online-cpus")).toMatchObject({ image: "images.example:5000/team/app", image_tag: null });
     expect(rows.get("loops")).toMatchObject({ metrics: null, finished_at: "2023-11-14T22:13:21.5Z" });
   });
 

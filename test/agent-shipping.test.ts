@@ -72,6 +72,19 @@ async function lab(hub: Hub): Promise<Lab> {
   return new Lab(hub.url, hub.tokens.get("web-1")!);
 }
 
+/** A hub that answers uploads in a way that a real receiver only does when it is in trouble; all else goes well. */
+function hubThat(answers: (upload: Request) => Response | Promise<Response>) {
+  return Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    async fetch(request) {
+      await request.arrayBuffer();
+      if (request.url.endsWith(".tar.zst")) return answers(request);
+      return request.url.endsWith("/v1/ping") ? Response.json({ host: "web-1" }) : new Response(null, { status: 204 });
+    },
+  });
+}
+
 /** What an archive holds, by GNU tar. */
 function listed(bytes: Uint8Array): string {
   const tar = Bun.zstdDecompressSync(bytes);
@@ -166,22 +179,16 @@ test("refused ones go to quarantine with the reason, conflicts stay, and neither
 }, 60_000);
 
 test("the version gate's remediation is logged whole; drain-unstamped puts away what bears no commit", async () => {
-  const server = Bun.serve({
-    port: 0,
-    hostname: "127.0.0.1",
-    async fetch(request) {
-      await request.arrayBuffer();
-      if (request.url.endsWith("/v1/ping")) return Response.json({ host: "web-1" });
-      return Response.json(
-        {
-          error: "too old",
-          code: "commit_outside_window",
-          remediation: "cd /opt/lab && git pull && sudo ./install.sh",
-        },
-        { status: 412 },
-      );
-    },
-  });
+  const server = hubThat(() =>
+    Response.json(
+      {
+        error: "too old",
+        code: "commit_outside_window",
+        remediation: "cd /opt/lab && git pull && sudo ./install.sh",
+      },
+      { status: 412 },
+    ),
+  );
   using place = new Lab(`http://127.0.0.1:${server.port}`, "t");
   place.episode("old");
   const refused = await place.once();
@@ -203,18 +210,11 @@ test("the version gate's remediation is logged whole; drain-unstamped puts away 
 
 test("4,000 folders that are refused cost 4,000 requests, and the good one behind them is shipped", async () => {
   let puts = 0;
-  const server = Bun.serve({
-    port: 0,
-    hostname: "127.0.0.1",
-    async fetch(request) {
-      await request.arrayBuffer();
-      if (request.url.endsWith("/v1/ping")) return Response.json({ host: "web-1" });
-      if (request.method !== "PUT") return new Response(null, { status: 204 });
-      puts++;
-      return request.url.includes("/good.")
-        ? Response.json({}, { status: 201 })
-        : Response.json({ error: "no" }, { status: 400 });
-    },
+  const server = hubThat(({ url }) => {
+    puts++;
+    return url.includes("/good.")
+      ? Response.json({}, { status: 201 })
+      : Response.json({ error: "no" }, { status: 400 });
   });
   using place = new Lab(`http://127.0.0.1:${server.port}`, "t");
   for (let n = 0; n < 4000; n++) place.episode(`bad-${n}`, {}, null);
@@ -229,17 +229,10 @@ test("4,000 folders that are refused cost 4,000 requests, and the good one behin
 test("a daemon, --once and drain-unstamped at the same time don't meet in one episode", async () => {
   const puts: string[] = [];
   const { promise: gate, resolve: open } = Promise.withResolvers<void>();
-  const server = Bun.serve({
-    port: 0,
-    hostname: "127.0.0.1",
-    async fetch(request) {
-      await request.arrayBuffer();
-      if (request.url.endsWith("/v1/ping")) return Response.json({ host: "web-1" });
-      if (request.method !== "PUT" || request.url.includes("host-health")) return new Response(null, { status: 204 });
-      puts.push(request.url.replace(/.*\//, ""));
-      await gate;
-      return Response.json({}, { status: 201 });
-    },
+  const server = hubThat(async ({ url }) => {
+    puts.push(url.replace(/.*\//, ""));
+    await gate;
+    return Response.json({}, { status: 201 });
   });
   using place = new Lab(`http://127.0.0.1:${server.port}`, "t");
   place.episode("slow", undefined, null);
@@ -266,16 +259,7 @@ test("a daemon, --once and drain-unstamped at the same time don't meet in one ep
 describe("trouble on the way", () => {
   test("401 holds everything and moves nothing; 503 and no answer are tried again", async () => {
     let status = 401;
-    const server = Bun.serve({
-      port: 0,
-      hostname: "127.0.0.1",
-      async fetch(request) {
-        await request.arrayBuffer();
-        if (request.url.endsWith("/v1/ping")) return Response.json({ host: "web-1" });
-        if (request.method !== "PUT") return new Response(null, { status: 204 });
-        return new Response(null, { status, headers: status === 503 ? { "retry-after": "1" } : {} });
-      },
-    });
+    const server = hubThat(() => new Response(null, { status, headers: status === 503 ? { "retry-after": "1" } : {} }));
     using place = new Lab(`http://127.0.0.1:${server.port}`, "t");
     place.episode("a");
     place.episode("b");

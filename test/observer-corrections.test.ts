@@ -46,6 +46,14 @@ class Lab implements AsyncDisposable {
       `listen: 127.0.0.1:0\npersist_path: ${this.data}/ops.jsonl\noverseer_corrections: ${this.file}\ncycle_seconds: 0.1\ndurability: os\n`,
     );
   }
+  /** An observer that has recorded so many corrections. */
+  static async thatRead(count: number): Promise<Lab> {
+    const lab = new Lab();
+    writeFileSync(lab.file, lines(0, count));
+    await lab.start();
+    await lab.records(count);
+    return lab;
+  }
   get daemon(): Daemon {
     return this.#daemon!;
   }
@@ -198,10 +206,7 @@ describe("a file that grows", () => {
 
 describe("a file that is renamed", () => {
   test("what is appended to the old one afterwards is recorded, and the new one from its beginning", async () => {
-    await using lab = new Lab();
-    writeFileSync(lab.file, lines(0, 10));
-    await lab.start();
-    await lab.records(10);
+    await using lab = await Lab.thatRead(10);
     renameSync(lab.file, lab.beside("corrections.jsonl.1"));
     appendFileSync(lab.beside("corrections.jsonl.1"), lines(10, 12));
     writeFileSync(lab.file, lines(20, 22));
@@ -226,10 +231,7 @@ describe("a file that is renamed", () => {
   }, 60_000);
 
   test("the old one may be deleted right after", async () => {
-    await using lab = new Lab();
-    writeFileSync(lab.file, lines(0, 10));
-    await lab.start();
-    await lab.records(10);
+    await using lab = await Lab.thatRead(10);
     appendFileSync(lab.file, lines(10, 12));
     renameSync(lab.file, lab.beside("old"));
     rmSync(lab.beside("old"));
@@ -264,10 +266,7 @@ describe("a file that is renamed", () => {
   }
 
   test("with a date in its name, and compressed at once", async () => {
-    await using lab = new Lab();
-    writeFileSync(lab.file, lines(0, 10));
-    await lab.start();
-    await lab.records(10);
+    await using lab = await Lab.thatRead(10);
     appendFileSync(lab.file, lines(10, 11));
     renameSync(lab.file, lab.beside("corrections-20260131.jsonl"));
     writeFileSync(lab.beside("corrections.jsonl-20260130.gz"), Bun.gzipSync(Buffer.from(lines(500, 505))));
@@ -276,10 +275,7 @@ describe("a file that is renamed", () => {
   }, 60_000);
 
   test("an old rotation that is put back is not read again", async () => {
-    await using lab = new Lab();
-    writeFileSync(lab.file, lines(0, 10));
-    await lab.start();
-    await lab.records(10);
+    await using lab = await Lab.thatRead(10);
     writeFileSync(lab.beside("corrections.jsonl.3"), lines(800, 810));
     renameSync(lab.file, lab.beside("corrections.jsonl.1"));
     writeFileSync(lab.file, lines(10, 12));
@@ -300,10 +296,7 @@ describe("a file that is truncated", () => {
   ] as const)(
     "%s content is new",
     async (_, content, fresh) => {
-      await using lab = new Lab();
-      writeFileSync(lab.file, lines(0, 10));
-      await lab.start();
-      await lab.records(10);
+      await using lab = await Lab.thatRead(10);
       truncateSync(lab.file, 0);
       appendFileSync(lab.file, content);
       await lab.numbers(...numbers(0, 10), ...fresh);
@@ -315,19 +308,13 @@ describe("a file that is truncated", () => {
   );
 
   test("another file in which some of the old lines come again: all of its lines count", async () => {
-    await using lab = new Lab();
-    writeFileSync(lab.file, lines(0, 100));
-    await lab.start();
-    await lab.records(100);
+    await using lab = await Lab.thatRead(100);
     writeFileSync(lab.file, lines(100, 130) + lines(0, 20));
     await lab.records(150);
   }, 60_000);
 
   test("seen empty or not: the same content again is the same file, what follows it is new", async () => {
-    await using lab = new Lab();
-    writeFileSync(lab.file, lines(0, 10));
-    await lab.start();
-    await lab.records(10);
+    await using lab = await Lab.thatRead(10);
     truncateSync(lab.file, 0);
     await lab.looked();
     appendFileSync(lab.file, lines(0, 10));
@@ -337,10 +324,7 @@ describe("a file that is truncated", () => {
   }, 60_000);
 
   test("what was appended before it was copied and truncated is read from the copy", async () => {
-    await using lab = new Lab();
-    writeFileSync(lab.file, lines(0, 10));
-    await lab.start();
-    await lab.records(10);
+    await using lab = await Lab.thatRead(10);
     lab.daemon.child.kill("SIGSTOP");
     appendFileSync(lab.file, lines(10, 15));
     copyFileSync(lab.file, lab.beside("corrections.jsonl.1"));
@@ -380,10 +364,7 @@ describe("a file that is saved by an editor", () => {
     test.each(cases)(
       `${way}, %s: only what is new is recorded`,
       async (_, content, fresh) => {
-        await using lab = new Lab();
-        writeFileSync(lab.file, lines(0, 100));
-        await lab.start();
-        await lab.records(100);
+        await using lab = await Lab.thatRead(100);
         save(lab.file, content);
         await lab.looked();
         appendFileSync(lab.file, lines(900, 902));
@@ -499,10 +480,7 @@ describe("what is in the way", () => {
   );
 
   test("a damaged or removed state: what the log knows is not recorded again, what follows is", async () => {
-    await using lab = new Lab();
-    writeFileSync(lab.file, lines(0, 10));
-    await lab.start();
-    await lab.records(10);
+    await using lab = await Lab.thatRead(10);
     for (const generation of [2, 3]) {
       renameSync(lab.file, lab.beside(`corrections.jsonl.${9 - generation}`));
       writeFileSync(lab.file, lines(generation * 100, generation * 100 + 10));
