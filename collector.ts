@@ -405,7 +405,7 @@ function startDrops(collector: Collector, service: Service): Drops {
     folder = new DropFolder({ path: settings.path, ...options, log, deliver: deliverDrop });
   };
   const figure = (name: keyof DropFigures) => () => folder?.figures[name] ?? 0;
-  collector.metrics.counted("picket_drops_total", "Drops delivered and deleted.", figure("delivered"));
+  collector.metrics.counted("picket_drops_total", "Drops delivered.", figure("delivered"));
   collector.metrics.counted("picket_dead_letters_total", "Drops moved to .dead-letter.", figure("dead_letters"));
   collector.metrics.gauge(
     "picket_drops_waiting",

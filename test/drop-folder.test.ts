@@ -2,10 +2,10 @@
 // given steps. The folder as a whole is tested through the collector (collector.test.ts, e2e/syncthing.test.ts).
 
 import { expect, test } from "bun:test";
-import { mkdirSync, readdirSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { DropFolder } from "../lib/collector/drop-folder.ts";
 import { createLog } from "../lib/log.ts";
-import { Folder } from "./kit.ts";
+import { Folder, inboxLines, startRole, until } from "./kit.ts";
 
 const DROP = '{"recipient":"bob","type":"INFO","payload":"x"}';
 const OTHER = '{"recipient":"bob","type":"INFO","payload":"y"}';
@@ -78,4 +78,34 @@ test("where Syncthing is, a file that changed just now waits for its mtime; else
   await drop.pass();
   expect(drop.left()).toEqual([]);
   expect(drop.ids.length).toBe(2);
+});
+
+test("one that can't be deleted is delivered once, others go on, and it goes when it can", async () => {
+  using folder = new Folder();
+  mkdirSync(folder.at("in"));
+  const stuck = folder.write("in/stuck.json", DROP);
+  const immutable = (sign: "+" | "-") => Bun.spawnSync(["chattr", `${sign}i`, stuck]).exitCode === 0;
+  if (Bun.which("chattr") === null || !immutable("+")) {
+    console.log("skipped: a drop that can't be deleted: needs root, chattr and a file system that has it");
+    return;
+  }
+  try {
+    const config = folder.write(
+      "collector.yaml",
+      // What is forgotten at once would be delivered by each pass.
+      `agent: a\ninbox_dir: ${folder.at("inbox")}\nwebhook: { listen: "127.0.0.1:0", dedupe_hours: 0 }\ndrop_folder: { path: ${folder.at("in")}, poll_fallback_seconds: 1 }\n`,
+    );
+    await using daemon = await startRole("collector", ["--config", config]);
+    await daemon.said(/not deleted: it stays, and is not delivered again.*stuck\.json/);
+    for (const name of ["b", "c", "d"]) {
+      folder.write(`in/.${name}`, JSON.stringify({ recipient: name, type: "INFO", payload: name }));
+      renameSync(folder.at("in", `.${name}`), folder.at("in", `${name}.json`));
+      await until(`${name} is delivered`, () => inboxLines(folder.at("inbox"), name).length === 1);
+    }
+    expect(immutable("-")).toBe(true);
+    await until("it is deleted", () => !existsSync(stuck));
+    expect(inboxLines(folder.at("inbox"), "bob").length).toBe(1);
+  } finally {
+    immutable("-");
+  }
 });

@@ -114,6 +114,8 @@ export class DropFolder {
   #options: DropFolderOptions;
   /** When a file that can't be right yet was last seen to change, by name. */
   #unsettled = new Map<string, { size: bigint; mtimeNs: bigint; since: number }>();
+  /** Ids of drops that were delivered but can't be deleted, by name. */
+  #undeleted = new Map<string, string>();
   #failures = 0;
   #retryAt = Number.NEGATIVE_INFINITY;
   #watcher: { watcher: FSWatcher; dev: bigint; ino: bigint } | null = null;
@@ -215,9 +217,11 @@ export class DropFolder {
   }
 
   #forgetVanished(entries: Entry[]): void {
-    if (this.#unsettled.size === 0) return;
+    if (this.#unsettled.size + this.#undeleted.size === 0) return;
     const there = new Set(entries.map(({ name }) => name.toString("latin1")));
-    for (const name of this.#unsettled.keys()) if (!there.has(name)) this.#unsettled.delete(name);
+    for (const known of [this.#unsettled, this.#undeleted]) {
+      for (const name of known.keys()) if (!there.has(name)) known.delete(name);
+    }
   }
 
   /** Handles some files together; gives the first error that made one stay. */
@@ -247,11 +251,29 @@ export class DropFolder {
     const key = entry.name.toString("latin1");
     if (judged.kind !== "unsettled") this.#unsettled.delete(key);
     if (judged.kind === "event") {
-      await this.#options.deliver(judged.event);
-      this.#remove(entry, judged.event.id);
-      this.figures.delivered++;
+      const { id } = judged.event;
+      if (this.#undeleted.get(key) !== id) {
+        await this.#options.deliver(judged.event);
+        this.figures.delivered++;
+      }
+      this.#removeDelivered(entry, id);
     } else if (judged.kind === "dead") {
       this.#bury(entry, judged.reason);
+    }
+  }
+
+  /** Whoever can't delete goes on with the other drops, tries again with each pass, and doesn't deliver a second time. */
+  #removeDelivered(entry: Entry, id: string): void {
+    const key = entry.name.toString("latin1");
+    try {
+      this.#remove(entry, id);
+      this.#undeleted.delete(key);
+    } catch (error) {
+      if (this.#undeleted.get(key) === id) return;
+      this.#undeleted.set(key, id);
+      this.figures.errors++;
+      const file = entry.name.toString();
+      this.#options.log.error("drop delivered, but not deleted: it stays, and is not delivered again", { file, error });
     }
   }
 
