@@ -10,7 +10,7 @@
 // read before the first delivery to a recipient. So a second sync per event isn't needed, and a reader that takes the inbox
 // away doesn't bring old events back.
 
-import { closeSync, existsSync, fstatSync, openSync, readSync, readdirSync, unlinkSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, openSync, readSync, readdirSync, rmSync } from "node:fs";
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import * as v from "valibot";
@@ -280,7 +280,7 @@ class Ledger {
   #now: () => number;
   #onError: (error: Error) => void;
   #seen = new Map<string, number>();
-  #file: { name: string; journal: Journal } | null = null;
+  #file: { start: number; journal: Journal } | null = null;
   #unsynced = 0;
   #forgetAt = 0;
 
@@ -330,14 +330,18 @@ class Ledger {
     this.#seen.delete(key);
     this.#seen.set(key, at);
     if (at >= this.#forgetAt) this.#forget(at);
-    // Not awaited by the delivery: the event is durable in the inbox, which is searched after a crash.
+    // Not awaited by the delivery, and no reason for it to fail: the event is durable in the inbox, which is searched after a crash.
+    this.#note(key, bytes).catch((error: Error) => this.#onError(error));
+  }
+
+  async #note(key: string, bytes: number): Promise<void> {
     const wall = this.#wall();
     const journal = this.#journal(wall);
-    journal.append(`{"at":${wall},"key":"${key}"}`).catch((error: Error) => this.#onError(error));
     this.#unsynced += bytes;
-    if (this.#unsynced < SYNC_BYTES) return;
-    this.#unsynced = 0;
-    journal.sync().catch((error: Error) => this.#onError(error));
+    const sync = this.#unsynced >= SYNC_BYTES;
+    if (sync) this.#unsynced = 0;
+    await journal.append(`{"at":${wall},"key":"${key}"}`);
+    if (sync) await journal.sync();
   }
 
   async close(): Promise<void> {
@@ -366,23 +370,31 @@ class Ledger {
 
   #journal(now: number): Journal {
     const window = Math.max(this.#window(), 3_600_000);
-    const start = new Date(Math.floor(now / window) * window).toISOString().replace(/[-:]|\.\d+/g, "");
-    const name = `delivered-${start}.jsonl`;
-    if (this.#file?.name === name) return this.#file.journal;
+    const start = Math.floor(now / window) * window;
+    if (this.#file?.start === start) return this.#file.journal;
+    const name = `delivered-${stamp(start)}.jsonl`;
     if (this.#file) {
       this.#file.journal.close().catch((error: Error) => this.#onError(error));
       this.#sweep(name, now - 2 * window);
     }
     const journal = new Journal({ path: join(this.#dir, name), durability: "os", intents: null });
-    this.#file = { name, journal };
+    this.#file = { start, journal };
     return journal;
   }
 
   #sweep(current: string, before: number): void {
-    const limit = new Date(before).toISOString().replace(/[-:]|\.\d+/g, "");
     for (const path of this.#files()) {
-      if (path.endsWith(current) || path >= join(this.#dir, `delivered-${limit}`)) continue;
-      unlinkSync(path);
+      if (path.endsWith(current) || path >= join(this.#dir, `delivered-${stamp(before)}`)) continue;
+      try {
+        rmSync(path, { force: true });
+      } catch (error) {
+        this.#onError(error as Error);
+      }
     }
   }
+}
+
+/** A time in a file's name, in seconds: sorted by name is sorted by time. */
+function stamp(at: number): string {
+  return new Date(at).toISOString().replace(/[-:]|\.\d+/g, "");
 }
