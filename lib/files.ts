@@ -19,6 +19,12 @@ import { dirname } from "node:path";
 /** With less room than this a folder counts as full: a batch of events would not fit. */
 const ROOM_BYTES = 16 << 10;
 
+/** What whoever may not write somewhere can do, for errors of that kind; undefined for others. */
+export function deniedHint(code = ""): string | undefined {
+  if (!/^SQLITE_(CANTOPEN|READONLY|PERM|AUTH)|^E(ACCES|PERM|ROFS)/.test(code)) return undefined;
+  return "run it as root or as the account that the service runs as; under systemd see ReadWritePaths in INSTALL.md";
+}
+
 /** Makes a folder with its parents and syncs every folder that got a new entry, so that a power cut can't take it back. */
 export function makeFolder(path: string, mode: number): void {
   if (existsSync(path)) return;
@@ -28,7 +34,10 @@ export function makeFolder(path: string, mode: number): void {
     mkdirSync(path, { mode });
     inheritOwner(path);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== "EEXIST") {
+      throw Object.assign(new Error(`make the folder "${path}"`, { cause: error }), { code, hint: deniedHint(code) });
+    }
   }
   syncFolder(parent);
 }

@@ -16,7 +16,7 @@ import { chmodSync, existsSync } from "node:fs";
 import { join } from "node:path";
 import { SQL } from "bun";
 import { ConfigError } from "../config.ts";
-import { cannotWrite, inheritOwner, makeFolder } from "../files.ts";
+import { cannotWrite, deniedHint, inheritOwner, makeFolder } from "../files.ts";
 import { MIGRATIONS } from "./schema.ts";
 
 /** How many pieces of work share a transaction at most. */
@@ -77,11 +77,7 @@ export class Store {
   static async open(dir: string): Promise<Store> {
     const file = storeFile(dir);
     const fresh = !existsSync(file);
-    try {
-      makeFolder(dir, 0o750);
-    } catch (error) {
-      throw Object.assign(new Error(`make data_dir "${dir}"`, { cause: error }), { hint: openHint(error) });
-    }
+    makeFolder(dir, 0o750);
     const writer = new SQL({ adapter: "sqlite", filename: file });
     try {
       await writer.unsafe(`PRAGMA busy_timeout=${BUSY_MS}`);
@@ -97,7 +93,9 @@ export class Store {
     } catch (error) {
       await writer.close();
       if (error instanceof ConfigError) throw error;
-      throw Object.assign(new Error(`open "${file}"`, { cause: worded(error, dir) }), { hint: openHint(error) });
+      throw Object.assign(new Error(`open "${file}"`, { cause: worded(error, dir) }), {
+        hint: deniedHint((error as { code?: string }).code),
+      });
     }
     await writer.unsafe(`PRAGMA busy_timeout=${BUSY_STEP_MS}`);
     const reader = new SQL({ adapter: "sqlite", filename: file, readonly: true });
@@ -207,12 +205,6 @@ function worded(error: unknown, dir: string): Error {
 
 function isNoRoom(error: Error): boolean {
   return "code" in error && error.code === "ENOSPC";
-}
-
-function openHint(error: unknown): string | undefined {
-  const { code = "" } = error as { code?: string };
-  if (!/^SQLITE_(CANTOPEN|READONLY|PERM|AUTH)|^E(ACCES|PERM|ROFS)/.test(code)) return undefined;
-  return "run it as root or as the account that the service runs as; under systemd see ReadWritePaths in INSTALL.md";
 }
 
 async function migrate(sql: SQL, file: string): Promise<void> {
