@@ -76,6 +76,16 @@ describe("an operation", () => {
     expect((await lab.get<{ total: number }>("/observer/stats")).total).toBe(2);
   }, 60_000);
 
+  test("without an endpoint is told that it is required, alone and in an array", async () => {
+    await using lab = new Lab();
+    await lab.start();
+    const error = "endpoint: is required";
+    const alone = await lab.post("/observer/event", `{"success":true}`);
+    expect(alone.status).toBe(400);
+    expect(await alone.json()).toMatchObject({ error, fields: [{ field: "endpoint", error: "is required" }] });
+    expect(await (await lab.post("/observer/event", `[{}]`)).json()).toMatchObject([{ accepted: false, error }]);
+  }, 60_000);
+
   test("with an endless number is refused", async () => {
     await using lab = new Lab();
     await lab.start();

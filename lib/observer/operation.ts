@@ -215,8 +215,8 @@ function isTime(text: string): boolean {
 }
 
 function wording(issue: v.BaseIssue<unknown>): string {
-  // valibot's own words for a missing key name types, not what is expected.
-  return issue.message.startsWith("Invalid") ? "is required" : issue.message;
+  // For a missing key valibot has the words that are meant for the object.
+  return issue.type === "loose_object" && issue.path ? "is required" : issue.message;
 }
 
 /** Whether a value is an operation as this program records them: for reading back what was written, much quicker than the schema. */
