@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { appendFileSync, existsSync, writeFileSync } from "node:fs";
 import { isRoot } from "./e2e/disk.ts";
-import { type Daemon, Folder, startRole, until } from "./kit.ts";
+import { type Daemon, Folder, runRole, startRole, until } from "./kit.ts";
 
 /** Deeper than what can be written. */
 const DEPTH = 200_000;
@@ -94,6 +94,19 @@ describe("an operation", () => {
       expect(answer.status).toBe(422);
       expect(await answer.json()).toMatchObject({ field });
     }
+  }, 60_000);
+
+  test("of numbers that grow when they are written is counted after a restart, too", async () => {
+    await using lab = new Lab();
+    const first = await lab.start();
+    const body = `{"endpoint":"x","more":[${"1e20,".repeat(800_000)}1]}`;
+    expect((await lab.post("/observer/event", body)).status).toBe(200);
+    await first.kill("SIGKILL");
+    const second = await lab.start();
+    expect((await lab.get<{ total: number }>("/observer/stats")).total).toBe(1);
+    expect(await second.said("log read")).toContain("malformed=0");
+    const { stdout } = await runRole("observer", ["tail", "--config", lab.folder.at("observer.yaml")]);
+    expect(stdout).toContain("mcp");
   }, 60_000);
 
   test("with long texts keeps the answers of /stats and /clusters short", async () => {

@@ -34,6 +34,8 @@ import { type Operation, isRecorded, readOperation } from "./operation.ts";
 
 const NEWLINE = 0x0a;
 const SNAPSHOT_VERSION = 1;
+/** More than any line that was taken: a body of 4 MiB can become 19 MiB of JSON, since `1e20` is written with all its zeros. */
+export const LONGEST_LINE = 32 << 20;
 
 /** Whoever keeps figures of what is in the log. */
 export interface Books {
@@ -240,6 +242,7 @@ export async function readLog(
   await replay({
     path: file,
     from,
+    maxLine: LONGEST_LINE,
     record(value, { number, offset, end }) {
       const operation = isRecorded(value) ? value : completed(value);
       if (typeof operation === "string") return skip(number, operation);

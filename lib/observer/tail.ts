@@ -2,7 +2,7 @@
 
 import { statSync } from "node:fs";
 import { replay } from "../replay.ts";
-import { segmentsOf } from "./op-log.ts";
+import { LONGEST_LINE, segmentsOf } from "./op-log.ts";
 import { type Operation, isRecorded } from "./operation.ts";
 
 /** Reads on from where it stopped. */
@@ -65,6 +65,7 @@ async function lastOf(path: string, limit: number): Promise<{ last: Operation[];
 
 /** Gives the byte after the last whole line. */
 async function readFrom(path: string, from: number, each: (operation: Operation) => void): Promise<number> {
-  const { end } = await replay({ path, from, record: (value) => isRecorded(value) && each(value) });
+  const record = (value: unknown) => isRecorded(value) && each(value);
+  const { end } = await replay({ path, from, maxLine: LONGEST_LINE, record });
   return end;
 }
