@@ -50,12 +50,21 @@ test("lines of the log that somebody else wrote are completed, or skipped as mal
     { ...line, id: 9 },
     { ...line, timestamp: "yesterday" },
     { ...line, success: true },
+    { ...line, success: true, source: "scenario", input_summary: "", output_summary: "", role: null, city: "Graz" },
+    { ...line, success: true, source: "scenario", input_summary: "", output_summary: "", role: 5 },
+    { ...line, success: true, source: "scenario", input_summary: "", output_summary: "", count: "many" },
   ];
   await Bun.write(lab.log, lines.map((one) => `${JSON.stringify(one)}\n`).join(""));
   const daemon = await lab.start();
-  expect(await daemon.said("log read")).toContain("malformed=5");
-  const { total, failures } = await lab.get<{ total: number; failures: number }>("/observer/stats");
-  expect([total, failures]).toEqual([3, 2]);
+  expect(await daemon.said("log read")).toContain("malformed=7");
+  const { total, failures, recent_scenario_ops } = await lab.get<{
+    total: number;
+    failures: number;
+    recent_scenario_ops: object[];
+  }>("/observer/stats");
+  expect([total, failures]).toEqual([4, 2]);
+  const { timestamp, endpoint, success, duration_ms } = { ...line, success: true };
+  expect(recent_scenario_ops).toEqual([{ timestamp, endpoint, success, duration_ms, city: "Graz" }]);
   const { clusters } = await lab.get<{ clusters: { last_at: string; count: number }[] }>("/observer/clusters");
   expect(clusters).toMatchObject([{ count: 2, last_at: "2026-01-31T12:00:00.000Z" }]);
 }, 60_000);

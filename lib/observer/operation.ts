@@ -222,8 +222,8 @@ function wording(issue: v.BaseIssue<unknown>): string {
 /** Whether a value is an operation as this program records them: for reading back what was written, much quicker than the schema. */
 export function isRecorded(value: unknown): value is Operation {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return false;
-  const { endpoint, source, success, timestamp, duration_ms, input_summary, output_summary, error, sig_hash, id } =
-    value as Record<string, unknown>;
+  const given = value as Record<keyof typeof TYPES, unknown>;
+  const { endpoint, source, success, timestamp, duration_ms, input_summary, output_summary } = given;
   return (
     typeof endpoint === "string" &&
     endpoint.trim() !== "" &&
@@ -233,7 +233,19 @@ export function isRecorded(value: unknown): value is Operation {
     typeof duration_ms === "number" &&
     typeof input_summary === "string" &&
     typeof output_summary === "string" &&
-    [error, sig_hash, id].every((field) => field === undefined || typeof field === "string") &&
-    SOURCES.includes(source as Source)
+    KNOWN_SOURCES.has(source) &&
+    isTextOrAbsent(given.error) &&
+    isTextOrAbsent(given.sig_hash) &&
+    isTextOrAbsent(given.id) &&
+    isTextOrAbsent(given.event_kind) &&
+    isTextOrAbsent(given.role) &&
+    isTextOrAbsent(given.city) &&
+    isTextOrAbsent(given.state) &&
+    isTextOrAbsent(given.staffer_id) &&
+    (given.count === undefined || typeof given.count === "number")
   );
+}
+
+function isTextOrAbsent(value: unknown): boolean {
+  return value === undefined || typeof value === "string";
 }
