@@ -430,7 +430,7 @@ async function review(
   const parsed = v.safeParse(ReviewInput, data);
   if (!parsed.success) {
     const fields = parsed.issues.map((issue) => ({ field: v.getDotPath(issue) ?? "", error: issue.message }));
-    const named = fields.map(({ field, error }) => `${field}: ${error}`).join("; ");
+    const named = fields.map(({ field, error }) => (field === "" ? error : `${field}: ${error}`)).join("; ");
     throw new Refusal(422, "invalid_review", named, { extra: { field: fields[0]?.field, fields } });
   }
   const input = parsed.output;

@@ -132,6 +132,21 @@ describe("an operation", () => {
   }, 60_000);
 });
 
+test("a review that is a list, or whose figures are one, is refused in words", async () => {
+  await using lab = new Lab();
+  await lab.start();
+  for (const [body, error] of [
+    ["[]", "expected a JSON object"],
+    ["5", "expected a JSON object"],
+    [`{"grounding_stats":[]}`, "grounding_stats: expected an object"],
+  ] as const) {
+    const answer = await lab.post("/observer/review", body);
+    expect(answer.status).toBe(422);
+    expect(await answer.json()).toMatchObject({ error, code: "invalid_review" });
+  }
+  expect(existsSync(lab.folder.at("data", "reviews.jsonl"))).toBe(false);
+}, 60_000);
+
 test("a correction nested too deep is kept as text, and those after it are taken", async () => {
   await using lab = new Lab();
   const file = lab.folder.at("corrections.jsonl");

@@ -258,7 +258,7 @@ export async function readLog(
 function completed(value: unknown): Operation | string {
   const read = readOperation(value, Date.now());
   if ("operation" in read) return read.operation;
-  return read.broken.map(({ field, error }) => `${field}: ${error}`).join("; ");
+  return read.broken.map(({ field, error }) => (field === "" ? error : `${field}: ${error}`)).join("; ");
 }
 
 /** Takes over the snapshot. Gives up to which segment all is known, and up to which byte of the log: 0 unless it was not renamed. */

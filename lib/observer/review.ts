@@ -27,26 +27,40 @@ const words = v.nullish(v.string("expected text"), "");
 const figure = v.pipe(v.number("expected a number"), v.finite("expected a number"));
 const count = v.nullish(v.pipe(figure, v.minValue(0, "expected 0 or more")), null);
 
+/** A map: to the schema of an object a list is one, too. */
+function map(expected: string) {
+  return v.pipe(
+    v.unknown(),
+    v.check((value) => !Array.isArray(value), expected),
+  );
+}
+
 /** What is to be judged; unknown fields are kept for the record. */
-export const ReviewInput = v.looseObject(
-  {
-    file_path: words,
-    model: words,
-    response: words,
-    source_content: words,
-    grounding_stats: v.nullish(
-      v.looseObject(
-        {
-          total: count,
-          grounded: count,
-          groundedPct: v.optional(v.nullable(v.pipe(v.number("expected percent"), v.finite("expected percent")))),
-        },
-        "expected an object",
+export const ReviewInput = v.pipe(
+  map("expected a JSON object"),
+  v.looseObject(
+    {
+      file_path: words,
+      model: words,
+      response: words,
+      source_content: words,
+      grounding_stats: v.nullish(
+        v.pipe(
+          map("expected an object"),
+          v.looseObject(
+            {
+              total: count,
+              grounded: count,
+              groundedPct: v.optional(v.nullable(v.pipe(v.number("expected percent"), v.finite("expected percent")))),
+            },
+            "expected an object",
+          ),
+        ),
       ),
-    ),
-    attempt: v.nullish(v.pipe(figure, v.minValue(0, "expected 0 or more")), 1),
-  },
-  "expected a JSON object",
+      attempt: v.nullish(v.pipe(figure, v.minValue(0, "expected 0 or more")), 1),
+    },
+    "expected a JSON object",
+  ),
 );
 export type ReviewInput = v.InferOutput<typeof ReviewInput>;
 
