@@ -305,16 +305,19 @@ function startSteps(observer: Observer, service: Service): Loop {
   step(
     "playbooks",
     () => 5 * cycle(),
-    async () => {
-      observer.playbooks = playbooksOf(recorder.ledger.tally.newest());
+    async (alive) => {
+      observer.playbooks = await playbooksOf(recorder.ledger.tally.newest(), alive);
       const { persist_path } = observer.config;
       if (persist_path === "") return;
       const lines = observer.playbooks.map((playbook) => `${JSON.stringify(playbook)}\n`);
       writeWhole(join(dirname(persist_path), "playbooks.jsonl"), lines.join(""));
     },
   );
-  return step("rotate", cycle, async () => {
-    if (operations.full) await operations.rotate();
+  return step("rotate", cycle, async (alive) => {
+    if (!operations.full) return;
+    // A rotation holds up whoever records, and needs to have all failures sorted.
+    await clusters.analyze(alive);
+    await operations.rotate();
   });
 }
 

@@ -8,6 +8,7 @@
 
 import type { Operation } from "./operation.ts";
 import { type Fingerprint, fingerprintOf } from "./fingerprint.ts";
+import { inSlices } from "./slices.ts";
 
 /** When a cluster is escalated. */
 export interface EscalationRules {
@@ -58,10 +59,10 @@ const MOST_CLUSTERS = 10_000;
 const EXAMPLES = 5;
 const LARGEST_TEXT = 1000;
 const LARGEST_SIGNATURE = 256;
-/** So many failures, and so many characters of them, wait to be sorted; then all are, at once. */
+/** So many failures, and so many characters of them, wait to be sorted; then each that comes has the oldest few sorted at once. */
 const MOST_WAITING = 20_000;
 const MOST_WAITING_CHARACTERS = 16 << 20;
-const SLICE = 500;
+const FEW = 10;
 /** Texts whose fingerprint is known: what repeats is mostly the very same text. */
 const KNOWN_TEXTS = 5000;
 
@@ -115,27 +116,36 @@ export class Clusters {
       ...(sig_hash === undefined ? {} : { sig_hash: shortSignature(sig_hash) }),
       ...(id === undefined ? {} : { id }),
     };
-    const characters = failure.error.length + failure.output_summary.length + failure.input_summary.length;
-    this.#waitingCharacters += characters;
+    this.#waitingCharacters += charactersOf(failure);
     this.#waiting.push(failure);
-    if (this.#waiting.length >= MOST_WAITING || this.#waitingCharacters >= MOST_WAITING_CHARACTERS) this.analyzeNow();
+    if (this.#fullness >= 1) this.#sortFew();
+  }
+
+  /** Whether so many failures wait that whoever brings more should wait for `relieve`. */
+  get crowded(): boolean {
+    return this.#fullness >= 1 / 4;
+  }
+
+  /** Sorts, in slices, until it is no longer crowded. */
+  async relieve(): Promise<void> {
+    const turn = inSlices();
+    while (this.crowded) {
+      this.#sortFew();
+      await turn();
+    }
   }
 
   /** Sorts what was noted. */
   analyzeNow(): void {
-    const waiting = this.#waiting;
-    this.#waiting = [];
-    this.#waitingCharacters = 0;
-    for (const failure of waiting) this.#sort(failure);
+    while (this.#waiting.length > 0) this.#sortFew();
   }
 
   /** The same in slices, with room for others in between. */
-  async analyze(alive: () => void = () => {}): Promise<void> {
+  async analyze(alive?: () => void): Promise<void> {
+    const turn = inSlices(alive);
     while (this.#waiting.length > 0) {
-      for (const failure of this.#waiting.splice(0, SLICE)) this.#sort(failure);
-      if (this.#waiting.length === 0) this.#waitingCharacters = 0;
-      alive();
-      await new Promise<void>((next) => setImmediate(next));
+      this.#sortFew();
+      await turn();
     }
   }
 
@@ -158,6 +168,18 @@ export class Clusters {
     this.#waiting = [];
     this.#waitingCharacters = 0;
     this.#clusters = new Map(clusters.map((cluster) => [cluster.fingerprint, cluster]));
+  }
+
+  /** How much of what may wait does: 1 is all of it. */
+  get #fullness(): number {
+    return Math.max(this.#waiting.length / MOST_WAITING, this.#waitingCharacters / MOST_WAITING_CHARACTERS);
+  }
+
+  #sortFew(): void {
+    for (const failure of this.#waiting.splice(0, FEW)) {
+      this.#waitingCharacters -= charactersOf(failure);
+      this.#sort(failure);
+    }
   }
 
   #sort(failure: Waiting): void {
@@ -218,6 +240,10 @@ export class Clusters {
     const oldest = [...this.#clusters.values()].toSorted((a, b) => a.last_at - b.last_at).slice(0, MOST_CLUSTERS / 10);
     for (const { fingerprint } of oldest) this.#clusters.delete(fingerprint);
   }
+}
+
+function charactersOf({ error, output_summary, input_summary }: Waiting): number {
+  return error.length + output_summary.length + input_summary.length;
 }
 
 function spellAt(begin: number): Spell {

@@ -6,6 +6,7 @@
 
 import type { Operation } from "./operation.ts";
 import { shapeOf } from "./fingerprint.ts";
+import { inSlices } from "./slices.ts";
 
 /** What works for an endpoint. */
 export interface Playbook {
@@ -62,21 +63,27 @@ const NOT_CONFIGURATION = new Set([
   "shortened",
 ]);
 
-/** The playbooks that operations give, the most used endpoint first. */
-export function playbooksOf(operations: Iterable<Operation>): Playbook[] {
-  const byEndpoint = Map.groupBy(operations, ({ endpoint }) => endpoint);
-  return [...byEndpoint]
-    .flatMap(([endpoint, all]) => {
-      const successes = all.filter(({ success }) => success);
-      return successes.length >= ENOUGH ? [playbookOf(endpoint, all, successes)] : [];
-    })
-    .toSorted((a, b) => b.count - a.count);
+/**
+ * The playbooks that operations give, the most used endpoint first. Made in slices.
+ * @param alive is called at the end of each slice.
+ */
+export async function playbooksOf(operations: Iterable<Operation>, alive?: () => void): Promise<Playbook[]> {
+  const turn = inSlices(alive);
+  const playbooks: Playbook[] = [];
+  for (const [endpoint, all] of Map.groupBy(operations, ({ endpoint: name }) => name)) {
+    const successes = all.filter(({ success }) => success);
+    if (successes.length >= ENOUGH) playbooks.push(await playbookOf({ endpoint, all, successes }, turn));
+  }
+  return playbooks.toSorted((a, b) => b.count - a.count);
 }
 
-function playbookOf(endpoint: string, all: Operation[], successes: Operation[]): Playbook {
+async function playbookOf(
+  { endpoint, all, successes }: { endpoint: string; all: Operation[]; successes: Operation[] },
+  turn: () => Promise<void>,
+): Promise<Playbook> {
   const durations = successes.map(({ duration_ms }) => duration_ms).toSorted((a, b) => a - b);
   const at = (share: number) => durations[Math.min(durations.length - 1, Math.ceil(share * durations.length) - 1)]!;
-  const outcomes = outcomesOf(all);
+  const outcomes = await outcomesOf(all, turn);
   return {
     endpoint,
     count: all.length,
@@ -84,13 +91,20 @@ function playbookOf(endpoint: string, all: Operation[], successes: Operation[]):
     success_rate: Math.round((successes.length / all.length) * 1000) / 1000,
     p50_ms: at(0.5),
     p95_ms: at(0.95),
-    input_shapes: commonest(
-      successes.flatMap(({ input_summary }) => (input_summary.trim() === "" ? [] : [shapeOf(input_summary)])),
-    ).slice(0, SHAPES),
+    input_shapes: commonest(await inputShapesOf(successes, turn)).slice(0, SHAPES),
     changed: changesOf(outcomes),
     refinements: outcomes.flatMap(({ field, values }) => refinementOf(endpoint, field, values) ?? []),
     last_at: new Date(all.reduce((last, { timestamp }) => Math.max(last, Date.parse(timestamp)), 0)).toISOString(),
   };
+}
+
+async function inputShapesOf(operations: Operation[], turn: () => Promise<void>): Promise<string[]> {
+  const shapes: string[] = [];
+  for (const { input_summary } of operations) {
+    if (input_summary.trim() !== "") shapes.push(shapeOf(input_summary));
+    await turn();
+  }
+  return shapes;
 }
 
 interface Outcome {
@@ -100,7 +114,10 @@ interface Outcome {
 }
 
 /** How often each value of each field succeeded and failed. */
-function outcomesOf(operations: Operation[]): { field: string; values: Outcome[] }[] {
+async function outcomesOf(
+  operations: Operation[],
+  turn: () => Promise<void>,
+): Promise<{ field: string; values: Outcome[] }[]> {
   const fields = new Map<string, Map<string, Outcome>>();
   for (const operation of operations) {
     for (const [field, given] of Object.entries(operation)) {
@@ -113,6 +130,7 @@ function outcomesOf(operations: Operation[]): { field: string; values: Outcome[]
       values.set(value, outcome);
       outcome[operation.success ? "successes" : "failures"]++;
     }
+    await turn();
   }
   return [...fields]
     .filter(([, values]) => values.size > 1 && values.size <= MOST_VALUES)

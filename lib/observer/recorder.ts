@@ -91,7 +91,8 @@ export class Recorder {
   }
 
   /**
-   * Records operations whose ids are not known yet; resolves when all of them are durable and counted.
+   * Records operations whose ids are not known yet; resolves when all of them are durable and counted. Where failures come quicker
+   * than they can be told apart, whoever brings them waits.
    * @returns how many were recorded now. Throws what the file system says, and then none of them was.
    */
   async record(operations: readonly Operation[]): Promise<number> {
@@ -99,6 +100,7 @@ export class Recorder {
       const { fresh, ids, others } = this.#sort(operations);
       if (others.length === 0) {
         if (fresh.length > 0) await this.#write(fresh, ids);
+        if (this.ledger.clusters.crowded) await this.ledger.clusters.relieve();
         return fresh.length;
       }
       // Whether they get there or not: what they leave is ours.

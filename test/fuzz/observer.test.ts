@@ -120,11 +120,11 @@ const trouble = fc.oneof(
 
 test(
   "an operation of any shape is refused with its fields or can be counted, clustered, shown, kept and read again",
-  () => {
+  async () => {
     const ledger = new Ledger(new Clusters(RULES));
     let seen = 0;
-    fc.assert(
-      fc.property(fc.oneof(damaged(RIGHT), json), (data) => {
+    await fc.assert(
+      fc.asyncProperty(fc.oneof(damaged(RIGHT), json), async (data) => {
         const read = readOperation(data, Date.now());
         if ("broken" in read) {
           expect(read.broken.length).toBeGreaterThan(0);
@@ -143,7 +143,7 @@ test(
             ledger.clusters.list().map(summaryOf),
             ledger.clusters.list().map(detailsOf),
           ]);
-          playbooksOf(ledger.tally.newest());
+          await playbooksOf(ledger.tally.newest());
         }
       }),
       runs(),
@@ -160,15 +160,15 @@ test(
 
 test(
   "a snapshot of any shape is refused, or the books go on with it",
-  () => {
+  async () => {
     const ledger = new Ledger(new Clusters(RULES));
     for (const success of [true, false, false]) {
       const read = readOperation({ ...RIGHT, id: String(Math.random()), success, source: "scenario" }, Date.now());
       if ("operation" in read) ledger.apply(read.operation, 100);
     }
     const saved: unknown = JSON.parse(JSON.stringify(ledger.save()));
-    fc.assert(
-      fc.property(fc.oneof(damaged(saved), json), (state) => {
+    await fc.assert(
+      fc.asyncProperty(fc.oneof(damaged(saved), json), async (state) => {
         const books = new Ledger(new Clusters(RULES));
         try {
           books.restore(state);
@@ -179,7 +179,7 @@ test(
         if ("operation" in read) books.apply(read.operation, 100);
         books.clusters.analyzeNow();
         JSON.stringify([books.tally.stats, books.clusters.list().map(summaryOf), books.clusters.list().map(detailsOf)]);
-        playbooksOf(books.tally.newest());
+        await playbooksOf(books.tally.newest());
         books.save();
       }),
       runs(0.5),

@@ -134,7 +134,7 @@ test(
         ledger.tally.stats,
         ledger.clusters.list().map(summaryOf),
         ledger.clusters.list().map(detailsOf),
-        playbooksOf(ledger.tally.newest()),
+        await playbooksOf(ledger.tally.newest()),
       ]);
       await new LogTail(folder.at("data", "ops.jsonl")).newest(10);
       await operations.rotate();
