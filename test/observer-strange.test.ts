@@ -147,6 +147,31 @@ test("a review that is a list, or whose figures are one, is refused in words", a
   expect(existsSync(lab.folder.at("data", "reviews.jsonl"))).toBe(false);
 }, 60_000);
 
+test("failures whose time lies ahead are escalated once, however much later the log is read again", async () => {
+  await using lab = new Lab();
+  const first = await lab.start();
+  const ahead = { endpoint: "x", success: false, error: "no", timestamp: "2999-01-01T00:00:00Z", id: "1" };
+  const post = async (...ids: string[]) => {
+    const body = JSON.stringify(ids.map((id) => ({ ...ahead, id })));
+    expect((await lab.post("/observer/event", body)).status).toBe(200);
+  };
+  await post("1", "2", "3");
+  const file = lab.folder.at("data", "escalations.jsonl");
+  const escalated = async () => (await Bun.file(file).text()).split("\n").length - 1;
+  await until("an escalation", async () => existsSync(file) && (await escalated()) === 1);
+  await first.kill("SIGKILL");
+  // As if all of it were three days ago.
+  const now = new Date().toISOString().slice(0, 10);
+  const then = new Date(Date.now() - 3 * 86_400_000).toISOString().slice(0, 10);
+  for (const path of [lab.log, file]) await Bun.write(path, (await Bun.file(path).text()).replaceAll(now, then));
+  await lab.start();
+  const { events } = await lab.get<{ events: { timestamp: string; id: string }[] }>("/observer/events");
+  expect(events.map(({ timestamp }) => timestamp)).toEqual(Array.from({ length: 3 }, () => ahead.timestamp));
+  type Steps = { steps: { escalate: { passes: number } } };
+  await until("two looks", async () => (await lab.get<Steps>("/observer/health")).steps.escalate.passes > 2);
+  expect(await escalated()).toBe(1);
+}, 60_000);
+
 test("a correction nested too deep is kept as text, and those after it are taken", async () => {
   await using lab = new Lab();
   const file = lab.folder.at("corrections.jsonl");

@@ -6,7 +6,7 @@
 //
 // Adding a failure only notes it; `analyze` sorts what was noted into clusters, in slices, so that requests aren't held up.
 
-import type { Operation } from "./operation.ts";
+import { type Operation, timeOf } from "./operation.ts";
 import { type Fingerprint, fingerprintOf } from "./fingerprint.ts";
 import { inSlices } from "./slices.ts";
 
@@ -103,8 +103,7 @@ export class Clusters {
   add(operation: Operation): void {
     if (operation.success) return;
     const { timestamp, endpoint, source, input_summary, output_summary, error = "", sig_hash, id } = operation;
-    // One that lies ahead would make all later ones look like a silence ended.
-    const at = Math.min(Date.parse(timestamp), Date.now());
+    const at = timeOf(operation);
     const failure: Waiting = {
       timestamp,
       endpoint,

@@ -12,6 +12,8 @@ export type Source = (typeof SOURCES)[number];
 
 const LONGEST_ID = 256;
 const LONGEST_ENDPOINT = 4096;
+/** Clocks may be this far apart. */
+const CLOCK_MS = 60_000;
 
 const words = v.pipe(
   v.nullish(v.string("expected text"), ""),
@@ -94,6 +96,8 @@ export interface Operation {
   rescue_attempted?: boolean;
   rescue_succeeded?: boolean;
   task_class?: string;
+  /** When it came in, of one whose timestamp lies ahead of that. */
+  observed_at?: string;
   [unknown: string]: unknown;
 }
 
@@ -149,7 +153,17 @@ function completed(given: Given, now: number): Operation {
     const value = given[name];
     if (value !== undefined && (value !== null || !(name in Given.entries))) operation[name] = value;
   }
+  if (Date.parse(operation.timestamp) > now + CLOCK_MS) operation.observed_at = new Date(now).toISOString();
   return operation;
+}
+
+/**
+ * When it was carried out, in milliseconds since 1970: never later than it came in, also when the log is read again later. Otherwise
+ * one that lies ahead would make all that follow look like the end of a silence.
+ */
+export function timeOf({ timestamp, observed_at }: Operation): number {
+  const observed = typeof observed_at === "string" ? Date.parse(observed_at) : Number.NaN;
+  return Math.min(Date.parse(timestamp), Number.isNaN(observed) ? Date.now() : observed, Date.now());
 }
 
 /** What `typeof` says of each field that is as the schema wants it. */

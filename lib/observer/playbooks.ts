@@ -50,6 +50,7 @@ const MOSTLY = 0.8;
 const NOT_CONFIGURATION = new Set([
   "id",
   "timestamp",
+  "observed_at",
   "endpoint",
   "success",
   "duration_ms",
