@@ -689,6 +689,24 @@ describe("reviews", () => {
     await witness.record({ endpoint: "b", success: true });
     expect(await witness.daemon.kill()).toBe(0);
   }, 60_000);
+
+  test("a model that lets one escalation wait in vain is not asked about the others of that pass; each is told before the next", async () => {
+    let asked = 0;
+    using llm = server(() => {
+      asked++;
+      return asked === 1 ? says("The disk is full.") : new Promise<Response>(() => {});
+    });
+    await using witness = await Witness.start({ more: `llm: { url: "${llm.url}", model: m1, timeout_seconds: 3 }` });
+    const names = ["alpha", "beta", "gamma", "delta\nepsilon"];
+    await witness.record(...names.flatMap((name) => [1, 2, 3].map(() => failure(name, "no"))));
+    await until("a second question", () => asked === 2);
+    expect(witness.told().map(({ payload }) => payload!.split("\n")[1])).toEqual(["The disk is full."]);
+    await until("all are told", () => witness.told().length === 4);
+    expect(asked).toBe(2);
+    const late = "the model did not answer within 3 s";
+    expect(witness.escalations().map((one) => one["diagnosis_failed"])).toEqual([undefined, late, late, late]);
+    expect(witness.told().map(({ payload }) => payload!.split(" keeps failing")[0])).toContain("delta epsilon");
+  }, 60_000);
 });
 
 test("a reload takes over thresholds and whom to tell; what can't change says so", async () => {

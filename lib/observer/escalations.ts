@@ -16,7 +16,7 @@ import { type Durability, Journal } from "../journal.ts";
 import type { Log } from "../log.ts";
 import { replay } from "../replay.ts";
 import { type Cluster, type Clusters, type Example, LEVELS, type Level } from "./clusters.ts";
-import type { Model } from "./model.ts";
+import type { Answer, Model } from "./model.ts";
 
 /** Whom escalations are told. */
 export interface Notify {
@@ -142,11 +142,14 @@ export class Escalations {
 
   /** Escalates what is due, and tells what was not told. Throws when it can't be written: a later pass does it. */
   async pass({ signal, alive = () => {} }: { signal: AbortSignal; alive?: () => void }): Promise<void> {
+    const ask = asker(() => this.#options.model, signal);
     for (const cluster of this.#options.clusters.list()) {
       const level = this.#due(cluster);
       if (level === 0) continue;
       alive();
-      await this.#escalate(cluster, level, signal);
+      await this.#escalate(cluster, level, ask);
+      // The next one may wait long for its diagnosis. What can't be told now is tried again below, where that is said.
+      await this.#tell(alive).catch(() => {});
     }
     await this.#tell(alive);
   }
@@ -164,10 +167,10 @@ export class Escalations {
     return spell.reached > done ? spell.reached : 0;
   }
 
-  async #escalate(cluster: Cluster, level: Level, signal: AbortSignal): Promise<void> {
-    const { model, log } = this.#options;
+  async #escalate(cluster: Cluster, level: Level, ask: Ask): Promise<void> {
+    const { log } = this.#options;
     const { fingerprint, parts, spell, count, last_at, by_source, examples } = cluster;
-    const diagnosed = model ? await diagnose(cluster, model, signal) : { diagnosis: null };
+    const diagnosed = await diagnose(cluster, ask);
     const escalation: Escalation = {
       ts: new Date().toISOString(),
       id: idOf(`${fingerprint} ${spell.begin} ${level}`),
@@ -214,15 +217,28 @@ export class Escalations {
   }
 }
 
+/** Asks the model there is, null without one. */
+type Ask = (question: string) => Promise<Answer | null>;
+
+/** Asks until the model has let one wait in vain: the others are escalated without it, so that none comes minutes late. */
+function asker(model: () => Model | null, signal: AbortSignal): Ask {
+  let away: Answer | null = null;
+  return async (question) => {
+    const answer = away ?? (await model()?.ask(SYSTEM, question, signal)) ?? null;
+    if (answer !== null && "late" in answer) away = answer;
+    return answer;
+  };
+}
+
 async function diagnose(
   { parts, spell, examples }: Cluster,
-  model: Model,
-  signal: AbortSignal,
+  ask: Ask,
 ): Promise<Pick<Escalation, "diagnosis" | "diagnosis_failed">> {
   const shown = examples.map(({ timestamp, input_summary, output_summary, error }) =>
     JSON.stringify({ timestamp, input_summary, output_summary, error }),
   );
-  const answer = await model.ask(SYSTEM, `${parts.endpoint} failed ${spell.count} times:\n${shown.join("\n")}`, signal);
+  const answer = await ask(`${parts.endpoint} failed ${spell.count} times:\n${shown.join("\n")}`);
+  if (answer === null) return { diagnosis: null };
   if ("failed" in answer) return { diagnosis: null, diagnosis_failed: answer.failed };
   return { diagnosis: answer.text.trim().slice(0, LARGEST_DIAGNOSIS) };
 }
@@ -241,7 +257,8 @@ function textOf({ endpoint, count, first_at, last_at, examples, shape, fingerpri
   const ms = Date.parse(last_at) - Date.parse(first_at);
   const span = ms < 1000 ? "a second" : duration(ms);
   const error = (examples[0]?.error || examples[0]?.output_summary || shape).replace(/\s+/g, " ").slice(0, 300);
-  return `${endpoint} keeps failing: ${count} failures within ${span}: ${error} (picket-observer clusters ${fingerprint})`;
+  const name = endpoint.replace(/\s+/g, " ");
+  return `${name} keeps failing: ${count} failures within ${span}: ${error} (picket-observer clusters ${fingerprint})`;
 }
 
 function eventOf(escalation: Escalation, { recipient }: Notify) {

@@ -20,8 +20,8 @@ export function sameModel(a: ModelSettings | undefined, b: ModelSettings | undef
   return Bun.deepEquals(keys(a), keys(b)) && JSON.stringify(a) === JSON.stringify(b);
 }
 
-/** What it said, or why there is nothing. */
-export type Answer = { text: string } | { failed: string };
+/** What it said, or why there is nothing; `late`: it was waited for in vain. */
+export type Answer = { text: string } | { failed: string; late?: true };
 
 const HOUR_MS = 3_600_000;
 const LARGEST_ANSWER = 1 << 20;
@@ -78,7 +78,7 @@ export class Model {
         ? { failed: "the model server's answer has no message" }
         : { text: without(api_key, content) };
     } catch (error) {
-      if (late.aborted) return { failed: `the model did not answer within ${timeout_seconds} s` };
+      if (late.aborted) return { failed: `the model did not answer within ${timeout_seconds} s`, late: true };
       return { failed: `the model is not to be had: ${without(api_key, errorChain(error))}` };
     }
   }
