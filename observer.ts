@@ -27,7 +27,7 @@ import {
   seconds,
   secret,
 } from "./lib/config.ts";
-import { cannotWrite, isDiskFull, makeFolder } from "./lib/files.ts";
+import { cannotAppend, isDiskFull, makeFolder } from "./lib/files.ts";
 import { writeWhole } from "./lib/files.ts";
 import {
   type Bindings,
@@ -364,7 +364,7 @@ function createApp(
 }
 
 function health({ recorder, config, steps, escalations }: Observer): Health {
-  const broken = config.persist_path === "" ? null : cannotWrite(dirname(config.persist_path));
+  const broken = config.persist_path === "" ? null : cannotAppend(config.persist_path);
   const figures = {
     ring_size: recorder.ledger.tally.ringSize,
     total: recorder.ledger.tally.total,

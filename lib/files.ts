@@ -79,6 +79,18 @@ export function cannotWrite(folder: string): string | null {
   }
 }
 
+/** The same for a file that is appended to; it need not be there yet. */
+export function cannotAppend(path: string): string | null {
+  try {
+    const found = statSync(path, { throwIfNoEntry: false });
+    if (found && !found.isFile()) return `"${path}" is not a regular file`;
+    if (found) accessSync(path, constants.W_OK);
+    return cannotWrite(dirname(path));
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
 /**
  * Replaces a file whole, and syncs it and its name: killed at any moment, there is the old one or the new one. `<path>.tmp` is used for
  * it, so two writers of one file have to take turns. Errors are those of the file system.

@@ -1,7 +1,7 @@
 // What nobody sends on purpose: each of it once stopped the observer, or was answered wrongly.
 
 import { describe, expect, test } from "bun:test";
-import { appendFileSync, existsSync, writeFileSync } from "node:fs";
+import { appendFileSync, existsSync, mkdirSync, rmSync, rmdirSync, writeFileSync } from "node:fs";
 import { isRoot } from "./e2e/disk.ts";
 import { type Daemon, Folder, runRole, startRole, until } from "./kit.ts";
 
@@ -170,6 +170,20 @@ test("failures whose time lies ahead are escalated once, however much later the 
   type Steps = { steps: { escalate: { passes: number } } };
   await until("two looks", async () => (await lab.get<Steps>("/observer/health")).steps.escalate.passes > 2);
   expect(await escalated()).toBe(1);
+}, 60_000);
+
+test("a log in whose place something else lies makes it unhealthy until it is gone", async () => {
+  await using lab = new Lab();
+  await lab.start();
+  const told = async () => (await lab.post("/observer/event", `{"endpoint":"x"}`)).status;
+  const health = async () => (await fetch(`${lab.url}/observer/health`)).status;
+  expect([await told(), await health()]).toEqual([200, 200]);
+  rmSync(lab.log);
+  mkdirSync(lab.log);
+  expect([await told(), await health()]).toEqual([500, 503]);
+  expect((await lab.get<{ total: number }>("/observer/stats")).total).toBe(1);
+  rmdirSync(lab.log);
+  expect([await health(), await told()]).toEqual([200, 200]);
 }, 60_000);
 
 test("a correction nested too deep is kept as text, and those after it are taken", async () => {
