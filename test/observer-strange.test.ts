@@ -67,6 +67,8 @@ test("lines of the log that somebody else wrote are completed, or skipped as mal
   expect(recent_scenario_ops).toEqual([{ timestamp, endpoint, success, duration_ms, city: "Graz" }]);
   const { clusters } = await lab.get<{ clusters: { last_at: string; count: number }[] }>("/observer/clusters");
   expect(clusters).toMatchObject([{ count: 2, last_at: "2026-01-31T12:00:00.000Z" }]);
+  const shown = await runRole("observer", ["tail", "--config", lab.folder.at("observer.yaml")]);
+  expect(shown.stdout.split("\n").length - 1).toBe(total);
 }, 60_000);
 
 describe("an operation", () => {
@@ -131,6 +133,14 @@ describe("an operation", () => {
     expect(JSON.stringify(await lab.get("/observer/clusters")).length).toBeLessThan(50_000);
   }, 60_000);
 });
+
+test("the ring is asked since a time, not since a number", async () => {
+  await using lab = new Lab();
+  await lab.start();
+  const status = async (since: string) => (await fetch(`${lab.url}/observer/events?since=${since}`)).status;
+  for (const time of ["2026-01-31", "2026-01-31T12:00:00Z", ""]) expect(await status(time)).toBe(200);
+  for (const none of ["5", "1700000000", "Jan 5", "2026-13-45", "-1"]) expect(await status(none)).toBe(400);
+}, 60_000);
 
 test("a review that is a list, or whose figures are one, is refused in words", async () => {
   await using lab = new Lab();

@@ -244,7 +244,7 @@ export async function readLog(
     from,
     maxLine: LONGEST_LINE,
     record(value, { number, offset, end }) {
-      const operation = isRecorded(value) ? value : completed(value);
+      const operation = operationOf(value);
       if (typeof operation === "string") return skip(number, operation);
       seen.applied++;
       apply(operation, end - offset - 1);
@@ -254,8 +254,9 @@ export async function readLog(
   return seen;
 }
 
-/** A line that somebody else wrote, with what it leaves out; or what is wrong with it. */
-function completed(value: unknown): Operation | string {
+/** A line's operation, with what is left out where somebody else wrote it; or what is wrong with it. */
+export function operationOf(value: unknown): Operation | string {
+  if (isRecorded(value)) return value;
   const read = readOperation(value, Date.now());
   if ("operation" in read) return read.operation;
   return read.broken.map(({ field, error }) => (field === "" ? error : `${field}: ${error}`)).join("; ");

@@ -100,7 +100,9 @@ function readQuery(params: URLSearchParams): Query {
     bad("source", `expected one of ${SOURCES.join(", ")}`);
   if (success && success !== "true" && success !== "false") bad("success", "expected true or false");
   const from = since ? Date.parse(since) : null;
-  if (Number.isNaN(from)) bad("since", "expected a time such as 2026-01-31T12:00:00Z");
+  // Date.parse takes "5" for a year.
+  if (since && (Number.isNaN(from) || !/^\d{4}-\d\d-\d\d/.test(since)))
+    bad("since", "expected a time such as 2026-01-31T12:00:00Z");
   const most = limit ? Number(limit) : DEFAULT_LIMIT;
   if (!Number.isInteger(most) || most < 1) bad("limit", `expected a whole number from 1 to ${RING_SIZE}`);
   return {

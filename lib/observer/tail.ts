@@ -2,8 +2,8 @@
 
 import { statSync } from "node:fs";
 import { replay } from "../replay.ts";
-import { LONGEST_LINE, segmentsOf } from "./op-log.ts";
-import { type Operation, isRecorded } from "./operation.ts";
+import { LONGEST_LINE, operationOf, segmentsOf } from "./op-log.ts";
+import type { Operation } from "./operation.ts";
 
 /** Reads on from where it stopped. */
 export class LogTail {
@@ -65,7 +65,10 @@ async function lastOf(path: string, limit: number): Promise<{ last: Operation[];
 
 /** Gives the byte after the last whole line. */
 async function readFrom(path: string, from: number, each: (operation: Operation) => void): Promise<number> {
-  const record = (value: unknown) => isRecorded(value) && each(value);
+  const record = (value: unknown): void => {
+    const operation = operationOf(value);
+    if (typeof operation !== "string") each(operation);
+  };
   const { end } = await replay({ path, from, maxLine: LONGEST_LINE, record });
   return end;
 }
