@@ -1,7 +1,7 @@
 #!/usr/bin/env bun
 // picket-observer: witnesses every operation, keeps the statistics, and escalates failures that repeat.
 // Reads its YAML, and the file of an overseer's corrections (<overseer_corrections>). Listens on <listen>. Writes <persist_path> and
-// beside it: full segments of it, snapshot.json, escalations.jsonl, reviews.jsonl, playbooks.jsonl, corrections.json, .picket/,
+// beside it: full segments of it, snapshot.json, escalations.jsonl and .told, reviews.jsonl, playbooks.jsonl, corrections.json, .picket/,
 // observer.lock; escalations also go into an inbox (<notify>).
 // Killed at any moment it loses nothing it acknowledged: an operation is in the log before it is counted or answered.
 

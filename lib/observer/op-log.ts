@@ -1,7 +1,7 @@
 // The observer's log of operations: JSON lines, appended and synced before anything is counted or answered.
 //
 //   ops.jsonl            what is being written
-//   ops.000001.jsonl …   full segments, oldest first; nothing reads them but `check` and people
+//   ops.000001.jsonl …   full segments, oldest first; nothing reads them but `check`, `tail` and people
 //   snapshot.json        what is known of all full segments, so that a start reads only ops.jsonl
 //
 // Rotation: everything under way is awaited, the snapshot is written beside its place and renamed (it says which file, by inode,
