@@ -77,11 +77,14 @@ export interface RunOptions {
   env?: Record<string, string | undefined>;
   cwd?: string;
   stdin?: string;
+  /** A command that runs the role. */
+  wrap?: string[];
 }
 
 /** Runs a role's command to its end. */
 export async function runRole(role: string, args: string[], options: RunOptions = {}): Promise<Outcome> {
-  const child = Bun.spawn([...(await command(role, options.target ?? "source")), ...args], {
+  const cmd = [...(options.wrap ?? []), ...(await command(role, options.target ?? "source")), ...args];
+  const child = Bun.spawn(cmd, {
     env: { ...process.env, ...options.env },
     cwd: options.cwd ?? ROOT,
     stdin: options.stdin === undefined ? "ignore" : Buffer.from(options.stdin),
@@ -139,11 +142,7 @@ export class Daemon implements AsyncDisposable {
 }
 
 /** Starts a role's daemon. Its first log line with `ready` tells where it listens. */
-export async function startRole(
-  role: string,
-  args: string[],
-  options: RunOptions & { wrap?: string[] } = {},
-): Promise<Daemon> {
+export async function startRole(role: string, args: string[], options: RunOptions = {}): Promise<Daemon> {
   const cmd = [...(options.wrap ?? []), ...(await command(role, options.target ?? "source")), ...args];
   const child = Bun.spawn(cmd, {
     env: { ...process.env, ...options.env },

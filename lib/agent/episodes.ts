@@ -62,14 +62,15 @@ export class EpisodePlaces {
     for (const folder of [this.outbox, this.shipped, this.quarantine]) mkdirSync(folder, { recursive: true });
   }
 
-  /** Finished episodes, the longest finished first. Names that can't be an episode's are told to `odd`. */
-  finished(odd: (name: string) => void): string[] {
+  /** Finished episodes, the longest finished first. What can't be shipped as it lies there is told to `odd`, with what would help. */
+  finished(odd: (name: string, remedy: string) => void): string[] {
     const found: { id: string; at: number }[] = [];
     for (const id of existsSync(this.episodes) ? readdirSync(this.episodes) : []) {
-      const marker = statSync(join(this.episodes, id, MARKER), { throwIfNoEntry: false });
-      if (!marker) continue;
-      if (NAME_SEGMENT.test(id)) found.push({ id, at: marker.mtimeMs });
-      else odd(id);
+      const at = markedAt(join(this.episodes, id, MARKER));
+      if (at === null) continue;
+      if (at === "hidden") odd(id, "let it be read");
+      else if (NAME_SEGMENT.test(id)) found.push({ id, at });
+      else odd(id, "rename it");
     }
     return found.toSorted((a, b) => a.at - b.at || (a.id < b.id ? -1 : 1)).map(({ id }) => id);
   }
@@ -178,6 +179,19 @@ export class EpisodePlaces {
   /** Removes a file; another process's sweep may have been quicker. */
   #drop(path: string): void {
     rmSync(path, { force: true });
+  }
+}
+
+/**
+ * When a marker was written, in milliseconds since 1970; null where there is none, "hidden" where that can't be seen. Nothing that lies
+ * among the episodes (a file, a link to itself, somebody's own folder) keeps the others from being found.
+ */
+function markedAt(marker: string): number | "hidden" | null {
+  try {
+    return statSync(marker).mtimeMs;
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    return code === "ENOENT" || code === "ENOTDIR" || code === "ELOOP" ? null : "hidden";
   }
 }
 

@@ -71,8 +71,8 @@ export class Shipping {
     const done: Shipped = { scanned: 0, shipped: 0, transient: 0, conflicts: 0, fatal: 0 };
     places.make();
     places.sweep();
-    const finished = places.finished((name) =>
-      this.#seldom.warn(`odd ${name}`, `episode "${name}" can't be shipped: rename it`),
+    const finished = places.finished((name, remedy) =>
+      this.#seldom.warn(`odd ${name}`, `episode "${name}" can't be shipped: ${remedy}`),
     );
     for (const id of finished) {
       if (signal.aborted) break;

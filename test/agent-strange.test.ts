@@ -1,0 +1,107 @@
+// What an agent meets and nobody meant: each of it once stopped the agent, held up what it had nothing to do with, or was told wrongly.
+
+import { afterEach, describe, expect, test } from "bun:test";
+import { chmodSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { Folder, have, runRole } from "./kit.ts";
+
+type Answer = (request: Request) => Response | Promise<Response>;
+
+const CONTENT = { poll_interval_seconds: 60, blocked: false, desired_generation: 0, has_signed_ops: false };
+
+/** A receiver that takes everything, but for what `doors` (ends of paths) answer otherwise. */
+class FakeHub {
+  readonly asked: string[] = [];
+  readonly server: Bun.Server<undefined>;
+  readonly url: string;
+
+  constructor(doors: Record<string, Answer> = {}) {
+    this.server = Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      idleTimeout: 0,
+      fetch: (request) => {
+        const { pathname } = new URL(request.url);
+        this.asked.push(pathname);
+        const door = Object.keys(doors).find((end) => pathname.endsWith(end));
+        return door === undefined ? this.#take(request, pathname) : doors[door]!(request);
+      },
+    });
+    this.url = `http://127.0.0.1:${this.server.port}`;
+    hubs.push(this);
+  }
+
+  async #take(request: Request, pathname: string): Promise<Response> {
+    await request.arrayBuffer();
+    if (pathname === "/v1/ping") return Response.json({ host: "web-1", time: new Date().toISOString() });
+    return Response.json(CONTENT, { status: pathname.endsWith(".tar.zst") ? 201 : 200 });
+  }
+}
+
+const hubs: FakeHub[] = [];
+afterEach(async () => {
+  for (const { server } of hubs.splice(0)) await server.stop(true);
+});
+
+/** An agent's places, with a configuration. */
+class Lab implements Disposable {
+  readonly folder = new Folder();
+  readonly config: string;
+
+  constructor(url: string, more = "") {
+    mkdirSync(this.folder.at("episodes"));
+    this.config = this.folder.write(
+      "agent.yaml",
+      `receiver: { url: "${url}", token: pk_strange-token }\ndata_dir: ${this.folder.at("agent")}\nhost_id: web-1\ndocker: { enabled: false }\nship: { episodes_dir: ${this.folder.at("episodes")}, scan_seconds: 1 }\n${more}`,
+    );
+  }
+
+  episode(id: string): string {
+    const folder = this.folder.at("episodes", id);
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(folder, "data.txt"), id);
+    writeFileSync(join(folder, "done.marker"), "");
+    return folder;
+  }
+
+  in(place: string): string[] {
+    const folder = this.folder.at(place);
+    return existsSync(folder) ? readdirSync(folder).toSorted() : [];
+  }
+
+  run(args: string[], wrap: string[] = []) {
+    return runRole("agent", [...args, "--config", this.config], { wrap });
+  }
+
+  [Symbol.dispose](): void {
+    this.folder[Symbol.dispose]();
+  }
+}
+
+/** Root without the power to read and write everything: folders' rights count for it, too. */
+const POWERLESS = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+const powerless = process.getuid?.() !== 0 ? [] : POWERLESS;
+const canBePowerless = powerless.length === 0 || have("setpriv", "folders that may not be read");
+
+describe("among the episodes", () => {
+  test("a file, a link to itself and one to nowhere keep nothing from being shipped", async () => {
+    using place = new Lab(new FakeHub().url);
+    place.episode("good");
+    place.folder.write("episodes/README", "not an episode");
+    symlinkSync("circle", place.folder.at("episodes/circle"));
+    symlinkSync("/nonexistent", place.folder.at("episodes/dangling"));
+    const { code, stdout, stderr } = await place.run(["--once"]);
+    expect([code, stdout]).toEqual([0, "scanned=1 shipped=1 transient=0 conflicts=0 fatal=0\n"]);
+    expect(stderr).not.toContain("can't be shipped");
+  });
+
+  test.skipIf(!canBePowerless)("a folder that may not be read is told, the others are shipped", async () => {
+    using place = new Lab(new FakeHub().url);
+    place.episode("good");
+    chmodSync(place.episode("hidden"), 0);
+    const { code, stdout, stderr } = await place.run(["--once"], powerless);
+    chmodSync(place.folder.at("episodes/hidden"), 0o700);
+    expect([code, stdout]).toEqual([0, "scanned=1 shipped=1 transient=0 conflicts=0 fatal=0\n"]);
+    expect(stderr).toContain('episode "hidden" can\'t be shipped: let it be read');
+  });
+});
