@@ -105,3 +105,16 @@ describe("among the episodes", () => {
     expect(stderr).toContain('episode "hidden" can\'t be shipped: let it be read');
   });
 });
+
+test.each([
+  [401, {}],
+  [404, {}],
+  [429, { "retry-after": "30" }],
+])("what holds all shipping (%d) holds it for --once, too: one upload, not three", async (status, headers) => {
+  const hub = new FakeHub({ ".tar.zst": () => new Response(null, { status, headers }) });
+  using place = new Lab(hub.url);
+  for (const id of ["a", "b", "c"]) place.episode(id);
+  const { code, stdout } = await place.run(["--once"]);
+  expect([code, stdout]).toEqual([5, "scanned=3 shipped=0 transient=3 conflicts=0 fatal=0\n"]);
+  expect(hub.asked).toEqual(["/v1/episodes/web-1/a.tar.zst"]);
+});

@@ -72,7 +72,7 @@ async function once(context: Context): Promise<number> {
   const hub = openHub(config.receiver);
   const places = new EpisodePlaces(ship.episodes_dir);
   const shipping = new Shipping({ places, hub, host: hostOf(hub, host_id), log: context.log, signal: context.signal });
-  const done = await shipping.pass({ all: true });
+  const done = await shipping.pass();
   context.print(
     Object.entries(done)
       .map(([name, count]) => `${name}=${count}`)

@@ -65,8 +65,8 @@ export class Shipping {
     this.#seldom = new Seldom(options.log);
   }
 
-  /** One pass over what is finished. With `all` nothing waits for its pause. */
-  async pass({ alive = () => {}, all = false }: { alive?: () => void; all?: boolean } = {}): Promise<Shipped> {
+  /** One pass over what is finished. */
+  async pass({ alive = () => {} }: { alive?: () => void } = {}): Promise<Shipped> {
     const { places, log, signal } = this.#options;
     const done: Shipped = { scanned: 0, shipped: 0, transient: 0, conflicts: 0, fatal: 0 };
     places.make();
@@ -78,7 +78,7 @@ export class Shipping {
       if (signal.aborted) break;
       done.scanned++;
       const now = performance.now();
-      if (!all && (now < this.#holdUntil || now < (this.#pauses.get(id)?.until ?? 0))) {
+      if (now < this.#holdUntil || now < (this.#pauses.get(id)?.until ?? 0)) {
         done.transient++;
         continue;
       }
