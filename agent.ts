@@ -273,9 +273,10 @@ function startShipping(live: () => Live, { log, stopping, loop: addLoop }: Servi
       sweptAt = performance.now();
       const { shipped_keep_days, quarantine_keep_days } = settings();
       const now = Date.now();
+      const left = (old: string, error: unknown) => log.warn("old episode not removed", { path: old, error });
       const gone =
-        places.expire(places.shipped, shipped_keep_days, now) +
-        places.expire(places.quarantine, quarantine_keep_days, now);
+        places.expire(places.shipped, { days: shipped_keep_days, now, left }) +
+        places.expire(places.quarantine, { days: quarantine_keep_days, now, left });
       if (gone > 0) log.info("old episodes removed", { episodes: gone });
     },
   });

@@ -3,7 +3,7 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Folder, have, runRole } from "./kit.ts";
+import { type Daemon, Folder, have, runRole, startRole, until } from "./kit.ts";
 
 type Answer = (request: Request) => Response | Promise<Response>;
 
@@ -73,6 +73,10 @@ class Lab implements Disposable {
     return runRole("agent", [...args, "--config", this.config], { wrap });
   }
 
+  start(options: { wrap?: string[]; env?: Record<string, string> } = {}): Promise<Daemon> {
+    return startRole("agent", ["--config", this.config], options);
+  }
+
   [Symbol.dispose](): void {
     this.folder[Symbol.dispose]();
   }
@@ -104,6 +108,32 @@ describe("among the episodes", () => {
     expect([code, stdout]).toEqual([0, "scanned=1 shipped=1 transient=0 conflicts=0 fatal=0\n"]);
     expect(stderr).toContain('episode "hidden" can\'t be shipped: let it be read');
   });
+});
+
+test("a folder in the outbox that looks like an archive keeps nothing from being shipped", async () => {
+  using place = new Lab(new FakeHub().url);
+  place.episode("good");
+  mkdirSync(place.folder.at("outbox/odd.tar.zst/within"), { recursive: true });
+  const { code, stdout, stderr } = await place.run(["--once"]);
+  expect([code, stdout]).toEqual([0, "scanned=1 shipped=1 transient=0 conflicts=0 fatal=0\n"]);
+  expect(stderr).toContain("odd.tar.zst");
+});
+
+test.skipIf(!canBePowerless)("old episodes go, also behind one that can't be removed", async () => {
+  using place = new Lab(new FakeHub().url);
+  const [days, made] = ["0.000001", Date.now()];
+  for (const old of ["shipped/a-stuck/sub", "shipped/b", "quarantine/c"]) {
+    mkdirSync(place.folder.at(old), { recursive: true });
+    writeFileSync(place.folder.at(old, "data.txt"), "old");
+  }
+  chmodSync(place.folder.at("shipped/a-stuck/sub"), 0o500);
+  const env = { PICKET_AGENT_SHIP__SHIPPED_KEEP_DAYS: days, PICKET_AGENT_SHIP__QUARANTINE_KEEP_DAYS: days };
+  await until("a millionth of a day has passed", () => Date.now() - made > 200);
+  await using agent = await place.start({ wrap: powerless, env });
+  await until("b and c are gone", () => !place.in("shipped").includes("b") && place.in("quarantine").length === 0);
+  expect(place.in("shipped")).toEqual(["a-stuck"]);
+  await agent.said(/old episode not removed.*a-stuck/);
+  chmodSync(place.folder.at("shipped/a-stuck/sub"), 0o700);
 });
 
 test.each([

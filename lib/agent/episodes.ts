@@ -14,6 +14,7 @@ import {
   constants,
   existsSync,
   fstatSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readFileSync,
@@ -139,25 +140,41 @@ export class EpisodePlaces {
     renameSync(from, to);
   }
 
-  /** Removes what is being packed by nobody any more, and archives whose folder is gone. */
-  sweep(): void {
+  /** Removes what is being packed by nobody any more, and archives whose folder is gone. What can't be removed is told to `left`. */
+  sweep(left: (path: string, error: unknown) => void): void {
     for (const name of existsSync(this.outbox) ? readdirSync(this.outbox) : []) {
       const [, id, partial] = /^(.+)\.tar\.zst(\.partial)?$/.exec(name) ?? [];
       if (id === undefined) continue;
-      if (!existsSync(join(this.episodes, id))) this.#drop(join(this.outbox, name));
-      else if (partial) this.#dropUnheld(id, join(this.outbox, name));
+      const path = join(this.outbox, name);
+      try {
+        if (!existsSync(join(this.episodes, id))) this.#drop(path);
+        else if (partial) this.#dropUnheld(id, path);
+      } catch (error) {
+        left(path, error);
+      }
     }
   }
 
-  /** Removes what has lain in a folder for longer than so many days; 0 keeps it for ever. Gives how many went. */
-  expire(folder: string, days: number, now: number): number {
+  /**
+   * Removes what has lain in a folder for longer than so many days; 0 keeps it for ever. What can't be removed is told to `left`.
+   * @returns how many went.
+   */
+  expire(
+    folder: string,
+    { days, now, left }: { days: number; now: number; left: (path: string, error: unknown) => void },
+  ): number {
     if (days === 0 || !existsSync(folder)) return 0;
-    const old = readdirSync(folder).filter((id) => {
-      const stats = statSync(join(folder, id), { throwIfNoEntry: false });
-      return stats !== undefined && now - stats.ctimeMs > days * 86_400_000;
-    });
-    for (const id of old) rmSync(join(folder, id), { recursive: true, force: true });
-    return old.length;
+    let gone = 0;
+    for (const path of readdirSync(folder).map((id) => join(folder, id))) {
+      try {
+        if (now - lstatSync(path).ctimeMs <= days * 86_400_000) continue;
+        rmSync(path, { recursive: true, force: true });
+        gone++;
+      } catch (error) {
+        left(path, error);
+      }
+    }
+    return gone;
   }
 
   /** Moves a folder; one of that name that is there already gets out of the way. */

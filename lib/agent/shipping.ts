@@ -70,7 +70,7 @@ export class Shipping {
     const { places, log, signal } = this.#options;
     const done: Shipped = { scanned: 0, shipped: 0, transient: 0, conflicts: 0, fatal: 0 };
     places.make();
-    places.sweep();
+    places.sweep((path, error) => this.#seldom.warn(`left ${path}`, `"${path}" not removed: ${errorChain(error)}`));
     const finished = places.finished((name, remedy) =>
       this.#seldom.warn(`odd ${name}`, `episode "${name}" can't be shipped: ${remedy}`),
     );
