@@ -2,7 +2,9 @@
 
 import { afterEach, describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { randomBytes } from "node:crypto";
 import { join } from "node:path";
+import { listen } from "./fixtures/service/manager.ts";
 import { type Daemon, Folder, have, runRole, startRole, until } from "./kit.ts";
 
 type Answer = (request: Request) => Response | Promise<Response>;
@@ -148,3 +150,39 @@ test.each([
   expect([code, stdout]).toEqual([5, "scanned=3 shipped=0 transient=3 conflicts=0 fatal=0\n"]);
   expect(hub.asked).toEqual(["/v1/episodes/web-1/a.tar.zst"]);
 });
+
+test.each(["answer comes late", "bytes go slowly"])(
+  "an upload whose %s is no loop that hangs",
+  async (kind) => {
+    let patient = true;
+    const hub = new FakeHub({
+      ".tar.zst": async (request) => {
+        for await (const _ of request.body!) if (patient && kind === "bytes go slowly") await Bun.sleep(20);
+        await until("the watchdog was fed", () => !patient);
+        return Response.json({}, { status: 201 });
+      },
+    });
+    using place = new Lab(hub.url);
+    writeFileSync(join(place.episode("slow"), "large"), randomBytes(64 << 20));
+    const manager = listen(place.folder.at("notify"));
+    try {
+      await using agent = await place.start({
+        env: { NOTIFY_SOCKET: place.folder.at("notify"), WATCHDOG_USEC: "1500000" },
+      });
+      await until("it is being sent", () => hub.asked.some((path) => path.endsWith("slow.tar.zst")));
+      const fed = () => manager.messages().filter((message) => message.includes("WATCHDOG=1")).length;
+      const before = fed();
+      // It is fed every quarter of its period at most: eight times are two periods.
+      await until("the watchdog is fed while the upload waits", () => {
+        return fed() >= before + 8 || agent.log.some((line) => line.includes("loop hangs"));
+      });
+      expect(agent.log.join("\n")).not.toContain("loop hangs");
+      patient = false;
+      await until("it is shipped", () => place.in("shipped").length === 1);
+    } finally {
+      patient = false;
+      manager.close();
+    }
+  },
+  30_000,
+);

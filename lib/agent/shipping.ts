@@ -24,6 +24,8 @@ const LONGEST_PAUSE_MS = 300_000;
 /** An upload that doesn't move for so long is given up; the answer may take longer, the receiver has to sync. */
 const STUCK_MS = 60_000;
 const SLOW_ANSWER_MS = 300_000;
+/** How often an upload that is waited for is a sign of life: it ends by itself, so the loop it belongs to doesn't hang. */
+const SIGN_MS = 1000;
 /** Bytes that the compressor gives at a time; with zlib's own 16 KiB a large part of the time goes into handing them on. */
 const COMPRESSED_CHUNK = 1 << 18;
 
@@ -83,22 +85,22 @@ export class Shipping {
         continue;
       }
       alive();
-      done[await this.#one(id)]++;
+      done[await this.#one(id, alive)]++;
     }
     if (done.shipped + done.fatal > 0) log.info("episodes", { ...done });
     return done;
   }
 
-  async #one(id: string): Promise<Outcome> {
+  async #one(id: string, alive: () => void): Promise<Outcome> {
     const { places, log } = this.#options;
     const archive = places.archive(id);
     let release: (() => void) | null = null;
     try {
       release = places.hold(id);
       if (release === null) return "transient";
-      if (!existsSync(archive)) await this.#pack(id, archive);
+      if (!existsSync(archive)) await this.#pack(id, archive, alive);
       if (this.#conflicts.has(conflictOf(id, archive))) return "conflicts";
-      await this.#send(id, archive);
+      await this.#send(id, archive, alive);
       places.ship(id);
       this.#forget(id);
       log.info("episode shipped", { episode: id });
@@ -122,7 +124,7 @@ export class Shipping {
   }
 
   /** Packs a folder into its archive; the name tells that it is whole. */
-  async #pack(id: string, archive: string): Promise<void> {
+  async #pack(id: string, archive: string, alive: () => void): Promise<void> {
     const { places, log, signal } = this.#options;
     const partial = `${archive}.partial`;
     const hasher = new Bun.CryptoHasher("sha256");
@@ -133,7 +135,7 @@ export class Shipping {
       },
     });
     const skipped = (path: string, why: string) => log.warn("left out of the archive", { path, why });
-    const tar = Readable.from(tarOf(`${places.episodes}/${id}`, id, skipped), { objectMode: false });
+    const tar = Readable.from(eachAlive(tarOf(`${places.episodes}/${id}`, id, skipped), alive), { objectMode: false });
     await pipeline(
       tar,
       createZstdCompress({ chunkSize: COMPRESSED_CHUNK }),
@@ -152,11 +154,11 @@ export class Shipping {
     this.#hashes.set(id, hasher.digest("hex"));
   }
 
-  async #send(id: string, archive: string): Promise<void> {
+  async #send(id: string, archive: string, alive: () => void): Promise<void> {
     const { hub, host, places, signal } = this.#options;
-    const sha256 = this.#hashes.get(id) ?? (await hashOf(archive));
+    const sha256 = this.#hashes.get(id) ?? (await hashOf(archive, alive));
     const commit = places.commit(id);
-    const watch = new Watch(signal);
+    const watch = new Watch(signal, alive);
     try {
       const name = await host();
       await hub.send({
@@ -251,20 +253,30 @@ function conflictOf(id: string, archive: string): string {
   return `${id} ${statSync(archive, { throwIfNoEntry: false })?.mtimeMs ?? 0}`;
 }
 
-async function hashOf(path: string): Promise<string> {
+async function hashOf(path: string, alive: () => void): Promise<string> {
   const hasher = new Bun.CryptoHasher("sha256");
-  for await (const chunk of Bun.file(path).stream()) hasher.update(chunk);
+  for await (const chunk of eachAlive(Bun.file(path).stream(), alive)) hasher.update(chunk);
   return hasher.digest("hex");
 }
 
-/** Gives an upload up that doesn't move. */
+/** The same chunks, each a sign of life: a large folder takes longer than the watchdog waits. */
+async function* eachAlive<T>(chunks: AsyncIterable<T>, alive: () => void): AsyncGenerator<T> {
+  for await (const chunk of chunks) {
+    alive();
+    yield chunk;
+  }
+}
+
+/** Gives an upload up that doesn't move; until then it lives, however long it takes. */
 class Watch {
   readonly #stop = new AbortController();
+  readonly #alive: () => void;
   #timer: Timer;
   stuck = false;
   readonly signal: AbortSignal;
 
-  constructor(outer: AbortSignal) {
+  constructor(outer: AbortSignal, alive: () => void) {
+    this.#alive = alive;
     this.signal = AbortSignal.any([outer, this.#stop.signal]);
     this.#timer = this.#arm(STUCK_MS);
   }
@@ -282,14 +294,23 @@ class Watch {
   }
 
   #again(ms: number): void {
+    this.#alive();
     clearTimeout(this.#timer);
     this.#timer = this.#arm(ms);
   }
 
   #arm(ms: number): Timer {
-    return setTimeout(() => {
-      this.stuck = true;
-      this.#stop.abort();
-    }, ms);
+    return setTimeout(
+      () => {
+        this.#alive();
+        if (ms > SIGN_MS) {
+          this.#timer = this.#arm(ms - SIGN_MS);
+          return;
+        }
+        this.stuck = true;
+        this.#stop.abort();
+      },
+      Math.min(ms, SIGN_MS),
+    );
   }
 }
