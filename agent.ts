@@ -307,11 +307,12 @@ function watchFor(
 }
 
 function statusLine(reporter: Reporter, backlog: Backlog): string {
-  const { connected, sent, refused, skipped } = reporter;
+  const { connected, sent, skipped } = reporter;
+  const lost = backlog.dropped + reporter.refused + reporter.unkept;
   const figures = [
     `${connected ? "connected" : "not connected"}; ${sent} reports sent`,
     ...(backlog.count ? [`${backlog.count} waiting`] : []),
-    ...(backlog.dropped + refused ? [`${backlog.dropped + refused} lost`] : []),
+    ...(lost ? [`${lost} lost`] : []),
     ...(skipped ? [`${skipped} left out`] : []),
   ];
   return figures.join(", ");

@@ -186,3 +186,38 @@ test.each(["answer comes late", "bytes go slowly"])(
   },
   30_000,
 );
+
+describe("a data folder that can't be written", () => {
+  test("while the receiver is away: the agent says that samples are lost, and goes on", async () => {
+    const hub = new FakeHub({ "/v1/host-report": () => new Response(null, { status: 503 }) });
+    using place = new Lab(hub.url, "interval_seconds: 0.2\n");
+    place.folder.write("agent", "a file where the folder should be");
+    await using agent = await place.start();
+    await agent.said(" ready ");
+    await agent.said("a sample that can't be sent is lost");
+    await until("it goes on", () => hub.asked.filter((path) => path === "/v1/host-report").length > 3);
+    expect(agent.log.join("\n")).not.toContain("pass failed");
+    expect(await agent.kill()).toBe(0);
+  });
+
+  test.skipIf(!canBePowerless)("what has arrived and can't be removed is sent once", async () => {
+    const arrived: string[] = [];
+    const hub = new FakeHub({
+      "/v1/host-report": async (request) => {
+        const { recorded_at, sent_at } = (await request.json()) as { recorded_at: string; sent_at?: string };
+        if (sent_at !== undefined) arrived.push(recorded_at);
+        return Response.json(CONTENT);
+      },
+    });
+    using place = new Lab(hub.url);
+    mkdirSync(place.folder.at("agent/queue"), { recursive: true });
+    const times = [3, 2, 1].map((minutes) => new Date(Date.now() - minutes * 60_000).toISOString());
+    for (const recorded_at of times)
+      place.folder.write(`agent/queue/${Date.parse(recorded_at)}.json`, JSON.stringify({ recorded_at }));
+    chmodSync(place.folder.at("agent/queue"), 0o500);
+    await using _ = await place.start({ wrap: powerless });
+    await until("all have arrived", () => arrived.length >= 3);
+    chmodSync(place.folder.at("agent/queue"), 0o700);
+    expect(arrived).toEqual(times);
+  });
+});

@@ -78,13 +78,17 @@ export class Backlog {
     }
   }
 
-  /** Takes one out: it has arrived, or never will. */
+  /**
+   * Takes one out: it has arrived, or never will. Throws where its file can't be removed; it is forgotten all the same until the
+   * next start, so that it isn't sent again and again.
+   */
   remove(one: Waiting): void {
-    rmSync(one.path, { force: true });
     const index = this.#waiting.indexOf(one);
-    if (index < 0) return;
-    this.#waiting.splice(index, 1);
-    this.#bytes -= one.bytes;
+    if (index >= 0) {
+      this.#waiting.splice(index, 1);
+      this.#bytes -= one.bytes;
+    }
+    rmSync(one.path, { force: true });
   }
 }
 

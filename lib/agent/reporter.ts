@@ -5,6 +5,7 @@
 //   no answer, 5xx   the sample waits · 429, 503 and Retry-After: nothing is sent before that
 //   401, 403         on the very first report the agent ends (a wrong token shows at once); later everything is held
 //   400, 413, 422    this sample can't be taken, now or later: said and dropped
+//   not kept         a sample that has to wait and can't be written to disk is lost, and counted
 //   not collected    a source that a report can't do without failed: said, and this one is left out
 
 import { duration } from "../duration.ts";
@@ -46,6 +47,8 @@ export class Reporter {
   sent = 0;
   /** Samples that the receiver didn't want. */
   refused = 0;
+  /** Samples that could be neither sent nor kept: the disk is full, or may not be written. */
+  unkept = 0;
   /** Reports that were left out, because a source that they can't do without failed. */
   skipped = 0;
 
@@ -76,7 +79,7 @@ export class Reporter {
       this.skipped++;
       return this.#seldom.warn("collect", `no report this time: ${errorChain(error)}`);
     }
-    if (performance.now() < this.#notBefore) return backlog.add(report);
+    if (performance.now() < this.#notBefore) return this.#keep(report);
     try {
       await this.#send(report);
       if (!this.connected && !first) log.info("the receiver answers again", { waiting: backlog.count });
@@ -84,7 +87,17 @@ export class Reporter {
     } catch (error) {
       this.connected = false;
       if (error instanceof HttpError && error.refusesCredentials && first) throw error;
-      if (this.#judge(error) === "wait") backlog.add(report);
+      if (this.#judge(error) === "wait") this.#keep(report);
+    }
+  }
+
+  /** Has a sample wait. One that can't be kept is lost, and no reason to stop reporting. */
+  #keep(report: Report): void {
+    try {
+      this.#options.backlog.add(report);
+    } catch (error) {
+      this.unkept++;
+      this.#seldom.warn("keep", `a sample that can't be sent is lost: ${errorChain(error)}`);
     }
   }
 
