@@ -134,7 +134,10 @@ export const Config = v.strictObject({
   /** Mount points whose space is reported, added up. */
   disks: v.optional(v.array(path()), ["/"]),
   docker: v.optional(
-    v.strictObject({ socket: v.optional(v.string(), "auto"), enabled: v.optional(v.boolean(), true) }),
+    v.strictObject({
+      socket: v.optional(v.union([v.literal("auto"), path()]), "auto"),
+      enabled: v.optional(v.boolean(), true),
+    }),
     {},
   ),
   /** A node of Proxmox VE: its figures, guests, storages and backups. */

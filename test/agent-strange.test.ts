@@ -221,3 +221,17 @@ describe("a data folder that can't be written", () => {
     expect(arrived).toEqual(times);
   });
 });
+
+test("~/ is the home folder in the container engine's socket, too; auto stays auto", async () => {
+  using place = new Lab("http://127.0.0.1:9");
+  const shown = async (socket: string) => {
+    const env = { HOME: "/home/somebody", PICKET_AGENT_DOCKER__SOCKET: socket };
+    const { stdout } = await runRole("agent", ["--check", "--print", "--config", place.config], { env });
+    return /socket: (.*)/.exec(stdout)?.[1];
+  };
+  expect([await shown("~/engine.sock"), await shown("/run/engine.sock"), await shown("auto")]).toEqual([
+    "/home/somebody/engine.sock",
+    "/run/engine.sock",
+    "auto",
+  ]);
+});
