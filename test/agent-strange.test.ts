@@ -235,3 +235,13 @@ test("~/ is the home folder in the container engine's socket, too; auto stays au
     "auto",
   ]);
 });
+
+test("a refusal that isn't JSON is kept in the quarantine's reason as it came", async () => {
+  const hub = new FakeHub({ ".tar.zst": () => new Response("<h1>413 too large</h1>", { status: 413 }) });
+  using place = new Lab(hub.url);
+  place.episode("large");
+  expect((await place.run(["--once"])).code).toBe(6);
+  const reason: unknown = await Bun.file(place.folder.at("quarantine/large/quarantine_reason.json")).json();
+  expect(reason).toMatchObject({ status: 413, body: "<h1>413 too large</h1>" });
+  expect((await place.run(["quarantine", "list"])).stdout).toContain("413 too large");
+});

@@ -9,6 +9,9 @@ import { errorChain } from "../log.ts";
 import { RefusedCredentials } from "../service.ts";
 import { version } from "../version.ts";
 
+/** So much is kept of an answer that isn't JSON, in characters. */
+const LONGEST_PAGE = 4096;
+
 /** How the receiver is reached. */
 export interface HubSettings {
   url: string;
@@ -30,6 +33,8 @@ export class HttpError extends Error {
   readonly status: number;
   /** Its JSON body where it had one. */
   readonly body: Record<string, unknown>;
+  /** Its body as it came: JSON, else text (a proxy's page, for one), cut where it is long. */
+  readonly given: unknown;
   /** Seconds to wait, where it says so. */
   readonly retryAfter: number | null;
   /** What time it is there, in milliseconds since 1970. */
@@ -37,12 +42,15 @@ export class HttpError extends Error {
 
   constructor(
     what: string,
-    answer: { status: number; body: Record<string, unknown>; retryAfter: number | null; serverTime: number | null },
+    answer: { status: number; text: string; retryAfter: number | null; serverTime: number | null },
   ) {
-    const said = typeof answer.body["error"] === "string" ? `: ${answer.body["error"]}` : "";
+    const given = parse(answer.text);
+    const body = asMapping(given);
+    const said = typeof body["error"] === "string" ? `: ${body["error"]}` : "";
     super(`${what}: ${answer.status}${said}`);
     this.status = answer.status;
-    this.body = answer.body;
+    this.body = body;
+    this.given = given;
     this.retryAfter = answer.retryAfter;
     this.serverTime = answer.serverTime;
   }
@@ -108,16 +116,15 @@ export function openHub(settings: HubSettings): Hub {
         if (signal?.aborted) throw error;
         throw new TransportError(`${what}: no answer from ${url}: ${errorChain(error)}`);
       }
-      const parsed = parse(text);
       if (answer.status < 200 || answer.status > 299) {
         throw new HttpError(what, {
           status: answer.status,
-          body: parsed,
+          text,
           retryAfter: retryAfter(answer.headers),
           serverTime: serverTime(answer.headers),
         });
       }
-      return { status: answer.status, body: parsed, headers: answer.headers };
+      return { status: answer.status, body: asMapping(parse(text)), headers: answer.headers };
     },
   };
 }
@@ -129,13 +136,17 @@ function tlsOf({ ca_file, client_cert_file, client_key_file }: HubSettings) {
   return { ...(ca ? { ca } : {}), ...(cert ? { cert } : {}), ...(key ? { key } : {}) };
 }
 
-function parse(text: string): Record<string, unknown> {
+/** JSON as its value, else the text. */
+function parse(text: string): unknown {
   try {
-    const value: unknown = JSON.parse(text);
-    return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : {};
+    return JSON.parse(text) as unknown;
   } catch {
-    return {};
+    return text.slice(0, LONGEST_PAGE);
   }
+}
+
+function asMapping(value: unknown): Record<string, unknown> {
+  return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : {};
 }
 
 /** RFC 9110, section 6.6.1: what a server's Date says. */

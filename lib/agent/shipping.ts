@@ -194,7 +194,7 @@ export class Shipping {
       );
       return "transient";
     }
-    const { status, body } = error;
+    const { status, body, given } = error;
     if (status === 409) {
       this.#conflicts.add(conflictOf(id, archive));
       log.error("conflict: the receiver has other bytes under this name; it stays here until somebody decides", {
@@ -203,7 +203,7 @@ export class Shipping {
       return "conflicts";
     }
     if ([400, 412, 413, 422].includes(status)) {
-      places.putAway(id, { status, body, time: new Date().toISOString() });
+      places.putAway(id, { status, body: given, time: new Date().toISOString() });
       this.#forget(id);
       log.error("episode put into quarantine", { episode: id, status, error: body["error"] });
       const { remediation } = body;
