@@ -54,7 +54,7 @@ class Lab implements Disposable {
     mkdirSync(this.folder.at("episodes"));
     this.config = this.folder.write(
       "agent.yaml",
-      `receiver: { url: "${url}", token: pk_strange-token }\ndata_dir: ${this.folder.at("agent")}\nhost_id: web-1\ndocker: { enabled: false }\nship: { episodes_dir: ${this.folder.at("episodes")}, scan_seconds: 1 }\n${more}`,
+      `receiver: { url: "${url}", token: pk_strange-token }\ndata_dir: ${this.folder.at("agent")}\ndocker: { enabled: false }\nship: { episodes_dir: ${this.folder.at("episodes")}, scan_seconds: 1 }\n${more}`,
     );
   }
 
@@ -148,7 +148,7 @@ test.each([
   for (const id of ["a", "b", "c"]) place.episode(id);
   const { code, stdout } = await place.run(["--once"]);
   expect([code, stdout]).toEqual([5, "scanned=3 shipped=0 transient=3 conflicts=0 fatal=0\n"]);
-  expect(hub.asked).toEqual(["/v1/episodes/web-1/a.tar.zst"]);
+  expect(hub.asked).toEqual(["/v1/ping", "/v1/episodes/web-1/a.tar.zst"]);
 });
 
 test.each(["answer comes late", "bytes go slowly"])(
@@ -245,3 +245,15 @@ test("a refusal that isn't JSON is kept in the quarantine's reason as it came", 
   expect(reason).toMatchObject({ status: 413, body: "<h1>413 too large</h1>" });
   expect((await place.run(["quarantine", "list"])).stdout).toContain("413 too large");
 });
+
+test.each([400, 409, 412, 422])(
+  "a receiver that answers %d to who this host is says nothing of its episodes",
+  async (status) => {
+    const hub = new FakeHub({ "/v1/ping": () => Response.json({ error: "odd" }, { status }) });
+    using place = new Lab(hub.url);
+    place.episode("good");
+    const { code, stdout } = await place.run(["--once"]);
+    expect([code, stdout]).toEqual([5, "scanned=1 shipped=0 transient=1 conflicts=0 fatal=0\n"]);
+    expect([place.in("episodes"), place.in("quarantine")]).toEqual([["good"], []]);
+  },
+);

@@ -59,6 +59,11 @@ export class HttpError extends Error {
   get refusesCredentials(): boolean {
     return this.status === 401 || this.status === 403;
   }
+
+  /** It is about whoever asks and when, not about what was sent: refused credentials, no such door, too much, trouble over there. */
+  get holdsAll(): boolean {
+    return this.refusesCredentials || this.status === 404 || this.status === 429 || this.status >= 500;
+  }
 }
 
 export interface HubRequest {
@@ -164,16 +169,20 @@ function retryAfter(headers: Headers): number | null {
   return Number.isNaN(at) ? null : Math.max(0, (at - Date.now()) / 1000);
 }
 
-/** The name in an upload's path: what is configured, else what the receiver calls the token's host. Asked once. */
+/**
+ * The name in an upload's path: what is configured, else what the receiver calls the token's host. Asked once.
+ * @throws TransportError also where the receiver refuses to say (400, for one): that is nothing against an upload, which was not sent.
+ */
 export function hostOf(hub: Sender, configured: string | undefined): () => Promise<string> {
   let known = configured;
+  const what = "ask for this host's name";
   return async () => {
     if (known !== undefined) return known;
-    const { body } = await hub.send({ method: "POST", path: "/v1/ping", what: "ask for this host's name" });
+    const { body } = await hub.send({ method: "POST", path: "/v1/ping", what }).catch((error: unknown) => {
+      throw error instanceof HttpError && !error.holdsAll ? new TransportError(error.message) : error;
+    });
     const { host } = body;
-    if (typeof host !== "string") {
-      throw new TransportError("ask for this host's name: the receiver doesn't say: set \"host_id\"");
-    }
+    if (typeof host !== "string") throw new TransportError(`${what}: the receiver doesn't say: set "host_id"`);
     known = host;
     return host;
   };
