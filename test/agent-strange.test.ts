@@ -257,3 +257,34 @@ test.each([400, 409, 412, 422])(
     expect([place.in("episodes"), place.in("quarantine")]).toEqual([["good"], []]);
   },
 );
+
+test("what answers everything with 200 and is no receiver is seen by ping and the doctor", async () => {
+  const hub = new FakeHub({ "/v1/ping": () => new Response("<h1>Welcome</h1>") });
+  using place = new Lab(hub.url);
+  const ping = await place.run(["ping"]);
+  expect([ping.code, ping.stdout, ping.stderr]).toEqual([1, "", expect.stringContaining("not as a receiver does")]);
+  const doctor = await place.run(["doctor", "--json"]);
+  const { checks } = JSON.parse(doctor.stdout) as { checks: { name: string; state: string }[] };
+  expect([doctor.code, checks.find(({ name }) => name === "token")?.state]).toEqual([2, "red"]);
+});
+
+test("the doctor tells of a configuration that is wrong or missing as of everything else", async () => {
+  using place = new Lab("http://127.0.0.1:9", "nonsense: 1\ninterval_seconds: often\n");
+  const table = await place.run(["doctor"]);
+  expect([table.code, table.stdout]).toEqual([
+    2,
+    expect.stringMatching(/^red +configuration +.*nonsense: unknown key/m),
+  ]);
+  expect(table.stdout).toContain("interval_seconds");
+  expect(table.stdout).toContain("mend it: ");
+  const env = {
+    HOME: place.folder.path,
+    XDG_CONFIG_HOME: place.folder.path,
+    PICKET_URL: undefined,
+    PICKET_TOKEN: undefined,
+  };
+  const bare = await runRole("agent", ["doctor", "--json"], { env });
+  const { state, checks } = JSON.parse(bare.stdout) as { state: string; checks: { detail: string }[] };
+  expect([bare.code, state]).toEqual([2, "red"]);
+  expect(checks.map(({ detail }) => detail).join("\n")).toContain("PICKET_TOKEN");
+});

@@ -2,7 +2,7 @@
 
 import { join } from "node:path";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
-import { type State, examine, worst } from "./doctor.ts";
+import { type Patient, type State, examine, misconfigured, worst } from "./doctor.ts";
 import { EpisodePlaces } from "./episodes.ts";
 import { type HubSettings, hostOf, openHub, refusedAtOnce } from "./hub.ts";
 import { REPORT_PATHS } from "./reporter.ts";
@@ -32,9 +32,10 @@ async function ping(context: Context): Promise<void> {
     .send({ method: "POST", path: "/v1/ping", what: "ping", signal: context.signal })
     .catch(refusedAtOnce);
   const ms = Math.round(performance.now() - begin);
+  if (typeof body["host"] !== "string") throw new Error(`ping ${hub.url}: it answers, but not as a receiver does`);
   const there = Date.parse(String(body["time"]));
   const skew = Number.isNaN(there) ? "" : `, clocks differ by ${Math.round(Math.abs(Date.now() - there) / 1000)} s`;
-  context.print(`${hub.url} knows this host as "${String(body["host"])}" (${ms} ms${skew})`);
+  context.print(`${hub.url} knows this host as "${body["host"]}" (${ms} ms${skew})`);
 }
 
 const SOURCES = ["hub", "docker", "proxmox", "host"];
@@ -138,18 +139,22 @@ function drain(places: EpisodePlaces, id: string): boolean {
   return true;
 }
 
-/** `doctor`: a table of checks. */
-async function doctor(context: Context<{ json?: boolean }>): Promise<number> {
+/** What is examined: all of it can be opened, as the configuration says. */
+async function patientOf(context: Context): Promise<Patient> {
   const config = await context.loadConfig();
-  const hub = openHub(config.receiver);
   const { env, log, signal } = context;
-  const checks = await examine({
-    hub,
+  return {
+    hub: openHub(config.receiver),
     sampler: new Sampler(config, { env, log }),
     queueDir: join(config.data_dir, "queue"),
     episodesDir: config.ship?.episodes_dir ?? null,
     signal,
-  });
+  };
+}
+
+/** `doctor`: a table of checks. */
+async function doctor(context: Context<{ json?: boolean }>): Promise<number> {
+  const checks = await patientOf(context).then(examine, misconfigured);
   if (context.args.json) {
     context.print(JSON.stringify({ state: worst(checks), checks }));
   } else {

@@ -3,7 +3,7 @@
 
 import { accessSync, constants, existsSync, statfsSync } from "node:fs";
 import { dirname } from "node:path";
-import { isLoopback } from "../config.ts";
+import { ConfigError, isLoopback } from "../config.ts";
 import { duration } from "../duration.ts";
 import { errorChain } from "../log.ts";
 import { Backlog } from "./backlog.ts";
@@ -55,6 +55,13 @@ export async function examine(patient: Patient): Promise<Check[]> {
   ];
 }
 
+/** The checks of a configuration that can't be used: a check for each thing that is wrong. */
+export function misconfigured(error: unknown): Check[] {
+  const problems = error instanceof ConfigError ? error.problems : [errorChain(error)];
+  const fix = "picket-agent --check, and picket-agent example";
+  return problems.map((detail) => ({ name: "configuration", state: "red", detail, fix }));
+}
+
 /** The worst of them. */
 export function worst(checks: readonly Check[]): State {
   if (checks.some(({ state }) => state === "red")) return "red";
@@ -81,7 +88,7 @@ async function way({ hub, signal }: Patient): Promise<Check[]> {
     const there = Date.parse(String(body["time"]));
     return [
       { name: "tls", state: "green", detail: tls },
-      { name: "token", state: "green", detail: `the receiver knows this host as "${String(body["host"])}"` },
+      known(body["host"]),
       clock(Number.isNaN(there) ? 0 : (before + Date.now()) / 2 - there),
     ];
   } catch (error) {
@@ -104,6 +111,19 @@ async function way({ hub, signal }: Patient): Promise<Check[]> {
     const skew = error.serverTime === null ? [] : [clock(Date.now() - error.serverTime)];
     return [{ name: "tls", state: "green", detail: tls }, token, ...skew];
   }
+}
+
+/** Something else may listen there, and answer everything with 200. */
+function known(host: unknown): Check {
+  const name = "token";
+  return typeof host === "string"
+    ? { name, state: "green", detail: `the receiver knows this host as "${host}"` }
+    : {
+        name,
+        state: "red",
+        detail: "what answers there is no receiver",
+        fix: "picket-agent --check --print (receiver.url)",
+      };
 }
 
 function clock(ahead: number): Check {
