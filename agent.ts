@@ -111,6 +111,7 @@ const Ship = v.strictObject({
   quarantine_keep_days: v.optional(number({ min: 0, unit: "days" }), 30),
 });
 
+const MIB = 1 << 20;
 const HOUR_MS = 3_600_000;
 const FIRST_LOOK_MS = 200;
 
@@ -159,7 +160,7 @@ export type Config = v.InferOutput<typeof Config>;
 async function main(given: Config, service: Service): Promise<Running<Config>> {
   const { log, stopping } = service;
   let live = open(given, service);
-  const backlog = new Backlog(join(given.data_dir, "queue"), given.queue_max_mb << 20);
+  const backlog = new Backlog(join(given.data_dir, "queue"), given.queue_max_mb * MIB);
   const reporter = new Reporter({
     hub: { send: (request) => live.hub.send(request) },
     backlog,
@@ -202,7 +203,7 @@ async function main(given: Config, service: Service): Promise<Running<Config>> {
     reload(next) {
       const former = live.config;
       live = open({ ...next, data_dir: former.data_dir, ship: keepFolder(former.ship, next.ship) }, service);
-      backlog.maxBytes = next.queue_max_mb << 20;
+      backlog.maxBytes = next.queue_max_mb * MIB;
       reporter.configure({ interval: next.interval_seconds, protocol: next.protocol });
       const fixed: [key: string, changed: boolean][] = [
         ["data_dir", next.data_dir !== former.data_dir],

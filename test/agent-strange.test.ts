@@ -222,6 +222,17 @@ describe("a data folder that can't be written", () => {
   });
 });
 
+test.each([2048, 4096])(
+  "a queue of %d MiB holds more than one sample",
+  async (mebibytes) => {
+    const hub = new FakeHub({ "/v1/host-report": () => new Response(null, { status: 503 }) });
+    using place = new Lab(hub.url, `interval_seconds: 0.2\nqueue_max_mb: ${mebibytes}\n`);
+    await using _ = await place.start();
+    await until("three wait", () => place.in("agent/queue").length >= 3, 10);
+  },
+  20_000,
+);
+
 test("~/ is the home folder in the container engine's socket, too; auto stays auto", async () => {
   using place = new Lab("http://127.0.0.1:9");
   const shown = async (socket: string) => {
