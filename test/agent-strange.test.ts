@@ -299,3 +299,16 @@ test("the doctor tells of a configuration that is wrong or missing as of everyth
   expect([bare.code, state]).toEqual([2, "red"]);
   expect(checks.map(({ detail }) => detail).join("\n")).toContain("PICKET_TOKEN");
 });
+
+test("a proxy in the environment never sees what goes to this machine", async () => {
+  const [proxy, hub] = [new FakeHub(), new FakeHub()];
+  const node = new FakeHub({ "/status": () => Response.json({ data: {} }) });
+  using place = new Lab(
+    hub.url,
+    `proxmox: { endpoint: "${node.url}", node: pve1, token: root@pam!picket=00000000-0000 }\n`,
+  );
+  const env = { http_proxy: proxy.url, HTTP_PROXY: proxy.url, https_proxy: proxy.url, NO_PROXY: "", no_proxy: "" };
+  const { code } = await runRole("agent", ["selftest", "--config", place.config], { env });
+  expect([code, proxy.asked]).toEqual([0, []]);
+  expect([hub.asked, node.asked.length > 0]).toEqual([["/v1/host-report"], true]);
+});

@@ -4,6 +4,7 @@
 // holds the token, even where an answer repeats it; redirects are not followed, so that it goes nowhere else.
 
 import { readFileSync } from "node:fs";
+import { directly } from "./direct.ts";
 import { type Secret, without } from "../secret.ts";
 import { errorChain } from "../log.ts";
 import { RefusedCredentials } from "../service.ts";
@@ -115,6 +116,7 @@ export function openHub(settings: HubSettings): Hub {
           ...(body === undefined ? {} : { body }),
           ...(signals.length > 0 ? { signal: AbortSignal.any(signals) } : {}),
           ...(tls ? { tls } : {}),
+          ...directly(url),
         });
         text = without(token, await answer.text());
       } catch (error) {

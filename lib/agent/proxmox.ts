@@ -17,6 +17,7 @@ import * as v from "valibot";
 import { isLoopback } from "../config.ts";
 import { errorChain } from "../log.ts";
 import { type Secret, without } from "../secret.ts";
+import { directly } from "./direct.ts";
 import type { HostFacts, HostMetrics } from "./host.ts";
 
 /** How the node is reached. */
@@ -400,7 +401,7 @@ function openApi(settings: ProxmoxSettings): Api {
     const signal = AbortSignal.any([outer, AbortSignal.timeout(ANSWER_MS)]);
     const answer = await (
       fingerprint === undefined
-        ? fetch(base + path, { headers, redirect: "manual", signal, ...tls }).then(read)
+        ? fetch(base + path, { headers, redirect: "manual", signal, ...tls, ...directly(base) }).then(read)
         : askPinned(new URL(base + path), { headers, fingerprint, signal })
     ).catch((error: unknown) => {
       throw new Error(`ask Proxmox at ${base}`, { cause: error });
