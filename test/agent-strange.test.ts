@@ -4,6 +4,8 @@ import { afterEach, describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
+import { Proxmox } from "../lib/agent/proxmox.ts";
+import { Secret } from "../lib/secret.ts";
 import { listen } from "./fixtures/service/manager.ts";
 import { type Daemon, Folder, have, runRole, startRole, until } from "./kit.ts";
 
@@ -311,4 +313,25 @@ test("a proxy in the environment never sees what goes to this machine", async ()
   const { code } = await runRole("agent", ["selftest", "--config", place.config], { env });
   expect([code, proxy.asked]).toEqual([0, []]);
   expect([hub.asked, node.asked.length > 0]).toEqual([["/v1/host-report"], true]);
+});
+
+test("a node that never tells of its guests' configuration delays the report by so much, whatever their number", async () => {
+  const vmids = Array.from({ length: 100 }, (_, index) => 100 + index);
+  const forEver = () => new Promise<Response>(() => {});
+  const node = new FakeHub({
+    "/status": () => Response.json({ data: {} }),
+    "/lxc": () => Response.json({ data: vmids.map((vmid) => ({ vmid, status: "running" })) }),
+    "/qemu": () => Response.json({ data: [] }),
+    "/storage": () => Response.json({ data: [{ storage: "tank", content: "backup" }] }),
+    "/config": forEver,
+    "/content": forEver,
+  });
+  const warned: string[] = [];
+  const settings = { endpoint: node.url, node: "pve1", token: [new Secret("root@pam!picket=00000000-0000")] };
+  const proxmox = new Proxmox(settings, (kind) => warned.push(kind), { restMs: 200 });
+  const { guests, backups } = await proxmox.read(new AbortController().signal);
+  expect(guests?.map(({ vmid }) => vmid)).toEqual(vmids);
+  expect(guests?.some((guest) => "spec" in guest)).toBe(false);
+  expect(backups).toEqual([]);
+  expect([...new Set(warned)].toSorted()).toEqual(["backups tank", "late"]);
 });

@@ -3,7 +3,7 @@
 //
 //   /nodes/N/status             the node's figures; without them there is no report
 //   /nodes/N/lxc, /qemu         the guests and their status; if one of the two lists fails, guests are left out as a whole
-//   /nodes/N/{kind}/ID/config   cores, memory, disks; failing (forbidden, locked): the guest has no `spec`
+//   /nodes/N/{kind}/ID/config   cores, memory, disks; failing (forbidden, locked, late): the guest has no `spec`
 //   /nodes/N/storage            where guests and backups lie
 //   /nodes/N/storage/S/content  the newest backup of each guest; asked every ten minutes, such lists can be long
 //
@@ -87,6 +87,8 @@ export interface NodeReading {
 type Kind = "lxc" | "qemu";
 
 const ANSWER_MS = 10_000;
+/** All that comes after the status together: a node that is slow with each of many guests delays the heartbeat by no more. */
+const REST_MS = 30_000;
 const LARGEST_ANSWER = 32 << 20;
 /** So many guests are asked about at once. */
 const AT_ONCE = 8;
@@ -171,11 +173,17 @@ export class Proxmox {
   /** Is told what was left out, and which kind of trouble that is. */
   #warn: (kind: string, text: string) => void;
   #api: Api;
+  #restMs: number;
   #specs = new Map<string, { listed: string; spec: GuestSpec; until: number }>();
   #backups = new Map<string, { all: Backup[]; until: number }>();
 
   /** @throws Error when `ca_file` can't be read. */
-  constructor(settings: ProxmoxSettings, warn: (kind: string, text: string) => void) {
+  constructor(
+    settings: ProxmoxSettings,
+    warn: (kind: string, text: string) => void,
+    { restMs = REST_MS }: { restMs?: number } = {},
+  ) {
+    this.#restMs = restMs;
     this.#settings = settings;
     this.#warn = warn;
     this.#api = openApi(settings);
@@ -185,12 +193,13 @@ export class Proxmox {
   async read(signal: AbortSignal): Promise<NodeReading> {
     const { endpoint } = this.#settings;
     const status = await this.#get("/status", Status, signal);
-    const [guests, storages] = await Promise.all([this.#guests(signal), this.#storages(signal)]);
+    const rest = AbortSignal.any([signal, AbortSignal.timeout(this.#restMs)]);
+    const [guests, storages] = await Promise.all([this.#guests(rest), this.#storages(rest)]);
     return {
       ...figuresOf(status, { here: isLoopback(new URL(endpoint).hostname) }),
       guests,
       storage_targets: storages.map(targetOf),
-      backups: await this.#newestBackups(storages, signal),
+      backups: await this.#newestBackups(storages, rest),
     };
   }
 
@@ -226,7 +235,8 @@ export class Proxmox {
     try {
       return { ...guest, spec: await this.#spec(kind, one, signal) };
     } catch (error) {
-      this.#warn(`config ${kind} ${vmid}`, `guest ${vmid} (${kind}) goes without its spec: ${errorChain(error)}`);
+      if (signal.aborted) this.#warn("late", "guests go without their spec: the node takes too long to tell");
+      else this.#warn(`config ${kind} ${vmid}`, `guest ${vmid} (${kind}) goes without its spec: ${errorChain(error)}`);
       return guest;
     }
   }
