@@ -335,3 +335,15 @@ test("a node that never tells of its guests' configuration delays the report by 
   expect(backups).toEqual([]);
   expect([...new Set(warned)].toSorted()).toEqual(["backups tank", "late"]);
 });
+
+test("an envelope that blocks is told also when it is the first one, and again when it changes only", async () => {
+  let blocked = true;
+  const hub = new FakeHub({ "/v1/host-report": () => Response.json({ blocked }) });
+  using place = new Lab(hub.url, "interval_seconds: 0.2\n");
+  await using agent = await place.start();
+  await agent.said(/envelope.*\\"blocked\\":true/);
+  await until("some more reports", () => hub.asked.filter((path) => path === "/v1/host-report").length > 3);
+  blocked = false;
+  await agent.said(/envelope.*\\"blocked\\":false/);
+  expect(agent.log.filter((line) => line.includes("envelope")).length).toBe(2);
+});

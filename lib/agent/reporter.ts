@@ -15,6 +15,8 @@ import type { Backlog } from "./backlog.ts";
 import { HttpError, type Sender } from "./hub.ts";
 import type { Report } from "./report.ts";
 
+/** What an envelope says as a rule, and what one means that doesn't say: an agent that hears something else at its start tells that, too. */
+const NOTHING_ASKED = JSON.stringify({ blocked: false, desired_generation: 0, has_signed_ops: false });
 const SHORTEST_SECONDS = 60;
 const LONGEST_SECONDS = 3600;
 /** Waiting samples go out this far apart, in seconds: beside the live report they stay within 60 requests a minute. */
@@ -37,7 +39,7 @@ export interface ReporterOptions {
 export class Reporter {
   #options: ReporterOptions;
   #interval: number;
-  #envelope = "";
+  #envelope = NOTHING_ASKED;
   /** Nothing is sent before, by `performance.now()`: a clock that is set must not make a wait of seconds one of a day. */
   #notBefore = 0;
   #seldom: Seldom;
@@ -131,15 +133,15 @@ export class Reporter {
 
   /** Takes over what the control envelope says. */
   #adopt(envelope: Record<string, unknown>): void {
-    const { poll_interval_seconds: asked, blocked, desired_generation, has_signed_ops } = envelope;
+    const { poll_interval_seconds: asked, blocked = false, desired_generation = 0, has_signed_ops = false } = envelope;
     if (typeof asked === "number" && Number.isFinite(asked)) {
       const interval = Math.min(Math.max(asked, SHORTEST_SECONDS), LONGEST_SECONDS);
       if (interval !== this.#interval) this.#options.log.info("interval adopted", { seconds: interval, asked });
       this.#interval = interval;
     }
     const said = JSON.stringify({ blocked, desired_generation, has_signed_ops });
-    if (said !== this.#envelope && this.#envelope !== "")
-      this.#options.log.info("the receiver's envelope changed", { envelope: said });
+    if (said === this.#envelope) return;
+    this.#options.log.info("the receiver's envelope changed", { envelope: said });
     this.#envelope = said;
   }
 
