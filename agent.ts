@@ -173,7 +173,7 @@ async function main(given: Config, service: Service): Promise<Running<Config>> {
   await Bun.sleep(FIRST_LOOK_MS);
   await reporter.round({ first: true }).catch(refusedAtOnce);
   let rounds = 1;
-  service.loop({
+  const reports = service.loop({
     name: "report",
     every: () => reporter.interval,
     async pass() {
@@ -186,7 +186,10 @@ async function main(given: Config, service: Service): Promise<Running<Config>> {
     name: "backlog",
     every: () => (more ? DRAIN_SECONDS : 5),
     async pass() {
+      const { interval } = reporter;
       more = await reporter.drain();
+      // The answer to one that waited tells the interval, too, and that takes effect at once.
+      if (reporter.interval !== interval) reports.wake();
     },
   });
   service.loop({ name: "health", every: () => HOUR_MS / 1000, pass: () => sendHealth(live, stopping) });

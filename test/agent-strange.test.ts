@@ -347,3 +347,21 @@ test("an envelope that blocks is told also when it is the first one, and again w
   await agent.said(/envelope.*\\"blocked\\":false/);
   expect(agent.log.filter((line) => line.includes("envelope")).length).toBe(2);
 });
+
+test("an interval that the answer to a waiting sample asks for takes effect at once", async () => {
+  const live: string[] = [];
+  const hub = new FakeHub({
+    "/v1/host-report": async (request) => {
+      const { recorded_at, sent_at } = (await request.json()) as { recorded_at: string; sent_at?: string };
+      if (sent_at === undefined) live.push(recorded_at);
+      return Response.json({ poll_interval_seconds: sent_at === undefined && live.length === 1 ? 3600 : 60 });
+    },
+  });
+  using place = new Lab(hub.url);
+  mkdirSync(place.folder.at("agent/queue"), { recursive: true });
+  const recorded_at = new Date(Date.now() - 60_000).toISOString();
+  place.folder.write(`agent/queue/${Date.parse(recorded_at)}.json`, JSON.stringify({ recorded_at }));
+  await using agent = await place.start();
+  await agent.said(/interval adopted seconds=60 /);
+  await until("the next report, an hour before its time", () => live.length > 1, 4);
+});
