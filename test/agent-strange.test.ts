@@ -1,12 +1,13 @@
 // What an agent meets and nobody meant: each of it once stopped the agent, held up what it had nothing to do with, or was told wrongly.
 
 import { afterEach, describe, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { Proxmox } from "../lib/agent/proxmox.ts";
 import { Secret } from "../lib/secret.ts";
 import { listen } from "./fixtures/service/manager.ts";
+import { isRoot, smallDisk } from "./e2e/disk.ts";
 import { type Daemon, Folder, have, runRole, startRole, until } from "./kit.ts";
 
 type Answer = (request: Request) => Response | Promise<Response>;
@@ -49,10 +50,11 @@ afterEach(async () => {
 
 /** An agent's places, with a configuration. */
 class Lab implements Disposable {
-  readonly folder = new Folder();
+  readonly folder: Folder;
   readonly config: string;
 
-  constructor(url: string, more = "") {
+  constructor(url: string, more = "", under?: string) {
+    this.folder = new Folder(under);
     mkdirSync(this.folder.at("episodes"));
     this.config = this.folder.write(
       "agent.yaml",
@@ -121,6 +123,20 @@ test("a folder in the outbox that looks like an archive keeps nothing from being
   const { code, stdout, stderr } = await place.run(["--once"]);
   expect([code, stdout]).toEqual([0, "scanned=1 shipped=1 transient=0 conflicts=0 fatal=0\n"]);
   expect(stderr).toContain("odd.tar.zst");
+});
+
+test.skipIf(!isRoot)("an episode that is too large for the disk leaves the room to the others", async () => {
+  using folder = new Folder();
+  await using disk = await smallDisk(folder, "12m");
+  const hub = new FakeHub();
+  using place = new Lab(hub.url, "", disk.path);
+  writeFileSync(join(place.episode("a-large"), "data.bin"), randomBytes(7 << 20));
+  place.episode("b-small");
+  utimesSync(place.folder.at("episodes/a-large/done.marker"), 1, 1);
+  const { code, stdout, stderr } = await place.run(["--once"]);
+  expect([code, stdout]).toEqual([5, "scanned=2 shipped=1 transient=1 conflicts=0 fatal=0\n"]);
+  expect(stderr).toContain("ENOSPC");
+  expect([place.in("outbox"), place.in("shipped")]).toEqual([[], ["b-small"]]);
 });
 
 test.skipIf(!canBePowerless)("old episodes go, also behind one that can't be removed", async () => {

@@ -6,7 +6,7 @@
 //
 // One bad episode never stops the others; the heartbeat is another loop.
 
-import { createWriteStream, existsSync, renameSync, statSync } from "node:fs";
+import { createWriteStream, existsSync, renameSync, rmSync, statSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { pipeline } from "node:stream/promises";
 import { Readable, Transform } from "node:stream";
@@ -123,10 +123,24 @@ export class Shipping {
     }
   }
 
-  /** Packs a folder into its archive; the name tells that it is whole. */
+  /** Packs a folder into its archive. What can't be packed whole goes at once: on a full disk it would leave no room for the others. */
   async #pack(id: string, archive: string, alive: () => void): Promise<void> {
-    const { places, log, signal } = this.#options;
+    const { places } = this.#options;
     const partial = `${archive}.partial`;
+    try {
+      const sha256 = await this.#write(id, partial, alive);
+      renameSync(partial, archive);
+      syncFolder(places.outbox);
+      this.#hashes.set(id, sha256);
+    } catch (error) {
+      rmSync(partial, { force: true });
+      throw error;
+    }
+  }
+
+  /** Writes what is to be an archive, and syncs it. @returns its SHA-256. */
+  async #write(id: string, partial: string, alive: () => void): Promise<string> {
+    const { places, log, signal } = this.#options;
     const hasher = new Bun.CryptoHasher("sha256");
     const hashing = new Transform({
       transform(chunk: Buffer, _, done) {
@@ -149,9 +163,7 @@ export class Shipping {
     } finally {
       await file.close();
     }
-    renameSync(partial, archive);
-    syncFolder(places.outbox);
-    this.#hashes.set(id, hasher.digest("hex"));
+    return hasher.digest("hex");
   }
 
   async #send(id: string, archive: string, alive: () => void): Promise<void> {
