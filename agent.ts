@@ -46,7 +46,7 @@ const Receiver = v.pipe(
   v.strictObject({
     url: httpUrl(),
     ...secret("token", { required: true }),
-    /** Whom to trust besides the system's authorities. */
+    /** Whom to trust, instead of the system's authorities. */
     ca_file: v.optional(path()),
     client_cert_file: v.optional(path()),
     client_key_file: v.optional(path()),
@@ -77,7 +77,7 @@ const ProxmoxNode = v.pipe(
     node: nameSegment(),
     /** An API token: user@realm!id=uuid. */
     ...secret("token", { required: true }),
-    /** Whom to trust besides the system's authorities: /etc/pve/pve-root-ca.pem. */
+    /** Whom to trust, instead of the system's authorities: /etc/pve/pve-root-ca.pem. */
     ca_file: v.optional(path()),
     /** Instead of that: SHA-256 of the server's certificate. */
     fingerprint: v.optional(

@@ -1,5 +1,5 @@
 // Episodes shipped by a real agent to a real receiver: where each ends, byte for byte, whatever happens in between.
-// Not tested here: 10 GiB in one folder (PICKET_TEST_EPISODE_MIB makes the large one larger), a full disk at the agent.
+// Not tested here: 10 GiB in one folder (PICKET_TEST_EPISODE_MIB makes the large one larger). A full disk: agent-strange.test.ts.
 
 import { describe, expect, test } from "bun:test";
 import {

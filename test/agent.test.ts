@@ -1,5 +1,5 @@
 // The agent against a real receiver: heartbeat, backlog, refused tokens, what is said and what is never said.
-// Not tested here: Proxmox, episodes (not in this version), a real Docker Engine where none is installed.
+// Not tested here: Proxmox, episodes and containers, which have files of their own.
 
 import { describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
