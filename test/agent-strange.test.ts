@@ -381,3 +381,20 @@ test("an interval that the answer to a waiting sample asks for takes effect at o
   await agent.said(/interval adopted seconds=60 /);
   await until("the next report, an hour before its time", () => live.length > 1, 4);
 });
+
+test("a retried episode is packed anew, also where a kill left the archive that was refused", async () => {
+  const sent: Uint8Array[] = [];
+  const hub = new FakeHub({
+    ".tar.zst": async (request) => {
+      sent.push(new Uint8Array(await request.arrayBuffer()));
+      return Response.json({}, { status: 201 });
+    },
+  });
+  using place = new Lab(hub.url);
+  for (const folder of ["quarantine/ep-1", "outbox"]) mkdirSync(place.folder.at(folder), { recursive: true });
+  for (const file of ["quarantine/ep-1/done.marker", "quarantine/ep-1/mended.txt", "outbox/ep-1.tar.zst"])
+    place.folder.write(file, "");
+  expect((await place.run(["quarantine", "retry", "ep-1"])).code).toBe(0);
+  expect((await place.run(["--once"])).code).toBe(0);
+  expect(Buffer.from(Bun.zstdDecompressSync(sent[0]!)).includes("ep-1/mended.txt")).toBe(true);
+});

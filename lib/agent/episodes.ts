@@ -137,6 +137,8 @@ export class EpisodePlaces {
     if (!NAME_SEGMENT.test(id) || !existsSync(from)) throw new Error(`retry "${id}": it is not in quarantine`);
     if (existsSync(to)) throw new Error(`retry "${id}": there is an episode of that name in ${this.episodes}`);
     this.#drop(join(from, REASON));
+    // Of one that was killed while it put this away: what was refused must not be sent in place of what was mended.
+    this.#drop(this.archive(id));
     renameSync(from, to);
   }
 
