@@ -4,6 +4,7 @@ import { afterEach, describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, readdirSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
+import { HostReader } from "../lib/agent/host.ts";
 import { Proxmox } from "../lib/agent/proxmox.ts";
 import { Secret } from "../lib/secret.ts";
 import { listen } from "./fixtures/service/manager.ts";
@@ -397,4 +398,12 @@ test("a retried episode is packed anew, also where a kill left the archive that 
   expect((await place.run(["quarantine", "retry", "ep-1"])).code).toBe(0);
   expect((await place.run(["--once"])).code).toBe(0);
   expect(Buffer.from(Bun.zstdDecompressSync(sent[0]!)).includes("ep-1/mended.txt")).toBe(true);
+});
+
+test("more memory available than there is means that none is used: the receiver would refuse the report for less than none", () => {
+  using root = new Folder();
+  mkdirSync(root.at("proc"));
+  root.write("proc/meminfo", "MemTotal:        1024000 kB\nMemAvailable:    2048000 kB\n");
+  const { metrics } = new HostReader({ root: root.path, mounts: [] }).look();
+  expect([metrics.memory_used_mb, metrics.memory_total_mb]).toEqual([0, 1000]);
 });

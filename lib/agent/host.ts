@@ -192,7 +192,8 @@ export class HostReader {
       const used = this.#cgroupMemory();
       if (used !== null) return { total: limit, used };
     }
-    return total === null || available === null ? null : { total, used: total - available };
+    // A guest whose memory has just been taken away (ballooning) has for a moment more available than there is.
+    return total === null || available === null ? null : { total, used: Math.max(0, total - available) };
   }
 
   /** What the cgroup uses without what the kernel would give back at once, as `docker stats` counts it. */
