@@ -407,3 +407,19 @@ test("more memory available than there is means that none is used: the receiver 
   const { metrics } = new HostReader({ root: root.path, mounts: [] }).look();
   expect([metrics.memory_used_mb, metrics.memory_total_mb]).toEqual([0, 1000]);
 });
+
+test("what a receiver says steers no terminal", async () => {
+  const answer = { error: "old\u001b[2J\nep-2  200  shipped", remediation: "cd /opt/lab\ngit pull\u001b[31m" };
+  const hub = new FakeHub({
+    ".tar.zst": () => Response.json(answer, { status: 412 }),
+    "/v1/ping": () => Response.json({ host: "web-1\u001b[1m" }),
+  });
+  using place = new Lab(hub.url, "host_id: web-1\n");
+  place.episode("ep-1");
+  await place.run(["--once"]);
+  const list = await place.run(["quarantine", "list"]);
+  expect(list.stdout.trimEnd()).toMatch(/^ep-1  412  \S+  old\\u001b\[2J\\u000aep-2  200  shipped$/);
+  const [doctor, ping] = [await place.run(["doctor"]), await place.run(["ping"])];
+  expect(doctor.stdout).toContain("cd /opt/lab\ngit pull\\u001b[31m\n");
+  expect(doctor.stdout + ping.stdout).not.toContain("\u001b");
+});

@@ -1,6 +1,7 @@
 // The commands at the agent's command line: try the way to the receiver, look at what is collected, ship once, quarantine.
 
 import { join } from "node:path";
+import { printable, printableLines } from "../printable.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 import { type Patient, type State, examine, misconfigured, worst } from "./doctor.ts";
 import { EpisodePlaces } from "./episodes.ts";
@@ -35,7 +36,7 @@ async function ping(context: Context): Promise<void> {
   if (typeof body["host"] !== "string") throw new Error(`ping ${hub.url}: it answers, but not as a receiver does`);
   const there = Date.parse(String(body["time"]));
   const skew = Number.isNaN(there) ? "" : `, clocks differ by ${Math.round(Math.abs(Date.now() - there) / 1000)} s`;
-  context.print(`${hub.url} knows this host as "${body["host"]}" (${ms} ms${skew})`);
+  context.print(printable(`${hub.url} knows this host as "${body["host"]}" (${ms} ms${skew})`));
 }
 
 const SOURCES = ["hub", "docker", "proxmox", "host"];
@@ -96,7 +97,7 @@ async function listQuarantine(context: Context): Promise<void> {
   for (const { id, reason } of all) {
     const { error } = (reason?.body ?? {}) as { error?: unknown };
     const why = typeof error === "string" ? error : JSON.stringify(reason?.body ?? null);
-    context.print(`${id}  ${reason?.status ?? "-"}  ${reason?.time ?? "-"}  ${why}`);
+    context.print(printable(`${id}  ${reason?.status ?? "-"}  ${reason?.time ?? "-"}  ${why}`));
   }
 }
 
@@ -160,9 +161,9 @@ async function doctor(context: Context<{ json?: boolean }>): Promise<number> {
   } else {
     const width = Math.max(...checks.map(({ name }) => name.length));
     for (const { name, state, detail, fix } of checks) {
-      context.print(
-        `${state.padEnd(6)}  ${name.padEnd(width)}  ${detail}${fix ? `\n${" ".repeat(width + 10)}mend it: ${fix}` : ""}`,
-      );
+      context.print(printable(`${state.padEnd(6)}  ${name.padEnd(width)}  ${detail}`));
+      // What mends it may be several lines, to be pasted.
+      if (fix) context.print(printableLines(`${" ".repeat(width + 10)}mend it: ${fix}`));
     }
   }
   return DOCTOR_EXIT[worst(checks)];
