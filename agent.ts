@@ -265,17 +265,19 @@ function startShipping(live: () => Live, { log, stopping, loop: addLoop }: Servi
     signal: stopping,
   });
   let watcher: FSWatcher | null = null;
+  const watched = () => watchFor(places.episodes, { log, found: () => loop.wake(), ended: () => (watcher = null) });
   let sweptAt = Number.NEGATIVE_INFINITY;
   const loop = addLoop({
     name: "ship",
     every: () => settings().scan_seconds,
     async pass(alive) {
-      watcher ??= watchFor(places.episodes, {
-        log,
-        found: () => loop.wake(),
-        ended: () => (watcher = null),
-      });
-      await shipping.pass({ alive });
+      watcher ??= watched();
+      const { shipped, fatal } = await shipping.pass({ alive });
+      // A folder that has moved away is still watched, and the kernel has only so many watches for all programs together.
+      if (shipped + fatal > 0) {
+        watcher?.close();
+        watcher = watched();
+      }
       if (performance.now() - sweptAt < HOUR_MS) return;
       sweptAt = performance.now();
       const { shipped_keep_days, quarantine_keep_days } = settings();

@@ -1,7 +1,16 @@
 // What an agent meets and nobody meant: each of it once stopped the agent, held up what it had nothing to do with, or was told wrongly.
 
 import { afterEach, describe, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, readdirSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { HostReader } from "../lib/agent/host.ts";
@@ -423,3 +432,25 @@ test("what a receiver says steers no terminal", async () => {
   expect(doctor.stdout).toContain("cd /opt/lab\ngit pull\\u001b[31m\n");
   expect(doctor.stdout + ping.stdout).not.toContain("\u001b");
 });
+
+/** How many files and folders a process has the kernel watch. */
+function watches(pid: number): number {
+  const infos = readdirSync(`/proc/${pid}/fdinfo`).map((fd) => {
+    try {
+      return readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8");
+    } catch {
+      return ""; // closed meanwhile
+    }
+  });
+  return infos.join("\n").match(/^inotify wd/gm)?.length ?? 0;
+}
+
+test("what has been shipped is watched no longer", async () => {
+  using place = new Lab(new FakeHub().url);
+  await using agent = await place.start();
+  await agent.said(" ready ");
+  await until("the episodes' folder is watched", () => watches(agent.child.pid) === 1);
+  for (let n = 0; n < 20; n++) mkdirSync(join(place.episode(`ep-${n}`), "sub"));
+  await until("all are shipped", () => place.in("shipped").length === 20);
+  await until("one folder is watched", () => watches(agent.child.pid) === 1, 10);
+}, 30_000);
