@@ -298,15 +298,18 @@ function watchFor(
 ): FSWatcher | null {
   if (!existsSync(folder)) return null;
   try {
-    const watcher = watch(
-      folder,
-      { recursive: true },
-      (_, name) => (name === null || name.endsWith("done.marker")) && found(),
-    );
-    watcher.on("error", (error) => {
-      log.debug("watching ended, scanning goes on", { error });
+    const end = () => {
       watcher.close();
       ended();
+    };
+    const watcher = watch(folder, { recursive: true }, (_, name) => {
+      // Without a name it is the folder itself that has gone, or the kernel's queue was too short: watched anew by the next pass.
+      if (!name) end();
+      if (!name || name.endsWith("done.marker")) found();
+    });
+    watcher.on("error", (error) => {
+      log.debug("watching ended, scanning goes on", { error });
+      end();
     });
     return watcher;
   } catch (error) {
