@@ -154,16 +154,31 @@ export async function startRole(role: string, args: string[], options: RunOption
   return new Daemon(child);
 }
 
+/** So long a line may be under way: a large append is seen in pieces, and its writer may have to wait for the CPU. */
+const LINE_MS = 5000;
+
+/**
+ * The text of a file of lines, "" where there is none. A last line without its end may be one that is being written just now:
+ * it is looked at again, and whole a moment later. Throws where it stays torn.
+ */
+export function wholeLines(path: string): string {
+  const end = performance.now() + LINE_MS;
+  for (;;) {
+    let text: string;
+    try {
+      text = readFileSync(path, "utf8");
+    } catch {
+      return "";
+    }
+    if (text === "" || text.endsWith("\n")) return text;
+    if (performance.now() > end) throw new Error(`the last line of ${path} is torn`);
+    Bun.sleepSync(5);
+  }
+}
+
 /** The lines of an inbox, each of which has to be whole; a missing inbox has none. Empty lines are skipped, as by every reader. */
 export function inboxLines(dir: string, recipient: string): Record<string, string>[] {
-  let text: string;
-  try {
-    text = readFileSync(join(dir, `${recipient}.inbox`), "utf8");
-  } catch {
-    return [];
-  }
-  const lines = text.split("\n");
-  if (lines.pop() !== "") throw new Error(`the last line of ${recipient}.inbox is torn`);
+  const lines = wholeLines(join(dir, `${recipient}.inbox`)).split("\n");
   return lines.filter((line) => line !== "").map((line) => JSON.parse(line) as Record<string, string>);
 }
 

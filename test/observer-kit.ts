@@ -1,8 +1,8 @@
 // A real observer as a child process, and what tests ask of it.
 
-import { readFileSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Daemon, Folder, type RunOptions, inboxLines, runRole, startRole } from "./kit.ts";
+import { type Daemon, Folder, type RunOptions, inboxLines, runRole, startRole, wholeLines } from "./kit.ts";
 
 export type Op = Record<string, unknown>;
 
@@ -109,15 +109,11 @@ export class Witness implements AsyncDisposable {
   }
 }
 
-/** The lines of a JSON-lines file; none when it is missing. */
+/** The lines of a JSON-lines file, each of which has to be whole; none when it is missing. */
 export function lines(path: string): Op[] {
-  let text: string;
-  try {
-    text = readFileSync(path, "utf8");
-  } catch {
-    return [];
-  }
-  return text.split("\n").flatMap((line) => (line === "" ? [] : [JSON.parse(line) as Op]));
+  return wholeLines(path)
+    .split("\n")
+    .flatMap((line) => (line === "" ? [] : [JSON.parse(line) as Op]));
 }
 
 /** A failure of an endpoint. */
