@@ -209,10 +209,24 @@ export async function certificates(folder: Folder): Promise<void> {
   );
 }
 
-/** A port that is free now, for a daemon that has to come back at the same address. */
+/** Ports below those that the kernel gives to whoever asks for any (net.ipv4.ip_local_port_range, 32768 and up). */
+const OWN_PORTS = { from: 20_000, to: 32_000 };
+const givenPorts = new Set<number>();
+
+/**
+ * A port that is free now and, unlike one that was asked for as port 0 and given back, nobody else is given meanwhile: for a
+ * daemon that has to come back at the same address.
+ */
 export function freePort(): number {
-  const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
-  const { port } = server;
-  server.stop(true);
-  return port;
+  for (;;) {
+    const port = OWN_PORTS.from + Math.floor(Math.random() * (OWN_PORTS.to - OWN_PORTS.from));
+    if (givenPorts.has(port)) continue;
+    try {
+      Bun.listen({ hostname: "127.0.0.1", port, socket: { data() {} } }).stop(true);
+    } catch {
+      continue;
+    }
+    givenPorts.add(port);
+    return port;
+  }
 }
