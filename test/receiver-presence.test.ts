@@ -241,11 +241,12 @@ describe.skipIf(!library)("with a clock that is set", () => {
 });
 
 test("stale after 2 intervals, offline after 4, back with a report: events in order, lines in the inbox, alerts closed", async () => {
-  await using hub = await Hub.start({ more: "poll_interval_seconds: 1" });
+  // Stale for six seconds: long enough to be seen by a test that has to wait for the CPU.
+  await using hub = await Hub.start({ more: "poll_interval_seconds: 3" });
   await hub.report();
-  await until("stale", () => statuses(hub)["web-1"] === "stale", 10);
+  await until("stale", () => statuses(hub)["web-1"] === "stale");
   expect((await hub.get<{ alerts: Row[] }>("/v1/hosts/web-1")).alerts.map(({ what }) => what)).toEqual(["host.stale"]);
-  await until("offline", () => statuses(hub)["web-1"] === "offline", 10);
+  await until("offline", () => statuses(hub)["web-1"] === "offline");
   expect((await hub.get<{ alerts: Row[] }>("/v1/hosts/web-1")).alerts.map(({ what }) => what)).toEqual([
     "host.offline",
   ]);
@@ -258,21 +259,21 @@ test("stale after 2 intervals, offline after 4, back with a report: events in or
     ["receiver", "ops", "INFO", "urgent", "receiver:host.offline"],
     ["receiver", "ops", "INFO", "normal", "receiver:host.recovered"],
   ]);
-  expect(lines[1]!["payload"]).toMatch(/^web-1 is offline: no report for \ds \(every 1 s expected\)$/);
-  expect(lines[2]!["payload"]).toMatch(/^web-1 is back after \ds$/);
+  expect(lines[1]!["payload"]).toMatch(/^web-1 is offline: no report for \d\ds \(every 3 s expected\)$/);
+  expect(lines[2]!["payload"]).toMatch(/^web-1 is back after \d\ds$/);
   const { events } = await hub.get<{ events: Row[] }>("/v1/events");
   expect(events.map(({ type, severity }) => [type, severity])).toEqual([
     ["host.stale", "warning"],
     ["host.offline", "critical"],
     ["host.recovered", "info"],
   ]);
-}, 30_000);
+}, 60_000);
 
 test("a host that comes back in the same second as its alarm ends online, both events in order", async () => {
-  await using hub = await Hub.start({ more: "poll_interval_seconds: 1\nrate_limit_per_minute: 100000" });
+  await using hub = await Hub.start({ more: "poll_interval_seconds: 2\nrate_limit_per_minute: 100000" });
   await hub.report();
   for (let round = 1; round <= 3; round++) {
-    await until("it fell", () => statuses(hub)["web-1"] !== "online", 10);
+    await until("it fell", () => statuses(hub)["web-1"] !== "online");
     // Reports rain while the switch may still be falling.
     await Promise.all(Array.from({ length: 20 }, () => hub.report()));
     expect(await hub.get("/v1/hosts/web-1")).toMatchObject({ status: "online", alerts: [] });
@@ -285,8 +286,10 @@ test("a host that comes back in the same second as its alarm ends online, both e
     else expect(last).toMatch(/stale|offline/);
   }
   expect(types.filter((type) => type === "host.recovered").length).toBe(3);
-  await until("each event is one line", () => inboxLines(hub.inbox, "ops").length === types.length);
-}, 30_000);
+  // It falls again meanwhile: as many lines as there are events by then.
+  const events = () => hub.rows("SELECT 1 FROM events").length;
+  await until("each event is one line", () => inboxLines(hub.inbox, "ops").length === events());
+}, 60_000);
 
 test("an inbox that can't be written delays what is told and loses nothing; what was told but not noted is not told twice", async () => {
   await using hub = new Hub({ more: "poll_interval_seconds: 1" });
@@ -314,8 +317,11 @@ test("archived and pending hosts raise nothing", async () => {
   await using hub = await Hub.start({ more: "poll_interval_seconds: 1", hosts: ["web-1", "web-2", "web-3"] });
   await hub.report();
   await hub.report(report(), { host: "web-2" });
+  // The command may take longer to start than web-2 may be silent: while it runs nobody looks.
+  await hub.daemon.kill("SIGKILL");
   await hub.run("host", "archive", "web-2");
-  await until("web-1 is offline", () => statuses(hub)["web-1"] === "offline", 15);
+  await hub.up();
+  await until("web-1 is offline", () => statuses(hub)["web-1"] === "offline");
   expect(statuses(hub)).toEqual({ "web-1": "offline", "web-2": "archived", "web-3": "pending" });
   expect(hub.rows("SELECT DISTINCT host FROM events")).toEqual([{ host: 1 }]);
-}, 30_000);
+}, 60_000);
