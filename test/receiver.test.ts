@@ -126,7 +126,8 @@ describe.each(TARGETS)("%s", (target) => {
     }
     expect(await status(ago(86_400))).toBe(422);
     expect(await status(ago(3602))).toBe(422);
-    expect(await status(ago(3599))).toBe(200);
+    // Half a minute within the limit: so long a request may be on its way on a busy machine.
+    expect(await status(ago(3570))).toBe(200);
     expect(await status(ago(-290))).toBe(200);
     expect(await status(ago(-360))).toBe(422);
     expect(await status(ago(10).replace("Z", "+00:00"))).toBe(200);
