@@ -543,23 +543,19 @@ test("a store that another program has locked is 503 after a while, and holds up
   const { Database } = await import("bun:sqlite");
   const other = new Database(join(hub.data, "receiver.db"));
   other.run("BEGIN IMMEDIATE");
-  const reports = Promise.all(Array.from({ length: 5 }, () => hub.report()));
-  let slowest = 0;
-  let asked = 0;
-  const looking = (async () => {
-    for (; asked < 200; asked++) {
-      const begin = performance.now();
-      await fetch(`${hub.url}/metrics`);
-      slowest = Math.max(slowest, performance.now() - begin);
-      await Bun.sleep(10);
-    }
-  })();
+  const over = new AbortController();
+  const reports = Promise.all(Array.from({ length: 5 }, () => hub.report())).finally(() => over.abort());
+  // One that waits for the lock in the same thread would answer a look or two meanwhile, however long it waits.
+  let looks = 0;
+  for (; !over.signal.aborted; looks++) {
+    await fetch(`${hub.url}/metrics`);
+    await Bun.sleep(10);
+  }
   const answers = await reports;
   expect(answers.map(({ status, headers }) => [status, headers.get("retry-after")])).toEqual(
     Array.from({ length: 5 }, () => [503, "5"]),
   );
-  await looking;
-  expect(slowest).toBeLessThan(2000);
+  expect(looks).toBeGreaterThan(10);
   other.run("ROLLBACK");
   other.close();
   await until("it takes reports again", async () => (await hub.report()).status === 200);
