@@ -53,6 +53,7 @@ describe("a token", () => {
     const answer = await raw(url, "POST /open HTTP/1.1\r\nHost: x\r\nContent-Length: 1073741824\r\n\r\n", /\}/);
     expect(answer).toStartWith("HTTP/1.1 401");
     expect(answer).toContain('"code":"missing_bearer_token"');
+    await daemon.said("missing_bearer_token");
     expect(daemon.log.filter((line) => line.includes("missing_bearer_token")).length).toBe(1);
     expect(daemon.log.join("\n")).not.toContain("ours");
   });

@@ -257,6 +257,7 @@ describe("the order of checks", () => {
     }
     expect(used()).toBe(before);
     expect((await ping("web-2")).status).toBe(200);
+    await hub.daemon.said("reason=rate_limited");
     expect(hub.daemon.log.filter((line) => line.includes("reason=rate_limited")).length).toBe(1);
   });
 
@@ -567,6 +568,7 @@ test("what a client sends can't fill the log", async () => {
     const containers = Array.from({ length: n + 1 }, (_, c) => (c < n ? container(`c${c}`) : 0));
     expect((await hub.report(report({ containers }))).status).toBe(422);
   }
+  await hub.daemon.said("invalid_report");
   expect(hub.daemon.log.filter((line) => line.includes("invalid_report")).length).toBe(1);
 });
 
