@@ -249,5 +249,7 @@ test("a stop lets what is in flight finish", async () => {
   const stopped = daemon.kill("SIGTERM");
   socket.write('":1}');
   expect(await stopped).toBe(0);
+  // What it sent before its end may still have to be read here.
+  await until("the connection is closed", () => socket.closed);
   expect(answer).toStartWith("HTTP/1.1 202");
 });
