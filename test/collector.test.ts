@@ -1,5 +1,5 @@
 // The collector through its front door, as the script and as the compiled binary.
-// Not tested here: crashes, power cuts and full disks (test/e2e), TLS and who may connect (test/http.test.ts).
+// Not tested here: drops that change while they are looked at (drop-folder.test.ts), crashes, power cuts and full disks (test/e2e), TLS and who may connect (test/http.test.ts).
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { createHmac } from "node:crypto";
@@ -289,18 +289,6 @@ describe.each(TARGETS)("the collector as %s", (target) => {
         (name) => name.includes("hidden") || name.includes("tmp") || name.includes("txt"),
       ).length,
     ).toBe(4);
-  });
-
-  test("a file still growing isn't judged, and is delivered when it is whole", async () => {
-    const whole = `{"recipient":"erin","type":"INFO","payload":"${"y".repeat(2000)}"}`;
-    const path = folder.at("drops", "growing.json");
-    // Written in pieces for far longer than settle_ms (150), each piece within it.
-    for (let at = 0; at < whole.length; at += 50) {
-      writeFileSync(path, whole.slice(at, at + 50), { flag: "a" });
-      await Bun.sleep(20);
-    }
-    await until("it is delivered", () => inboxLines(folder.at("inbox"), "erin").length === 1);
-    expect(existsSync(folder.at("drops", ".dead-letter", "growing.json"))).toBe(false);
   });
 
   test("a name that isn't UTF-8 is delivered as well", async () => {

@@ -2,7 +2,17 @@
 // given steps. The folder as a whole is tested through the collector (collector.test.ts, e2e/syncthing.test.ts).
 
 import { expect, test } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { DropFolder } from "../lib/collector/drop-folder.ts";
 import { createLog } from "../lib/log.ts";
 import { Folder, inboxLines, startRole, until } from "./kit.ts";
@@ -11,13 +21,16 @@ const DROP = '{"recipient":"bob","type":"INFO","payload":"x"}';
 const OTHER = '{"recipient":"bob","type":"INFO","payload":"y"}';
 
 /** A drop folder with one drop in it; `during` happens between its delivery and its deletion. */
-function dropped(folder: Folder, { now = Date.now, during = (_path: string) => {} } = {}) {
+function dropped(
+  folder: Folder,
+  { now = Date.now, during = (_path: string) => {}, content = DROP, settleMs = 0 } = {},
+) {
   mkdirSync(folder.at("in"), { recursive: true });
-  const path = folder.write("in/a.json", DROP);
+  const path = folder.write("in/a.json", content);
   const ids: string[] = [];
   const drops = new DropFolder({
     path: folder.at("in"),
-    settleMs: 0,
+    settleMs,
     agent: "foreman",
     log: createLog({ role: "collector", json: false, level: "error" }),
     now,
@@ -58,6 +71,21 @@ test("one that is written over meanwhile is another, and stays for the next pass
   await drop.pass();
   expect(new Set(drop.ids).size).toBe(2);
   expect(drop.left()).toEqual([]);
+});
+
+test("one that still grows isn't judged, however long that takes, and is delivered when it is whole", async () => {
+  using folder = new Folder();
+  const [settleMs, piece] = [5, 10];
+  using drop = dropped(folder, { content: "", settleMs });
+  for (let at = 0; at < DROP.length; at += piece) {
+    await drop.pass();
+    expect(drop.left()).toEqual(["a.json"]);
+    // Each look finds it changed since the last one, which was longer ago than it has to be still.
+    appendFileSync(drop.path, DROP.slice(at, at + piece));
+    await Bun.sleep(2 * settleMs);
+  }
+  await drop.pass();
+  expect([drop.ids.length, drop.left(), existsSync(folder.at("in", ".dead-letter"))]).toEqual([1, [], false]);
 });
 
 test("where Syncthing is, a file that changed just now waits for its mtime; elsewhere it is taken at once", async () => {
