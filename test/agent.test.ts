@@ -320,10 +320,10 @@ test("ping and selftest show what is, and never the token", async () => {
   const token = hub.tokens.get("web-1")!;
   const config = configure(folder, hub.url, token);
   const ping = await runRole("agent", ["ping", "--config", config]);
-  expect([ping.code, ping.stdout]).toEqual([
-    0,
-    expect.stringMatching(/knows this host as "web-1" \(\d+ ms, clocks differ by 0 s\)/),
-  ]);
+  const [, ms, skew] = /knows this host as "web-1" \((\d+) ms, clocks differ by (\d+) s\)/.exec(ping.stdout) ?? [];
+  expect(ping.code).toBe(0);
+  // It is one clock: they differ by no more than the answer was on its way.
+  expect(Number(skew)).toBeLessThanOrEqual(Math.round(Number(ms) / 1000));
   expect(hub.rows("SELECT * FROM host_samples")).toEqual([]);
   const test = await runRole("agent", ["selftest", "--config", config, "--log-level", "debug"]);
   expect(test.stdout).toContain('"memory_total_mb"');
