@@ -358,8 +358,8 @@ describe.skipIf(!have("openssl", "Proxmox over TLS"))("Proxmox", () => {
 
   test("a server that accepts and never answers holds a report for a while only", async () => {
     const silent = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
-    const stop = new AbortController();
     for (const settings of [{ fingerprint: "00".repeat(32) }, {}]) {
+      const stop = new AbortController();
       const proxmox = new Proxmox(
         { endpoint: `https://127.0.0.1:${silent.port}`, node: "pve1", token: [new Secret(TOKEN)], ...settings },
         () => {},
