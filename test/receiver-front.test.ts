@@ -4,7 +4,7 @@
 import { describe, expect, test } from "bun:test";
 import { mkdirSync, renameSync } from "node:fs";
 import { caller, startCaddy } from "./front-kit.ts";
-import { exchange, statusesOf } from "./fuzz/kit.ts";
+import { PATIENCE_MS, exchange, statusesOf } from "./fuzz/kit.ts";
 import { Folder, certificates, have, startRole, until } from "./kit.ts";
 import { Hub, archive, report, uploadHeaders } from "./receiver-kit.ts";
 
@@ -17,7 +17,7 @@ test("a Host that is none opens no door: what the operator reads isn't had by th
     ["/v1/ping?:xyz/v1/hosts", "x", 405],
     ["/v1/ping#:xyz/v1/hosts", "x", 401],
   ] as const) {
-    const answer = await exchange(hub.url, Buffer.from(`GET ${target} HTTP/1.1\r\nHost: ${host}\r\n\r\n`), 5000);
+    const answer = await exchange(hub.url, Buffer.from(`GET ${target} HTTP/1.1\r\nHost: ${host}\r\n\r\n`), PATIENCE_MS);
     expect([target, host, statusesOf(answer ?? "")]).toEqual([target, host, [status]]);
     expect(answer).not.toContain("web-1");
   }

@@ -18,7 +18,9 @@ import { Secret } from "../../lib/config.ts";
 import { Folder, inboxLines, startRole, until } from "../kit.ts";
 import {
   INPUTS,
+  PATIENCE_MS,
   TIMEOUT_MS,
+  cpuMs,
   damaged,
   exchange,
   json,
@@ -206,7 +208,7 @@ test(
       });
     const wrong: unknown[] = [];
     const judge = async (bytes: Uint8Array): Promise<void> => {
-      const answer = await exchange(url, bytes, 10_000, 20);
+      const answer = await exchange(url, bytes, PATIENCE_MS, 20);
       const statuses = statusesOf(answer ?? "");
       if (answer === null || statuses.some((status) => !ALLOWED.has(status)))
         wrong.push({ sent: Buffer.from(bytes).toString("latin1").slice(0, 600), answer: answer?.slice(0, 300) });
@@ -403,10 +405,10 @@ test("what is sent to a form's door costs no more than it is large", async () =>
     ["application/json", `[${'{"":'.repeat(400)}1${"}".repeat(400)}]`],
     ["application/json", `{${Array.from({ length: 60_000 }, (_, n) => `"k${n}":0`).join(",")}}`],
   ] as const) {
-    const began = performance.now();
+    const before = cpuMs(daemon.child.pid);
     const answer = await fetch(`${url}/any`, { method: "POST", body: sent, headers: { "content-type": type } });
     expect([type, [202, 400, 413].includes(answer.status)]).toEqual([type, true]);
-    expect(performance.now() - began).toBeLessThan(5000);
+    expect(cpuMs(daemon.child.pid) - before).toBeLessThan(5000);
   }
   expect(INPUTS).toBeGreaterThan(0);
 }, 60_000);

@@ -12,7 +12,7 @@ import { ConfigError, loadConfig, printConfig } from "../../lib/config.ts";
 import { Config as Observer } from "../../observer.ts";
 import { Config as Receiver } from "../../receiver.ts";
 import { Folder, ROOT, runRole } from "../kit.ts";
-import { TIMEOUT_MS, damaged, few, json, mutated, prototypesUntouched, runs, text } from "./kit.ts";
+import { TIMEOUT_MS, cpuMs, damaged, few, json, mutated, prototypesUntouched, runs, text } from "./kit.ts";
 
 const SECRET = "pk-this-is-never-to-be-shown";
 const ROLES: Record<string, v.GenericSchema> = {
@@ -247,11 +247,11 @@ test.each([
   "in bounded time: %s",
   async (_what, yaml) => {
     using folder = new Folder();
-    const began = performance.now();
+    const before = cpuMs();
     expect((await load(folder, "collector", yaml)).length).toBeGreaterThan(0);
-    expect(performance.now() - began).toBeLessThan(20_000);
+    expect(cpuMs() - before).toBeLessThan(20_000);
   },
-  30_000,
+  TIMEOUT_MS,
 );
 
 test(

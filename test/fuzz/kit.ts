@@ -7,7 +7,7 @@
 // wrongly: shrinking works for what is judged in this process, where an input costs nothing.
 
 import { connect } from "node:net";
-import { lstatSync, readdirSync } from "node:fs";
+import { lstatSync, readFileSync, readdirSync } from "node:fs";
 import * as fc from "fast-check";
 
 export const INPUTS = Number(process.env["PICKET_FUZZ_INPUTS"] ?? 2000);
@@ -16,6 +16,9 @@ console.log(`fuzzing: PICKET_FUZZ_SEED=${SEED} PICKET_FUZZ_INPUTS=${INPUTS}`);
 
 /** For `test`: as long as so many inputs may take. */
 export const TIMEOUT_MS = 30_000 + INPUTS * 30;
+
+/** For `exchange`: silence of so many milliseconds is no answer, and not a machine that is busy. */
+export const PATIENCE_MS = 30_000;
 
 /** With more inputs than this, time is no matter. */
 const SHORT = 10_000;
@@ -263,6 +266,22 @@ function below(folder: Buffer, except: string[]): string[] {
 export async function residentMb(pid: number): Promise<number> {
   const status = await Bun.file(`/proc/${pid}/status`).text();
   return Number(/VmRSS:\s+(\d+)/.exec(status)?.[1]) / 1024;
+}
+
+/**
+ * CPU time that a process has used, in milliseconds: this one, or another by its id. What something costs is judged by it and
+ * not by the clock: on a busy machine a process may have to wait ten times as long as it computes.
+ */
+export function cpuMs(pid?: number): number {
+  if (pid === undefined) {
+    const { user, system } = process.cpuUsage();
+    return (user + system) / 1000;
+  }
+  // proc_pid_stat(5): utime and stime are the 14th and 15th field, in ticks of 10 ms; the name before them may hold anything.
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8")
+    .replace(/^.*\) /s, "")
+    .split(" ");
+  return (Number(fields[11]) + Number(fields[12])) * 10;
 }
 
 /** Gives each input to `work`, so many at a time. */

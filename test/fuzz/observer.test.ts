@@ -11,7 +11,9 @@ import { detailsOf, summaryOf } from "../../lib/observer/reading.ts";
 import { Ledger } from "../../lib/observer/recorder.ts";
 import { Witness } from "../observer-kit.ts";
 import {
+  PATIENCE_MS,
   TIMEOUT_MS,
+  cpuMs,
   damaged,
   exchange,
   json,
@@ -200,9 +202,9 @@ test(
     let slowest = 0;
     fc.assert(
       fc.property(failure, (given) => {
-        const began = performance.now();
+        const before = cpuMs();
         const { fingerprint, parts } = fingerprintOf(given);
-        slowest = Math.max(slowest, performance.now() - began);
+        slowest = Math.max(slowest, cpuMs() - before);
         expect(fingerprint).toMatch(/^(?:f1:[0-9a-f]{16}$|sig:.)/s);
         expect(parts.shape.length).toBeLessThanOrEqual(512);
         expect(fingerprintOf(given).fingerprint).toBe(fingerprint);
@@ -340,7 +342,7 @@ test(
     );
     const wrong: unknown[] = [];
     await sideBySide(sample(requests, 0.25), 16, async (bytes) => {
-      const answer = await exchange(witness.url, bytes, 10_000, 20);
+      const answer = await exchange(witness.url, bytes, PATIENCE_MS, 20);
       const failed = statusesOf(answer ?? "").filter((status) => status >= 500 && status !== 505 && status !== 501);
       if (failed.length > 0) wrong.push({ sent: Buffer.from(bytes).toString("latin1"), answer });
     });

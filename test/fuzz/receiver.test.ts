@@ -10,7 +10,9 @@ import { memoryPercent, readReport } from "../../lib/receiver/report.ts";
 import { Folder } from "../kit.ts";
 import { Hub, archive, container, report, uploadHeaders } from "../receiver-kit.ts";
 import {
+  PATIENCE_MS,
   TIMEOUT_MS,
+  cpuMs,
   damaged,
   exchange,
   json,
@@ -243,7 +245,7 @@ test(
       const all = { ...hub.bearer(), ...uploadHeaders(new Uint8Array(bytes)), ...more };
       const lines = Object.entries(all).map(([name, value]) => `${name}: ${value}\r\n`);
       const head = `PUT /v1/episodes/${host}/${file}${suffix ? ".tar.zst" : ""} HTTP/1.1\r\nHost: x\r\n${lines.join("")}Content-Length: ${bytes.length}\r\nConnection: close\r\n\r\n`;
-      const answer = await exchange(hub.url, Buffer.concat([Buffer.from(head, "latin1"), bytes]), 10_000);
+      const answer = await exchange(hub.url, Buffer.concat([Buffer.from(head, "latin1"), bytes]), PATIENCE_MS);
       const [status] = statusesOf(answer ?? "");
       if (status === 201) stored++;
       if (status === undefined || ![200, 201, 400, 401, 403, 404, 405, 409, 413].includes(status))
@@ -255,7 +257,7 @@ test(
       const answer = await exchange(
         hub.url,
         Buffer.from(`GET ${path}?${search} HTTP/1.1\r\nHost: x\r\n${lines}Connection: close\r\n\r\n`),
-        10_000,
+        PATIENCE_MS,
       );
       const [status] = statusesOf(answer ?? "");
       if (status === undefined || ![200, 206, 304, 400, 404, 405, 416].includes(status))
@@ -416,13 +418,13 @@ test.each([
     const before = process.memoryUsage.rss();
     let highest = before;
     const watching = setInterval(() => (highest = Math.max(highest, process.memoryUsage.rss())), 5);
-    const began = performance.now();
+    const used = cpuMs();
     expect(await commitOf(folder, bytes)).toBeUndefined();
     clearInterval(watching);
-    expect(performance.now() - began).toBeLessThan(15_000);
+    expect(cpuMs() - used).toBeLessThan(15_000);
     expect((Math.max(highest, process.memoryUsage.rss()) - before) / 2 ** 20).toBeLessThan(500);
   },
-  30_000,
+  TIMEOUT_MS,
 );
 
 test("the commit of a right archive is found, also behind much data", async () => {
