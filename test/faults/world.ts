@@ -191,7 +191,14 @@ export class World implements AsyncDisposable {
     await this.frozen(async () => {
       this.daemon.child.kill("SIGSTOP");
       const tasks = `/proc/${this.pid}/task`;
-      const stands = (task: string) => readFileSync(join(tasks, task, "stat"), "utf8").includes(") T ");
+      const stands = (task: string) => {
+        try {
+          return readFileSync(join(tasks, task, "stat"), "utf8").includes(") T ");
+        } catch {
+          // A thread that has ended meanwhile: who is left is looked at again.
+          return false;
+        }
+      };
       await until("it stands still", () => readdirSync(tasks).every(stands));
       await work();
       this.daemon.child.kill("SIGCONT");
