@@ -13,6 +13,8 @@ import type { Subject, World } from "./world.ts";
 
 const HOST = "web-1";
 const COMMIT = "c".repeat(40);
+/** Producers wait for an agent that is so many behind: on a busy machine they would outrun it for good, and no new one would come through. */
+const MOST_WAITING = 12;
 
 /** What producers hand to an agent, and where its receiver has to have it. */
 export function agentSubject(world: World): Subject {
@@ -84,7 +86,7 @@ ship: { episodes_dir: ${at("episodes")}, scan_seconds: 1 }
         while (!stop.aborted) {
           const content = own.bytes(own.between(0, 3000));
           await world.mayWrite();
-          produce(content);
+          if (subject.waiting().length < MOST_WAITING) produce(content);
           await Bun.sleep(own.between(20, 250));
         }
       };
