@@ -219,7 +219,7 @@ describe.skipIf(!have("syncthing", "a drop folder that Syncthing fills"))("a dro
 
   test("what is refused stays on this host, with its reason, and goes from the other", async () => {
     pair.put("broken.json", "{ this is no drop");
-    await until("it is a dead letter", () => pair.near.files(".dead-letter").includes("broken.json.reason"));
+    await until("it is a dead letter", () => pair.near.files(".dead-letter").includes("broken.json.reason"), PATIENCE);
     await until("it is gone at the far end", () => !pair.far.files().includes("broken.json"), PATIENCE);
     writeFileSync(join(pair.near.shared, "half.json.tmp"), "half");
     writeFileSync(join(pair.far.shared, "half.json.tmp"), "another half");
