@@ -140,7 +140,9 @@ test("kill -9 at random moments: every acknowledged report and episode is there 
   const stop = new AbortController();
   const { ledger, done } = load(hub, () => `http://127.0.0.1:${port}`, stop.signal);
   let kills = 0;
-  for (const end = performance.now() + SECONDS * 1000; performance.now() < end; kills++) {
+  // As long as that, and longer where a busy machine gets less done in it.
+  const enough = () => kills > 3 && ledger.reports.length > 500 && ledger.episodes.length > 20;
+  for (const end = performance.now() + SECONDS * 1000; performance.now() < end || !enough(); kills++) {
     await Bun.sleep(50 + Math.random() * 700);
     await hub.daemon.kill("SIGKILL");
     await hub.up();
@@ -154,9 +156,6 @@ test("kill -9 at random moments: every acknowledged report and episode is there 
   expect(partials(hub.data)).toEqual([]);
   expect((await hub.run("index", "rebuild")).code).toBe(0);
   expect((await hub.run("index", "verify")).stdout).toEndWith("all as the index says\n");
-  expect(kills).toBeGreaterThan(3);
-  expect(ledger.reports.length).toBeGreaterThan(500);
-  expect(ledger.episodes.length).toBeGreaterThan(20);
   console.log(`${kills} kills, ${ledger.reports.length} reports, ${ledger.episodes.length} episodes`);
 }, 120_000);
 
@@ -249,12 +248,12 @@ describe.skipIf(!isRoot)("a full disk", () => {
     await Bun.$`dd if=/dev/zero of=${filler} bs=4k`.quiet().nothrow();
     const large = report({ containers: Array.from({ length: 100 }, (_, n) => container(`c${n}`)) });
     let refused = 0;
+    // Longer than the eight seconds after which a silent host is offline.
     const end = performance.now() + 10_000;
-    while (performance.now() < end) {
+    while (performance.now() < end || refused <= 10) {
       if ((await hub.report({ ...large, recorded_at: new Date().toISOString() })).status === 507) refused++;
       await Bun.sleep(500);
     }
-    expect(refused).toBeGreaterThan(10);
     rmSync(filler);
     await until("it takes reports again", async () => (await hub.report()).status === 200);
     expect(await hub.get("/v1/events")).toMatchObject({ events: [] });
