@@ -282,7 +282,7 @@ test("the interval that the receiver asks for is adopted within its bounds", asy
     await agent.kill();
     await server.stop(true);
   }
-}, 30_000);
+}, 60_000);
 
 test("three broken rounds, and the fourth works; Retry-After is obeyed; 422 drops and names the clock", async () => {
   using folder = new Folder();
@@ -425,7 +425,7 @@ test("the doctor sees what is wrong, and the receiver is told", async () => {
   await until("the result is there", async () => (await fetch(`${hub.url}/v1/host-health/web-1`)).status === 200);
   expect(await hub.get("/v1/host-health/web-1")).toMatchObject({ health: { state: "green" } });
   await again.kill();
-}, 30_000);
+}, 60_000);
 
 test.each([
   ["", "green"],

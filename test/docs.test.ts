@@ -78,7 +78,7 @@ describe.each(["collector", "receiver", "agent", "observer"] as const)("%s", (ro
       expect(`${key}: ${stderr}`).not.toContain("unknown");
       expect(`${key}: ${stderr}`).not.toContain("not a setting");
     }
-  }, 30_000);
+  }, 60_000);
 
   // The agent listens nowhere.
   test.skipIf(role === "agent")("the metrics named are served", async () => {

@@ -67,7 +67,7 @@ describe("appending", () => {
     await journal.append(`{"n":6}`);
     expect(lines(folder)).toEqual([`{"n":6}`]);
     await journal.close();
-  }, 20_000);
+  }, 60_000);
 
   test("a folder in the file's place is an error, and the journal goes on when it is gone", async () => {
     using folder = new Folder();

@@ -181,17 +181,13 @@ describe.skipIf(!have("git", "the version gate"))("the version gate", () => {
     await hub.daemon.said("source=git");
     // A commit that lands is let in within the time that a list is kept.
     const landed = await repo.commit();
-    await until("the new commit is let in", async () => (await ship(hub, "landed", landed)).status === 201, 10);
+    await until("the new commit is let in", async () => (await ship(hub, "landed", landed)).status === 201);
     // The clone goes away: the last good list stays, and says so.
     renameSync(repo.path, `${repo.path}.away`);
-    await until(
-      "it says so",
-      async () => {
-        await ship(hub, "landed", landed);
-        return (await hub.get<{ version_gate: string }>("/health")).version_gate === "kept";
-      },
-      15,
-    );
+    await until("it says so", async () => {
+      await ship(hub, "landed", landed);
+      return (await hub.get<{ version_gate: string }>("/health")).version_gate === "kept";
+    });
     expect((await ship(hub, "kept", landed)).status).toBe(201);
     expect((await ship(hub, "older", all[60]!)).status).toBe(412);
   }, 60_000);
@@ -212,10 +208,10 @@ describe.skipIf(!have("git", "the version gate"))("the version gate", () => {
     ]);
     hub1.set(false);
     const [head = ""] = await repo.list();
-    await until("git is asked", async () => (await ship(hub, "c", head)).status === 201, 15);
+    await until("git is asked", async () => (await ship(hub, "c", head)).status === 201);
     expect(await hub.get("/health")).toMatchObject({ version_gate: "git" });
     hub1.set(true);
-    await until("Forgejo is asked again", async () => (await ship(hub, "d", extra[0]!)).status === 201, 15);
+    await until("Forgejo is asked again", async () => (await ship(hub, "d", extra[0]!)).status === 201);
     expect(hub.daemon.log.join("\n")).not.toContain("forge-secret");
   }, 60_000);
 
@@ -232,7 +228,7 @@ describe.skipIf(!have("git", "the version gate"))("the version gate", () => {
     expect(await hub.get("/health")).toMatchObject({ version_gate: "none" });
     const repo = await repository(folder, 1);
     const [head = ""] = await repo.list();
-    await until("it opens", async () => (await ship(hub, "a", head)).status === 201, 15);
+    await until("it opens", async () => (await ship(hub, "a", head)).status === 201);
   }, 60_000);
 });
 

@@ -108,8 +108,8 @@ describe.skipIf(!library)("with a clock that is set", () => {
     await reportAt(hub, 0);
     const seen = await hub.get<{ last_seen_at: string; containers: Row[] }>("/v1/hosts/web-1");
     expect(Math.abs(Date.parse(seen.last_seen_at) - Date.now())).toBeLessThan(5000);
-    await until("stale", () => statuses(hub)["web-1"] !== "online", 10);
-  }, 30_000);
+    await until("stale", () => statuses(hub)["web-1"] !== "online");
+  }, 60_000);
 
   test("a receiver that is stopped for a while (SIGSTOP) alarms nobody for that", async () => {
     using folder = new Folder();
@@ -122,7 +122,7 @@ describe.skipIf(!library)("with a clock that is set", () => {
     await hub.daemon.said(/was away.*seconds=180\d/);
     expect(statuses(hub)).toEqual({ "web-1": "online" });
     expect(hub.rows("SELECT * FROM events")).toEqual([]);
-  }, 30_000);
+  }, 60_000);
 
   test("uploads that are refused for half an hour are told, those a day apart are not; so are unusual pauses, but not the receiver's own", async () => {
     using folder = new Folder();
@@ -166,7 +166,7 @@ describe.skipIf(!library)("with a clock that is set", () => {
     const rolled = () => hub.rows<{ metrics: string }>("SELECT metrics FROM host_rollups WHERE step = 86400");
     await until("the day is rolled up", () => rolled().length === 1);
     expect(JSON.parse(rolled()[0]!.metrics)).toMatchObject({ cpu_percent: [12.5, 12.5, 12.5, 1] });
-  }, 30_000);
+  }, 60_000);
 
   test("samples become rollups, late ones too; old grains go, and a page over a year reads hundreds of rows", async () => {
     using folder = new Folder();
@@ -297,7 +297,7 @@ test("an inbox that can't be written delays what is told and loses nothing; what
   await hub.addHost("web-1");
   await hub.up();
   await hub.report();
-  await until("offline", () => statuses(hub)["web-1"] === "offline", 10);
+  await until("offline", () => statuses(hub)["web-1"] === "offline");
   await hub.daemon.said("pass failed");
   await hub.daemon.kill("SIGKILL");
   renameSync(hub.inbox, `${hub.inbox}.away`);
@@ -311,7 +311,7 @@ test("an inbox that can't be written delays what is told and loses nothing; what
   const untold = () => hub.rows<{ n: number }>("SELECT COUNT(*) AS n FROM events WHERE told_at IS NULL")[0]!.n;
   await until("it is noted", () => untold() === 0);
   expect(inboxLines(hub.inbox, "ops").length).toBe(2);
-}, 30_000);
+}, 60_000);
 
 test("archived and pending hosts raise nothing", async () => {
   await using hub = await Hub.start({ more: "poll_interval_seconds: 1", hosts: ["web-1", "web-2", "web-3"] });
