@@ -32,7 +32,7 @@ function dropped(
     path: folder.at("in"),
     settleMs,
     agent: "foreman",
-    log: createLog({ role: "collector", json: false, level: "error" }),
+    log: createLog({ role: "collector", json: false, level: "error", write: () => {} }),
     now,
     deliver(event) {
       ids.push(event.id);
@@ -43,12 +43,7 @@ function dropped(
   return {
     path,
     ids,
-    pass: () =>
-      drops.pass(
-        () => {},
-        () => {},
-        new AbortController().signal,
-      ),
+    pass: (alive = () => {}) => drops.pass(alive, () => {}, new AbortController().signal),
     left: () => readdirSync(folder.at("in")).filter((name) => !name.startsWith(".")),
     [Symbol.dispose]: () => drops.close(),
   };
@@ -106,6 +101,22 @@ test("where Syncthing is, a file that changed just now waits for its mtime; else
   await drop.pass();
   expect(drop.left()).toEqual([]);
   expect(drop.ids.length).toBe(2);
+});
+
+test("one that is held back until the inbox is tried again is tried again, also when that time comes during the pass", async () => {
+  using folder = new Folder();
+  let isFull = true;
+  const full = () => {
+    if (isFull) throw new Error("no space left on the device");
+  };
+  using drop = dropped(folder, { during: full });
+  const backoff = (await drop.pass())!;
+  isFull = false;
+  const next = await drop.pass(() => Bun.sleepSync(backoff + 100));
+  expect(drop.left()).toEqual(["a.json"]);
+  expect(next).not.toBeNull();
+  await drop.pass();
+  expect(drop.left()).toEqual([]);
 });
 
 test("one that can't be deleted is delivered once, others go on, and it goes when it can", async () => {

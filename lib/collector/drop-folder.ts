@@ -150,14 +150,16 @@ export class DropFolder {
     this.#forgetVanished(entries);
     this.figures.waiting = 0;
     let failed: Error | null = null;
+    // For the whole pass: what is held back by its first look is not forgotten because the time has come by its last.
+    const backingOff = this.#now() < this.#retryAt;
     for (let at = 0; at < entries.length && !stopping.aborted; at += BATCH) {
-      const error = await this.#handle(entries.slice(at, at + BATCH));
+      const error = await this.#handle(entries.slice(at, at + BATCH), backingOff);
       failed ??= error;
       alive();
       // A stop, a webhook and a health check get their turn among 100,000 files.
       await new Promise((done) => setImmediate(done));
     }
-    return this.#next(failed);
+    return this.#next(failed, backingOff);
   }
 
   /** Ends the watch. */
@@ -225,9 +227,8 @@ export class DropFolder {
   }
 
   /** Handles some files together; gives the first error that made one stay. */
-  async #handle(entries: Entry[]): Promise<Error | null> {
+  async #handle(entries: Entry[], backingOff: boolean): Promise<Error | null> {
     let failed: Error | null = null;
-    const backingOff = this.#now() < this.#retryAt;
     // Judging is synchronous and appends keep the order of their calls, so older files are appended first.
     const work = entries.map((entry) => {
       const judged = this.#judge(entry);
@@ -380,7 +381,7 @@ export class DropFolder {
     this.#options.log.warn("drop refused", { file, reason, moved_to: target.toString() });
   }
 
-  #next(failed: Error | null): NextPass {
+  #next(failed: Error | null, backingOff: boolean): NextPass {
     const now = this.#now();
     if (failed) {
       this.#failures++;
@@ -392,12 +393,12 @@ export class DropFolder {
       });
       return backoff;
     }
-    if (this.#failures > 0 && now >= this.#retryAt) {
+    if (this.#failures > 0 && !backingOff) {
       this.#failures = 0;
       this.#options.log.info("drops go on: the inbox can be written again");
     }
     const waits = [...this.#unsettled.values()].map(({ since }) => Math.max(0, since + this.#options.settleMs - now));
-    if (now < this.#retryAt) waits.push(this.#retryAt - now);
+    if (backingOff) waits.push(Math.max(0, this.#retryAt - now));
     if (this.#arriving) waits.push(ARRIVAL_MS);
     return waits.length > 0 ? Math.max(10, Math.min(...waits)) : null;
   }
