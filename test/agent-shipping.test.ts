@@ -32,7 +32,7 @@ class Lab implements Disposable {
     mkdirSync(this.folder.at("episodes"));
     this.config = this.folder.write(
       "agent.yaml",
-      `receiver: { url: "${url}", token: ${token}, timeout_seconds: 5 }\ndata_dir: ${this.folder.at("agent")}\ndocker: { enabled: false }\nship: { episodes_dir: ${this.folder.at("episodes")}, scan_seconds: 1 }\n`,
+      `receiver: { url: "${url}", token: ${token} }\ndata_dir: ${this.folder.at("agent")}\ndocker: { enabled: false }\nship: { episodes_dir: ${this.folder.at("episodes")}, scan_seconds: 1 }\n`,
     );
   }
 

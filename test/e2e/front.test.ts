@@ -28,7 +28,7 @@ class Host {
       : "";
     this.config = folder.write(
       `agent-${certificate}.yaml`,
-      `receiver: { url: "${url}", token: ${token}, ca_file: ${folder.at("ca.pem")}, timeout_seconds: 5${identity} }
+      `receiver: { url: "${url}", token: ${token}, ca_file: ${folder.at("ca.pem")}${identity} }
 data_dir: ${folder.at("agent")}
 interval_seconds: 1
 docker: { enabled: false }

@@ -193,7 +193,7 @@ describe.skipIf(reason !== null)("a booted systemd", () => {
   test("SIGSTOP of each: the watchdog brings it back", async () => {
     await Promise.all(
       ROLES.map((role) =>
-        machine.with(role, "[Service]\\nWatchdogSec=2\\n", async () => {
+        machine.with(role, "[Service]\\nWatchdogSec=5\\n", async () => {
           await machine.do(`systemctl restart picket-${role}`);
           const pid = await machine.show(role, "MainPID");
           await machine.do(`kill -STOP ${pid}`);
