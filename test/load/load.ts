@@ -37,6 +37,8 @@ export interface Result {
 }
 
 const HOSTS = 40;
+/** So many of a kind are under way at a time under a steady load. */
+const MOST_FLYING = 128;
 /**
  * How long the collector remembers a delivery id (110 bytes each). With the default of 24 hours no run would be long enough to see it forget
  * any: at thousands a second it would only grow.
@@ -213,17 +215,17 @@ export async function steady(
   const begin = performance.now();
   const end = begin + seconds * 1000;
   const due = zero();
-  let flying = 0;
+  const flying = zero();
   let last = begin;
   let counted = { ...fleet.counts };
   let tidied = begin;
   for (let now = begin, before = begin; now < end; before = now, now = performance.now()) {
     for (const kind of KINDS) {
       due[kind] += (rates[kind] * (now - before)) / 1000;
-      // Beyond that the load would only wait in this process.
-      for (; due[kind] >= 1 && flying < 512; due[kind]--) {
-        flying++;
-        void fleet.one(kind).finally(() => flying--);
+      // Beyond that the load would only wait in this process. Each kind has its own: none takes the others' turn.
+      for (; due[kind] >= 1 && flying[kind] < MOST_FLYING; due[kind]--) {
+        flying[kind]++;
+        void fleet.one(kind).finally(() => flying[kind]--);
       }
       due[kind] = Math.min(due[kind], rates[kind]);
     }
@@ -245,7 +247,7 @@ export async function steady(
     }
     await Bun.sleep(10);
   }
-  await until("what is under way is answered", () => flying === 0);
+  await until("what is under way is answered", () => KINDS.every((kind) => flying[kind] === 0));
   return seen;
 }
 
