@@ -50,7 +50,8 @@ const Receiver = v.pipe(
     ca_file: v.optional(path()),
     client_cert_file: v.optional(path()),
     client_key_file: v.optional(path()),
-    timeout_seconds: v.optional(seconds({ min: 1, max: 600 }), 30),
+    /** Collecting and this together stay below the watchdog of the unit (180 s). */
+    timeout_seconds: v.optional(seconds({ min: 1, max: 120 }), 30),
   }),
   rule(({ url, client_cert_file: cert, client_key_file: key }) => {
     const broken = tokenReadable("url", url);
