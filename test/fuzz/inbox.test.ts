@@ -2,7 +2,7 @@
 // shown steers a terminal, and nothing stops a start.
 
 import { expect, test } from "bun:test";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import * as fc from "fast-check";
 import { readFrom, readLast, readNew } from "../../lib/inbox-reader.ts";
 import { InboxWriter, completeEvent } from "../../lib/inbox.ts";
@@ -221,6 +221,10 @@ test(
           folder.at(".picket", "bob.inbox.0.intent"),
           Buffer.concat([Buffer.from(`${JSON.stringify(truth)}\n`), bytes]),
         );
+        // What the former ones delivered would be read again by each.
+        for (const name of readdirSync(folder.at(".picket"))) {
+          if (name.startsWith("delivered-")) rmSync(folder.at(".picket", name));
+        }
         writeFileSync(folder.at(".picket", "delivered-20260101T000000Z.jsonl"), lines.join("\n"));
         healFolder(folder.at(".picket"), folder.path);
         const writer = new InboxWriter({ dir: folder.path, durability: "os", dedupeHours: 24 });
