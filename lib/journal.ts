@@ -81,6 +81,8 @@ export class Journal {
   /** Size of the file right after our last write: while it still is, the last byte is our own line break. */
   #knownEnd = -1;
   #queue: Waiting[] = [];
+  /** The batch that is being written. */
+  #batch: Waiting[] = [];
   #flushing: Promise<void> | null = null;
   #closed = false;
 
@@ -117,9 +119,15 @@ export class Journal {
     if (this.#fd >= 0) await dataSync(this.#fd);
   }
 
-  /** Resolves when everything appended so far is durable or refused. */
+  /** Resolves when everything appended so far is durable or refused; what comes after that is not waited for. */
   async settled(): Promise<void> {
-    while (this.#flushing) await this.#flushing;
+    const last = this.#queue.at(-1) ?? this.#batch.at(-1);
+    if (!last) return;
+    const { resolve, reject } = last;
+    await new Promise<void>((done) => {
+      last.resolve = () => done(resolve());
+      last.reject = (error) => done(reject(error));
+    });
   }
 
   /** True while lines wait for their sync. */
@@ -130,7 +138,7 @@ export class Journal {
   /** Waits for what is under way, then closes. Later appends are refused. */
   async close(): Promise<void> {
     this.#closed = true;
-    await this.settled();
+    await this.#flushing;
     if (this.#fd >= 0) closeSync(this.#fd);
     this.#fd = -1;
     this.#intent?.close();
@@ -140,12 +148,14 @@ export class Journal {
   async #flush(): Promise<void> {
     while (this.#queue.length > 0) {
       const batch = this.#takeBatch();
+      this.#batch = batch;
       try {
         await this.#commit(batch);
         for (const waiting of batch) waiting.resolve();
       } catch (error) {
         for (const waiting of batch) waiting.reject(error as Error);
       }
+      this.#batch = [];
     }
     this.#flushing = null;
   }

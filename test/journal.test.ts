@@ -82,6 +82,24 @@ describe("appending", () => {
     await journal.close();
   });
 
+  test("whoever waits for what was appended doesn't wait for what comes after it", async () => {
+    using folder = new Folder();
+    const journal = open(folder);
+    let appended = 0;
+    const seen: number[] = [];
+    const goOn = async () => {
+      while (seen.length === 0 && appended < 2000) await journal.append(`{"n":${appended++}}`);
+    };
+    // The second begins while the first one's line is written: from then on one of both always waits.
+    const first = goOn();
+    await new Promise<void>((done) => setImmediate(done));
+    const second = goOn();
+    void journal.settled().then(() => seen.push(lines(folder).length));
+    await Promise.all([first, second]);
+    expect(seen[0]).toBeLessThan(100);
+    await journal.close();
+  });
+
   test("zeros that a power cut left at the end are taken away, and readers take them for blanks", async () => {
     using folder = new Folder();
     const before = open(folder);
