@@ -254,12 +254,20 @@ export function healFolder(intents: string, journals: string): void {
     const match = /^(.+)\.\d+\.intent$/.exec(name);
     // Only a file is an intent: a FIFO of that name would be waited for.
     if (!match || !lstatSync(join(intents, name), { throwIfNoEntry: false })?.isFile()) continue;
-    const fd = openSync(join(intents, name), constants.O_RDWR);
     try {
-      if (flock(fd, "exclusive")) healFrom(fd, join(journals, match[1]!));
-    } finally {
-      closeSync(fd);
+      healIntent(join(intents, name), join(journals, match[1]!));
+    } catch {
+      // A journal that can't be written is no reason not to start. Its first append heals it, or says why that can't be.
     }
+  }
+}
+
+function healIntent(path: string, journal: string): void {
+  const fd = openSync(path, constants.O_RDWR);
+  try {
+    if (flock(fd, "exclusive")) healFrom(fd, journal);
+  } finally {
+    closeSync(fd);
   }
 }
 
@@ -275,8 +283,13 @@ function claimIntent(folder: string, journal: string): Intent {
       closeSync(fd);
       continue;
     }
-    inheritOwner(path);
-    healFrom(fd, journal);
+    try {
+      inheritOwner(path);
+      healFrom(fd, journal);
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
     return {
       path,
       note(place, bytes) {
