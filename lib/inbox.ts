@@ -10,7 +10,7 @@
 // read before the first delivery to a recipient. So a second sync per event isn't needed, and a reader that takes the inbox
 // away doesn't bring old events back.
 
-import { closeSync, existsSync, fstatSync, openSync, readSync, readdirSync, rmSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, openSync, readSync, readdirSync, rmSync, statSync } from "node:fs";
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import * as v from "valibot";
@@ -238,9 +238,12 @@ const FORGET_EVERY_MS = 10_000;
 /** How many bytes of events may be delivered before the ledger is synced. */
 const SYNC_BYTES = 16 << 20;
 
-/** The start of the first whole line within the last `bytes` of a file; -1 when there is no such file. */
+/**
+ * The start of the first whole line within the last `bytes` of a file; -1 when there is no such file, or none that has lines: a
+ * FIFO in its place would be waited for, by the whole daemon.
+ */
 function tailStart(path: string, bytes: number): number {
-  if (!existsSync(path)) return -1;
+  if (!statSync(path, { throwIfNoEntry: false })?.isFile()) return -1;
   const fd = openSync(path, "r");
   try {
     const { size } = fstatSync(fd);
@@ -304,6 +307,8 @@ class Ledger {
   async load(): Promise<void> {
     const { oldest } = this;
     for (const path of this.#files()) {
+      // What isn't a file holds no ids, and is no reason not to start.
+      if (!statSync(path, { throwIfNoEntry: false })?.isFile()) continue;
       await replay({
         path,
         record: (value) => {

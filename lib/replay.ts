@@ -1,6 +1,6 @@
 // Reads a journal, or any file of JSON lines, from a byte on: line by line, with flat memory, whatever is in it.
 
-import { existsSync } from "node:fs";
+import { statSync } from "node:fs";
 
 const NEWLINE = 0x0a;
 const BRACE = 0x7b;
@@ -33,12 +33,15 @@ export interface Replayed {
   end: number;
 }
 
-/** Reads a journal line by line with flat memory. A missing file is an empty one. A torn last line is left alone. */
+/** Reads a journal line by line with flat memory. A missing file is an empty one, what isn't a file is an error. A torn last line is left alone. */
 export async function replay(options: ReplayOptions): Promise<Replayed> {
   const from = options.from ?? 0;
   const maxLine = options.maxLine ?? 16 << 20;
   const seen: Replayed = { records: 0, malformed: 0, end: from };
-  if (!existsSync(options.path)) return seen;
+  const found = statSync(options.path, { throwIfNoEntry: false });
+  if (!found) return seen;
+  // A FIFO would be waited for, for ever.
+  if (!found.isFile()) throw new Error(`read "${options.path}": not a regular file`);
   let number = 0;
   const judge: Judge = (bytes, start, end, length) => {
     number++;

@@ -17,6 +17,20 @@ function configuration(folder: Folder, more = ""): string {
 const payloads = (folder: Folder, recipient: string) =>
   inboxLines(folder.at("inbox"), recipient).map(({ payload }) => payload);
 
+test("a FIFO in an inbox's place is refused, and nothing waits for it", async () => {
+  using folder = new Folder();
+  mkdirSync(folder.at("inbox"));
+  await Bun.$`mkfifo ${folder.at("inbox", "bob.inbox")}`;
+  const file = configuration(folder);
+  await using daemon = await startRole("collector", ["--config", file]);
+  const url = await daemon.url();
+  const post = async (path: string) =>
+    (await fetch(url + path, { method: "POST", headers: { "idempotency-key": "1" } })).status;
+  expect([await post("/bob"), await post("/eve")]).toEqual([500, 202]);
+  const { code, stderr } = await runRole("collector", ["read", "bob", "--config", file]);
+  expect([code, stderr]).toEqual([1, expect.stringContaining("not a regular file")]);
+});
+
 const root = process.getuid?.() === 0;
 test.skipIf(root && !have("setpriv", "an inbox that may not be written"))(
   "an inbox that may not be written is no reason not to start",
