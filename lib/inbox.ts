@@ -192,7 +192,7 @@ export class InboxWriter {
   }
 
   async #writeOnce(event: InboxEvent, key: string): Promise<Delivery> {
-    if (this.#ledger.has(key)) return "already";
+    if (isDrop(event) ? this.#ledger.knows(key) : this.#ledger.has(key)) return "already";
     const line = formatEvent(event);
     await this.#journal(event.to).append(line);
     this.#ledger.add(key, line.length);
@@ -212,7 +212,7 @@ export class InboxWriter {
         const { id, ts, source } = (value ?? {}) as Partial<InboxEvent>;
         if (typeof id !== "string" || typeof source !== "string") return;
         // A drop that is still there was delivered however long ago: whoever died before deleting it may come back late.
-        const at = source.startsWith("drop-folder:") ? Number.POSITIVE_INFINITY : Date.parse(String(ts));
+        const at = isDrop({ source }) ? Number.POSITIVE_INFINITY : Date.parse(String(ts));
         if (at >= oldest) this.#ledger.recall(`${recipient}/${id}`, at);
       },
     });
@@ -235,8 +235,15 @@ export class InboxWriter {
 /** How much of an inbox is searched for ids that the ledger may have lost: far more than a second of the highest rate. */
 const TAIL_BYTES = 64 << 20;
 const FORGET_EVERY_MS = 10_000;
+/** So long an id is kept in any case: whoever starts after a crash delivers what was left within that time. */
+const KEPT_MS = 600_000;
 /** How many bytes of events may be delivered before the ledger is synced. */
 const SYNC_BYTES = 16 << 20;
+
+/** Whether the window doesn't matter: `dedupe_hours` is about deliveries, a drop that was delivered is over. */
+function isDrop({ source }: Pick<InboxEvent, "source">): boolean {
+  return source?.startsWith("drop-folder:") === true;
+}
 
 /**
  * The start of the first whole line within the last `bytes` of a file; -1 when there is no such file, or none that has lines: a
@@ -320,9 +327,15 @@ class Ledger {
     }
   }
 
+  /** Whether it was delivered within the window. */
   has(key: string): boolean {
     const at = this.#seen.get(key);
     return at !== undefined && at >= this.oldest;
+  }
+
+  /** Whether it was delivered, as far as this process remembers: for the window, and for `KEPT_MS` at least. */
+  knows(key: string): boolean {
+    return this.#seen.has(key);
   }
 
   /** Takes in what the inbox itself remembers. What a wrong clock puts into the future was delivered now at the latest. */
@@ -360,7 +373,7 @@ class Ledger {
   /** The map is in order of time: the oldest are first. */
   #forget(now: number): void {
     this.#forgetAt = now + FORGET_EVERY_MS;
-    const oldest = now - this.#window();
+    const oldest = now - Math.max(this.#window(), KEPT_MS);
     for (const [key, at] of this.#seen) {
       if (at >= oldest) break;
       this.#seen.delete(key);

@@ -1,8 +1,8 @@
 // The collector where something stands in its way: what is wrong with one inbox, drop or reload stops nothing else.
 
 import { expect, test } from "bun:test";
-import { chmodSync, chownSync, mkdirSync } from "node:fs";
-import { Folder, have, inboxLines, runRole, startRole } from "./kit.ts";
+import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, renameSync, utimesSync } from "node:fs";
+import { Folder, have, inboxLines, runRole, startRole, until } from "./kit.ts";
 
 /** Two routes, to bob and to eve, and a drop folder. */
 function configuration(folder: Folder, more = ""): string {
@@ -12,6 +12,13 @@ function configuration(folder: Folder, more = ""): string {
     "collector.yaml",
     `agent: foreman\ninbox_dir: ${folder.at("inbox")}\nwebhook: { listen: "127.0.0.1:0", dedupe_hours: 0, routes: [${route("bob")}, ${route("eve")}] }\ndrop_folder: { path: ${folder.at("drops")}, settle_ms: 50 }\n${more}`,
   );
+}
+
+/** Puts a drop into the folder whole, as its producers do. */
+function drop(folder: Folder, name: string, recipient: string, at?: number): void {
+  const path = folder.write(`drops/.${name}`, JSON.stringify({ recipient, type: "INFO", payload: name }));
+  if (at !== undefined) utimesSync(path, at, at);
+  renameSync(path, folder.at("drops", name));
 }
 
 const payloads = (folder: Folder, recipient: string) =>
@@ -52,3 +59,24 @@ test.skipIf(root && !have("setpriv", "an inbox that may not be written"))(
     expect(payloads(folder, "bob")).toEqual(["hello", "to bob"]);
   },
 );
+
+test("a drop that a killed collector delivered isn't delivered again, however short deliveries are remembered", async () => {
+  using folder = new Folder();
+  const file = configuration(folder);
+  const isTaken = () => readdirSync(folder.at("drops")).every((name) => name.startsWith("."));
+  {
+    await using daemon = await startRole("collector", ["--config", file]);
+    await daemon.url();
+    drop(folder, "a.json", "bob", 1_700_000_000);
+    await until("it is delivered", () => payloads(folder, "bob").length === 1 && isTaken());
+    await daemon.kill("SIGKILL");
+  }
+  // As if it had been killed before deleting it.
+  drop(folder, "a.json", "bob", 1_700_000_000);
+  drop(folder, "b.json", "bob", 1_700_000_001);
+  await using daemon = await startRole("collector", ["--config", file]);
+  await daemon.url();
+  await until("both are taken", isTaken);
+  expect(payloads(folder, "bob")).toEqual(["a.json", "b.json"]);
+  expect(existsSync(folder.at("drops", ".dead-letter"))).toBe(false);
+});
