@@ -222,12 +222,14 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   return {
     status: () => statusLine(collector, drops),
     reload(next) {
-      const fixed = whatStays(config, next);
+      // What can fail comes first: a configuration is taken over as a whole, or the former one stays.
+      drops.prepare(next);
+      const fixed = server && next.webhook ? server.reload(next.webhook.listen, next) : [];
       collector.config = { ...next, inbox_dir: config.inbox_dir, durability: config.durability };
       collector.routes = compileRoutes(next);
       inbox.dedupeHours = dedupeHours(next);
       drops.reload();
-      return server && next.webhook ? [...fixed, ...server.reload(next.webhook.listen, next)] : fixed;
+      return [...whatStays(config, next), ...fixed];
     },
     async stop() {
       await server?.stop();
@@ -381,6 +383,8 @@ function queryOf(url: string): (name: string) => string | undefined {
 
 interface Drops {
   folder(): DropFolder | null;
+  /** Makes the folder of a configuration, unless it is the present one: that may go and come back. Throws when it can't. */
+  prepare(config: Config): void;
   reload(): void;
   close(): void;
 }
@@ -390,6 +394,9 @@ function startDrops(collector: Collector, service: Service): Drops {
   const { log } = collector;
   let folder: DropFolder | null = null;
   let next: number | null = null;
+  const prepare = ({ drop_folder: wanted }: Config) => {
+    if (wanted && wanted.path !== folder?.path) makeFolder(wanted.path, 0o755);
+  };
   const follow = () => {
     const settings = collector.config.drop_folder;
     const same = settings !== undefined && folder?.path === settings.path;
@@ -400,7 +407,6 @@ function startDrops(collector: Collector, service: Service): Drops {
     if (!settings) return;
     const options = { settleMs: settings.settle_ms, agent: collector.config.agent };
     if (folder) return folder.configure(options);
-    makeFolder(settings.path, 0o755);
     const deliverDrop = (event: EventDraft & { id: string }) => deliver(collector, completeEvent(event), true);
     folder = new DropFolder({ path: settings.path, ...options, log, deliver: deliverDrop });
   };
@@ -413,6 +419,7 @@ function startDrops(collector: Collector, service: Service): Drops {
     figure("waiting"),
   );
   const poll = () => collector.config.drop_folder?.poll_fallback_seconds ?? DEFAULT_POLL_SECONDS;
+  prepare(collector.config);
   follow();
   const loop = service.loop({
     name: "drops",
@@ -424,6 +431,7 @@ function startDrops(collector: Collector, service: Service): Drops {
   });
   return {
     folder: () => folder,
+    prepare,
     reload() {
       follow();
       loop.wake();

@@ -139,7 +139,7 @@ export interface ServeOptions {
 export interface Server {
   /** Where it listens; the port is the real one. */
   address: Listen;
-  /** Takes over who may connect, and renewed certificates, without dropping a connection. Gives what can't change while running. */
+  /** Takes over who may connect, and renewed certificates, without dropping a connection. Gives what can't change while running; throws, and changes nothing, when a certificate is none. */
   reload(listen: Listen, connection: Connection): string[];
   /** Takes nothing new, lets what is in flight finish, and closes. */
   stop(): Promise<void>;
@@ -213,16 +213,17 @@ function listening(
     reload(nextListen, next) {
       const fixed: string[] = [];
       if (String(nextListen) !== String(listen)) fixed.push(`listen: stays ${String(listen)} until a restart`);
-      adopt(next);
       const renewed = readTls(next);
-      if ((renewed === null) !== (tls === null)) return [...fixed, "tls: can't be switched on or off before a restart"];
-      if (renewed && JSON.stringify(renewed) !== JSON.stringify(tls)) {
+      const isSwitched = (renewed === null) !== (tls === null);
+      if (isSwitched) fixed.push("tls: can't be switched on or off before a restart");
+      else if (renewed && JSON.stringify(renewed) !== JSON.stringify(tls)) {
         const old = server;
         server = open(port, renewed);
         tls = renewed;
         void old.stop();
         log.info("certificate renewed");
       }
+      adopt(next);
       return fixed;
     },
     async stop() {

@@ -1,8 +1,17 @@
 // The collector where something stands in its way: what is wrong with one inbox, drop or reload stops nothing else.
 
 import { expect, test } from "bun:test";
-import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, renameSync, utimesSync } from "node:fs";
-import { Folder, have, inboxLines, runRole, startRole, until } from "./kit.ts";
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  utimesSync,
+} from "node:fs";
+import { Folder, certificates, have, inboxLines, runRole, startRole, until } from "./kit.ts";
 
 /** Two routes, to bob and to eve, and a drop folder. */
 function configuration(folder: Folder, more = ""): string {
@@ -80,3 +89,51 @@ test("a drop that a killed collector delivered isn't delivered again, however sh
   expect(payloads(folder, "bob")).toEqual(["a.json", "b.json"]);
   expect(existsSync(folder.at("drops", ".dead-letter"))).toBe(false);
 });
+
+test("a reload that fails changes nothing: the old routes and the old drop folder go on", async () => {
+  using folder = new Folder();
+  const file = configuration(folder);
+  const drops = `drop_folder: { path: ${folder.at("drops")}`;
+  await using daemon = await startRole("collector", ["--config", file]);
+  const url = await daemon.url();
+  const post = async (path: string) => (await fetch(url + path, { method: "POST" })).status;
+  const rewrite = (from: string, to: string) =>
+    folder.write("collector.yaml", readFileSync(file, "utf8").replace(from, to));
+  // Nobody can make a folder below a file.
+  rewrite(drops, `drop_folder: { path: ${folder.at("collector.yaml", "in")}`);
+  rewrite("path: /eve", "path: /new");
+  daemon.child.kill("SIGHUP");
+  await daemon.said("the former one stays");
+  expect([await post("/eve"), await post("/new")]).toEqual([202, 404]);
+  drop(folder, "a.json", "bob");
+  await until("the old folder is emptied", () => payloads(folder, "bob").length === 1);
+  rewrite(`drop_folder: { path: ${folder.at("collector.yaml", "in")}`, `drop_folder: { path: ${folder.at("other")}`);
+  daemon.child.kill("SIGHUP");
+  await daemon.said("configuration reloaded");
+  expect([await post("/eve"), await post("/new")]).toEqual([404, 202]);
+  folder.write("other/b.json", JSON.stringify({ recipient: "bob", type: "INFO", payload: "other" }));
+  await until("the new folder is emptied", () => payloads(folder, "bob").length === 2);
+});
+
+test.skipIf(!have("openssl", "a certificate that is none"))(
+  "nor does a reload whose certificate is none change who may connect",
+  async () => {
+    using folder = new Folder();
+    await certificates(folder);
+    const tls = `tls: { cert_file: ${folder.at("server.pem")}, key_file: ${folder.at("server.key")} }\n`;
+    const file = configuration(folder, tls);
+    await using daemon = await startRole("collector", ["--config", file]);
+    const url = (await daemon.url()).replace("http:", "https:");
+    const ca = readFileSync(folder.at("ca.pem"), "utf8");
+    const post = async (path: string) =>
+      (await fetch(url + path, { method: "POST", tls: { ca }, keepalive: false } as RequestInit)).status;
+    folder.write("server.pem", "no certificate\n");
+    folder.write(
+      "collector.yaml",
+      `${readFileSync(file, "utf8").replace("path: /eve", "path: /new")}auth: { token: "0123456789abcdef" }\n`,
+    );
+    daemon.child.kill("SIGHUP");
+    await daemon.said("the former one stays");
+    expect([await post("/eve"), await post("/new")]).toEqual([202, 404]);
+  },
+);
