@@ -251,6 +251,19 @@ describe("hook", () => {
     expect(turns).toEqual(["012", "34", "last", "", ""]);
   });
 
+  test("at most 10,000 characters, however long the recipient's name is", async () => {
+    using folder = new Folder();
+    const box = new Box(folder);
+    const name = "b".repeat(128);
+    await box.ping(name, "y".repeat(20_000));
+    await box.ping(name, "z");
+    const { stdout } = await hook(box, { PICKET_IDENTITY: name });
+    expect(stdout).toContain("1 more next time");
+    expect(stdout.length).toBeLessThanOrEqual(10_000);
+    expect(stdout.length).toBeGreaterThan(9_900);
+    expect((await hook(box, { PICKET_IDENTITY: name })).stdout).toEndWith("\nz\n");
+  });
+
   test("--as stands in for the identity, and nothing ever makes it fail", async () => {
     using folder = new Folder();
     const box = new Box(folder);

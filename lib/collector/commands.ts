@@ -90,17 +90,21 @@ async function hook(context: Context<{ as?: string }>): Promise<void> {
 /** As many events as fit into a hook's text, in their order; the rest waits for the next turn. */
 function fit(recipient: string, events: ReadEvent[]): { text: string; count: number } {
   const parts: string[] = [];
-  let left = HOOK_CHARACTERS - 100;
+  const title = (count: number, more: number) =>
+    `${count} new in the inbox of ${recipient}${more > 0 ? `, ${more} more next time` : ""}:`;
+  // The longest that it can be, and the line break at the end.
+  let left = HOOK_CHARACTERS - title(events.length, events.length).length - 1;
   for (const event of events) {
     const part = asBlock(event);
+    // Two line breaks stand before each.
+    left -= 2;
     if (part.length > left && parts.length > 0) break;
     parts.push(part.length > left ? cut(part, left, recipient) : part);
-    left -= part.length + 2;
+    left -= part.length;
     if (left <= 0) break;
   }
-  const more = events.length - parts.length;
-  const title = `${parts.length} new in the inbox of ${recipient}${more > 0 ? `, ${more} more next time` : ""}:`;
-  return { text: [title, ...parts].join("\n\n"), count: parts.length };
+  const text = [title(parts.length, events.length - parts.length), ...parts].join("\n\n");
+  return { text, count: parts.length };
 }
 
 function cut(text: string, length: number, recipient: string): string {
