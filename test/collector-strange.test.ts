@@ -9,6 +9,7 @@ import {
   readFileSync,
   readdirSync,
   renameSync,
+  rmSync,
   utimesSync,
 } from "node:fs";
 import { Folder, certificates, have, inboxLines, runRole, startRole, until } from "./kit.ts";
@@ -137,3 +138,42 @@ test.skipIf(!have("openssl", "a certificate that is none"))(
     expect([await post("/eve"), await post("/new")]).toEqual([202, 404]);
   },
 );
+
+test("drops for others don't wait for an inbox that can't be written, nor for a file that can't be moved", async () => {
+  using folder = new Folder();
+  mkdirSync(folder.at("inbox", "bob.inbox"), { recursive: true });
+  const file = configuration(folder, "");
+  folder.write("drops/.dead-letter", "not a folder");
+  await using daemon = await startRole("collector", ["--config", file]);
+  await daemon.url();
+  drop(folder, "1.json", "bob");
+  folder.write("drops/bad.json", "not JSON");
+  await daemon.said("drops stay: the inbox can't be written recipient=bob");
+  await daemon.said("moved to .dead-letter file=bad.json");
+  // The pauses grow: whoever had to wait for bob's, too, would come after his next failure.
+  const failures = () => daemon.log.filter((line) => line.includes("recipient=bob")).length;
+  await until("the third failure", () => failures() >= 3);
+  const before = failures();
+  drop(folder, "2.json", "eve");
+  await until("eve's is delivered", () => payloads(folder, "eve").length === 1);
+  expect(failures()).toBe(before);
+  rmSync(folder.at("inbox", "bob.inbox"), { recursive: true });
+  await daemon.said(/drops go on: the inbox can be written again recipient=bob/);
+  rmSync(folder.at("drops", ".dead-letter"));
+  await until("the bad one is moved", () => existsSync(folder.at("drops", ".dead-letter", "bad.json")));
+  expect(payloads(folder, "bob")).toEqual(["1.json"]);
+});
+
+test("nothing in a dead letter's name or content steers a terminal from its reason, or makes a line of it", async () => {
+  using folder = new Folder();
+  await using daemon = await startRole("collector", ["--config", configuration(folder)]);
+  await daemon.url();
+  const name = "a\u001b[31m\nwhen:  never.json";
+  folder.write(`drops/${name}`, JSON.stringify({ type: "\u001b]0;title\u0007", "\u001b[2J": 1 }));
+  const reason = folder.at("drops", ".dead-letter", `${name}.reason`);
+  await until("it is a dead letter", () => existsSync(folder.at("drops", ".dead-letter", name)));
+  const lines = readFileSync(reason, "utf8").split("\n");
+  expect(lines.map((line) => line.slice(0, 7))).toEqual(["what:  ", "where: ", "when:  ", ""]);
+  expect(lines.join("")).not.toMatch(/\p{Cc}/u);
+  expect(lines[1]).toContain("a\\u001b[31m\\u000awhen:  never.json");
+});

@@ -6,7 +6,7 @@
 //                                                    between append and delete doesn't append it again
 //   can't be right, and still for settle_ms  → `.dead-letter/NAME` beside `NAME.reason`
 //   not a regular file                       → the same at once, moved as it is, never opened or followed
-//   the inbox can't be written               → stays, tried again with backoff
+//   the inbox can't be written               → stays, tried again with backoff; drops for others don't wait for it
 //   changed just now, and Syncthing is here  → stays for ARRIVAL_MS: Syncthing renames first and sets the mtime then, and
 //                                              brings the file again, with that mtime, when it is killed in between
 //
@@ -37,6 +37,7 @@ import { NAME_SEGMENT } from "../config.ts";
 import { makeFolder, syncFolder } from "../files.ts";
 import { EVENT_TYPES, type EventDraft, PRIORITIES } from "../inbox.ts";
 import type { Log } from "../log.ts";
+import { printable } from "../printable.ts";
 
 /** Larger drops are dead letters. */
 export const MAX_DROP_BYTES = 1 << 20;
@@ -108,6 +109,23 @@ type Judgement =
   | { kind: "arriving" }
   | { kind: "gone" };
 
+/** A place that failed, and when it is tried again; times in milliseconds by `performance.now()`. */
+interface Pause {
+  failures: number;
+  until: number;
+  backoff: number;
+}
+
+/** What became of a pass's places. */
+interface Tried {
+  /** Left alone by this pass. */
+  paused: ReadonlySet<string>;
+  /** Why each failed. */
+  failed: Map<string, Error>;
+  /** Those of `paused` that have drops. */
+  held: Set<string>;
+}
+
 /** Watches one drop folder. `pass` does one scan; `watch` calls back when one seems worthwhile. */
 export class DropFolder {
   readonly figures: DropFigures = { delivered: 0, dead_letters: 0, waiting: 0, errors: 0 };
@@ -116,8 +134,8 @@ export class DropFolder {
   #unsettled = new Map<string, { size: bigint; mtimeNs: bigint; since: number }>();
   /** Ids of drops that were delivered but can't be deleted, by name. */
   #undeleted = new Map<string, string>();
-  #failures = 0;
-  #retryAt = Number.NEGATIVE_INFINITY;
+  /** What failed and is left alone until its time, by the place that it concerns (see `FILE`). */
+  #pauses = new Map<string, Pause>();
   #watcher: { watcher: FSWatcher; dev: bigint; ino: bigint } | null = null;
   #missing = false;
   /** Whether Syncthing keeps this folder in step, and whether it is just bringing something. */
@@ -149,17 +167,14 @@ export class DropFolder {
     const entries = this.#scan();
     this.#forgetVanished(entries);
     this.figures.waiting = 0;
-    let failed: Error | null = null;
-    // For the whole pass: what is held back by its first look is not forgotten because the time has come by its last.
-    const backingOff = this.#now() < this.#retryAt;
+    const tried: Tried = { paused: this.#paused(), failed: new Map(), held: new Set() };
     for (let at = 0; at < entries.length && !stopping.aborted; at += BATCH) {
-      const error = await this.#handle(entries.slice(at, at + BATCH), backingOff);
-      failed ??= error;
+      await this.#handle(entries.slice(at, at + BATCH), tried);
       alive();
       // A stop, a webhook and a health check get their turn among 100,000 files.
       await new Promise((done) => setImmediate(done));
     }
-    return this.#next(failed, backingOff);
+    return this.#next(tried);
   }
 
   /** Ends the watch. */
@@ -226,26 +241,30 @@ export class DropFolder {
     }
   }
 
-  /** Handles some files together; gives the first error that made one stay. */
-  async #handle(entries: Entry[], backingOff: boolean): Promise<Error | null> {
-    let failed: Error | null = null;
+  /** The places that are left alone for the whole pass: none is forgotten because its time has come by the pass's end. */
+  #paused(): Set<string> {
+    const now = this.#now();
+    return new Set([...this.#pauses].filter(([, { until }]) => now < until).map(([place]) => place));
+  }
+
+  /** Handles some files together; notes in `tried` what failed, and what waits for its time. */
+  async #handle(entries: Entry[], tried: Tried): Promise<void> {
     // Judging is synchronous and appends keep the order of their calls, so older files are appended first.
-    const work = entries.map((entry) => {
-      const judged = this.#judge(entry);
-      if (judged.kind === "arriving") this.#arriving = true;
-      if (judged.kind === "event" && backingOff) {
-        this.figures.waiting++;
-        return Promise.resolve();
+    const work = entries.map(async (entry) => {
+      let place = FILE + entry.name.toString();
+      try {
+        const judged = this.#judge(entry);
+        if (judged.kind === "arriving") this.#arriving = true;
+        if (judged.kind === "event") place = judged.event.to;
+        if (!tried.paused.has(place)) return await this.#act(entry, judged);
+        tried.held.add(place);
+      } catch (error) {
+        this.figures.errors++;
+        if (!tried.failed.has(place)) tried.failed.set(place, error as Error);
       }
-      return this.#act(entry, judged);
-    });
-    for (const outcome of await Promise.allSettled(work)) {
-      if (outcome.status === "fulfilled") continue;
       this.figures.waiting++;
-      this.figures.errors++;
-      failed ??= outcome.reason as Error;
-    }
-    return failed;
+    });
+    await Promise.all(work);
   }
 
   async #act(entry: Entry, judged: Judgement): Promise<void> {
@@ -372,7 +391,7 @@ export class DropFolder {
     const file = name.toString();
     writeDurably(
       concat(target, ".reason"),
-      `what:  ${reason}\nwhere: ${join(this.path, file)} (${stats.size} bytes, modified ${timeOf(stats.mtimeMs)})\nwhen:  ${at}\n`,
+      `what:  ${printable(reason)}\nwhere: ${printable(join(this.path, file))} (${stats.size} bytes, modified ${timeOf(stats.mtimeMs)})\nwhen:  ${at}\n`,
     );
     renameSync(this.#at(name), target);
     syncFolder(folder);
@@ -381,31 +400,62 @@ export class DropFolder {
     this.#options.log.warn("drop refused", { file, reason, moved_to: target.toString() });
   }
 
-  #next(failed: Error | null, backingOff: boolean): NextPass {
+  #next(tried: Tried): NextPass {
+    this.#goOn(tried);
     const now = this.#now();
-    if (failed) {
-      this.#failures++;
-      const backoff = Math.min(MAX_BACKOFF_MS, 500 * 2 ** Math.min(this.#failures, 10));
-      this.#retryAt = now + backoff;
-      this.#options.log.error("drops stay: the inbox can't be written", {
-        retry_in_seconds: backoff / 1000,
-        error: failed,
-      });
-      return backoff;
+    for (const place of tried.failed.keys()) {
+      const failures = (this.#pauses.get(place)?.failures ?? 0) + 1;
+      const backoff = Math.min(MAX_BACKOFF_MS, 500 * 2 ** Math.min(failures, 10));
+      this.#pauses.set(place, { failures, until: now + backoff, backoff });
     }
-    if (this.#failures > 0 && !backingOff) {
-      this.#failures = 0;
-      this.#options.log.info("drops go on: the inbox can be written again");
-    }
+    const places = [...tried.failed.keys()];
+    this.#tell("drops stay: the inbox can't be written", "recipient", places.filter(isRecipient), tried);
+    const unmoved = places.filter((place) => !isRecipient(place));
+    this.#tell("drops stay: they can't be read, or moved to .dead-letter", "file", unmoved, tried);
     const waits = [...this.#unsettled.values()].map(({ since }) => Math.max(0, since + this.#options.settleMs - now));
-    if (backingOff) waits.push(Math.max(0, this.#retryAt - now));
+    for (const { until } of this.#pauses.values()) waits.push(Math.max(0, until - now));
     if (this.#arriving) waits.push(ARRIVAL_MS);
     return waits.length > 0 ? Math.max(10, Math.min(...waits)) : null;
+  }
+
+  /** Forgets the pauses of what went well, or has no drop any more. */
+  #goOn({ failed, held }: Tried): void {
+    const over = [...this.#pauses.keys()].filter((place) => !failed.has(place) && !held.has(place));
+    for (const place of over) this.#pauses.delete(place);
+    const to = over.filter(isRecipient);
+    if (to.length > 0) this.#options.log.info("drops go on: the inbox can be written again", { recipient: some(to) });
+  }
+
+  /** One line for all places with the same trouble: a full disk is one trouble, whoever the drops are for. */
+  #tell(message: string, field: string, places: string[], { failed }: Tried): void {
+    const [first] = places;
+    if (first === undefined) return;
+    const pauses = places.map((place) => this.#pauses.get(place)!.backoff);
+    this.#options.log.error(message, {
+      [field]: some(places.map((place) => place.replace(FILE, ""))),
+      retry_in_seconds: Math.min(...pauses) / 1000,
+      error: failed.get(first),
+    });
   }
 
   #at(name: Buffer): Buffer {
     return concat(Buffer.from(`${this.path}/`), name);
   }
+}
+
+/**
+ * What a drop's failure concerns, its place, is its recipient's inbox; of a file that can't be judged or moved it is only that
+ * file, told apart by this: no name of a recipient has it.
+ */
+const FILE = "file:";
+
+function isRecipient(place: string): boolean {
+  return !place.startsWith(FILE);
+}
+
+/** A few of many names. */
+function some(names: string[]): string {
+  return names.length > 5 ? `${names.slice(0, 5).join(", ")} and ${names.length - 5} more` : names.join(", ");
 }
 
 /** Only `*.json`, and nothing that starts with a dot: synced folders hold temporary files of others. */
