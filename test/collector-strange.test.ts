@@ -48,14 +48,15 @@ test("a FIFO in an inbox's place is refused, and nothing waits for it", async ()
   expect([code, stderr]).toEqual([1, expect.stringContaining("not a regular file")]);
 });
 
+const NOBODY = 65_534;
+const AS_NOBODY = ["setpriv", `--reuid=${NOBODY}`, `--regid=${NOBODY}`, "--clear-groups"];
 const root = process.getuid?.() === 0;
 test.skipIf(root && !have("setpriv", "an inbox that may not be written"))(
   "an inbox that may not be written is no reason not to start",
   async () => {
     using folder = new Folder();
-    const NOBODY = 65_534;
     if (root) chownSync(folder.path, NOBODY, NOBODY);
-    const wrap = root ? ["setpriv", `--reuid=${NOBODY}`, `--regid=${NOBODY}`, "--clear-groups"] : [];
+    const wrap = root ? AS_NOBODY : [];
     const file = configuration(folder);
     const ping = await runRole("collector", ["ping", "bob", "hello", "--config", file], { wrap });
     expect(ping.code).toBe(0);
@@ -176,4 +177,21 @@ test("nothing in a dead letter's name or content steers a terminal from its reas
   expect(lines.map((line) => line.slice(0, 7))).toEqual(["what:  ", "where: ", "when:  ", ""]);
   expect(lines.join("")).not.toMatch(/\p{Cc}/u);
   expect(lines[1]).toContain("a\\u001b[31m\\u000awhen:  never.json");
+});
+
+const isRootWithSetpriv = root && have("setpriv", "a file that can't be moved");
+if (!root) console.log("skipped: a file that can't be moved: needs root, for somebody else's file");
+test.skipIf(!isRootWithSetpriv)("a file that can't be moved leaves no reasons behind", async () => {
+  using folder = new Folder();
+  const file = configuration(folder);
+  chownSync(folder.path, NOBODY, NOBODY);
+  // As in /tmp: everybody may put something there, and nobody may move what is another's.
+  chmodSync(folder.at("drops"), 0o1777);
+  folder.write("drops/bad.json", "not JSON");
+  await using daemon = await startRole("collector", ["--config", file], { wrap: AS_NOBODY });
+  await daemon.url();
+  await until("two failures", () => daemon.log.filter((line) => line.includes("file=bad.json")).length >= 2);
+  expect(readdirSync(folder.at("drops", ".dead-letter"))).toEqual([]);
+  chownSync(folder.at("drops", "bad.json"), NOBODY, NOBODY);
+  await until("it is moved", () => readdirSync(folder.at("drops", ".dead-letter")).length === 2);
 });

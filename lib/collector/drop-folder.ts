@@ -393,7 +393,13 @@ export class DropFolder {
       concat(target, ".reason"),
       `what:  ${printable(reason)}\nwhere: ${printable(join(this.path, file))} (${stats.size} bytes, modified ${timeOf(stats.mtimeMs)})\nwhen:  ${at}\n`,
     );
-    renameSync(this.#at(name), target);
+    try {
+      renameSync(this.#at(name), target);
+    } catch (error) {
+      // It is tried again, each time with a reason of its own.
+      unlinkSync(concat(target, ".reason"));
+      throw error;
+    }
     syncFolder(folder);
     syncFolder(this.path);
     this.figures.dead_letters++;
