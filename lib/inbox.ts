@@ -144,7 +144,7 @@ export class InboxWriter {
 
   /** Appends; resolves when durable. */
   deliver(event: InboxEvent): Promise<void> {
-    return this.#journal(event.to).append(formatEvent(event));
+    return this.#append(event.to, formatEvent(event));
   }
 
   /** Appends unless this id was delivered to this recipient within `dedupeHours`. Simultaneous calls share one append. */
@@ -194,7 +194,7 @@ export class InboxWriter {
   async #writeOnce(event: InboxEvent, key: string): Promise<Delivery> {
     if (isDrop(event) ? this.#ledger.knows(key) : this.#ledger.has(key)) return "already";
     const line = formatEvent(event);
-    await this.#journal(event.to).append(line);
+    await this.#append(event.to, line);
     this.#ledger.add(key, line.length);
     return "written";
   }
@@ -219,19 +219,38 @@ export class InboxWriter {
   }
 
   #journal(recipient: string): Journal {
-    let journal = this.#journals.get(recipient);
-    if (!journal) {
-      journal = new Journal({
+    const journal =
+      this.#journals.get(recipient) ??
+      new Journal({
         path: inboxPath(this.dir, recipient),
         durability: this.#options.durability,
         intents: statePath(this.dir),
       });
-      this.#journals.set(recipient, journal);
-    }
+    // The one that was used last comes last.
+    this.#journals.delete(recipient);
+    this.#journals.set(recipient, journal);
     return journal;
+  }
+
+  #append(recipient: string, line: string): Promise<void> {
+    const appended = this.#journal(recipient).append(line);
+    return this.#journals.size <= MOST_OPEN ? appended : appended.finally(() => this.#closeIdle());
+  }
+
+  /** Closes what hasn't been used for longest: who the recipients are, a drop says, and descriptors are few. */
+  #closeIdle(): void {
+    for (const [recipient, journal] of this.#journals) {
+      if (this.#journals.size <= MOST_OPEN) return;
+      if (journal.busy) continue;
+      this.#journals.delete(recipient);
+      // Everything in it was acknowledged or refused: there is nobody left to tell.
+      journal.close().catch(() => {});
+    }
   }
 }
 
+/** So many inboxes stay open, with two descriptors each; more only while they are written to. */
+const MOST_OPEN = 64;
 /** How much of an inbox is searched for ids that the ledger may have lost: far more than a second of the highest rate. */
 const TAIL_BYTES = 64 << 20;
 const FORGET_EVERY_MS = 10_000;

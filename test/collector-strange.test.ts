@@ -195,3 +195,16 @@ test.skipIf(!isRootWithSetpriv)("a file that can't be moved leaves no reasons be
   chownSync(folder.at("drops", "bad.json"), NOBODY, NOBODY);
   await until("it is moved", () => readdirSync(folder.at("drops", ".dead-letter")).length === 2);
 });
+
+test("more recipients than descriptors: each gets its events, and webhooks are taken", async () => {
+  using folder = new Folder();
+  const file = configuration(folder);
+  const recipients = Array.from({ length: 300 }, (_, n) => `r${n}`);
+  const wrap = ["sh", "-c", 'ulimit -n 200 && exec "$@"', "sh"];
+  await using daemon = await startRole("collector", ["--config", file], { wrap });
+  const url = await daemon.url();
+  for (const name of recipients) drop(folder, `${name}.json`, name);
+  await until("all are delivered", () => recipients.every((name) => payloads(folder, name).length === 1));
+  expect((await fetch(`${url}/bob`, { method: "POST" })).status).toBe(202);
+  expect(existsSync(folder.at("drops", ".dead-letter"))).toBe(false);
+});
