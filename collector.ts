@@ -5,10 +5,12 @@
 // an id: what a crash leaves behind is healed by the next start (lib/journal.ts, lib/inbox.ts).
 
 import { Hono } from "hono";
+import { join } from "node:path";
 import * as v from "valibot";
 import example from "./etc/collector.yaml" with { type: "text" };
 import systemUnit from "./etc/picket-collector.service" with { type: "text" };
 import userUnit from "./etc/picket-collector.user.service" with { type: "text" };
+import { holdAlone } from "./lib/alone.ts";
 import { COMMANDS } from "./lib/collector/commands.ts";
 import { deliveryId, eventId } from "./lib/collector/delivery.ts";
 import { type DropFigures, DropFolder } from "./lib/collector/drop-folder.ts";
@@ -52,6 +54,7 @@ import {
   type Priority,
   completeEvent,
   randomId,
+  statePath,
 } from "./lib/inbox.ts";
 import type { Log } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
@@ -394,8 +397,11 @@ function startDrops(collector: Collector, service: Service): Drops {
   const { log } = collector;
   let folder: DropFolder | null = null;
   let next: number | null = null;
+  const held = new Map<string, () => void>();
   const prepare = ({ drop_folder: wanted }: Config) => {
-    if (wanted && wanted.path !== folder?.path) makeFolder(wanted.path, 0o755);
+    if (!wanted || wanted.path === folder?.path) return;
+    makeFolder(wanted.path, 0o755);
+    if (!held.has(wanted.path)) held.set(wanted.path, holdFolder(collector, wanted.path));
   };
   const follow = () => {
     const settings = collector.config.drop_folder;
@@ -403,6 +409,11 @@ function startDrops(collector: Collector, service: Service): Drops {
     if (!same) {
       folder?.close();
       folder = null;
+    }
+    for (const [path, release] of held) {
+      if (path === settings?.path) continue;
+      release();
+      held.delete(path);
     }
     if (!settings) return;
     const options = { settleMs: settings.settle_ms, agent: collector.config.agent };
@@ -438,6 +449,21 @@ function startDrops(collector: Collector, service: Service): Drops {
     },
     close: () => folder?.close(),
   };
+}
+
+/** Two collectors that empty one folder would deliver twice what both see: the second one doesn't start. Gives what ends the hold. */
+function holdFolder({ inbox, log }: Collector, folder: string): () => void {
+  const name = new Bun.CryptoHasher("sha256").update(folder).digest("hex").slice(0, 16);
+  try {
+    makeFolder(statePath(inbox.dir), 0o700);
+    return holdAlone("picket-collector", join(statePath(inbox.dir), `drops-${name}.lock`));
+  } catch (error) {
+    if (error instanceof Error && "hint" in error && !("code" in error))
+      throw new Error(`empty "${folder}"`, { cause: error });
+    // A full disk for one: that is no reason not to start.
+    log.warn("no telling whether another collector empties the drop folder, too", { path: folder, error });
+    return () => {};
+  }
 }
 
 // ---------------------------------------------------------------------------------------------------------------

@@ -208,3 +208,18 @@ test("more recipients than descriptors: each gets its events, and webhooks are t
   expect((await fetch(`${url}/bob`, { method: "POST" })).status).toBe(202);
   expect(existsSync(folder.at("drops", ".dead-letter"))).toBe(false);
 });
+
+test("a second collector for the same drop folder doesn't start, and one after a killed one does", async () => {
+  using folder = new Folder();
+  const file = configuration(folder);
+  await using first = await startRole("collector", ["--config", file]);
+  await first.url();
+  const { code, stderr } = await runRole("collector", ["--config", file]);
+  expect([code, stderr]).toEqual([
+    1,
+    expect.stringMatching(/another picket-collector.*\nhint: is the service running\?/),
+  ]);
+  await first.kill("SIGKILL");
+  await using next = await startRole("collector", ["--config", file]);
+  await next.url();
+});
