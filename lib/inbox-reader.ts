@@ -90,10 +90,22 @@ export async function follow(
   watcher.close();
 }
 
-/** Where to go on reading a file of which `end` bytes were read: at its beginning when it was replaced or truncated. */
-export function goOn({ dir, recipient }: ReadOptions, end: number): number {
-  const size = statSync(inboxPath(dir, recipient), { throwIfNoEntry: false })?.size ?? 0;
-  return size < end ? 0 : end;
+/** How far a reader got in an inbox, and what stands before it (see the mark). */
+export interface Place {
+  offset: number;
+  print: string;
+}
+
+/** The place behind the first `offset` bytes of an inbox. */
+export function placeAt({ dir, recipient }: ReadOptions, offset: number): Place {
+  return { offset, print: printBefore(inboxPath(dir, recipient), offset) };
+}
+
+/** Where to go on reading: at the beginning when the inbox was replaced or truncated since, however long it is now. */
+export function goOn({ dir, recipient }: ReadOptions, { offset, print }: Place): number {
+  const path = inboxPath(dir, recipient);
+  const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+  return offset <= size && printBefore(path, offset) === print ? offset : 0;
 }
 
 /** What one pass over the new events gives: what to show, and `done` to move the mark over the first `count` of them. */

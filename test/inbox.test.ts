@@ -12,7 +12,8 @@ import {
   mkdirSync,
   readdirSync,
 } from "node:fs";
-import { Folder, type Outcome, inboxLines, runRole, until } from "./kit.ts";
+import { join } from "node:path";
+import { Folder, ROOT, type Outcome, inboxLines, runRole, until } from "./kit.ts";
 
 class Box {
   readonly folder: Folder;
@@ -210,6 +211,26 @@ describe("read", () => {
     expect(await child.exited).toBe(0);
     await reading;
     expect(out.match(/before/g)?.length).toBe(1);
+  });
+
+  test("--follow begins anew with an inbox that took the place of the former one, also with a longer one", async () => {
+    using folder = new Folder();
+    const box = new Box(folder);
+    await box.ping("bob", "one");
+    await using reader = Bun.spawn([process.execPath, join(ROOT, "collector.ts"), "read", "bob", "--follow"], {
+      env: { ...process.env, ...box.env },
+      stdout: "pipe",
+      stderr: "ignore",
+    });
+    let shown = "";
+    void (async () => {
+      for await (const chunk of reader.stdout.pipeThrough(new TextDecoderStream())) shown += chunk;
+    })();
+    await until("the first is shown", () => shown.includes("one"));
+    folder.write("inbox/next", `{"payload":"two ${"x".repeat(400)}"}\n{"payload":"three"}\n`);
+    renameSync(folder.at("inbox", "next"), folder.at("inbox", "bob.inbox"));
+    await until("the last is shown", () => shown.includes("three"));
+    expect(shown).toContain("two x");
   });
 
   test("nothing in a payload steers the terminal", async () => {

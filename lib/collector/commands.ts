@@ -2,7 +2,7 @@
 
 import { resolve } from "node:path";
 import { NAME_SEGMENT } from "../config.ts";
-import { type ReadEvent, follow, goOn, readFrom, readLast, readNew } from "../inbox-reader.ts";
+import { type ReadEvent, follow, goOn, placeAt, readFrom, readLast, readNew } from "../inbox-reader.ts";
 import { EVENT_TYPES, InboxWriter, PRIORITIES, completeEvent } from "../inbox.ts";
 import type { Durability } from "../journal.ts";
 import { printable, printableLines } from "../printable.ts";
@@ -58,9 +58,10 @@ async function read(
   if (args.new) await showNew();
   else end = await readLast(source, limit, show);
   if (!args.follow) return;
+  let place = placeAt(source, end);
   await follow(source, context.signal, async () => {
     if (args.new) return showNew();
-    end = await readFrom(source, goOn(source, end), show);
+    place = placeAt(source, await readFrom(source, goOn(source, place), show));
   });
 }
 
