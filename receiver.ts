@@ -187,8 +187,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   };
   // Before anybody can report: what the receiver missed is nobody's silence.
   await watch(receiver);
-  const swept = await episodes.sweep();
-  if (swept > 0) log.info("swept unfinished uploads", { files: swept });
+  await sweep(receiver);
   await Promise.all([receiver.index.follow(), receiver.gate.refresh(), countAll(receiver)]);
   const teller = await Teller.open(store, { notify: config.notify, log });
   const server = listenToAgents(receiver, service);
@@ -492,10 +491,16 @@ async function watch({ config, presence, news, log }: Receiver): Promise<number>
   return next;
 }
 
-async function hourly({ store, episodes, log }: Receiver, alive: () => void): Promise<void> {
-  await retentionPass(store, { now: Date.now(), alive });
-  const swept = await episodes.sweep();
-  if (swept > 0) log.info("swept unfinished uploads", { files: swept });
+async function hourly(receiver: Receiver, alive: () => void): Promise<void> {
+  await retentionPass(receiver.store, { now: Date.now(), alive });
+  await sweep(receiver);
+}
+
+async function sweep({ episodes, log }: Pick<Receiver, "episodes" | "log">): Promise<void> {
+  const { files, failures } = await episodes.sweep();
+  if (files > 0) log.info("swept unfinished uploads", { files });
+  const [error] = failures;
+  if (error) log.warn("unfinished uploads can't be swept", { error, times: failures.length });
 }
 
 if (import.meta.main) {

@@ -9,11 +9,12 @@
 // Killed before 2 only a partial file is left; whoever starts or looks hourly sweeps those that nobody writes any more.
 // Killed after 2 the episode is whole.
 
-import { existsSync, linkSync, readdirSync, renameSync, statSync, unlinkSync } from "node:fs";
+import { type Stats, existsSync, linkSync, lstatSync, readdirSync, renameSync, statSync, unlinkSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { randomBytes } from "node:crypto";
 import { homedir } from "node:os";
 import { isAbsolute, join } from "node:path";
+import { NAME_SEGMENT } from "../config.ts";
 import { inheritOwner, makeFolder, syncFolder } from "../files.ts";
 
 /** Written bytes are handed to the disk this often, so that the last sync is short. */
@@ -52,9 +53,16 @@ export interface EpisodeStore {
   sync(key: EpisodeKey): Promise<void>;
   /** The bytes; `slice` gives a part of them. */
   open(key: EpisodeKey): Blob;
+  /** All of them. What lies among them and is none (another name, a folder, a link that leads nowhere) is passed over. */
   list(): AsyncIterable<StoredEpisode>;
-  /** Removes what unfinished uploads left; gives how many. */
-  sweep(): Promise<number>;
+  /** Removes what unfinished uploads left. */
+  sweep(): Promise<Swept>;
+}
+
+/** How many files went, and what stayed because it could not be looked at or removed. */
+export interface Swept {
+  files: number;
+  failures: Error[];
 }
 
 /** The folder that a configuration means: below data_dir unless it is absolute. */
@@ -104,7 +112,7 @@ export class EpisodeFolder implements EpisodeStore {
   }
 
   async find(key: EpisodeKey): Promise<StoredEpisode | null> {
-    const found = statSync(this.#path(key), { throwIfNoEntry: false });
+    const found = look(this.#path(key));
     return found?.isFile() ? { ...key, size: found.size, modifiedAt: found.mtimeMs } : null;
   }
 
@@ -125,22 +133,35 @@ export class EpisodeFolder implements EpisodeStore {
   async *list(): AsyncIterable<StoredEpisode> {
     for (const host of this.#hosts()) {
       for (const name of readdirSync(join(this.path, host)).toSorted()) {
-        if (name.startsWith(".") || !name.endsWith(SUFFIX)) continue;
-        const found = await this.find({ host, episode: name.slice(0, -SUFFIX.length) });
+        const episode = name.slice(0, -SUFFIX.length);
+        if (!name.endsWith(SUFFIX) || !NAME_SEGMENT.test(episode)) continue;
+        const found = await this.find({ host, episode });
         if (found) yield found;
       }
     }
   }
 
-  async sweep(): Promise<number> {
-    let swept = 0;
+  async sweep(): Promise<Swept> {
+    const swept: Swept = { files: 0, failures: [] };
+    // What can't be swept (a folder of root's, say) is no reason for the others to stay, or for a daemon not to start.
+    const attempt = <T>(work: () => T): T | undefined => {
+      try {
+        return work();
+      } catch (error) {
+        swept.failures.push(error as Error);
+        return undefined;
+      }
+    };
     for (const host of this.#hosts()) {
       const folder = join(this.path, host);
-      for (const name of readdirSync(folder)) {
+      for (const name of attempt(() => readdirSync(folder)) ?? []) {
         const path = join(folder, name);
         if (!name.startsWith(".") || !name.endsWith(".partial") || this.#open.has(path)) continue;
-        unlinkSync(path);
-        swept++;
+        attempt(() => {
+          if (!lstatSync(path).isFile()) return;
+          unlinkSync(path);
+          swept.files++;
+        });
       }
     }
     return swept;
@@ -150,13 +171,21 @@ export class EpisodeFolder implements EpisodeStore {
     return join(this.path, host, `${episode}${SUFFIX}`);
   }
 
+  /** The folders of hosts, also those that are links: uploads follow them. Others (`lost+found`) are none of ours. */
   #hosts(): string[] {
     if (!existsSync(this.path)) return [];
-    const entries = readdirSync(this.path, { withFileTypes: true });
-    return entries
-      .filter((entry) => entry.isDirectory() && !entry.name.startsWith("."))
-      .map(({ name }) => name)
-      .toSorted();
+    const names = readdirSync(this.path).filter((name) => NAME_SEGMENT.test(name));
+    return names.filter((name) => look(join(this.path, name))?.isDirectory()).toSorted();
+  }
+}
+
+/** What lies at a path; undefined where nothing does, also where a link leads nowhere. */
+function look(path: string): Stats | undefined {
+  try {
+    return statSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ELOOP") return undefined;
+    throw error;
   }
 }
 
