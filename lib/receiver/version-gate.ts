@@ -175,13 +175,25 @@ async function askGit(path: string, window: number): Promise<string[]> {
     stdout: "pipe",
     stderr: "pipe",
     stdin: "ignore",
-    timeout: SOURCE_MS,
+    // A process group of its own: what git has started goes with it.
+    detached: true,
   });
-  const [out, err, code] = await Promise.all([
-    new Response(git.stdout).text(),
-    new Response(git.stderr).text(),
-    git.exited,
-  ]);
+  const answer = Promise.all([new Response(git.stdout).text(), new Response(git.stderr).text(), git.exited]);
+  const { promise: late, reject } = Promise.withResolvers<never>();
+  // Not waited for any longer, whether it can be ended or not: on a disk that hangs it can't.
+  const timer = setTimeout(() => {
+    reject(new Error(`git gives no answer within ${SOURCE_MS / 1000} s`));
+    endGroup(git.pid);
+  }, SOURCE_MS);
+  const [out, err, code] = await Promise.race([answer, late]).finally(() => clearTimeout(timer));
   if (code !== 0) throw new Error(err.trim().split("\n")[0] || `git ended with ${code}`);
   return out.split("\n").filter((line) => /^[0-9a-f]{40}$/.test(line));
+}
+
+function endGroup(leader: number): void {
+  try {
+    process.kill(-leader, "SIGKILL");
+  } catch {
+    // It has ended by itself.
+  }
 }
