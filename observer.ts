@@ -220,6 +220,8 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     status: () => statusLine(observer),
     reload(next) {
       const fixed = whatStays(observer.config, next);
+      // First what may fail: whoever hears that this was refused has what there was before.
+      fixed.push(...server.reload(next.listen, next));
       const { listen, persist_path, durability, overseer_corrections } = observer.config;
       observer.config = { ...next, listen, persist_path, durability, overseer_corrections };
       operations.rotateBytes = next.rotate_mb * (1 << 20);
@@ -232,7 +234,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
         model: observer.model,
       });
       config = observer.config;
-      return [...fixed, ...server.reload(next.listen, next)];
+      return fixed;
     },
     async stop() {
       await server.stop();

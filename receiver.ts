@@ -197,11 +197,13 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     status: () => statusLine(receiver),
     async reload(next) {
       const fixed = whatStays(receiver.config, next);
+      // First what may fail: whoever hears that this was refused has what there was before.
+      fixed.push(...server.reload(next.listen, next));
       const { listen, data_dir, episodes, notify } = receiver.config;
       receiver.config = { ...next, listen, data_dir, episodes, notify };
       receiver.admission.configure(doorSettings(next));
       receiver.gate.configure(next.version_gate);
-      return [...fixed, ...server.reload(next.listen, next)];
+      return fixed;
     },
     async stop() {
       receiver.news.ring();

@@ -213,6 +213,7 @@ function listening(
     reload(nextListen, next) {
       const fixed: string[] = [];
       if (String(nextListen) !== String(listen)) fixed.push(`listen: stays ${String(listen)} until a restart`);
+      // First what may fail: whoever hears that this was refused has what there was before.
       const renewed = readTls(next);
       const isSwitched = (renewed === null) !== (tls === null);
       if (isSwitched) fixed.push("tls: can't be switched on or off before a restart");

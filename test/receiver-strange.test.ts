@@ -1,9 +1,9 @@
 // What nobody sends or leaves behind on purpose: each of it once stopped the receiver, or made it say what wasn't true.
 
 import { expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Folder, until } from "./kit.ts";
+import { Folder, certificates, have, until } from "./kit.ts";
 import { Hub, archive, report } from "./receiver-kit.ts";
 
 /** What doesn't belong into an episodes folder, and what a full one is made of. */
@@ -56,3 +56,36 @@ test("a git that never answers holds up neither the start nor uploads, and leave
   const pids = readFileSync(bin.at("pids"), "utf8").trim().split("\n");
   await until("its child has ended", () => !pids.some((pid) => existsSync(`/proc/${pid}/fd/0`)));
 });
+
+test.skipIf(!have("openssl", "a refused reload"))(
+  "a reload that is refused for its certificate takes over nothing",
+  async () => {
+    using folder = new Folder();
+    await certificates(folder);
+    const use = (what: string, as: string) => copyFileSync(folder.at(what), folder.at(as));
+    use("server.pem", "now.pem");
+    use("server.key", "now.key");
+    const tls = `tls: { cert_file: ${folder.at("now.pem")}, key_file: ${folder.at("now.key")} }`;
+    await using hub = await Hub.start({ more: `${tls}\nauth: { token: before }` });
+    const url = hub.url.replace("http:", "https:");
+    const hosts = async (token: string) => {
+      const headers = { authorization: `Bearer ${token}` };
+      const ca = readFileSync(folder.at("ca.pem"), "utf8");
+      return (await fetch(`${url}/v1/hosts`, { headers, tls: { ca } })).status;
+    };
+    expect(await hosts("before")).toBe(200);
+    // The renewal has written the certificate, and not the key yet.
+    use("renewed.pem", "now.pem");
+    hub.configure(`${tls}\nauth: { token: after }\nrate_limit_per_minute: 1`);
+    hub.daemon.child.kill("SIGHUP");
+    await hub.daemon.said("configuration refused: the former one stays");
+    expect([await hosts("before"), await hosts("after")]).toEqual([200, 401]);
+    const ping = () =>
+      fetch(`${url}/v1/ping`, { method: "POST", headers: hub.bearer(), tls: { rejectUnauthorized: false } });
+    expect([(await ping()).status, (await ping()).status]).toEqual([200, 200]);
+    use("renewed.key", "now.key");
+    hub.daemon.child.kill("SIGHUP");
+    await hub.daemon.said("configuration reloaded");
+    expect([await hosts("before"), await hosts("after")]).toEqual([401, 200]);
+  },
+);
