@@ -203,6 +203,8 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       receiver.config = { ...next, listen, data_dir, episodes, notify };
       receiver.admission.configure(doorSettings(next));
       receiver.gate.configure(next.version_gate);
+      // Else what is said of its list would be of none until somebody ships.
+      await receiver.gate.refresh();
       return fixed;
     },
     async stop() {

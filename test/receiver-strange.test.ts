@@ -89,3 +89,19 @@ test.skipIf(!have("openssl", "a refused reload"))(
     expect([await hosts("before"), await hosts("after")]).toEqual([401, 200]);
   },
 );
+
+test.skipIf(!have("git", "a gate after a reload"))(
+  "a gate that a reload opens or leads elsewhere says where its list is from before anybody ships",
+  async () => {
+    using folder = new Folder();
+    const git = (...args: string[]) =>
+      Bun.$`git -c user.name=a -c user.email=a@example.org -C ${folder.path} ${args}`.quiet();
+    await git("init");
+    await git("commit", "--allow-empty", "-m", "first");
+    await using hub = await Hub.start();
+    hub.configure(`version_gate: { enabled: true, repo_path: ${folder.path} }`);
+    hub.daemon.child.kill("SIGHUP");
+    await hub.daemon.said("configuration reloaded");
+    expect(await hub.get("/health")).toMatchObject({ version_gate: "git" });
+  },
+);
