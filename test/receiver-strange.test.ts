@@ -105,3 +105,23 @@ test.skipIf(!have("git", "a gate after a reload"))(
     expect(await hub.get("/health")).toMatchObject({ version_gate: "git" });
   },
 );
+
+test("a store that fails for another reason than want of room is 503 at /health, too", async () => {
+  // So large a file may become, in KiB: beyond it SQLite says "disk I/O error".
+  const wrap = ["sh", "-c", `trap "" XFSZ; ulimit -f 300; exec "$@"`, "sh"];
+  await using hub = await Hub.start({ wrap, more: "rate_limit_per_minute: 100000" });
+  // Small ones to the end, so that not even the alive mark finds room.
+  let answer = 200;
+  await until("nothing can be stored", async () => {
+    answer = (await hub.report()).status;
+    return (
+      answer !== 200 && (await fetch(`${hub.url}/v1/ping`, { method: "POST", headers: hub.bearer() })).status === 500
+    );
+  });
+  const health = await fetch(`${hub.url}/health`);
+  expect([answer, health.status, await health.json()]).toEqual([
+    500,
+    503,
+    expect.objectContaining({ problem: expect.stringContaining("the store fails: disk I/O error") }),
+  ]);
+});

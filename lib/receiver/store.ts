@@ -144,7 +144,8 @@ export class Store {
       this.problem = null;
     } catch (error) {
       const failure = worded(error, this.dir);
-      if ("code" in failure) this.problem = failure.message;
+      // What a piece of work threw by itself says nothing of the store.
+      if (failure !== error) this.problem = failure.message;
       // What fails for want of room or of the lock fails for each of them.
       if (group.length === 1 || isNoRoom(failure) || isBusy(failure)) {
         for (const { reject } of group) reject(failure);
