@@ -129,6 +129,16 @@ export class Hub implements AsyncDisposable {
     }
   }
 
+  /** Changes the store by hand, while the daemon is down. */
+  change(work: (db: Database) => void): void {
+    const db = new Database(join(this.data, "receiver.db"));
+    try {
+      db.transaction(() => work(db))();
+    } finally {
+      db.close();
+    }
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.daemon?.[Symbol.asyncDispose]();
     this.folder[Symbol.dispose]();

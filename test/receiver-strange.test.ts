@@ -125,3 +125,22 @@ test("a store that fails for another reason than want of room is 503 at /health,
     expect.objectContaining({ problem: expect.stringContaining("the store fails: disk I/O error") }),
   ]);
 });
+
+test("one broken row keeps nobody else's figures from being rolled up", async () => {
+  await using hub = new Hub();
+  for (const host of ["web-1", "web-2"]) await hub.addHost(host);
+  const at = Math.floor(Date.now() / 600_000 - 2) * 600_000;
+  hub.change((db) => {
+    for (const [host, figures] of [
+      [1, '{"1":[1,2'],
+      [2, '{"1":[1,2,3]}'],
+    ] as const) {
+      db.run("INSERT INTO host_samples (host, at, cpu_percent) VALUES (?, ?, 5)", [host, at]);
+      db.run("INSERT INTO workload_samples (host, at, containers, guests) VALUES (?, ?, ?, '{}')", [host, at, figures]);
+      db.run("INSERT INTO rollups_due (step, at, host) VALUES (600, ?, ?)", [at, host]);
+    }
+  });
+  await hub.up();
+  await hub.daemon.said(/loop=rollups error="roll up 600 s of host 1 /);
+  expect(hub.rows("SELECT host FROM host_rollups WHERE step = 600")).toEqual([{ host: 2 }]);
+});

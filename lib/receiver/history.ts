@@ -10,7 +10,8 @@
 
 import { CONTAINER_METRICS, METRICS, type Metric } from "./report.ts";
 import { type ContainerSample, FINEST_STEP, MEMORY_PERCENT } from "./ingest.ts";
-import type { Queries, Store } from "./store.ts";
+import { isDiskFull } from "../files.ts";
+import { type Queries, type Store, isBusy } from "./store.ts";
 
 const HOUR = 3600;
 const DAY = 86_400;
@@ -32,24 +33,34 @@ type Summaries = Record<string, Summary>;
 // ---------------------------------------------------------------------------------------------------------------
 // Rolling up
 
-/** One pass: makes what is due; gives how many rollups were made and whether more wait. */
+/**
+ * One pass: makes what is due; gives how many rollups were made and whether more wait. One that can't be made (of a broken row) is
+ * nobody else's trouble: its error is thrown when the others are made.
+ */
 export async function rollupPass(
   store: Store,
   { now, alive }: { now: number; alive: () => void },
 ): Promise<{ made: number; more: boolean }> {
   let made = 0;
+  let failed: Error | undefined;
   for (const step of STEPS) {
     const due = await store.read.all<{ at: number; host: number }>(
       "SELECT at, host FROM rollups_due WHERE step = $1 AND at <= $2 ORDER BY at LIMIT $3",
       [step, now - step * 1000, PER_PASS],
     );
     for (const { at, host } of due) {
-      await store.write((tx) => rollUp(tx, { host, step, at }));
+      try {
+        await store.write((tx) => rollUp(tx, { host, step, at }));
+        made++;
+      } catch (cause) {
+        if (isBusy(cause) || isDiskFull(cause)) throw cause;
+        failed ??= new Error(`roll up ${step} s of host ${host} from ${new Date(at).toISOString()} on`, { cause });
+      }
       alive();
     }
-    made += due.length;
-    if (due.length === PER_PASS) return { made, more: true };
+    if (due.length === PER_PASS && !failed) return { made, more: true };
   }
+  if (failed) throw failed;
   return { made, more: false };
 }
 
