@@ -144,3 +144,40 @@ test("one broken row keeps nobody else's figures from being rolled up", async ()
   await hub.daemon.said(/loop=rollups error="roll up 600 s of host 1 /);
   expect(hub.rows("SELECT host FROM host_rollups WHERE step = 600")).toEqual([{ host: 2 }]);
 });
+
+test.skipIf(!have("strace", "a fleet that falls silent at once"))(
+  "a fleet that falls silent at once is no absence of the receiver's, however slow its disk",
+  async () => {
+    await using hub = new Hub();
+    await hub.addHost("web-0");
+    hub.change((db) => {
+      const insert = db.query(
+        "INSERT INTO hosts (name, status, created_at, last_seen_at, told_interval) VALUES (?, 'online', 0, ?, 2)",
+      );
+      for (let n = 1; n <= 150; n++) insert.run(`web-${n}`, Date.now());
+    });
+    await hub.up();
+    // Each sync takes as long as on a disk that turns.
+    const slow = ["trace=fdatasync,fsync", "-e", "inject=fdatasync,fsync:delay_exit=30000"];
+    const strace = Bun.spawn([
+      "strace",
+      "-f",
+      "-qq",
+      "-o",
+      "/dev/null",
+      "-e",
+      ...slow,
+      "-p",
+      String(hub.daemon.child.pid),
+    ]);
+    try {
+      const silent = () => hub.rows<{ hosts: number }>("SELECT COUNT(*) AS hosts FROM hosts WHERE status = 'offline'");
+      await until("all are offline", () => silent()[0]?.hosts === 150, 60);
+      expect(hub.daemon.log.filter((line) => line.includes("was away"))).toEqual([]);
+    } finally {
+      strace.kill();
+      await strace.exited;
+    }
+  },
+  90_000,
+);

@@ -72,17 +72,23 @@ export class Presence {
       [interval],
     );
     let next = LOOK_MS;
-    let changed = 0;
+    const falls: Promise<number>[] = [];
     for (const host of watched) {
       const silence = Math.min(now - host.last_seen_at - host.away_ms, now - (this.#heard.get(host.id) ?? 0));
       const stale = STALE_AFTER * host.interval * 1000;
       const offline = OFFLINE_AFTER * host.interval * 1000;
       if (silence >= offline || (silence >= stale && host.status === "online")) {
-        changed += await this.#store.write((tx) => fallSilent(tx, { host, now, silence, offline: silence >= offline }));
+        falls.push(this.#store.write((tx) => fallSilent(tx, { host, now, silence, offline: silence >= offline })));
       }
       const due = silence < stale ? stale - silence : offline - silence;
       if (due > 0) next = Math.min(next, due);
     }
+    // Together: a fleet that falls silent at once shares its syncs. One by one they would take so long that the next pass took it
+    // for an absence.
+    const fallen = await Promise.allSettled(falls);
+    const failed = fallen.find((fall) => fall.status === "rejected");
+    if (failed) throw failed.reason;
+    const changed = fallen.reduce((sum, fall) => sum + (fall.status === "fulfilled" ? fall.value : 0), 0);
     return { next, changed, away };
   }
 
