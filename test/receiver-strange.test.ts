@@ -1,7 +1,16 @@
 // What nobody sends or leaves behind on purpose: each of it once stopped the receiver, or made it say what wasn't true.
 
 import { expect, test } from "bun:test";
-import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { Folder, certificates, have, until } from "./kit.ts";
 import { Hub, archive, report } from "./receiver-kit.ts";
@@ -181,3 +190,20 @@ test.skipIf(!have("strace", "a fleet that falls silent at once"))(
   },
   90_000,
 );
+
+test("a line of the index whose time is none is no line: it would make every pause an unusual one", async () => {
+  await using hub = await Hub.start();
+  const bytes = await archive("x");
+  expect((await hub.ship("ep-1", bytes)).status).toBe(201);
+  const path = join(hub.data, "index.jsonl");
+  writeFileSync(path, readFileSync(path, "utf8").replace(/"received_at":"[^"]*"/, '"received_at":"yesterday"'));
+  // As an editor saves it, or the table that follows the file would see nothing new.
+  renameSync(path, `${path}.new`);
+  copyFileSync(`${path}.new`, path);
+  await until(
+    "it is gone",
+    async () => (await hub.get<{ episodes: unknown[] }>("/v1/episodes")).episodes.length === 0,
+    10,
+  );
+  expect((await hub.run("index", "rebuild")).stdout).toBe("web-1/ep-1: line made\n1 missing line made\n");
+});

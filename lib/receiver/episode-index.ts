@@ -31,7 +31,10 @@ export interface IndexRow {
 }
 
 const Line = v.object({
-  received_at: v.string(),
+  received_at: v.pipe(
+    v.string(),
+    v.check((text) => !Number.isNaN(Date.parse(text))),
+  ),
   host: v.string(),
   episode: v.string(),
   sha256: v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/)),
