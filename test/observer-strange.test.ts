@@ -271,3 +271,31 @@ test.skipIf(!isRoot)(
   },
   60_000,
 );
+
+test("a proxy in the environment never sees what goes to a model on this machine", async () => {
+  const seen: string[] = [];
+  const answering = (name: string) =>
+    Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      fetch() {
+        seen.push(name);
+        return Response.json({});
+      },
+    });
+  const [proxy, model] = [answering("proxy"), answering("model")];
+  using folder = new Folder();
+  const config = folder.write(
+    "observer.yaml",
+    `listen: 127.0.0.1:0\npersist_path: ""\nllm: { url: "http://127.0.0.1:${model.port}", model: m, api_key: secret }\n`,
+  );
+  const env = { http_proxy: String(proxy.url), HTTP_PROXY: String(proxy.url), NO_PROXY: "", no_proxy: "" };
+  try {
+    await using observer = await startRole("observer", ["--config", config], { env });
+    const body = JSON.stringify({ file_path: "a", model: "m", response: "b", source_content: "c" });
+    const review = await fetch(`${await observer.url()}/observer/review`, { method: "POST", body });
+    expect([review.status, seen]).toEqual([200, ["model"]]);
+  } finally {
+    await Promise.all([proxy.stop(true), model.stop(true)]);
+  }
+});

@@ -207,3 +207,26 @@ test("a line of the index whose time is none is no line: it would make every pau
   );
   expect((await hub.run("index", "rebuild")).stdout).toBe("web-1/ep-1: line made\n1 missing line made\n");
 });
+
+test("a proxy in the environment never sees what goes to a Forgejo on this machine", async () => {
+  const seen: string[] = [];
+  const answering = (name: string) =>
+    Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      fetch() {
+        seen.push(name);
+        return Response.json([{ sha: "a".repeat(40) }]);
+      },
+    });
+  const [proxy, forgejo] = [answering("proxy"), answering("forgejo")];
+  try {
+    const env = { http_proxy: String(proxy.url), HTTP_PROXY: String(proxy.url), NO_PROXY: "", no_proxy: "" };
+    const at = `{ url: "http://127.0.0.1:${forgejo.port}", repo: lab/code, token: forge-secret }`;
+    await using hub = await Hub.start({ env, more: `version_gate: { enabled: true, forgejo: ${at} }` });
+    expect(hub.daemon.log.join("\n")).toContain("source=forgejo");
+    expect([...new Set(seen)]).toEqual(["forgejo"]);
+  } finally {
+    await Promise.all([proxy.stop(true), forgejo.stop(true)]);
+  }
+});

@@ -4,7 +4,7 @@
 // holds the token, even where an answer repeats it; redirects are not followed, so that it goes nowhere else.
 
 import { readFileSync } from "node:fs";
-import { directly } from "./direct.ts";
+import { directly } from "../direct.ts";
 import { type Secret, without } from "../secret.ts";
 import { errorChain } from "../log.ts";
 import { RefusedCredentials } from "../service.ts";

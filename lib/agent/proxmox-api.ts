@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { type IncomingMessage, request } from "node:http";
 import { type TLSSocket, connect } from "node:tls";
 import { type Secret, without } from "../secret.ts";
-import { directly } from "./direct.ts";
+import { directly } from "../direct.ts";
 
 /** How the API is reached. */
 export interface ApiSettings {

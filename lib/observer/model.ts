@@ -3,6 +3,7 @@
 
 import type { Secret } from "../secret.ts";
 import { without } from "../secret.ts";
+import { directly } from "../direct.ts";
 import { errorChain } from "../log.ts";
 
 export interface ModelSettings {
@@ -54,6 +55,7 @@ export class Model {
     const key = api_key[0]?.reveal();
     try {
       const response = await fetch(endpointOf(url), {
+        ...directly(url),
         method: "POST",
         redirect: "manual",
         signal: AbortSignal.any([signal, late]),

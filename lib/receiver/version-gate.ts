@@ -5,6 +5,7 @@
 // instead of putting away what they have.
 
 import * as v from "valibot";
+import { directly } from "../direct.ts";
 import { Refusal } from "../http.ts";
 import { type Log, errorChain } from "../log.ts";
 import type { Secret } from "../secret.ts";
@@ -156,7 +157,8 @@ async function askForgejo(
   if (secret) headers["authorization"] = `token ${secret.reveal()}`;
   for (let page = 1; commits.length < window; page++) {
     const query = `limit=${PAGE}&page=${page}&stat=false&verification=false&files=false`;
-    const answer = await fetch(`${url}/api/v1/repos/${repo}/commits?${query}`, { headers, signal, redirect: "error" });
+    const address = `${url}/api/v1/repos/${repo}/commits?${query}`;
+    const answer = await fetch(address, { ...directly(url), headers, signal, redirect: "error" });
     if (answer.status !== 200) throw new Error(`it answers ${answer.status}`);
     const found = v.safeParse(Commits, await answer.json());
     if (!found.success) throw new Error("its answer is no list of commits");
