@@ -12,6 +12,9 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { addHost, archiveHost } from "../lib/receiver/hosts.ts";
+import { Store } from "../lib/receiver/store.ts";
+import { quietPass } from "../lib/receiver/uploads.ts";
 import { Folder, certificates, have, until } from "./kit.ts";
 import { Hub, archive, report } from "./receiver-kit.ts";
 
@@ -229,4 +232,31 @@ test("a proxy in the environment never sees what goes to a Forgejo on this machi
   } finally {
     await Promise.all([proxy.stop(true), forgejo.stop(true)]);
   }
+});
+
+test("a host that was archived and is back is not told for what it didn't ship meanwhile", async () => {
+  using folder = new Folder();
+  const store = await Store.open(folder.path);
+  const now = Date.now();
+  const quiet = async (what: string) => {
+    await store.write((tx) => tx.run("UPDATE hosts SET status = 'online' WHERE name = $1", [what]));
+    return quietPass(store, { now, since: 0 });
+  };
+  await store.write(async (tx) => {
+    for (const host of ["web-1", "web-2"]) {
+      await addHost(tx, host, now);
+      for (let n = 18; n < 25; n++) {
+        const at = now - n * 600_000;
+        await tx.run("UPDATE hosts SET last_upload_at = MAX(COALESCE(last_upload_at, 0), $1) WHERE name = $2", [
+          at,
+          host,
+        ]);
+        await tx.run("INSERT INTO episodes VALUES ($1, $2, $3, '', 0, '')", [host, `${n}`, new Date(at).toISOString()]);
+      }
+    }
+    await archiveHost(tx, "web-1", now - 3_600_000);
+    await addHost(tx, "web-1", now);
+  });
+  expect([await quiet("web-1"), await quiet("web-2")]).toEqual([0, 1]);
+  await store.close();
 });

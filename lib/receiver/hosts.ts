@@ -88,7 +88,12 @@ export async function addHost(tx: Queries, name: string, now: number): Promise<s
     throw new HostError(`host "${name}" exists already`, `for a new token: picket-receiver token rotate ${name}`);
   }
   if (found) {
-    await tx.run("UPDATE hosts SET status = 'pending', archived_at = NULL WHERE id = $1", [found.id]);
+    // It begins anew: that it shipped nothing, or was refused, while it was out of service is nobody's trouble.
+    await tx.run(
+      `UPDATE hosts SET status = 'pending', archived_at = NULL, last_upload_at = NULL, uploads_refused_since = NULL
+       WHERE id = $1`,
+      [found.id],
+    );
   } else {
     await tx.run("INSERT INTO hosts (name, status, created_at) VALUES ($1, 'pending', $2)", [name, now]);
   }
