@@ -1,6 +1,6 @@
 // What nobody sends or leaves behind on purpose: each of it once stopped the receiver, or made it say what wasn't true.
 
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import {
   chmodSync,
   copyFileSync,
@@ -17,6 +17,8 @@ import { Store } from "../lib/receiver/store.ts";
 import { quietPass } from "../lib/receiver/uploads.ts";
 import { Folder, certificates, have, until } from "./kit.ts";
 import { Hub, archive, report } from "./receiver-kit.ts";
+
+setDefaultTimeout(90_000);
 
 /** What doesn't belong into an episodes folder, and what a full one is made of. */
 function litter(episodes: string, elsewhere: string, bytes: Uint8Array): void {
@@ -191,7 +193,6 @@ test.skipIf(!have("strace", "a fleet that falls silent at once"))(
       await strace.exited;
     }
   },
-  90_000,
 );
 
 test("a line of the index whose time is none is no line: it would make every pause an unusual one", async () => {
