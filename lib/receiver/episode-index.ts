@@ -312,7 +312,8 @@ async function metaOf(blob: Blob): Promise<Buffer> {
   for await (const { header, body } of tar.pipeThrough(createTarDecoder())) {
     const wanted = /^(\.\/)?([^/]+\/)?meta\.json$/.test(header.name) && header.size <= LARGEST_META;
     if (wanted) return Buffer.from(await new Response(body).arrayBuffer());
-    await body.cancel();
+    // Not cancelled: modern-tar 0.8 takes that for the file that it is at by now, the end of which then never comes.
+    if (header.size > 0) await body.pipeTo(new WritableStream());
   }
   return Buffer.alloc(0);
 }

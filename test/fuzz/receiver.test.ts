@@ -437,3 +437,13 @@ test("the commit of a right archive is found, also behind much data", async () =
     ),
   ).toBe(COMMIT);
 });
+
+test("a meta.json that comes in pieces is read to its end, whatever small file stands before it; so is one that is cut", async () => {
+  using folder = new Folder();
+  const note = Buffer.from(JSON.stringify({ note: "x".repeat(300_000), code_version: { commit: COMMIT } }));
+  const tar = Buffer.concat([tarEntry("ep/first", Buffer.alloc(777)), tarEntry("ep/meta.json", note)]);
+  const inPieces = (all: Buffer): Buffer =>
+    Buffer.concat([Bun.zstdCompressSync(all.subarray(0, 4000)), Bun.zstdCompressSync(all.subarray(4000))]);
+  expect(await commitOf(folder, inPieces(tar))).toBe(COMMIT);
+  expect(await commitOf(folder, inPieces(tar.subarray(0, 100_000)))).toBeUndefined();
+});
