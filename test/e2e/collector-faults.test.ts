@@ -263,8 +263,13 @@ drop_folder: { path: ${folder.at("drops")} }
       });
     }
     expect([...statuses].toSorted((a, b) => a - b)).toEqual([202, 507]);
-    const { body } = await post("full");
-    expect(body).toMatchObject({ code: "disk_full", error: expect.any(String) });
+    // What is too little for four in one write may be enough for one.
+    let answer = await post("more-0:");
+    for (let n = 1; answer.status === 202; n++) {
+      acknowledged.push(`more-${n - 1}:`);
+      answer = await post(`more-${n}:`);
+    }
+    expect(answer.body).toMatchObject({ code: "disk_full", error: expect.any(String) });
     const inbox = () => inboxLines(join(mount, "inbox"), "bob").map(({ payload }) => payload!.replace(/x+$/, ""));
     // Four come at the same time, on connections of their own: which is first is the system's choice.
     expect(inbox().toSorted()).toEqual(acknowledged.toSorted());
