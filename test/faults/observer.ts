@@ -42,15 +42,19 @@ export function observerSubject(world: World): Subject {
     };
   }
 
+  const segments = () => readdirSync(data).filter((name) => /^ops(\.\d+)?\.jsonl$/.test(name));
+
   function logged(): { ops: Op[]; torn: number } {
     const ops: Op[] = [];
     let torn = 0;
-    for (const name of readdirSync(data).filter((one) => /^ops(\.\d+)?\.jsonl$/.test(one))) {
+    const names = segments();
+    for (const name of names) {
       const file = linesOf(join(data, name));
       ops.push(...(file.lines as Op[]));
       torn += file.torn;
     }
-    return { ops, torn };
+    // Rotated meanwhile: what was read under its old name, or not at all, is in a segment that was not there.
+    return segments().length === names.length ? { ops, torn } : logged();
   }
 
   return {
