@@ -259,7 +259,7 @@ export const COMMANDS = {
     summary: "set how often one host reports",
     usage: `usage: picket-receiver host set HOST --interval SECONDS
 
-  --interval  1 to 86400 seconds; "default": as often as all others
+  --interval  1 to 86400 seconds; "default": as often as all others. picket-agent keeps to 60 to 3600
 
 example: picket-receiver host set web-1 --interval 300`,
     options: { interval: { type: "string" } },
