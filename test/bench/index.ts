@@ -1,5 +1,6 @@
 // All measurements in one run, written to BENCHMARKS.md.
 //   bun run bench
+// PICKET_BENCH_… variables of single measurements (rounds, seconds, sizes) are taken, and told in the file.
 
 import { cpus, release } from "node:os";
 import { join } from "node:path";
@@ -64,13 +65,18 @@ const peers = [
   Bun.which("zstd") ? `zstd ${/v[\d.]+/.exec(version(["zstd", "--version"]))?.[0] ?? ""}` : "",
   Bun.which("jq") ? version(["jq", "--version"]) : "",
   Bun.which("curl") ? version(["curl", "--version"]).replace(/ \(.*/, "") : "",
+  Bun.which("node") ? `Node ${version(["node", "--version"])}` : "",
+  version(["dd", "--version"]),
   Bun.which("victoria-metrics") ? debianVersion("victoria-metrics") : "",
   `Linux ${release()}`,
   `${cpus().length} cores (${cpus()[0]?.model ?? "unknown"})`,
 ];
+const settings = Object.entries(process.env)
+  .filter(([name]) => name.startsWith("PICKET_BENCH_") && name !== "PICKET_BENCH_DIR")
+  .map(([name, value]) => `${name}=${value} `);
 const head = `# Measured
 
-One run on one machine, made again by \`bun run bench\`; read the ratios, not the figures: peers and product ran in turn on the same
+One run on one machine, made again by \`${settings.join("")}bun run bench\`; read the ratios, not the figures: peers and product ran in turn on the same
 machine, whose syncs are quicker than those of most real disks. ${new Date().toISOString().slice(0, 10)}; ${peers.filter(Boolean).join(", ")}.
 
 Not measured: a network between the parties, slow disks, more than one recipient at a time.

@@ -147,7 +147,7 @@ describe.skipIf(reason !== null)("a booted systemd", () => {
     expect(await machine.do("ls -l /etc/picket/token")).toStartWith("-rw-------");
   }, 120_000);
 
-  test("systemctl status shows a line of figures, the journal fields", async () => {
+  test("systemctl status shows a line of figures; each line in the journal is JSON with its fields", async () => {
     for (const [role, line] of [
       ["collector", /Status: ".*0 /],
       ["receiver", /Status: "1 online; [1-9]/],
@@ -157,16 +157,17 @@ describe.skipIf(reason !== null)("a booted systemd", () => {
       // Told again when it has changed, every ten seconds.
       const status = () => machine.do(`systemctl status --no-pager picket-${role}`);
       await until(`the status line of ${role}`, async () => line.test(await status()));
-      const entries = (await machine.do(`journalctl -q -u picket-${role} -o json --no-pager`)).trim().split("\n");
-      const messages = entries.map((entry) => JSON.parse(entry) as { MESSAGE: string; _SYSTEMD_UNIT?: string });
-      const own = messages.filter((entry) => entry.MESSAGE.startsWith("{"));
-      const ready = own
-        .map((entry) => JSON.parse(entry.MESSAGE) as Record<string, string>)
-        .find(({ msg }) => msg === "ready");
-      expect([role, ready]).toEqual([
-        role,
-        expect.objectContaining({ level: "info", role, ts: expect.stringMatching(/Z$/) }),
-      ]);
+      // What the unit's processes said, without what systemd says of them.
+      const query = `journalctl -q _SYSTEMD_UNIT=picket-${role}.service -o json --no-pager`;
+      const entries = (await machine.do(query)).trim().split("\n");
+      const messages = entries.map((entry) => JSON.parse(entry) as { MESSAGE: string; SYSLOG_IDENTIFIER: string });
+      const said = messages.map(({ MESSAGE }) => JSON.parse(MESSAGE) as Record<string, string>);
+      for (const line of said) {
+        const fields = { level: expect.stringMatching(/^(info|warn|error)$/), role, msg: expect.any(String) };
+        expect(line).toMatchObject({ ts: expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:.]+Z$/), ...fields });
+      }
+      expect(said).toContainEqual(expect.objectContaining({ level: "info", msg: "ready" }));
+      expect(new Set(messages.map((entry) => entry.SYSLOG_IDENTIFIER))).toEqual(new Set([`picket-${role}`]));
     }
   }, 60_000);
 
@@ -241,11 +242,17 @@ describe.skipIf(reason !== null)("a booted systemd", () => {
         `cp /root/${role}.yaml ${file}; systemctl reset-failed picket-${role}; systemctl restart picket-${role}`,
       );
     }
-    await machine.do(`mv /etc/picket/agent.yaml /root/away.yaml`);
-    await failing("agent", "2");
-    await machine.do(
-      `mv /root/away.yaml /etc/picket/agent.yaml && cp /etc/picket/token /root/token && echo pk_${"x".repeat(40)} > /etc/picket/token`,
-    );
+    // Each role has wrong usage; to the agent and the collector a setting can be missing; credentials are refused to the agent alone.
+    for (const role of ROLES) {
+      const wrong = `[Service]\\nExecStart=\\nExecStart=/usr/local/bin/picket-${role} --nonsense\\n`;
+      await machine.with(role, wrong, () => failing(role, "2"));
+    }
+    for (const role of ["agent", "collector"] as const) {
+      await machine.do(`mv /etc/picket/${role}.yaml /root/away.yaml`);
+      await failing(role, "2");
+      await machine.do(`mv /root/away.yaml /etc/picket/${role}.yaml`);
+    }
+    await machine.do(`cp /etc/picket/token /root/token && echo pk_${"x".repeat(40)} > /etc/picket/token`);
     await failing("agent", "3");
     await machine.do(`cp /root/token /etc/picket/token`);
     for (const role of ROLES) {
