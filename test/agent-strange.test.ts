@@ -364,6 +364,19 @@ test("a node that never tells of its guests' configuration delays the report by 
   expect([...new Set(warned)].toSorted()).toEqual(["backups tank", "late"]);
 });
 
+test("a container with half a CPU has one: the receiver would refuse the report for less", async () => {
+  const node = new FakeHub({
+    "/status": () => Response.json({ data: {} }),
+    "/lxc": () => Response.json({ data: [{ vmid: "101", status: "running", cpus: 0.5 }] }),
+    "/qemu": () => Response.json({ data: [] }),
+    "/storage": () => Response.json({ data: [] }),
+    "/config": () => Response.json({ data: { cpulimit: "0.5", memory: 512 } }),
+  });
+  const settings = { endpoint: node.url, node: "pve1", token: [new Secret("root@pam!picket=00000000-0000")] };
+  const { guests } = await new Proxmox(settings, () => {}).read(new AbortController().signal);
+  expect(guests?.[0]?.spec).toEqual({ cores: 1, memory_mb: 512, disk_gb: null });
+});
+
 test("an envelope that blocks is told also when it is the first one, and again when it changes only", async () => {
   let blocked = true;
   const hub = new FakeHub({ "/v1/host-report": () => Response.json({ blocked }) });

@@ -69,11 +69,18 @@ export interface ContainerMetrics {
   block_write_bytes: number | null;
 }
 
-const count = v.nullish(v.number(), null);
+/** None of them can be below 0; one that is says nothing, and the receiver would refuse the whole report for it. */
+const count = v.nullish(
+  v.pipe(
+    v.number(),
+    v.transform((given) => (given >= 0 ? given : null)),
+  ),
+  null,
+);
 const health = v.nullish(v.object({ Status: v.nullish(v.string(), null) }), null);
 const Listed = v.array(
   v.object({
-    Id: v.string(),
+    Id: v.pipe(v.string(), v.minLength(1)),
     Names: v.nullish(v.array(v.string()), []),
     Image: v.nullish(v.string(), ""),
     State: v.nullish(v.string(), null),
@@ -116,7 +123,7 @@ const Stats = v.object({
   ),
   networks: v.nullish(v.record(v.string(), v.object({ rx_bytes: count, tx_bytes: count })), null),
   blkio_stats: v.optional(
-    v.object({ io_service_bytes_recursive: v.nullish(v.array(v.object({ op: v.string(), value: v.number() })), null) }),
+    v.object({ io_service_bytes_recursive: v.nullish(v.array(v.object({ op: v.string(), value: count })), null) }),
   ),
 });
 type Stats = v.InferOutput<typeof Stats>;
@@ -311,7 +318,8 @@ export function metricsOf({
   const blocks = blkio_stats?.io_service_bytes_recursive ?? null;
   // "Read", "read", "rbytes": the first letter counts.
   const sum = (letter: string) =>
-    blocks?.filter(({ op }) => op[0]?.toLowerCase() === letter).reduce((bytes, { value }) => bytes + value, 0) ?? null;
+    blocks?.filter(({ op }) => op[0]?.toLowerCase() === letter).reduce((bytes, { value }) => bytes + (value ?? 0), 0) ??
+    null;
   return {
     cpu_percent: cpuPercent(cpu_stats, precpu_stats),
     memory_usage_mb: mebibytes(memory?.usage === null || !memory ? null : withoutCache(memory.usage, memory.stats)),

@@ -87,7 +87,7 @@ const GIB = 1 << 30;
 
 // -- what the API answers
 
-/** A number, also as text; null where it is neither. */
+/** A number, also as text; null where it is neither, or below 0: the receiver would refuse the whole report for such a figure. */
 const num = v.optional(v.pipe(v.unknown(), v.transform(asNumber)), null);
 const text = v.optional(
   v.pipe(
@@ -113,7 +113,7 @@ const Guests = v.array(
     vmid: v.pipe(
       v.union([v.number(), v.string()], "expected a guest's number"),
       v.transform(Number),
-      v.check((id) => Number.isSafeInteger(id), "expected a guest's number"),
+      v.check((id) => Number.isSafeInteger(id) && id >= 0, "expected a guest's number"),
     ),
     name: text,
     status: text,
@@ -148,7 +148,7 @@ const Content = v.array(
 
 function asNumber(given: unknown): number | null {
   const value = typeof given === "string" && given.trim() !== "" ? Number(given) : given;
-  return typeof value === "number" && Number.isFinite(value) ? value : null;
+  return typeof value === "number" && Number.isFinite(value) && value >= 0 ? value : null;
 }
 
 // -- the node
@@ -284,16 +284,16 @@ function figuresOf(status: v.InferOutput<typeof Status>, { here }: { here: boole
     disk_total_gb: diskTotal,
     network_rx_bytes: null,
     network_tx_bytes: null,
-    uptime_seconds: uptime === null ? null : Math.floor(uptime),
+    uptime_seconds: scaled(uptime, 1, Math.floor),
     load_average: loadavg?.[0] ?? null,
     cpu_temp_c: null,
   };
   const facts: HostFacts = {
-    cpu_count: cpuinfo?.cpus ?? null,
+    cpu_count: cpusOf(cpuinfo?.cpus),
     memory_total_mb: memoryTotal,
     disk_total_gb: diskTotal,
     os: product === undefined ? null : `Proxmox VE ${product}`.slice(0, 80),
-    kernel,
+    kernel: kernel?.slice(0, 255) ?? null,
     arch: null,
     boot_at: null,
   };
@@ -305,8 +305,17 @@ function said<T extends object>(fields: T): Partial<T> {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null)) as Partial<T>;
 }
 
+/** In whole units; null where that is no number that a report may have. */
 function scaled(value: number | null | undefined, unit: number, whole: (n: number) => number): number | null {
-  return value === null || value === undefined ? null : whole(value / unit);
+  if (value === null || value === undefined) return null;
+  const scale = whole(value / unit);
+  return Number.isSafeInteger(scale) ? scale : null;
+}
+
+/** The receiver takes a node's CPUs from 1 to 1024. */
+function cpusOf(cpus: number | null | undefined): number | null {
+  const whole = scaled(cpus, 1, Math.ceil);
+  return whole !== null && whole >= 1 && whole <= 1024 ? whole : null;
 }
 
 /** What a guest was given, by its configuration; what that leaves open is the default, or what the list says. */
@@ -317,8 +326,9 @@ function specOf(kind: Kind, config: Record<string, unknown>, { cpus, maxmem }: L
   const { memory } = config;
   const current = asNumber(typeof memory === "string" ? memory.replace(/^current=|,.*$/g, "") : memory);
   return {
-    // A container without cores has all of the node's, a machine has one of each.
-    cores: kind === "qemu" ? (cores ?? 1) * (field("sockets") ?? 1) : (cores ?? cpus),
+    // A container without cores has all of the node's, a machine has one of each. What the list says of a container may be its
+    // cpulimit, half a CPU for one: the receiver takes whole ones only.
+    cores: scaled(kind === "qemu" ? (cores ?? 1) * (field("sockets") ?? 1) : (cores ?? cpus), 1, Math.ceil),
     memory_mb: current ?? scaled(maxmem, MIB, Math.floor),
     disk_gb: diskGb(config),
   };
