@@ -16,6 +16,7 @@ import {
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { HostReader } from "../lib/agent/host.ts";
+import { openHub } from "../lib/agent/hub.ts";
 import { Proxmox } from "../lib/agent/proxmox.ts";
 import { Secret } from "../lib/secret.ts";
 import { listen } from "./fixtures/service/manager.ts";
@@ -363,6 +364,17 @@ test("a node that never tells of its guests' configuration delays the report by 
   expect(backups).toEqual([]);
   expect([...new Set(warned)].toSorted()).toEqual(["backups tank", "late"]);
 });
+
+test.each(["99999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])(
+  "Retry-After: %s is an hour, and not for ever",
+  async (header) => {
+    const away = () => new Response(null, { status: 503, headers: { "retry-after": header } });
+    const { url } = new FakeHub({ "/v1/ping": away });
+    const hub = openHub({ url, token: [new Secret("pk_x")], timeout_seconds: 5 });
+    const refused = await hub.send({ method: "POST", path: "/v1/ping", what: "ping" }).catch((error: unknown) => error);
+    expect(refused).toMatchObject({ status: 503, retryAfter: 3600 });
+  },
+);
 
 test("a container with half a CPU has one: the receiver would refuse the report for less", async () => {
   const node = new FakeHub({

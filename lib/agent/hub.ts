@@ -12,6 +12,8 @@ import { version } from "../version.ts";
 
 /** So much is kept of an answer that isn't JSON, in characters. */
 const LONGEST_PAGE = 4096;
+/** Nobody makes a host silent for longer than this with a Retry-After, in seconds: a date may come from a clock that is wrong. */
+const LONGEST_WAIT = 3600;
 
 /** How the receiver is reached. */
 export interface HubSettings {
@@ -162,13 +164,13 @@ function serverTime(headers: Headers): number | null {
   return Number.isNaN(at) ? null : at;
 }
 
-/** RFC 9110, section 10.2.3: seconds or a date. */
+/** RFC 9110, section 10.2.3: seconds or a date. An hour at most. */
 function retryAfter(headers: Headers): number | null {
   const given = headers.get("retry-after");
   if (given === null) return null;
-  if (/^\d+$/.test(given.trim())) return Number(given);
+  if (/^\d+$/.test(given.trim())) return Math.min(Number(given), LONGEST_WAIT);
   const at = Date.parse(given);
-  return Number.isNaN(at) ? null : Math.max(0, (at - Date.now()) / 1000);
+  return Number.isNaN(at) ? null : Math.min(Math.max(0, (at - Date.now()) / 1000), LONGEST_WAIT);
 }
 
 /**

@@ -56,9 +56,7 @@ test(
     const server = Bun.serve({
       unix: socket,
       fetch: ({ url }) =>
-        Response.json(
-          url.includes("/stats") ? now.stats : url.endsWith("all=1") ? now.list : now.inspected,
-        ) as Response,
+        Response.json(url.includes("/stats") ? now.stats : url.endsWith("all=1") ? now.list : now.inspected),
     });
     const patience = { list: 5000, answer: 5000, all: 10_000, look: 1 };
     const list = fc.oneof(
