@@ -517,6 +517,10 @@ install_role() {
 	linger
 	[ -z "$dest" ] || return 0
 	say ""
+	case ":$PATH:" in
+	*":$(dirname "$binary"):"*) ;;
+	*) say "not on PATH    $(dirname "$binary"): add it there, or type the whole path" ;;
+	esac
 	say "configuration  $config (check: $binary --check --config $config)"
 	[ "$role" != receiver ] || say "a host         $binary host add NAME"
 	[ "$role" != agent ] || say "try it         $binary selftest --config $config"
