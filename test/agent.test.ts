@@ -346,11 +346,14 @@ test("a reload takes over what can change, and says what can't", async () => {
   const config = configure(folder, hub.url, hub.tokens.get("web-1")!, more);
   await using agent = await start(config);
   await agent.said(" ready ");
-  configure(folder, other.url, other.tokens.get("web-1")!, `${more}services: [cloudflared]\n`);
+  configure(folder, other.url, other.tokens.get("web-1")!, `${more}services: [cloudflared, ssh]\n`);
   agent.child.kill("SIGHUP");
   await agent.said("configuration reloaded");
   const seen = () => other.get<{ status: string }>("/v1/hosts/web-1");
   await until("the other receiver is told", async () => (await seen()).status === "online");
+  const status = expect.any(String);
+  const services = ["cloudflared", "ssh"].map((name) => ({ name, status }));
+  expect(await seen()).toMatchObject({ cloudflared: { status }, services });
   writeFileSync(config, "receiver: { url: nonsense }\n");
   agent.child.kill("SIGHUP");
   await agent.said("the former one stays");

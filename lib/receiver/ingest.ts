@@ -123,8 +123,8 @@ function merged(before: string, now: Record<string, unknown> | null): string {
 }
 
 function extrasOf(report: Report): Record<string, unknown> {
-  const { cloudflared, storage_targets, backups, restore_tests, pbs_snapshots, audit_tail } = report;
-  return { cloudflared, storage_targets, backups, restore_tests, pbs_snapshots, audit_tail };
+  const { cloudflared, services, storage_targets, backups, restore_tests, pbs_snapshots, audit_tail } = report;
+  return { cloudflared, services, storage_targets, backups, restore_tests, pbs_snapshots, audit_tail };
 }
 
 function unique<T>(all: T[], key: (one: T) => string | number): T[] {

@@ -197,6 +197,8 @@ const Report = v.object(
         "expected a mapping",
       ),
     ),
+    /** Our own agents tell it; where another one means something else by it, it is ignored as other fields are. */
+    services: v.fallback(list, null),
     storage_targets: list,
     backups: list,
     restore_tests: list,
