@@ -13,8 +13,9 @@ const DAY = 24 * HOUR;
 const IDLE_CONNECTIONS = 5000;
 /** What a role may open when descriptors are scarce. */
 const FEW_DESCRIPTORS = 64;
-/** So many positions at which a request is cut at a time: all of them come in the course of a run. */
+/** So many positions at which a request is cut at a time, and this part of all of them: a long run comes to each. */
 const CUTS_AT_ONCE = 150;
+const SHARE_AT_ONCE = 0.4;
 const SLOW_CLIENTS = 30;
 /** How often a request arrives whole, and its answer doesn't. */
 const ANSWERS_LOST = 0.2;
@@ -120,7 +121,8 @@ const cutConnections: Fault = async (world, chance) => {
   // The permutation is the world's, so that a run comes to every position.
   const positions = world.chance.fork("positions").shuffled(Array.from({ length: length + 1 }, (_, at) => at));
   const left = positions.filter((at) => !world.cutPositions.has(at));
-  for (const next of (left.length > 0 ? left : positions).slice(0, CUTS_AT_ONCE)) {
+  const some = Math.max(CUTS_AT_ONCE, Math.ceil(positions.length * SHARE_AT_ONCE));
+  for (const next of (left.length > 0 ? left : positions).slice(0, some)) {
     const at = chance.next() < ANSWERS_LOST ? length : next;
     world.cutPositions.add(at);
     world.proxy.cutAfter = at;
