@@ -6,7 +6,7 @@ import { Folder, have } from "../kit.ts";
 export const isRoot = process.getuid?.() === 0;
 /** Whether power can be cut here. */
 export const canCut = isRoot && have("mkfs.ext4", "power cut");
-if (!isRoot) console.log("skipped: power cut and full disk: mounting needs root");
+if (!isRoot) console.log("skipped: power cuts, full and read-only disks: mounting needs root");
 
 /** An ext4 file system in a file. */
 export class Disk implements AsyncDisposable {

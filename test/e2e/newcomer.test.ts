@@ -12,6 +12,7 @@ import { isRoot } from "./disk.ts";
 
 const wanted = process.env["PICKET_NEWCOMER"] === "1";
 if (!wanted) console.log("skipped: a newcomer on a fresh system: set PICKET_NEWCOMER=1 (minutes, downloads a Debian)");
+else if (!isRoot) console.log("skipped: a newcomer on a fresh system: needs root");
 const can = wanted && isRoot && have("debootstrap", "a newcomer on a fresh system");
 
 const README = readFileSync(join(ROOT, "README.md"), "utf8");

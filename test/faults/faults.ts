@@ -2,10 +2,9 @@
 // was done ends a process anyway.
 
 import type { Socket } from "node:net";
-import { existsSync } from "node:fs";
 import type { Chance } from "./chance.ts";
 import { bytesOf, dial, exchange, statusOf } from "./wire.ts";
-import { type World, canBreakDisks } from "./world.ts";
+import { type World, canBreakDisks, canFailDisks } from "./world.ts";
 
 const HOUR = 3600;
 const DAY = 24 * HOUR;
@@ -268,7 +267,7 @@ const NEEDS_A_DISK = new Set<Kind>(["powerCut", "fullDisk", "readOnlyDisk"]);
 /** The kinds that can be done to a role on this machine, in a fixed order. */
 export function kindsFor({ clock, subject }: World): Kind[] {
   return (Object.keys(ALL) as Kind[]).filter((kind) => {
-    if (NEEDS_A_DISK.has(kind)) return canBreakDisks && (kind !== "readOnlyDisk" || existsSync("/sys/fs/ext4"));
+    if (NEEDS_A_DISK.has(kind)) return kind === "readOnlyDisk" ? canFailDisks : canBreakDisks;
     if (kind === "clockJump") return clock !== null;
     // An agent listens nowhere.
     return kind !== "idleConnections" || subject.handover !== null;

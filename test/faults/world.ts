@@ -1,6 +1,6 @@
 // A role in a world that can break: its process, its port, its disk, its clock, and the load on it.
 
-import { readFileSync, readdirSync, readlinkSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
 import { type Daemon, Folder, command, freePort, have, startRole, until } from "../kit.ts";
 import { Clock, faketime } from "../receiver-kit.ts";
@@ -25,6 +25,9 @@ const SPARE_MIB = 96;
 
 /** Whether disks can be broken here. */
 export const canBreakDisks = isRoot && have("mkfs.ext4", "power cuts, full and read-only disks");
+/** Whether the kernel lets a file system be told that its device failed. */
+export const canFailDisks = canBreakDisks && existsSync("/sys/fs/ext4");
+if (canBreakDisks && !canFailDisks) console.log("skipped: read-only disks: there is no /sys/fs/ext4");
 /** The library that sets a process's clock; null (said) where it isn't there. */
 export const clockLibrary = faketime("clock jumps");
 
