@@ -137,6 +137,25 @@ test("finished folders are shipped, unfinished ones stay, and the archive is wha
   expect(hub.daemon.log.join("\n")).not.toContain("conflict");
 });
 
+test("an upload says its length beforehand", async () => {
+  const seen: [said: string | null, sent: number][] = [];
+  const server = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    async fetch(request) {
+      const { byteLength } = await request.arrayBuffer();
+      if (request.method === "PUT") seen.push([request.headers.get("content-length"), byteLength]);
+      return Response.json({ host: "web-1" }, { status: request.method === "PUT" ? 201 : 200 });
+    },
+  });
+  using place = new Lab(`http://127.0.0.1:${server.port}`, "t");
+  place.episode("ep-1", { noise: crypto.getRandomValues(new Uint8Array(50_000)) });
+  expect((await place.once()).code).toBe(0);
+  expect(seen).toEqual([[String(seen[0]?.[1]), expect.any(Number)]]);
+  expect(seen[0]![1]).toBeGreaterThan(50_000);
+  await server.stop(true);
+});
+
 test("refused ones go to quarantine with the reason, conflicts stay, and neither stops the others", async () => {
   await using hub = await Hub.start({ more: `rate_limit_per_minute: 100000\nmax_episode_bytes: 100000` });
   using place = await lab(hub);

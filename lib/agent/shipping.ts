@@ -182,6 +182,8 @@ export class Shipping {
         body: watch.through(Bun.file(archive).stream()),
         headers: {
           "content-type": "application/zstd",
+          // Said beforehand, what is too large is refused before it is sent; and not every server takes a body in chunks.
+          "content-length": String(statSync(archive).size),
           "x-content-sha256": sha256,
           "x-schema-version": "1",
           ...(commit === null ? {} : { "x-code-commit": commit }),
