@@ -7,8 +7,6 @@ import { SOURCES, type Operation } from "./operation.ts";
 import type { Playbook } from "./playbooks.ts";
 import { RING_SIZE, type Tally } from "./tally.ts";
 
-const DEFAULT_LIMIT = 100;
-
 /** What the routes show. */
 export interface Shown {
   tally: () => Tally;
@@ -103,7 +101,7 @@ function readQuery(params: URLSearchParams): Query {
   // Date.parse takes "5" for a year.
   if (since && (Number.isNaN(from) || !/^\d{4}-\d\d-\d\d/.test(since)))
     bad("since", "expected a time such as 2026-01-31T12:00:00Z");
-  const most = limit ? Number(limit) : DEFAULT_LIMIT;
+  const most = limit ? Number(limit) : RING_SIZE;
   if (!Number.isInteger(most) || most < 1) bad("limit", `expected a whole number from 1 to ${RING_SIZE}`);
   return {
     limit: Math.min(most, RING_SIZE),
