@@ -38,7 +38,7 @@ const Given = v.looseObject(
       v.nullable(
         v.pipe(
           v.string("expected a time such as 2026-01-31T12:00:00Z"),
-          v.check(isTime, "expected a time such as 2026-01-31T12:00:00Z"),
+          v.check((text) => text === "" || isTime(text), "expected a time such as 2026-01-31T12:00:00Z"),
         ),
       ),
     ),
@@ -140,7 +140,7 @@ function completed(given: Given, now: number): Operation {
   const { id, timestamp, endpoint, source, success, ok, error, input_summary } = given;
   const failed = typeof error === "string" && error.trim() !== "";
   const operation = (id ? { id } : {}) as Operation;
-  operation.timestamp = timestamp ?? new Date(now).toISOString();
+  operation.timestamp = timestamp || new Date(now).toISOString();
   operation.endpoint = endpoint;
   operation.source = source;
   operation.success = success ?? ok ?? !failed;
