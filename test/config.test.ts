@@ -632,6 +632,17 @@ describe("without a file", () => {
     ]);
   });
 
+  test.each([
+    [{ PICKET_URL: "", PICKET_TOKEN: "" }, ["receiver.url", "receiver.token"]],
+    [{ PICKET_URL: "https://hub.example", PICKET_TOKEN: "" }, ["receiver.token"]],
+    [{ PICKET_URL: "", PICKET_TOKEN: TOKEN }, ["receiver.url"]],
+  ])("a short form that is set to nothing is missing: %p", async (env, missing) => {
+    using folder = new Folder();
+    const error = await failed({ HOME: folder.path, ...(env as Record<string, string>) });
+    expect(error).toBeInstanceOf(MissingSettings);
+    for (const key of missing) expect(error.message).toContain(`${key}: missing`);
+  });
+
   test("a wrong value is a wrong configuration, also when something is missing", async () => {
     using folder = new Folder();
     const error = await failed({ HOME: folder.path, PICKET_URL: "hub" });

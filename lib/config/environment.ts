@@ -3,6 +3,7 @@
 // PICKET_<ROLE>_<KEY>, with "__" between levels and list indexes as levels: PICKET_COLLECTOR_WEBHOOK__ROUTES__0__RECIPIENT.
 // The schema decides how a value is read: where it takes text the value is the text ("123" stays text), everything else
 // is YAML, whole lists and mappings too. A variable that is set to nothing is set: it means empty text, or YAML's nothing.
+// Only a short form that is set to nothing isn't: it stands for what is required, and what is required and empty is missing.
 
 import { resolve } from "node:path";
 import { nearest } from "../nearest.ts";
@@ -61,9 +62,10 @@ export function readOverrides(options: {
   const { env, prefix, shortForms, root } = options;
   const overrides = new Map<string, Override>();
   const unknown: { variable: string; text: string }[] = [];
-  for (const [variable, { path }] of Object.entries(shortForms)) {
+  for (const [variable, { path, lenient = false }] of Object.entries(shortForms)) {
     const text = env[variable];
-    if (text !== undefined) overrides.set(path.join("."), { variable, path, shapes: shapesAt(root, path), text });
+    if (text !== undefined && (text !== "" || lenient))
+      overrides.set(path.join("."), { variable, path, shapes: shapesAt(root, path), text });
   }
   for (const [variable, text] of Object.entries(env)) {
     if (text === undefined || !variable.startsWith(prefix)) continue;
