@@ -1,10 +1,10 @@
-// What the agent reads of its host: /proc and /sys of other machines as fixture trees. Containers: agent-docker.test.ts.
+// What the agent reads of its host: /proc and /sys of other machines as fixture trees; systemd's units. Containers: agent-docker.test.ts.
 
 import { describe, expect, test } from "bun:test";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { HostReader } from "../lib/agent/host.ts";
-import { Folder } from "./kit.ts";
+import { Folder, runRole } from "./kit.ts";
 
 /** Writes a tree of files. */
 function tree(folder: Folder, files: Record<string, string>): string {
@@ -160,4 +160,28 @@ describe("hosts", () => {
       if (name !== "facts") expect([name, value]).toEqual([name, null]);
     }
   });
+});
+
+test("systemctl is asked for the units alone; one whose name looks like an option is no option", async () => {
+  using folder = new Folder();
+  const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => Response.json({}) });
+  mkdirSync(folder.at("bin"));
+  folder.write(
+    "bin/systemctl",
+    '#!/bin/sh\ncase "$*" in\n"is-active cloudflared") echo active;;\n"is-active -- -.mount cloudflared") printf "active\\nfailed\\n";;\nesac\n',
+  );
+  chmodSync(folder.at("bin/systemctl"), 0o755);
+  const seen: unknown[] = [];
+  for (const services of ["[cloudflared]", '["-.mount", cloudflared]']) {
+    const config = folder.write(
+      "agent.yaml",
+      `receiver: { url: "http://127.0.0.1:${server.port}", token: t }\ndata_dir: ${folder.at("agent")}\ndocker: { enabled: false }\nservices: ${services}\n`,
+    );
+    const env = { PATH: `${folder.at("bin")}:${process.env["PATH"]}` };
+    const { stdout } = await runRole("agent", ["selftest", "--config", config], { env });
+    const report = JSON.parse(stdout.slice(0, stdout.indexOf("\n\n"))) as { cloudflared: unknown };
+    seen.push(report.cloudflared);
+  }
+  await server.stop(true);
+  expect(seen).toEqual([{ status: "active" }, { status: "failed" }]);
 });

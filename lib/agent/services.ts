@@ -9,7 +9,9 @@ const ANSWER_MS = 5000;
 export async function readServices(units: readonly string[]): Promise<{ name: string; status: ServiceStatus }[]> {
   if (units.length === 0) return [];
   // One answer a line, in order; the exit code only says whether all are active.
-  const said = (await ask(["is-active", "--", ...units]))?.split("\n") ?? [];
+  // `-.mount` is a unit, too, and looks like an option.
+  const dashed = units.some((unit) => unit.startsWith("-")) ? ["--"] : [];
+  const said = (await ask(["is-active", ...dashed, ...units]))?.split("\n") ?? [];
   return units.map((name, index) => ({ name, status: asStatus(said[index]?.trim() ?? "") }));
 }
 
