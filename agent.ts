@@ -176,7 +176,7 @@ async function main(given: Config, service: Service): Promise<Running<Config>> {
   let rounds = 1;
   const reports = service.loop({
     name: "report",
-    every: () => reporter.interval,
+    every: () => reporter.pause,
     async pass() {
       // A loop's first pass comes at once, and the first round was before it.
       if (rounds++ > 1) await reporter.round();

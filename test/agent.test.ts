@@ -203,6 +203,8 @@ test.skipIf(library === null)(
     const config = configure(folder, hub.url, hub.tokens.get("web-1")!);
     for (const [seconds, words] of [
       [600, "ahead of"],
+      // Taken by the receiver, as all that is less than an hour behind.
+      [-600, "behind"],
       [-4200, "behind"],
     ] as const) {
       clock.offset(seconds);
@@ -313,6 +315,72 @@ test("three broken rounds, and the fourth works; Retry-After is obeyed; 422 drop
   await agent.kill();
   await server.stop(true);
 }, 60_000);
+
+test("a clock that is wrong is said also where the receiver takes the report, once, and when it is right again", async () => {
+  using folder = new Folder();
+  let ahead = 600_000;
+  let reports = 0;
+  const server = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    fetch() {
+      reports++;
+      return new Response(null, { status: 204, headers: { date: new Date(Date.now() + ahead).toUTCString() } });
+    },
+  });
+  await using agent = await start(configure(folder, `http://127.0.0.1:${server.port}`, "t", "protocol: telemetry\n"));
+  await agent.said(/warn .*this host's clock is \d+m \d+s behind the receiver's/);
+  const before = reports;
+  await until("some more reports", () => reports > before + 5);
+  expect(agent.log.filter((line) => line.includes("behind the receiver's")).length).toBe(1);
+  ahead = 0;
+  await agent.said("clock agrees with the receiver's again");
+  await agent.kill();
+  await server.stop(true);
+}, 60_000);
+
+test("refused later, the agent reports again long before the interval is over", async () => {
+  using folder = new Folder();
+  const live: string[] = [];
+  const server = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    async fetch(request) {
+      if (!request.url.endsWith("/v1/host-report")) return new Response(null, { status: 404 });
+      const { recorded_at, sent_at } = (await request.json()) as { recorded_at: string; sent_at?: string };
+      // What waited has the next report come at once, and then there would be an hour until the one after it.
+      if (sent_at !== undefined) return Response.json({ poll_interval_seconds: 3600 });
+      live.push(recorded_at);
+      return live.length === 2
+        ? new Response(null, { status: 401 })
+        : Response.json({ poll_interval_seconds: live.length === 1 ? 1800 : 3600 });
+    },
+  });
+  const config = configure(folder, `http://127.0.0.1:${server.port}`, "t");
+  mkdirSync(folder.at("agent/queue"), { recursive: true });
+  const recorded_at = new Date(Date.now() - 60_000).toISOString();
+  folder.write(`agent/queue/${Date.parse(recorded_at)}.json`, JSON.stringify({ recorded_at }));
+  await using agent = await start(config);
+  await agent.said("everything is held");
+  await agent.said("answers again");
+  await until("what was refused has arrived", () => waiting(folder).length === 0);
+  await agent.kill();
+  await server.stop(true);
+}, 60_000);
+
+test("a queue that is full is said, with how many went", async () => {
+  using folder = new Folder();
+  const answer = () => new Response(null, { status: 500 });
+  const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: answer });
+  const config = configure(folder, `http://127.0.0.1:${server.port}`, "t", "queue_max_mb: 1\n");
+  mkdirSync(folder.at("agent/queue"), { recursive: true });
+  folder.write("agent/queue/1700000000000.json", JSON.stringify({ fill: "x".repeat(1 << 20) }));
+  await using agent = await start(config);
+  await agent.said("the queue is full: 1 samples dropped");
+  expect(waiting(folder)).not.toContain("1700000000000.json");
+  await agent.kill();
+  await server.stop(true);
+});
 
 test("ping and selftest show what is, and never the token", async () => {
   await using hub = await Hub.start();

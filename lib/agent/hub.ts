@@ -159,7 +159,7 @@ function asMapping(value: unknown): Record<string, unknown> {
 }
 
 /** RFC 9110, section 6.6.1: what a server's Date says. */
-function serverTime(headers: Headers): number | null {
+export function serverTime(headers: Headers): number | null {
   const at = Date.parse(headers.get("date") ?? "");
   return Number.isNaN(at) ? null : at;
 }

@@ -3,7 +3,8 @@
 //
 //   sent             the envelope's interval is adopted; what waits is sent by and by
 //   no answer, 5xx   the sample waits · 429, 503 and Retry-After: nothing is sent before that
-//   401, 403         on the very first report the agent ends (a wrong token shows at once); later everything is held
+//   401, 403         on the very first report the agent ends (a wrong token shows at once); later everything is held, and the
+//                    next report comes sooner, then ever later up to the interval: what a person mends shall be seen soon
 //   400, 413, 422    this sample can't be taken, now or later: said and dropped
 //   not kept         a sample that has to wait and can't be written to disk is lost, and counted
 //   not collected    a source that a report can't do without failed: said, and this one is left out
@@ -12,15 +13,20 @@ import { duration } from "../duration.ts";
 import { type Log, errorChain } from "../log.ts";
 import { Seldom } from "../seldom.ts";
 import type { Backlog } from "./backlog.ts";
-import { HttpError, type Sender } from "./hub.ts";
+import { HttpError, type Sender, serverTime } from "./hub.ts";
 import type { Report } from "./report.ts";
 
 /** What an envelope says as a rule, and what one means that doesn't say: an agent that hears something else at its start tells that, too. */
 const NOTHING_ASKED = JSON.stringify({ blocked: false, desired_generation: 0, has_signed_ops: false });
 const SHORTEST_SECONDS = 60;
 const LONGEST_SECONDS = 3600;
+/** From refused credentials to the next report; twice as much each time, up to the interval. */
+const FIRST_RETRY_SECONDS = 2;
 /** Waiting samples go out this far apart, in seconds: beside the live report they stay within 60 requests a minute. */
 export const DRAIN_SECONDS = 1.3;
+
+/** Clocks may differ by so much. */
+const CLOCK_MS = 60_000;
 
 /** The doors of a receiver, by the protocol that is configured. */
 export const REPORT_PATHS = { report: "/v1/host-report", telemetry: "/agent/telemetry" } as const;
@@ -42,6 +48,9 @@ export class Reporter {
   #envelope = NOTHING_ASKED;
   /** Nothing is sent before, by `performance.now()`: a clock that is set must not make a wait of seconds one of a day. */
   #notBefore = 0;
+  /** How many reports in a row had their credentials refused. */
+  #refusals = 0;
+  #clockRight = true;
   #seldom: Seldom;
   /** Whether the last report arrived. */
   connected = false;
@@ -66,9 +75,15 @@ export class Reporter {
     this.#options = { ...this.#options, interval, protocol };
   }
 
-  /** Seconds until the next report. */
+  /** Seconds from one report to the next, where all goes well. */
   get interval(): number {
     return this.#interval;
+  }
+
+  /** Seconds until the next report. */
+  get pause(): number {
+    if (this.#refusals === 0) return this.#interval;
+    return Math.min(FIRST_RETRY_SECONDS * 2 ** (this.#refusals - 1), this.#interval);
   }
 
   /** Collects and sends one; what can't be sent waits. @throws HttpError 401, 403 when `first`. */
@@ -86,17 +101,24 @@ export class Reporter {
       await this.#send(report);
       if (!this.connected && !first) log.info("the receiver answers again", { waiting: backlog.count });
       this.connected = true;
+      this.#refusals = 0;
     } catch (error) {
       this.connected = false;
-      if (error instanceof HttpError && error.refusesCredentials && first) throw error;
+      const refused = error instanceof HttpError && error.refusesCredentials;
+      if (refused && first) throw error;
+      this.#refusals = refused ? this.#refusals + 1 : 0;
       if (this.#judge(error) === "wait") this.#keep(report);
     }
   }
 
   /** Has a sample wait. One that can't be kept is lost, and no reason to stop reporting. */
   #keep(report: Report): void {
+    const { backlog } = this.#options;
+    const before = backlog.dropped;
     try {
-      this.#options.backlog.add(report);
+      backlog.add(report);
+      if (backlog.dropped > before)
+        this.#seldom.warn("full", `the queue is full: ${backlog.dropped} samples dropped so far, the oldest ones`);
     } catch (error) {
       this.unkept++;
       this.#seldom.warn("keep", `a sample that can't be sent is lost: ${errorChain(error)}`);
@@ -126,9 +148,20 @@ export class Reporter {
     const { hub, protocol } = this.#options;
     const path = REPORT_PATHS[protocol];
     const headers = { "content-type": "application/json" };
-    const { body } = await hub.send({ method: "POST", path, what: "report", headers, body: JSON.stringify(report) });
+    const answer = await hub.send({ method: "POST", path, what: "report", headers, body: JSON.stringify(report) });
+    const { body } = answer;
     this.sent++;
+    this.#compareClocks(serverTime(answer.headers));
     this.#adopt(body);
+  }
+
+  /** Says when this host's clock is found wrong, and when it is right again: a receiver takes reports of a clock that is behind. */
+  #compareClocks(there: number | null): void {
+    const off = clockOff(there);
+    if ((off === null) === this.#clockRight) return;
+    this.#clockRight = off === null;
+    if (off === null) this.#options.log.info("this host's clock agrees with the receiver's again");
+    else this.#options.log.warn(off);
   }
 
   /** Takes over what the control envelope says. */
@@ -161,15 +194,19 @@ export class Reporter {
       return "wait";
     }
     this.refused++;
-    this.#seldom.warn(`drop ${error.status}`, `${error.message}: this sample is dropped${clockHint(error)}`);
+    const off = clockOff(error.serverTime);
+    this.#seldom.warn(
+      `drop ${error.status}`,
+      `${error.message}: this sample is dropped${off === null ? "" : `: ${off}`}`,
+    );
     return "drop";
   }
 }
 
-/** Where the receiver says another time than this host, that is the reason. */
-function clockHint({ serverTime }: HttpError): string {
-  if (serverTime === null) return "";
-  const ahead = Date.now() - serverTime;
-  if (Math.abs(ahead) < 60_000) return "";
-  return `: this host's clock is ${duration(Math.abs(ahead))} ${ahead > 0 ? "ahead of" : "behind"} the receiver's`;
+/** Where the receiver says another time than this host, that in words; null where they agree, or it doesn't say. */
+function clockOff(there: number | null): string | null {
+  if (there === null) return null;
+  const ahead = Date.now() - there;
+  if (Math.abs(ahead) < CLOCK_MS) return null;
+  return `this host's clock is ${duration(Math.abs(ahead))} ${ahead > 0 ? "ahead of" : "behind"} the receiver's`;
 }
