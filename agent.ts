@@ -21,7 +21,6 @@ import { Shipping } from "./lib/agent/shipping.ts";
 import {
   type Broken,
   httpUrl,
-  integer,
   isLoopback,
   nameSegment,
   number,
@@ -51,7 +50,7 @@ const Receiver = v.pipe(
     client_cert_file: v.optional(path()),
     client_key_file: v.optional(path()),
     /** Collecting and this together stay below the watchdog of the unit (180 s). */
-    timeout_seconds: v.optional(seconds({ min: 1, max: 120 }), 30),
+    timeout_seconds: v.optional(seconds({ min: 0.1, max: 120 }), 30),
   }),
   rule(({ url, client_cert_file: cert, client_key_file: key }) => {
     const broken = tokenReadable("url", url);
@@ -106,7 +105,7 @@ const ProxmoxNode = v.pipe(
 const Ship = v.strictObject({
   /** Folders with a done.marker in them are shipped. */
   episodes_dir: path(),
-  scan_seconds: v.optional(seconds({ min: 1, max: 3600 }), 5),
+  scan_seconds: v.optional(seconds({ min: 0.1, max: 3600 }), 5),
   /** 0 keeps for ever. */
   shipped_keep_days: v.optional(number({ min: 0, unit: "days" }), 7),
   quarantine_keep_days: v.optional(number({ min: 0, unit: "days" }), 30),
@@ -132,7 +131,7 @@ export const Config = v.strictObject({
   protocol: v.optional(v.picklist(["report", "telemetry"]), "report"),
   /** Reports that wait for the receiver. */
   data_dir: v.optional(path(), () => ownDataFolder("agent")),
-  queue_max_mb: v.optional(integer({ min: 1, unit: "MiB" }), 64),
+  queue_max_mb: v.optional(number({ min: 0.001, unit: "MiB" }), 64),
   /** Mount points whose space is reported, added up. */
   disks: v.optional(v.array(path()), ["/"]),
   docker: v.optional(

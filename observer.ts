@@ -94,12 +94,12 @@ const Settings = v.strictObject({
   /** The log of operations; its folder has all else. Empty: in memory only. */
   persist_path: v.optional(v.union([v.literal(""), path()]), () => join(dataFolder("observer"), "ops.jsonl")),
   durability: v.optional(v.picklist(["disk", "os"]), "disk"),
-  rotate_mb: v.optional(number({ min: 1, max: 1 << 20, unit: "MiB" }), 256),
+  rotate_mb: v.optional(number({ min: 0.001, max: 1 << 20, unit: "MiB" }), 256),
   overseer_corrections: v.optional(path()),
   cycle_seconds: v.optional(seconds({ min: 0.1, max: 86_400 }), 30),
   escalation_threshold: v.optional(integer({ min: 1, max: 1000, unit: "failures" }), 3),
-  window_minutes: v.optional(number({ min: 0.1, max: 100_000, unit: "minutes" }), 30),
-  cooldown_hours: v.optional(number({ min: 0.01, max: 10_000, unit: "hours" }), 24),
+  window_minutes: v.optional(number({ min: 0.001, max: 100_000, unit: "minutes" }), 30),
+  cooldown_hours: v.optional(number({ min: 0.0001, max: 10_000, unit: "hours" }), 24),
   review: v.optional(
     v.pipe(
       v.strictObject({

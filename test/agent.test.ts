@@ -97,6 +97,15 @@ test("http is refused but to this machine", async () => {
   expect([code, stderr]).toEqual([78, expect.stringContaining("only https")]);
 });
 
+test("fractions of seconds and of mebibytes are taken, as a trial wants them", async () => {
+  using folder = new Folder();
+  const more = `queue_max_mb: 0.1\nship: { episodes_dir: ${folder.at("episodes")}, scan_seconds: 0.2 }\n`;
+  const config = configure(folder, "http://127.0.0.1:9", "t", more);
+  writeFileSync(config, readFileSync(config, "utf8").replace("token: t", "token: t, timeout_seconds: 0.5"));
+  const { code, stdout, stderr } = await runRole("agent", ["--check", "--config", config]);
+  expect([code, stdout, stderr]).toEqual([0, "ok\n", ""]);
+});
+
 test("a wrong token ends it with 3 on the very first report; a token that is revoked later holds everything", async () => {
   await using hub = await Hub.start({ more: "rate_limit_per_minute: 100000" });
   using folder = new Folder();

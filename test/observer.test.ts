@@ -317,6 +317,14 @@ describe("the log", () => {
     }
   }, 60_000);
 
+  test("rotates at a few kilobytes, too, and a window and a cool-down of seconds are taken, as a trial wants them", async () => {
+    await using witness = await Witness.start({
+      more: "rotate_mb: 0.01\nwindow_minutes: 0.05\ncooldown_hours: 0.001",
+    });
+    await witness.record(...Array.from({ length: 20 }, () => ({ endpoint: "e", input_summary: "x".repeat(1000) })));
+    await until("a segment", () => segments(witness).length > 0);
+  });
+
   test("a rotation that was cut off after its snapshot is made up for, and nothing is counted twice", async () => {
     await using witness = await Witness.start({ more: "rotate_mb: 1" });
     const large = () =>
