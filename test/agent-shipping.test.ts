@@ -284,8 +284,10 @@ describe("trouble on the way", () => {
     place.episode("b");
     for (const held of [401, 403, 404, 429, 500, 503, 507]) {
       status = held;
-      const { code, stdout } = await place.once();
+      const { code, stdout, stderr } = await place.once();
       expect([held, code, stdout]).toEqual([held, 5, "scanned=2 shipped=0 transient=2 conflicts=0 fatal=0\n"]);
+      // What a person has to mend is an error, what passes by itself isn't.
+      expect([held, / error .*all shipping holds/.test(stderr)]).toEqual([held, held < 429]);
     }
     expect([place.in("episodes"), place.in("quarantine")]).toEqual([["a", "b"], []]);
     status = 503;

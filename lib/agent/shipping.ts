@@ -227,7 +227,7 @@ export class Shipping {
     }
     if (status === 401 || status === 403 || status === 404) {
       this.#hold(error.retryAfter);
-      this.#seldom.warn("hold", `${error.message}: all shipping holds`);
+      this.#seldom.error("hold", `${error.message}: all shipping holds`);
       return "transient";
     }
     // 429 and the like are about all of them, not about this one.
