@@ -501,3 +501,12 @@ test.each(["removed", "renamed"])(
   },
   40_000,
 );
+
+test("an answer that goes on and on is given up, and the sample waits", async () => {
+  const spaces = new Uint8Array(64 << 10).fill(32);
+  const endless = () => new Response(new ReadableStream({ pull: (controller) => controller.enqueue(spaces) }));
+  using place = new Lab(new FakeHub({ "/v1/host-report": endless }).url);
+  await using agent = await place.start();
+  await agent.said(/no answer from .*the answer is over 1 MiB/);
+  await until("the sample waits", () => place.in("agent/queue").length === 1);
+});

@@ -8,6 +8,7 @@
 import { existsSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import * as v from "valibot";
+import { textOf } from "../body.ts";
 
 /** How long things may take, in milliseconds. */
 export interface Patience {
@@ -30,7 +31,7 @@ const MOST_CONTAINERS = 500;
 const MOST_PORTS = 10_000;
 const ROOM_BYTES = 3 << 20;
 /** No list is that long: what goes on and on isn't an engine. */
-const LONGEST_ANSWER = 64 << 20;
+const LARGEST_ANSWER = 64 << 20;
 const MIB = 1 << 20;
 
 /** What of the engine's containers a report doesn't have. */
@@ -258,23 +259,12 @@ async function get({ socket, signal, patience }: Asking, path: string, ms = pati
       unix: socket,
       signal: signal ? AbortSignal.any([signal, late]) : late,
     } as RequestInit);
-    const body = await textOf(answer);
+    const body = await textOf(answer.body, LARGEST_ANSWER);
     if (answer.status !== 200) throw new Error(`answered ${answer.status}${messageOf(body)}`);
     return JSON.parse(body) as unknown;
   } catch (error) {
     throw new Error(`ask the Docker Engine at ${socket} for ${path}`, { cause: error });
   }
-}
-
-async function textOf(answer: Response): Promise<string> {
-  const chunks: Uint8Array[] = [];
-  let bytes = 0;
-  for await (const chunk of answer.body ?? []) {
-    bytes += chunk.length;
-    if (bytes > LONGEST_ANSWER) throw new Error(`the answer is over ${LONGEST_ANSWER / MIB} MiB`);
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks).toString();
 }
 
 /** What the engine says of an error: `{"message":"…"}`. */

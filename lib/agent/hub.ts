@@ -4,6 +4,7 @@
 // holds the token, even where an answer repeats it; redirects are not followed, so that it goes nowhere else.
 
 import { readFileSync } from "node:fs";
+import { textOf } from "../body.ts";
 import { directly } from "../direct.ts";
 import { type Secret, without } from "../secret.ts";
 import { errorChain } from "../log.ts";
@@ -12,6 +13,8 @@ import { version } from "../version.ts";
 
 /** So much is kept of an answer that isn't JSON, in characters. */
 const LONGEST_PAGE = 4096;
+/** No receiver says as much, in bytes: whoever goes on and on is somebody else. */
+const LARGEST_ANSWER = 1 << 20;
 /** Nobody makes a host silent for longer than this with a Retry-After, in seconds: a date may come from a clock that is wrong. */
 const LONGEST_WAIT = 3600;
 
@@ -120,7 +123,7 @@ export function openHub(settings: HubSettings): Hub {
           ...(tls ? { tls } : {}),
           ...directly(url),
         });
-        text = without(token, await answer.text());
+        text = without(token, await textOf(answer.body, LARGEST_ANSWER));
       } catch (error) {
         if (signal?.aborted) throw error;
         throw new TransportError(`${what}: no answer from ${url}: ${errorChain(error)}`);

@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 import { type IncomingMessage, request } from "node:http";
 import { type TLSSocket, connect } from "node:tls";
 import { type Secret, without } from "../secret.ts";
+import { textOf } from "../body.ts";
 import { directly } from "../direct.ts";
 
 /** How the API is reached. */
@@ -59,7 +60,7 @@ interface Answer {
 }
 
 async function read({ status, statusText, body }: Response): Promise<Answer> {
-  return { status, reason: statusText, text: body ? await textOf(body as AsyncIterable<Uint8Array>) : "" };
+  return { status, reason: statusText, text: await textOf(body, LARGEST_ANSWER) };
 }
 
 function refusal(path: string, { status, reason }: Answer): string {
@@ -128,16 +129,5 @@ function plain(fingerprint: string): string {
 
 async function readMessage(message: IncomingMessage): Promise<Answer> {
   const { statusCode = 0, statusMessage = "" } = message;
-  return { status: statusCode, reason: statusMessage, text: await textOf(message) };
-}
-
-async function textOf(body: AsyncIterable<Uint8Array>): Promise<string> {
-  const chunks: Uint8Array[] = [];
-  let bytes = 0;
-  for await (const chunk of body) {
-    bytes += chunk.length;
-    if (bytes > LARGEST_ANSWER) throw new Error(`the answer is over ${LARGEST_ANSWER >> 20} MiB`);
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks).toString("utf8");
+  return { status: statusCode, reason: statusMessage, text: await textOf(message, LARGEST_ANSWER) };
 }

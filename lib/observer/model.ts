@@ -3,6 +3,7 @@
 
 import type { Secret } from "../secret.ts";
 import { without } from "../secret.ts";
+import { textOf } from "../body.ts";
 import { directly } from "../direct.ts";
 import { errorChain } from "../log.ts";
 
@@ -73,7 +74,7 @@ export class Model {
           ],
         }),
       });
-      const text = await readAtMost(response, LARGEST_ANSWER);
+      const text = await textOf(response.body, LARGEST_ANSWER);
       if (response.status !== 200) return { failed: `the model server answers ${response.status}` };
       const content = contentOf(text);
       return content === null
@@ -89,17 +90,6 @@ export class Model {
 function endpointOf(url: string): string {
   if (url.endsWith("/chat/completions")) return url;
   return /\/v\d+$/.test(url) ? `${url}/chat/completions` : `${url}/v1/chat/completions`;
-}
-
-async function readAtMost(response: Response, most: number): Promise<string> {
-  const chunks: Uint8Array[] = [];
-  let bytes = 0;
-  for await (const chunk of response.body ?? []) {
-    bytes += (chunk as Uint8Array).length;
-    if (bytes > most) throw new Error(`its answer is over ${most >> 20} MiB`);
-    chunks.push(chunk as Uint8Array);
-  }
-  return Buffer.concat(chunks).toString("utf8");
 }
 
 function contentOf(text: string): string | null {

@@ -5,6 +5,7 @@
 // instead of putting away what they have.
 
 import * as v from "valibot";
+import { textOf } from "../body.ts";
 import { directly } from "../direct.ts";
 import { Refusal } from "../http.ts";
 import { type Log, errorChain } from "../log.ts";
@@ -16,6 +17,8 @@ const KEEP_MS = 5000;
 const SOURCE_MS = 4000;
 /** Forgejo gives at most so many commits a page, unless its operator allows more. */
 const PAGE = 50;
+/** No such page is as large, in bytes. */
+const LARGEST_ANSWER = 16 << 20;
 
 /** What the configuration says. */
 export interface GateSettings {
@@ -160,7 +163,7 @@ async function askForgejo(
     const address = `${url}/api/v1/repos/${repo}/commits?${query}`;
     const answer = await fetch(address, { ...directly(url), headers, signal, redirect: "error" });
     if (answer.status !== 200) throw new Error(`it answers ${answer.status}`);
-    const found = v.safeParse(Commits, await answer.json());
+    const found = v.safeParse(Commits, JSON.parse(await textOf(answer.body, LARGEST_ANSWER)));
     if (!found.success) throw new Error("its answer is no list of commits");
     const fresh = found.output.map(({ sha }) => sha).filter((sha) => !commits.includes(sha));
     if (fresh.length === 0) break;
