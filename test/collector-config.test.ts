@@ -1,7 +1,7 @@
 // Broken configurations: each is refused with its line and a sentence that helps; all errors at once; reload.
 
 import { beforeAll, describe, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { readFileSync, renameSync } from "node:fs";
 import { Folder, TARGETS, command, inboxLines, runRole, startRole, until } from "./kit.ts";
 
 const HEAD = "agent: foreman\ninbox_dir: /tmp/inbox\nwebhook:\n  routes:\n";
@@ -143,7 +143,8 @@ describe.each(TARGETS)("as %s", (target) => {
     daemon.child.kill("SIGHUP");
     await daemon.said("configuration reloaded");
     expect(await post()).toBe(202);
-    folder.write("drops/x.json", `{"recipient":"bob","type":"INFO","payload":"dropped"}`);
+    const dropped = folder.write("drops/.x.json", `{"recipient":"bob","type":"INFO","payload":"dropped"}`);
+    renameSync(dropped, folder.at("drops", "x.json"));
     await until(
       "a drop folder that came with the reload is watched",
       () => inboxLines(folder.at("inbox"), "bob").length === 3,

@@ -268,8 +268,10 @@ describe.each(TARGETS)("the collector as %s", (target) => {
 
   test("links, folders and FIFOs are moved as they are, never opened or followed", async () => {
     symlinkSync("/etc/passwd", folder.at("drops", "link.json"));
-    mkdirSync(folder.at("drops", "folder.json"));
-    writeFileSync(folder.at("drops", "folder.json", "inside"), "x");
+    // Whole, by rename: as soon as it is there it may be moved.
+    mkdirSync(folder.at("staged.folder"));
+    writeFileSync(folder.at("staged.folder", "inside"), "x");
+    renameSync(folder.at("staged.folder"), folder.at("drops", "folder.json"));
     await Bun.$`mkfifo ${folder.at("drops", "fifo.json")}`;
     expect(await dead("link.json")).toContain("a link");
     expect(await dead("folder.json")).toContain("a folder");
@@ -293,7 +295,9 @@ describe.each(TARGETS)("the collector as %s", (target) => {
 
   test("a name that isn't UTF-8 is delivered as well", async () => {
     const path = Buffer.concat([Buffer.from(folder.at("drops", "x")), Buffer.from([0xff]), Buffer.from(".json")]);
-    writeFileSync(path, `{"recipient":"frank","type":"INFO","payload":"x"}`);
+    // By rename, as all drops: seen empty for as long as it may settle, it would be a dead letter.
+    writeFileSync(folder.at("drops", ".x.tmp"), `{"recipient":"frank","type":"INFO","payload":"x"}`);
+    renameSync(folder.at("drops", ".x.tmp"), path);
     await until("it is delivered", () => inboxLines(folder.at("inbox"), "frank").length === 1 && !existsSync(path));
   });
 
