@@ -10,6 +10,7 @@ import { type Daemon, Folder, freePort, inboxLines, startRole, until } from "../
 import { Disk, canCut, isRoot, smallDisk } from "./disk.ts";
 
 const EVENTS = Number(process.env["PICKET_FAULT_EVENTS"] ?? 20_000);
+const LEAST_KILLS = 4;
 
 function configure(folder: Folder, data: string, port: number, more = ""): string {
   return folder.write(
@@ -86,8 +87,10 @@ test("kill -9 at random moments: every acknowledged event is there exactly once,
     }
   })();
   let next = 0;
+  // A quick machine is through with its events before it is killed often.
+  const enough = () => next >= EVENTS && kills >= LEAST_KILLS;
   const sender = async () => {
-    while (next < EVENTS) await deliver(`http://127.0.0.1:${port}`, `hook-${next++}`, AbortSignal.timeout(240_000));
+    while (!enough()) await deliver(`http://127.0.0.1:${port}`, `hook-${next++}`, AbortSignal.timeout(240_000));
   };
   const dropper = (async () => {
     for (let n = 0; n < EVENTS; n++) {
@@ -109,14 +112,13 @@ test("kill -9 at random moments: every acknowledged event is there exactly once,
   const seen = new Map<string, number>();
   for (const { payload } of inboxLines(join(data, "inbox"), "bob")) seen.set(payload!, (seen.get(payload!) ?? 0) + 1);
   const expected = [
-    ...Array.from({ length: EVENTS }, (_, n) => `hook-${n}`),
+    ...Array.from({ length: next }, (_, n) => `hook-${n}`),
     ...Array.from({ length: EVENTS }, (_, n) => `drop-${n}`),
     ...shellCounts.flatMap((count, who) => Array.from({ length: count }, (_, n) => `sh${who + 1}-${n + 1}`)),
   ];
   expect(expected.filter((payload) => seen.get(payload) !== 1).slice(0, 5)).toEqual([]);
   expect(seen.size).toBe(expected.length);
-  expect(kills).toBeGreaterThan(3);
-  console.log(`${kills} kills, ${EVENTS} deliveries, ${EVENTS} drops, ${shellCounts.join(" + ")} lines by >>`);
+  console.log(`${kills} kills, ${next} deliveries, ${EVENTS} drops, ${shellCounts.join(" + ")} lines by >>`);
 }, 300_000);
 
 test("a drop that was delivered, but not deleted, by a collector that comes back days later is not delivered again", async () => {
@@ -178,7 +180,7 @@ describe.skipIf(!canCut)("a power cut", () => {
       // Gone means accepted: from then on the event has to survive.
       if (n % 50 === 49) await until("drops are taken", () => readdirSync(join(mount, "drops")).length < 5);
     }
-    await until("enough is acknowledged", () => acknowledged.length > 2000);
+    await until("enough is acknowledged", () => acknowledged.length > 2000, 90);
     daemon.child.kill("SIGSTOP");
     const waiting = new Set(readdirSync(join(mount, "drops")));
     for (let n = 0; n < 300; n++) if (!waiting.has(`d${n}.json`)) dropped.push(`drop-${n}`);
