@@ -586,8 +586,7 @@ test("events come as a stream, from where one stopped", async () => {
   await send("running");
   await send("exited");
   const stop = new AbortController();
-  const got: string[] = [];
-  const listen = async (since?: string) => {
+  const listen = async (got: string[], since?: string) => {
     const headers: Record<string, string> = {
       accept: "text/event-stream",
       ...(since ? { "last-event-id": since } : {}),
@@ -596,15 +595,16 @@ test("events come as a stream, from where one stopped", async () => {
     expect(answer.headers.get("content-type")).toStartWith("text/event-stream");
     for await (const chunk of answer.body!.pipeThrough(new TextDecoderStream())) got.push(chunk);
   };
-  const listening = listen().catch(() => {});
-  await until("it listens", () => got.join("").includes(": listening"));
+  const news: string[] = [];
+  const listening = listen(news).catch(() => {});
+  await until("it listens", () => news.join("").includes(": listening"));
   await send("running");
-  await until("the news is there", () => got.join("").includes("container.recovered"));
-  expect(got.join("")).not.toContain("container.stopped");
-  got.length = 0;
-  const again = listen("0").catch(() => {});
-  await until("all of it is there", () => got.join("").includes("container.recovered"));
-  expect(got.join("")).toMatch(/id: 1\n?.*event: container\.stopped|event: container\.stopped[^]*id: 1/);
+  await until("the news is there", () => news.join("").includes("container.recovered"));
+  expect(news.join("")).not.toContain("container.stopped");
+  const all: string[] = [];
+  const again = listen(all, "0").catch(() => {});
+  await until("all of it is there", () => all.join("").includes("container.recovered"));
+  expect(all.join("")).toMatch(/id: 1\n?.*event: container\.stopped|event: container\.stopped[^]*id: 1/);
   stop.abort();
   await Promise.all([listening, again]);
   expect(await hub.get("/v1/events?limit=1")).toMatchObject({
