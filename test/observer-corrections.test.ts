@@ -289,6 +289,18 @@ describe("a file that is renamed", () => {
   }, 60_000);
 });
 
+test("a copy that has just been begun beside it, and is still empty, is none of its own", async () => {
+  await using lab = await Lab.thatRead(10);
+  writeFileSync(lab.beside("corrections.jsonl.1"), "");
+  await lab.looked();
+  appendFileSync(lab.beside("corrections.jsonl.1"), lines(0, 10));
+  await lab.numbers(...numbers(0, 10));
+  writeFileSync(lab.beside("corrections.jsonl.2"), "");
+  await lab.looked();
+  appendFileSync(lab.beside("corrections.jsonl.2"), lines(20, 22));
+  await lab.numbers(...numbers(0, 10), 20, 21);
+}, 60_000);
+
 describe("a file that is truncated", () => {
   test.each([
     ["shorter", lines(100, 103), [100, 101, 102]],

@@ -155,13 +155,14 @@ export class Corrections {
     const state = this.#state!;
     for (const place of rotated) {
       if (this.#knows(place)) continue;
+      const fd = this.#openFile(place);
+      // A copy may just have been begun: with a line it can be told whose.
+      if (fd === null || readLines(fd, 0).length === 0) continue;
       // What was not changed since holds nothing that is new: somebody put an old file back.
       if (place.modified < state.looked - CLOCK_MS) {
         this.#put(leftAlone(place));
         continue;
       }
-      const fd = this.#openFile(place);
-      if (fd === null) continue;
       const copied = state.files.findLast((file) => this.#isCopy(fd, file));
       await this.#take(fd, this.#follow(place.inode, copied?.generation ?? ++state.generations), pass);
     }
