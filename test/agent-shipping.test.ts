@@ -1,7 +1,7 @@
 // Episodes shipped by a real agent to a real receiver: where each ends, byte for byte, whatever happens in between.
 // Not tested here: 10 GiB in one folder (PICKET_TEST_EPISODE_MIB makes the large one larger). A full disk: agent-strange.test.ts.
 
-import { describe, expect, test } from "bun:test";
+import { beforeAll, describe, expect, test } from "bun:test";
 import {
   appendFileSync,
   closeSync,
@@ -18,10 +18,13 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { CuttingProxy } from "./cutting-proxy.ts";
-import { type Daemon, Folder, freePort, runRole, startRole, until } from "./kit.ts";
+import { type Daemon, Folder, command, freePort, runRole, startRole, until } from "./kit.ts";
 import { Hub } from "./receiver-kit.ts";
 
 const COMMIT = "c".repeat(40);
+
+// Compiling takes longer than a test may, where this file is the first to ask for it.
+beforeAll(() => command("agent", "binary"), 180_000);
 
 /** An agent's places, with a configuration. */
 class Lab implements Disposable {

@@ -13,7 +13,7 @@ beforeAll(async () => {
   const [agent = ""] = await command("agent", "binary");
   const [observer = ""] = await command("observer", "binary");
   binaries = { collector, receiver, agent, observer };
-}, 60_000);
+}, 180_000);
 
 /** A folder with nothing but what is needed: script and binary. */
 function bundle(folder: Folder, role: string): string {

@@ -44,7 +44,7 @@ withSystemd.each([
 });
 
 // Compiling takes longer than a test may, where this file is the first to ask for it.
-beforeAll(() => command("observer", "binary"), 60_000);
+beforeAll(() => command("observer", "binary"), 180_000);
 
 test.each(ROLES.flatMap((role) => TARGETS.map((target) => [role, target] as const)))(
   "the %s's %s prints its units for where it lies, and its example",
