@@ -99,7 +99,7 @@ class Lab implements AsyncDisposable {
   }
   /** Awaits as many operations, then sees that there are no more. */
   async records(count: number): Promise<Recorded[]> {
-    await until(`${count} operations`, async () => (await this.total()) >= count);
+    await until(`${count} operations`, async () => (await this.total()) >= count, 100);
     await this.looked();
     expect(await this.total()).toBe(count);
     const recorded = this.recorded();
@@ -189,7 +189,7 @@ describe("a file that grows", () => {
     writeFileSync(lab.file, lines(0, 100_000));
     const recorded = await lab.records(100_000);
     expect(recorded.map(({ n }) => n)).toEqual(numbers(0, 100_000));
-  }, 120_000);
+  }, 200_000);
 
   test("it may be missing, and come later in a folder that comes later", async () => {
     await using lab = new Lab();
@@ -544,7 +544,8 @@ test("killed 40 times at any moment, while lines come and the file is renamed: e
     await lab.stop("SIGKILL");
   }
   await lab.start();
-  await until("all lines", async () => (await lab.total()) >= next);
+  // On a slow machine most of them are still to be read.
+  await until("all lines", async () => (await lab.total()) >= next, 200);
   await lab.numbers(...numbers(0, next));
   console.log(`killed 40 times: ${next} lines, each once`);
-}, 300_000);
+}, 500_000);

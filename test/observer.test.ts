@@ -2,7 +2,7 @@
 // Not tested here: crashes, power cuts and full disks (e2e/observer-faults.test.ts), corrections and playbooks (files of their own),
 // a real language model (recorded and broken answers over a socket instead).
 
-import { describe, expect, test } from "bun:test";
+import { beforeAll, describe, expect, test } from "bun:test";
 import {
   appendFileSync,
   existsSync,
@@ -14,10 +14,13 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { Folder, ROOT, TARGETS, have, runRole, until } from "./kit.ts";
+import { Folder, ROOT, TARGETS, command, have, runRole, until } from "./kit.ts";
 import { type Op, Witness, failure, lines } from "./observer-kit.ts";
 
 const HOUR = 3_600_000;
+
+// Compiling takes longer than a test may, where this file is the first to ask for it.
+beforeAll(() => command("observer", "binary"), 180_000);
 
 /** A time so many hours and minutes ago, as operations have it. */
 const ago = (hours: number, minutes = 0) => new Date(Date.now() - hours * HOUR - minutes * 60_000).toISOString();
