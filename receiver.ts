@@ -6,6 +6,7 @@
 // place or a partial file that the next start sweeps away.
 
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type Context, Hono } from "hono";
 import * as v from "valibot";
 import systemUnit from "./etc/picket-receiver.service" with { type: "text" };
@@ -38,7 +39,7 @@ import {
   serve,
   whoMayConnect,
 } from "./lib/http.ts";
-import type { Log } from "./lib/log.ts";
+import { type Log, errorChain } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
 import { isNestedDeeper } from "./lib/nesting.ts";
 import { Admission, type Guest, stamp, unauthorized } from "./lib/receiver/admission.ts";
@@ -57,6 +58,7 @@ import { type TakenEpisode, createTurns, episodeName, takeEpisode } from "./lib/
 import { Teller } from "./lib/receiver/teller.ts";
 import { quietPass, uploadRefused, uploadTaken } from "./lib/receiver/uploads.ts";
 import { VersionGate } from "./lib/receiver/version-gate.ts";
+import { Seldom } from "./lib/seldom.ts";
 import { type Running, type Service, run } from "./lib/service.ts";
 
 const USAGE = `picket-receiver: takes in every host's reports and episodes, and knows who went silent
@@ -68,6 +70,8 @@ const USAGE = `picket-receiver: takes in every host's reports and episodes, and 
 const MAX_REPORT_BYTES = 4 << 20;
 const MAX_HEALTH_BYTES = 64 << 10;
 const HOUR_MS = 3_600_000;
+/** So often a start looks whether there is room by now. */
+const ROOM_LOOK_MS = 1000;
 
 // ---------------------------------------------------------------------------------------------------------------
 // Configuration: the schema is the documentation of the defaults
@@ -166,7 +170,7 @@ interface Receiver {
 
 async function main(config: Config, service: Service): Promise<Running<Config>> {
   const { log } = service;
-  const store = await Store.open(config.data_dir);
+  const store = await onceThereIsRoom(service, () => Store.open(config.data_dir));
   const unlock = holdAlone("picket-receiver", join(config.data_dir, "receiver.lock"));
   const episodes = new EpisodeFolder(episodesFolder(config));
   makeFolder(episodes.path, 0o750);
@@ -186,10 +190,14 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     log,
   };
   // Before anybody can report: what the receiver missed is nobody's silence.
-  await watch(receiver);
+  await onceThereIsRoom(service, () => watch(receiver));
   await sweep(receiver);
-  await Promise.all([receiver.index.follow(), receiver.gate.refresh(), countAll(receiver)]);
-  const teller = await Teller.open(store, { notify: config.notify, log });
+  await Promise.all([
+    onceThereIsRoom(service, () => receiver.index.follow()),
+    receiver.gate.refresh(),
+    countAll(receiver),
+  ]);
+  const teller = await onceThereIsRoom(service, () => Teller.open(store, { notify: config.notify, log }));
   const server = listenToAgents(receiver, service);
   startLoops(receiver, service, teller);
   log.info("ready", { listen: String(server.address), data: config.data_dir, hosts: hostCount(receiver) });
@@ -488,6 +496,23 @@ function startLoops(receiver: Receiver, service: Service, teller: Teller): void 
 }
 
 /** Looks who has fallen silent; gives the milliseconds until something may be due. */
+/**
+ * Does a step of the start, again and again while the disk is full. A receiver that ended instead would be started again up to the
+ * limit of its unit, and stay down when there is room.
+ */
+async function onceThereIsRoom<T>({ log, stopping }: Service, step: () => Promise<T>): Promise<T> {
+  const seldom = new Seldom(log);
+  for (;;) {
+    try {
+      return await step();
+    } catch (error) {
+      if (!isDiskFull(error) && !isDiskFull((error as Error).cause)) throw error;
+      seldom.warn("full", `the start waits until there is room: ${errorChain(error)}`);
+    }
+    await sleep(ROOM_LOOK_MS, undefined, { signal: stopping });
+  }
+}
+
 async function watch({ config, presence, news, log }: Receiver): Promise<number> {
   const { next, changed, away } = await presence.pass({ now: Date.now(), interval: config.poll_interval_seconds });
   if (Math.abs(away) >= 1000) log.info("was away: every deadline moves by that", { seconds: Math.round(away / 1000) });

@@ -7,7 +7,7 @@ import { Database } from "bun:sqlite";
 import { existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
-import { freePort, until } from "../kit.ts";
+import { freePort, startRole, until } from "../kit.ts";
 import { Hub, archive, container, report, sha256, uploadHeaders } from "../receiver-kit.ts";
 import { Disk, canCut, isRoot, smallDisk } from "./disk.ts";
 
@@ -232,6 +232,27 @@ describe.skipIf(!isRoot)("a full disk", () => {
     const there = new Set((db.query("SELECT at FROM host_samples").all() as { at: number }[]).map(({ at }) => at));
     db.close();
     expect(acknowledged.filter((at) => !there.has(at))).toEqual([]);
+  }, 60_000);
+
+  test("doesn't end a start: it waits, and goes on when there is room", async () => {
+    await using hub = new Hub({ more: MORE });
+    await using disk = await smallDisk(hub.folder, "4m");
+    writeFileSync(hub.config, `listen: 127.0.0.1:0\ndata_dir: ${join(disk.path, "data")}\n${MORE}\n`);
+    await hub.addHost("web-1");
+    await hub.up();
+    expect((await hub.report()).status).toBe(200);
+    await hub.daemon.kill();
+    const filler = join(disk.path, "filler");
+    await Bun.$`dd if=/dev/zero of=${filler} bs=4k`.quiet().nothrow();
+    await using patient = await startRole("receiver", ["--config", hub.config]);
+    await patient.said("the start waits until there is room");
+    expect(await patient.kill()).toBe(0);
+    const started = hub.up();
+    await until("it waits", () => hub.daemon.log.some((line) => line.includes("waits until there is room")));
+    rmSync(filler);
+    await started;
+    expect((await hub.report()).status).toBe(200);
+    expect(await hub.get("/v1/hosts/web-1")).toMatchObject({ status: "online" });
   }, 60_000);
 
   test("is nobody's silence: who reported in vain is not told to be offline", async () => {
