@@ -46,7 +46,7 @@ const MACHINE = {
 };
 const space = (mount: string) => {
   if (mount === "/gone") throw new Error("ENOENT");
-  return { total: 100 * 2 ** 30, used: 25.5 * 2 ** 30 };
+  return { device: Bun.hash.crc32(mount), total: 100 * 2 ** 30, used: 25.5 * 2 ** 30 };
 };
 
 function read(
@@ -160,6 +160,16 @@ describe("hosts", () => {
       if (name !== "facts") expect([name, value]).toEqual([name, null]);
     }
   });
+});
+
+test("folders on one file system count once: where a disk isn't mounted lies the one above", () => {
+  using folder = new Folder();
+  mkdirSync(folder.at("not-mounted"));
+  const totalOf = (...mounts: string[]) => new HostReader({ root: "/", mounts }).look().metrics.disk_total_gb;
+  const one = totalOf(folder.path);
+  expect(one).toEqual(expect.any(Number));
+  expect(totalOf(folder.path, folder.at("not-mounted"), folder.at("missing"))).toBe(one);
+  expect(totalOf(folder.at("missing"))).toBe(null);
 });
 
 test("systemctl is asked for the units alone; one whose name looks like an option is no option", async () => {

@@ -4,7 +4,7 @@
 // cgroup's own use count instead. On the machine itself there is no limit at the root of the cgroup tree (version 2 has no
 // such file there, version 1 a number larger than any memory).
 
-import { existsSync, readFileSync, readdirSync, statfsSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, statSync, statfsSync } from "node:fs";
 import { machine } from "node:os";
 import { join } from "node:path";
 
@@ -39,12 +39,18 @@ export interface DiskSpace {
   used: number;
 }
 
+/** The one that a mount point is on. */
+export interface FileSystem extends DiskSpace {
+  /** What tells it from others: st_dev of stat(2). */
+  device: number;
+}
+
 export interface HostOptions {
   /** Where proc/, sys/ and etc/ lie: "/" but for tests. */
   root: string;
-  /** Mount points whose space is added up. */
+  /** Mount points whose space is added up; what lies on one file system counts once. */
   mounts: readonly string[];
-  space?: (mount: string) => DiskSpace;
+  space?: (mount: string) => FileSystem;
   /** Milliseconds on a clock that only runs forward. */
   clock?: () => number;
 }
@@ -56,7 +62,7 @@ const GIB = 1 << 30;
 export class HostReader {
   #root: string;
   #mounts: readonly string[];
-  #space: (mount: string) => DiskSpace;
+  #space: (mount: string) => FileSystem;
   #clock: () => number;
   #last: CpuTimes | null;
   /** What was read in this look: several figures ask for the same file. */
@@ -210,16 +216,19 @@ export class HostReader {
   // -- disks, network, temperature
 
   #disk(): DiskSpace | null {
-    const known: DiskSpace[] = [];
+    const known = new Map<number, DiskSpace>();
     for (const mount of this.#mounts) {
       try {
-        known.push(this.#space(mount));
+        // Where nothing is mounted it is the file system above, which may be told already.
+        const { device, ...space } = this.#space(mount);
+        known.set(device, space);
       } catch {
         // A mount that isn't there has no space.
       }
     }
-    if (known.length === 0) return null;
-    return { total: sum(...known.map(({ total }) => total))!, used: sum(...known.map(({ used }) => used))! };
+    const all = [...known.values()];
+    if (all.length === 0) return null;
+    return { total: sum(...all.map(({ total }) => total))!, used: sum(...all.map(({ used }) => used))! };
   }
 
   /**
@@ -279,9 +288,9 @@ function textOf(path: string): string | null {
   }
 }
 
-function spaceOf(mount: string): DiskSpace {
+function spaceOf(mount: string): FileSystem {
   const { blocks, bfree, bsize } = statfsSync(mount);
-  return { total: blocks * bsize, used: (blocks - bfree) * bsize };
+  return { device: statSync(mount).dev, total: blocks * bsize, used: (blocks - bfree) * bsize };
 }
 
 function number(text: string | null | undefined): number | null {
