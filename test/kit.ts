@@ -53,9 +53,17 @@ export async function command(role: string, target: Target): Promise<string[]> {
   return [join(await binaries, `picket-${role}`)];
 }
 
+let built: string | null = null;
+
+/** Takes away what was compiled; `bun test` does it by test/preload.ts, any other program when it ends. */
+export function removeBinaries(): void {
+  if (built !== null) rmSync(built, { recursive: true, force: true });
+}
+process.on("exit", removeBinaries);
+
 async function build(): Promise<string> {
   const out = mkdtempSync(join(tmpdir(), "picket-test-dist-"));
-  process.on("exit", () => rmSync(out, { recursive: true, force: true }));
+  built = out;
   const building = Bun.spawn([process.execPath, "build.ts", "--outdir", out], {
     cwd: ROOT,
     stderr: "pipe",

@@ -2,7 +2,7 @@
 // a budget after which it is killed, and what it prints goes into the agent's context.
 // Not tested: the agents themselves. How long a call takes is told in the output, and no test fails by it.
 
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Folder, command, runRole } from "../kit.ts";
@@ -33,8 +33,8 @@ beforeEach(() => {
   mkdirSync(folder.at("project"));
   mkdirSync(inbox, { recursive: true });
   configure("agent: foreman\ninbox_dir: ~/inbox\ndrop_folder: { path: ~/incoming }\n");
-  return () => folder[Symbol.dispose]();
 });
+afterEach(() => folder[Symbol.dispose]());
 afterAll(() => {
   const sorted = milliseconds.toSorted((a, b) => a - b);
   console.log(
