@@ -227,7 +227,13 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     reload(next) {
       // What can fail comes first: a configuration is taken over as a whole, or the former one stays.
       drops.prepare(next);
-      const fixed = server && next.webhook ? server.reload(next.webhook.listen, next) : [];
+      let fixed: string[] = [];
+      try {
+        if (server && next.webhook) fixed = server.reload(next.webhook.listen, next);
+      } catch (error) {
+        drops.letGo();
+        throw error;
+      }
       collector.config = { ...next, inbox_dir: config.inbox_dir, durability: config.durability };
       collector.routes = compileRoutes(next);
       inbox.dedupeHours = dedupeHours(next);
@@ -388,6 +394,8 @@ interface Drops {
   folder(): DropFolder | null;
   /** Makes the folder of a configuration, unless it is the present one: that may go and come back. Throws when it can't. */
   prepare(config: Config): void;
+  /** Lets go of every folder but the present configuration's. */
+  letGo(): void;
   reload(): void;
   close(): void;
 }
@@ -403,6 +411,13 @@ function startDrops(collector: Collector, service: Service): Drops {
     makeFolder(wanted.path, 0o755);
     if (!held.has(wanted.path)) held.set(wanted.path, holdFolder(collector, wanted.path));
   };
+  const letGo = () => {
+    for (const [path, release] of held) {
+      if (path === collector.config.drop_folder?.path) continue;
+      release();
+      held.delete(path);
+    }
+  };
   const follow = () => {
     const settings = collector.config.drop_folder;
     const same = settings !== undefined && folder?.path === settings.path;
@@ -410,11 +425,7 @@ function startDrops(collector: Collector, service: Service): Drops {
       folder?.close();
       folder = null;
     }
-    for (const [path, release] of held) {
-      if (path === settings?.path) continue;
-      release();
-      held.delete(path);
-    }
+    letGo();
     if (!settings) return;
     const options = { settleMs: settings.settle_ms, agent: collector.config.agent };
     if (folder) return folder.configure(options);
@@ -443,6 +454,7 @@ function startDrops(collector: Collector, service: Service): Drops {
   return {
     folder: () => folder,
     prepare,
+    letGo,
     reload() {
       follow();
       loop.wake();

@@ -131,13 +131,20 @@ test.skipIf(!have("openssl", "a certificate that is none"))(
     const post = async (path: string) =>
       (await fetch(url + path, { method: "POST", tls: { ca }, keepalive: false } as RequestInit)).status;
     folder.write("server.pem", "no certificate\n");
-    folder.write(
-      "collector.yaml",
-      `${readFileSync(file, "utf8").replace("path: /eve", "path: /new")}auth: { token: "0123456789abcdef" }\n`,
-    );
+    const wanted = readFileSync(file, "utf8")
+      .replace("path: /eve", "path: /new")
+      .replace(`path: ${folder.at("drops")}`, `path: ${folder.at("other")}`);
+    folder.write("collector.yaml", `${wanted}auth: { token: "0123456789abcdef" }\n`);
     daemon.child.kill("SIGHUP");
     await daemon.said("the former one stays");
     expect([await post("/eve"), await post("/new")]).toEqual([202, 404]);
+    // Nor does it keep the folder from others that it didn't take over.
+    const second = folder.write(
+      "second.yaml",
+      `agent: b\ninbox_dir: ${folder.at("inbox")}\ndrop_folder: { path: ${folder.at("other")} }\n`,
+    );
+    await using other = await startRole("collector", ["--config", second]);
+    await other.said(" ready ");
   },
 );
 
