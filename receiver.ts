@@ -495,7 +495,6 @@ function startLoops(receiver: Receiver, service: Service, teller: Teller): void 
   });
 }
 
-/** Looks who has fallen silent; gives the milliseconds until something may be due. */
 /**
  * Does a step of the start, again and again while the disk is full. A receiver that ended instead would be started again up to the
  * limit of its unit, and stay down when there is room.
@@ -513,6 +512,7 @@ async function onceThereIsRoom<T>({ log, stopping }: Service, step: () => Promis
   }
 }
 
+/** Looks who has fallen silent; gives the milliseconds until something may be due. */
 async function watch({ config, presence, news, log }: Receiver): Promise<number> {
   const { next, changed, away } = await presence.pass({ now: Date.now(), interval: config.poll_interval_seconds });
   if (Math.abs(away) >= 1000) log.info("was away: every deadline moves by that", { seconds: Math.round(away / 1000) });
