@@ -68,6 +68,16 @@ export function isDiskFull(error: unknown): boolean {
   return code === "ENOSPC" || code === "EDQUOT";
 }
 
+/** A descriptor for reading; null where there is no file. A FIFO isn't waited for: whoever reads looks what it is. */
+export function openToRead(path: string): number | null {
+  try {
+    return openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
+    throw error;
+  }
+}
+
 /** Why nothing can be written to a folder now (gone, read-only, full), in words; null when something can. */
 export function cannotWrite(folder: string): string | null {
   try {

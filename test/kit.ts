@@ -238,3 +238,30 @@ export function freePort(): number {
     return port;
   }
 }
+
+/** A server that gives one answer, behind an environment whose proxy for everything is another one. */
+export class BehindProxy implements AsyncDisposable {
+  /** Who was asked, "server" or "proxy". */
+  readonly seen: string[] = [];
+  readonly url: string;
+  readonly env: Record<string, string>;
+  readonly #servers: Bun.Server<undefined>[];
+  constructor(answer: unknown) {
+    const answering = (name: string) =>
+      Bun.serve({
+        port: 0,
+        hostname: "127.0.0.1",
+        fetch: () => {
+          this.seen.push(name);
+          return Response.json(answer);
+        },
+      });
+    const [proxy, server] = [answering("proxy"), answering("server")];
+    this.#servers = [proxy, server];
+    this.url = `http://127.0.0.1:${server.port}`;
+    this.env = { http_proxy: String(proxy.url), HTTP_PROXY: String(proxy.url), NO_PROXY: "", no_proxy: "" };
+  }
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(this.#servers.map((server) => server.stop(true)));
+  }
+}

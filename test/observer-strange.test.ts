@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { appendFileSync, existsSync, mkdirSync, rmSync, rmdirSync, writeFileSync } from "node:fs";
 import { isRoot } from "./e2e/disk.ts";
-import { type Daemon, Folder, runRole, startRole, until } from "./kit.ts";
+import { BehindProxy, type Daemon, Folder, runRole, startRole, until } from "./kit.ts";
 
 /** Deeper than what can be written. */
 const DEPTH = 200_000;
@@ -273,29 +273,14 @@ test.skipIf(!isRoot)(
 );
 
 test("a proxy in the environment never sees what goes to a model on this machine", async () => {
-  const seen: string[] = [];
-  const answering = (name: string) =>
-    Bun.serve({
-      port: 0,
-      hostname: "127.0.0.1",
-      fetch() {
-        seen.push(name);
-        return Response.json({});
-      },
-    });
-  const [proxy, model] = [answering("proxy"), answering("model")];
+  await using model = new BehindProxy({});
   using folder = new Folder();
   const config = folder.write(
     "observer.yaml",
-    `listen: 127.0.0.1:0\npersist_path: ""\nllm: { url: "http://127.0.0.1:${model.port}", model: m, api_key: secret }\n`,
+    `listen: 127.0.0.1:0\npersist_path: ""\nllm: { url: "${model.url}", model: m, api_key: secret }\n`,
   );
-  const env = { http_proxy: String(proxy.url), HTTP_PROXY: String(proxy.url), NO_PROXY: "", no_proxy: "" };
-  try {
-    await using observer = await startRole("observer", ["--config", config], { env });
-    const body = JSON.stringify({ file_path: "a", model: "m", response: "b", source_content: "c" });
-    const review = await fetch(`${await observer.url()}/observer/review`, { method: "POST", body });
-    expect([review.status, seen]).toEqual([200, ["model"]]);
-  } finally {
-    await Promise.all([proxy.stop(true), model.stop(true)]);
-  }
+  await using observer = await startRole("observer", ["--config", config], { env: model.env });
+  const body = JSON.stringify({ file_path: "a", model: "m", response: "b", source_content: "c" });
+  const review = await fetch(`${await observer.url()}/observer/review`, { method: "POST", body });
+  expect([review.status, model.seen]).toEqual([200, ["server"]]);
 });

@@ -15,7 +15,7 @@ import { join } from "node:path";
 import { addHost, archiveHost } from "../lib/receiver/hosts.ts";
 import { Store } from "../lib/receiver/store.ts";
 import { quietPass } from "../lib/receiver/uploads.ts";
-import { Folder, certificates, have, until } from "./kit.ts";
+import { BehindProxy, Folder, certificates, have, until } from "./kit.ts";
 import { Hub, archive, report } from "./receiver-kit.ts";
 
 setDefaultTimeout(90_000);
@@ -213,26 +213,11 @@ test("a line of the index whose time is none is no line: it would make every pau
 });
 
 test("a proxy in the environment never sees what goes to a Forgejo on this machine", async () => {
-  const seen: string[] = [];
-  const answering = (name: string) =>
-    Bun.serve({
-      port: 0,
-      hostname: "127.0.0.1",
-      fetch() {
-        seen.push(name);
-        return Response.json([{ sha: "a".repeat(40) }]);
-      },
-    });
-  const [proxy, forgejo] = [answering("proxy"), answering("forgejo")];
-  try {
-    const env = { http_proxy: String(proxy.url), HTTP_PROXY: String(proxy.url), NO_PROXY: "", no_proxy: "" };
-    const at = `{ url: "http://127.0.0.1:${forgejo.port}", repo: lab/code, token: forge-secret }`;
-    await using hub = await Hub.start({ env, more: `version_gate: { enabled: true, forgejo: ${at} }` });
-    expect(hub.daemon.log.join("\n")).toContain("source=forgejo");
-    expect([...new Set(seen)]).toEqual(["forgejo"]);
-  } finally {
-    await Promise.all([proxy.stop(true), forgejo.stop(true)]);
-  }
+  await using forgejo = new BehindProxy([{ sha: "a".repeat(40) }]);
+  const at = `{ url: "${forgejo.url}", repo: lab/code, token: forge-secret }`;
+  await using hub = await Hub.start({ env: forgejo.env, more: `version_gate: { enabled: true, forgejo: ${at} }` });
+  expect(hub.daemon.log.join("\n")).toContain("source=forgejo");
+  expect([...new Set(forgejo.seen)]).toEqual(["server"]);
 });
 
 test("a host that was archived and is back is not told for what it didn't ship meanwhile", async () => {

@@ -21,10 +21,10 @@
 // What can't be told apart: a file that was truncated, or replaced with nothing left of the old one, and now begins as before
 // counts as a copy: a line that was meant to be the same once more is not taken again.
 
-import { closeSync, constants, existsSync, fstatSync, openSync, readFileSync, readdirSync, statSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, readFileSync, readdirSync, statSync } from "node:fs";
 import { basename, dirname, extname, join } from "node:path";
 import * as v from "valibot";
-import { writeWhole } from "../files.ts";
+import { openToRead, writeWhole } from "../files.ts";
 import { type Line, Repeats, beginsAlike, fits, printOf, readLines } from "./line-file.ts";
 import { type Operation, readOperation } from "./operation.ts";
 
@@ -387,16 +387,6 @@ function rotatedFiles(path: string): Place[] {
 function leftAlone({ path, inode }: Place): Followed {
   const print = withFile(path, (fd) => printOf(fd, fstatSync(fd).size)) ?? { offset: 0, head: "", tail: "" };
   return { inode, generation: 0, done: true, lines: 0, ...print };
-}
-
-/** Null when it has just gone. */
-function openToRead(path: string): number | null {
-  try {
-    return openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
-    throw error;
-  }
 }
 
 function withFile<T>(path: string, use: (fd: number) => T): T | null {

@@ -3,7 +3,8 @@
 // The log may be renamed at any moment, also while it is read, and more than once between two looks. So what is read is an open
 // file, whatever it is called by then, and what came between two looks is told by the segments' numbers.
 
-import { closeSync, constants, fstatSync, openSync, statSync } from "node:fs";
+import { closeSync, fstatSync, statSync } from "node:fs";
+import { openToRead } from "../files.ts";
 import { replay } from "../replay.ts";
 import { LONGEST_LINE, type Segment, operationOf, segmentsOf } from "./op-log.ts";
 import type { Operation } from "./operation.ts";
@@ -76,16 +77,6 @@ export class LogTail {
 function upTo(log: Held | null, segments: Segment[]): Segment[] {
   const own = segments.findIndex(({ path }) => inodeOf(path) === log?.inode);
   return own < 0 || log === null ? segments : segments.slice(0, own);
-}
-
-/** Null where there is no file. A FIFO isn't waited for. */
-function openToRead(path: string): number | null {
-  try {
-    return openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
-    throw error;
-  }
 }
 
 function inodeOf(path: string): number | undefined {
