@@ -19,29 +19,24 @@ import {
   constants,
   existsSync,
   fstatSync,
-  fsyncSync,
   lstatSync,
   openSync,
   readSync,
   readdirSync,
-  renameSync,
   statSync,
   unlinkSync,
   watch,
-  writeSync,
 } from "node:fs";
 import { createHash } from "node:crypto";
 import { basename, dirname, join } from "node:path";
 import * as v from "valibot";
 import { NAME_SEGMENT } from "../config.ts";
-import { makeFolder, syncFolder } from "../files.ts";
 import { EVENT_TYPES, type EventDraft, PRIORITIES } from "../inbox.ts";
 import type { Log } from "../log.ts";
-import { printable } from "../printable.ts";
+import { bury, joined } from "./dead-letter.ts";
 
 /** Larger drops are dead letters. */
 export const MAX_DROP_BYTES = 1 << 20;
-const DEAD_LETTER = ".dead-letter";
 /** Files in hand at once: their events share a sync. */
 const BATCH = 256;
 const MAX_BACKOFF_MS = 30_000;
@@ -278,7 +273,10 @@ export class DropFolder {
       }
       this.#removeDelivered(entry, id);
     } else if (judged.kind === "dead") {
-      this.#bury(entry, judged.reason);
+      const movedTo = bury(this.path, entry, judged.reason);
+      this.figures.dead_letters++;
+      const file = entry.name.toString();
+      this.#options.log.warn("drop refused", { file, reason: judged.reason, moved_to: movedTo.toString() });
     }
   }
 
@@ -382,30 +380,6 @@ export class DropFolder {
       : { kind: "unsettled" };
   }
 
-  /** Moves a file into `.dead-letter/`. The reason comes first: a letter without one could not be explained any more. */
-  #bury({ name, stats }: Entry, reason: string): void {
-    const folder = join(this.path, DEAD_LETTER);
-    makeFolder(folder, 0o755);
-    const target = freeName(folder, name);
-    const at = new Date().toISOString();
-    const file = name.toString();
-    writeDurably(
-      concat(target, ".reason"),
-      `what:  ${printable(reason)}\nwhere: ${printable(join(this.path, file))} (${stats.size} bytes, modified ${timeOf(stats.mtimeMs)})\nwhen:  ${at}\n`,
-    );
-    try {
-      renameSync(this.#at(name), target);
-    } catch (error) {
-      // It is tried again, each time with a reason of its own.
-      unlinkSync(concat(target, ".reason"));
-      throw error;
-    }
-    syncFolder(folder);
-    syncFolder(this.path);
-    this.figures.dead_letters++;
-    this.#options.log.warn("drop refused", { file, reason, moved_to: target.toString() });
-  }
-
   #next(tried: Tried): NextPass {
     this.#goOn(tried);
     const now = this.#now();
@@ -445,7 +419,7 @@ export class DropFolder {
   }
 
   #at(name: Buffer): Buffer {
-    return concat(Buffer.from(`${this.path}/`), name);
+    return joined(this.path, name);
   }
 }
 
@@ -503,44 +477,6 @@ function dropId(name: Buffer, content: Buffer, mtimeNs: bigint): string {
   const hash = createHash("sha256");
   hash.update(`${name.length}:`).update(name).update(`:${mtimeNs}:`).update(content);
   return hash.digest("hex").slice(0, 32);
-}
-
-function freeName(folder: string, name: Buffer): Buffer {
-  // NAME_MAX is 255 bytes, and `.reason` and a number have to fit as well.
-  const base = name.length > 235 ? name.subarray(0, 235) : name;
-  for (let n = 0; ; n++) {
-    const path = concat(Buffer.from(`${folder}/`), base, n === 0 ? "" : `.${n}`);
-    if (!exists(path) && !exists(concat(path, ".reason"))) return path;
-  }
-}
-
-function exists(path: Buffer): boolean {
-  return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
-}
-
-function writeDurably(path: Buffer, text: string): void {
-  const fd = openSync(path, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o600);
-  try {
-    const bytes = Buffer.from(text);
-    if (writeSync(fd, bytes) < bytes.length)
-      throw Object.assign(new Error("no space left on the device"), { code: "ENOSPC" });
-    fsyncSync(fd);
-  } catch (error) {
-    unlinkSync(path);
-    throw error;
-  } finally {
-    closeSync(fd);
-  }
-}
-
-/** RFC 3339, or seconds since 1970 where the file system tells a time that no calendar has. */
-function timeOf(ms: bigint): string {
-  const date = new Date(Number(ms));
-  return Number.isNaN(date.getTime()) ? `${ms / 1000n} s after 1970` : date.toISOString();
-}
-
-function concat(...parts: (Buffer | string)[]): Buffer {
-  return Buffer.concat(parts.map((part) => (typeof part === "string" ? Buffer.from(part) : part)));
 }
 
 function compare(a: bigint, b: bigint): number {
