@@ -5,7 +5,7 @@ import { beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Daemon, Folder, TARGETS, command, freePort, runRole, startRole, until } from "./kit.ts";
-import { Clock, Hub, faketime } from "./receiver-kit.ts";
+import { Clock, Hub, faketime } from "./receiver/kit.ts";
 
 type Row = Record<string, unknown>;
 

@@ -1,5 +1,5 @@
 // The collector through its front door, as the script and as the compiled binary.
-// Not tested here: drops that change while they are looked at (drop-folder.test.ts), crashes, power cuts and full disks (test/e2e), TLS and who may connect (test/http.test.ts).
+// Not tested here: drops that change while they are looked at (collector/drop-folder.test.ts), crashes, power cuts and full disks (test/e2e), TLS and who may connect (test/http.test.ts).
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { createHmac } from "node:crypto";

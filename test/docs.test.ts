@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { Folder, ROOT, command, have, runRole, startRole } from "./kit.ts";
-import { Hub, archive } from "./receiver-kit.ts";
+import { Hub, archive } from "./receiver/kit.ts";
 
 const README = readFileSync(join(ROOT, "README.md"), "utf8");
 const INSTALL = readFileSync(join(ROOT, "INSTALL.md"), "utf8");

@@ -1,4 +1,4 @@
-// A role that may not write where its data shall lie says where, and what to do. (An agent reports all the same: agent-strange.test.ts.)
+// A role that may not write where its data shall lie says where, and what to do. (An agent reports all the same: agent/strange.test.ts.)
 
 import { expect, test } from "bun:test";
 import { existsSync } from "node:fs";

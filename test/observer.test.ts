@@ -15,7 +15,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { Folder, ROOT, TARGETS, command, have, runRole, until } from "./kit.ts";
-import { type Op, Witness, failure, lines } from "./observer-kit.ts";
+import { type Op, Witness, failure, lines } from "./observer/kit.ts";
 
 const HOUR = 3_600_000;
 

@@ -6,7 +6,7 @@ import { connect } from "node:net";
 import { readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { Folder, TARGETS, inboxLines, runRole, until } from "./kit.ts";
-import { Hub, archive, container, report } from "./receiver-kit.ts";
+import { Hub, archive, container, report } from "./receiver/kit.ts";
 
 type Row = Record<string, unknown>;
 

@@ -114,7 +114,7 @@ function longName(type: "K" | "L", name: Buffer): Buffer {
   const size = name.length + 1;
   const body = Buffer.alloc(Math.ceil(size / BLOCK) * BLOCK);
   name.copy(body);
-  const own = { name: Buffer.from("././@LongLink"), size, type, mode: 0, mtime: 0, link: Buffer.alloc(0) };
+  const own = { name: Buffer.from("./@LongLink"), size, type, mode: 0, mtime: 0, link: Buffer.alloc(0) };
   return Buffer.concat([header(own), body]);
 }
 

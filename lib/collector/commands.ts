@@ -2,7 +2,7 @@
 
 import { resolve } from "node:path";
 import { NAME_SEGMENT } from "../config.ts";
-import { type ReadEvent, follow, goOn, placeAt, readFrom, readLast, readNew } from "../inbox-reader.ts";
+import { type ReadEvent, follow, goOn, placeAt, readFrom, readLast, readNew } from "../reader.ts";
 import { EVENT_TYPES, InboxWriter, PRIORITIES, completeEvent } from "../inbox.ts";
 import type { Durability } from "../journal.ts";
 import { printable, printableLines } from "../printable.ts";

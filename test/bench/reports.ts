@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { hashToken } from "../../lib/receiver/hosts.ts";
 import { METRICS } from "../../lib/receiver/report.ts";
 import { Store } from "../../lib/receiver/store.ts";
-import { container, report } from "../receiver-kit.ts";
+import { container, report } from "../receiver/kit.ts";
 import {
   ROOT,
   type Row,

@@ -9,8 +9,8 @@ import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { type Caddy, caller, startCaddy } from "../front-kit.ts";
 import { type Daemon, Folder, certificates, freePort, have, inboxLines, runRole, startRole, until } from "../kit.ts";
-import { Witness, lines } from "../observer-kit.ts";
-import { Hub } from "../receiver-kit.ts";
+import { Witness, lines } from "../observer/kit.ts";
+import { Hub } from "../receiver/kit.ts";
 
 const EPISODE_BYTES = Number(process.env["PICKET_FRONT_EPISODE_MIB"] ?? 100) << 20;
 const COMMIT = "c".repeat(40);

@@ -6,7 +6,7 @@ import { describe, expect, test } from "bun:test";
 import { existsSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Folder, freePort, until } from "../kit.ts";
-import { type Op, Witness, lines } from "../observer-kit.ts";
+import { type Op, Witness, lines } from "../observer/kit.ts";
 import { Disk, canCut, isRoot, smallDisk } from "./disk.ts";
 
 const EVENTS = Number(process.env["PICKET_FAULT_EVENTS"] ?? 20_000);

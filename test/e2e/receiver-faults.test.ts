@@ -8,7 +8,7 @@ import { existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from "no
 import { connect } from "node:net";
 import { join } from "node:path";
 import { freePort, startRole, until } from "../kit.ts";
-import { Hub, archive, container, report, sha256, uploadHeaders } from "../receiver-kit.ts";
+import { Hub, archive, container, report, sha256, uploadHeaders } from "../receiver/kit.ts";
 import { Disk, canCut, isRoot, smallDisk } from "./disk.ts";
 
 const SECONDS = Number(process.env["PICKET_FAULT_SECONDS"] ?? 10);

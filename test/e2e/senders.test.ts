@@ -75,7 +75,7 @@ function github(url: string): Delivery[] {
 }
 
 function forgejo(url: string, count: number): Delivery[] {
-  const push = readFileSync(join(ROOT, "test/fixtures/payloads/forgejo-push.json"), "utf8");
+  const push = readFileSync(join(ROOT, "test/collector/fixtures/payloads/forgejo-push.json"), "utf8");
   return Array.from({ length: count }, () => {
     const id = randomUUID();
     const own = ["forgejo", "gitea", "gogs"].flatMap((forge) => [

@@ -5,7 +5,7 @@ import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 
 import { join } from "node:path";
 import { until } from "../kit.ts";
 import { CuttingProxy } from "../cutting-proxy.ts";
-import { Hub } from "../receiver-kit.ts";
+import { Hub } from "../receiver/kit.ts";
 import type { Chance } from "./chance.ts";
 import { linesOf, litterIn, syncFolder, tryTo } from "./collector.ts";
 import { type Found, Ledger, digestOf } from "./oracle.ts";

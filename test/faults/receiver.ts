@@ -5,7 +5,7 @@ import { existsSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { CuttingProxy } from "../cutting-proxy.ts";
 import { runRole } from "../kit.ts";
-import { container, report, uploadHeaders } from "../receiver-kit.ts";
+import { container, report, uploadHeaders } from "../receiver/kit.ts";
 import type { Chance } from "./chance.ts";
 import { linesOf, litterIn } from "./collector.ts";
 import { send } from "./load.ts";

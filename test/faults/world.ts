@@ -3,7 +3,7 @@
 import { existsSync, readFileSync, readdirSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
 import { type Daemon, Folder, command, freePort, have, startRole, until } from "../kit.ts";
-import { Clock, faketime } from "../receiver-kit.ts";
+import { Clock, faketime } from "../receiver/kit.ts";
 import { CuttingProxy } from "../cutting-proxy.ts";
 import { isRoot } from "../e2e/disk.ts";
 import type { Chance } from "./chance.ts";

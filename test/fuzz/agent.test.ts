@@ -1,6 +1,6 @@
 // What an agent is told by others: a container engine, a Proxmox node and its receiver answer anything at all. It costs what they
 // were asked for and never the heartbeat: what is collected is a report that the receiver takes.
-// Not tested here: answers that aren't JSON, come late or never end (test/agent-docker.test.ts, test/agent-proxmox.test.ts).
+// Not tested here: answers that aren't JSON, come late or never end (test/agent/docker.test.ts, test/agent/proxmox.test.ts).
 
 import { expect, test } from "bun:test";
 import * as fc from "fast-check";

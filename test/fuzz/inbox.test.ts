@@ -4,7 +4,7 @@
 import { expect, test } from "bun:test";
 import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import * as fc from "fast-check";
-import { readFrom, readLast, readNew } from "../../lib/inbox-reader.ts";
+import { readFrom, readLast, readNew } from "../../lib/reader.ts";
 import { InboxWriter, completeEvent } from "../../lib/inbox.ts";
 import { Journal, findTornLine, healFolder } from "../../lib/journal.ts";
 import { replay } from "../../lib/replay.ts";

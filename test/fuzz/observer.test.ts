@@ -9,7 +9,7 @@ import { isRecorded, readOperation } from "../../lib/observer/operation.ts";
 import { playbooksOf } from "../../lib/observer/playbooks.ts";
 import { detailsOf, summaryOf } from "../../lib/observer/reading.ts";
 import { Ledger } from "../../lib/observer/recorder.ts";
-import { Witness } from "../observer-kit.ts";
+import { Witness } from "../observer/kit.ts";
 import {
   PATIENCE_MS,
   TIMEOUT_MS,

@@ -8,7 +8,7 @@ import { EpisodeFolder } from "../../lib/receiver/episodes.ts";
 import { rowOf } from "../../lib/receiver/episode-index.ts";
 import { memoryPercent, readReport } from "../../lib/receiver/report.ts";
 import { Folder } from "../kit.ts";
-import { Hub, archive, container, report, uploadHeaders } from "../receiver-kit.ts";
+import { Hub, archive, container, report, uploadHeaders } from "../receiver/kit.ts";
 import {
   PATIENCE_MS,
   TIMEOUT_MS,

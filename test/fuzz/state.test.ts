@@ -14,7 +14,7 @@ import { detailsOf, summaryOf } from "../../lib/observer/reading.ts";
 import { Ledger } from "../../lib/observer/recorder.ts";
 import { LogTail } from "../../lib/observer/tail.ts";
 import { Folder } from "../kit.ts";
-import { Witness, failure } from "../observer-kit.ts";
+import { Witness, failure } from "../observer/kit.ts";
 import { TIMEOUT_MS, damaged, json, mutated, prototypesUntouched, sample, strangeJson } from "./kit.ts";
 
 const RULES = { threshold: 2, windowMs: 60_000, cooldownMs: 3_600_000 };

@@ -1,4 +1,4 @@
-// Templates and payloads at random. Not tested here: that the text is Go's; see test/template.test.ts.
+// Templates and payloads at random. Not tested here: that the text is Go's; see test/collector/template.test.ts.
 
 import { expect, test } from "bun:test";
 import * as fc from "fast-check";

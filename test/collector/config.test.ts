@@ -1,0 +1,166 @@
+// Broken configurations: each is refused with its line and a sentence that helps; all errors at once; reload.
+
+import { beforeAll, describe, expect, test } from "bun:test";
+import { readFileSync, renameSync } from "node:fs";
+import { Folder, TARGETS, command, inboxLines, runRole, startRole, until } from "../kit.ts";
+
+const HEAD = "agent: foreman\ninbox_dir: /tmp/inbox\nwebhook:\n  routes:\n";
+const route = (fields: string) => `${HEAD}    - { path: /a, recipient: bob, type: INFO, template: "x"${fields} }\n`;
+
+const BROKEN: [name: string, text: string, place: string, says: string][] = [
+  ["an unknown key at the top", "agnt: x\nagent: y\ndrop_folder: { path: /d }\n", "1:1", 'did you mean "agent"?'],
+  ["an unknown key in a route", route(", recipint: x"), "5:62", 'did you mean "recipient"?'],
+  ["a missing agent", "drop_folder: { path: /d }\n", "1:1", "agent"],
+  ["nothing to collect", "agent: x\n", "1:1", '"webhook", "drop_folder" or both'],
+  ["a negative poll", "agent: x\ndrop_folder:\n  path: /d\n  poll_fallback_seconds: -1\n", "4:26", "0 or more"],
+  [
+    "a poll that is a word",
+    "agent: x\ndrop_folder: { path: /d, poll_fallback_seconds: often }\n",
+    "2:49",
+    "number of seconds",
+  ],
+  ["a bad listen", "agent: x\nwebhook: { listen: here }\n", "2:20", "expected host:port"],
+  ["a port out of range", "agent: x\nwebhook: { listen: 127.0.0.1:99999 }\n", "2:20", "expected host:port"],
+  [
+    "a route without a slash",
+    HEAD + '    - { path: a, recipient: bob, type: INFO, template: "x" }\n',
+    "5:15",
+    'starts with "/"',
+  ],
+  ["a type in lower case", HEAD + '    - { path: /a, recipient: bob, type: info, template: "x" }\n', "5:41", "INFO"],
+  [
+    "a recipient that is a path",
+    HEAD + '    - { path: /a, recipient: ../bob, type: INFO, template: "x" }\n',
+    "5:30",
+    "letters, digits",
+  ],
+  ["no recipient at all", HEAD + '    - { path: /a, recipient: [], type: INFO, template: "x" }\n', "5:30", "recipient"],
+  [
+    "a template that doesn't parse",
+    HEAD + '    - { path: /a, recipient: bob, type: INFO, template: "{{ .a" }\n',
+    "5:57",
+    "unclosed action",
+  ],
+  ["a function that isn't there", route(", when: '{{ lowr .a }}'"), "5:68", 'did you mean "lower"?'],
+  ["a priority nobody knows", route(", priority: high"), "5:72", "urgent"],
+  ["missing: maybe", route(", missing: maybe"), "5:71", "zero"],
+  ["a scheme nobody knows", route(", verify: { scheme: gitub, secret: s }"), "5:80", 'did you mean "github"?'],
+  ["a scheme without its secret", route(", verify: { scheme: github }"), "5:80", "secret_file"],
+  [
+    "a secret file that isn't there",
+    route(", verify: { scheme: github, secret_file: /nonexistent/s }"),
+    "5:101",
+    "/nonexistent/s does not exist",
+  ],
+  ["a whsec_ that isn't base64", route(", verify: { scheme: standard, secret: whsec_!!! }"), "5:98", "base64"],
+  [
+    "two routes with one path",
+    `${route("")}    - { path: /a, recipient: bob, type: INFO, template: "y" }\n`,
+    "6:15",
+    "taken",
+  ],
+  [
+    "a path that is the daemon's own",
+    HEAD + '    - { path: /health, recipient: bob, type: INFO, template: "x" }\n',
+    "5:15",
+    "taken",
+  ],
+  [
+    "an open route on every address",
+    HEAD.replace("  routes", "  listen: 0.0.0.0:80\n  routes") +
+      '    - { path: /a, recipient: bob, type: INFO, template: "x" }\n',
+    "6:7",
+    "verify",
+  ],
+  ["a bad address", "agent: x\nwebhook: {}\nauth: { allowed_ips: [10.0.0.0/40] }\n", "3:23", "CIDR"],
+  ["the same key twice", "agent: x\nagent: y\nwebhook: {}\n", "2:1", "already in this mapping"],
+  ["YAML that isn't", "agent: [x\nwebhook: {}\n", "", ""],
+  ["a list", "- agent\n", "1:1", "mapping"],
+];
+
+test.each(BROKEN)("%s is refused with its place and a sentence that helps", async (_name, text, place, says) => {
+  using folder = new Folder();
+  const file = folder.write("c.yaml", text);
+  const { code, stdout, stderr } = await runRole("collector", ["--check", "--config", file]);
+  expect(code).toBe(78);
+  expect(stdout).toBe("");
+  expect(stderr).toContain(place === "" ? `${file}:` : `${file}:${place}: `);
+  expect(stderr).toContain(says);
+});
+
+// Compiling takes longer than a test may, where this file is the first to ask for it.
+beforeAll(() => command("collector", "binary"), 60_000);
+
+describe.each(TARGETS)("as %s", (target) => {
+  test("all errors come at once", async () => {
+    using folder = new Folder();
+    const file = folder.write(
+      "c.yaml",
+      "agent: ''\nwebhook: { listen: x, rotes: [] }\ndrop_folder: { settle_ms: -1 }\n",
+    );
+    const { stderr } = await runRole("collector", ["--check", "--config", file], { target });
+    expect(stderr.split("\n").filter((line) => line.startsWith(file)).length).toBeGreaterThanOrEqual(5);
+  });
+
+  test("no configuration at all: exit code 2, with the files looked for and what to set", async () => {
+    using folder = new Folder();
+    const { code, stderr } = await runRole("collector", [], {
+      target,
+      env: { HOME: folder.path, XDG_CONFIG_HOME: folder.path },
+    });
+    expect(code).toBe(2);
+    expect(stderr).toContain("PICKET_COLLECTOR_AGENT");
+    expect(stderr).toContain(`${folder.path}/picket/collector.yaml`);
+  });
+
+  test("secrets are nowhere to be seen", async () => {
+    using folder = new Folder();
+    const file = folder.write(
+      "c.yaml",
+      route(", verify: { scheme: github, secret: [hunter2-a, hunter2-b] }").replace(
+        "agent:",
+        "auth: { token: hunter2-c }\nagent:",
+      ),
+    );
+    const { code, stdout, stderr } = await runRole("collector", ["--check", "--print", "--config", file], { target });
+    expect(code).toBe(0);
+    expect(stdout).toContain("[redacted]");
+    expect(stdout + stderr).not.toContain("hunter2");
+  });
+
+  test("SIGHUP takes a good file over without a restart and refuses a bad one", async () => {
+    using folder = new Folder();
+    const write = (template: string, more = "") =>
+      folder.write(
+        "c.yaml",
+        `agent: a\ninbox_dir: ${folder.at("inbox")}\nwebhook:\n  listen: 127.0.0.1:0\n  routes:\n    - { path: /a, recipient: bob, type: INFO, template: "${template}" }\n${more}`,
+      );
+    await using daemon = await startRole("collector", ["--config", write("one")], { target });
+    const url = await daemon.url();
+    const post = async () => (await fetch(`${url}/a`, { method: "POST" })).status;
+    expect(await post()).toBe(202);
+    write("two", `drop_folder: { path: ${folder.at("drops")} }\n`);
+    daemon.child.kill("SIGHUP");
+    await daemon.said("configuration reloaded");
+    expect(await post()).toBe(202);
+    const dropped = folder.write("drops/.x.json", `{"recipient":"bob","type":"INFO","payload":"dropped"}`);
+    renameSync(dropped, folder.at("drops", "x.json"));
+    await until(
+      "a drop folder that came with the reload is watched",
+      () => inboxLines(folder.at("inbox"), "bob").length === 3,
+    );
+    write("{{ nope }}");
+    daemon.child.kill("SIGHUP");
+    await daemon.said("the former one stays");
+    await daemon.said('function "nope" is not defined');
+    expect(await post()).toBe(202);
+    expect(inboxLines(folder.at("inbox"), "bob").map(({ payload }) => payload)).toEqual([
+      "one",
+      "two",
+      "dropped",
+      "two",
+    ]);
+    expect(await daemon.kill()).toBe(0);
+    expect(readFileSync(folder.at("inbox", "bob.inbox"), "utf8")).toEndWith("\n");
+  });
+});

@@ -1,0 +1,128 @@
+// Payloads as their products send them, through signed routes of the running collector.
+
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { createHmac } from "node:crypto";
+import { readFileSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import examples from "@octokit/webhooks-examples/api.github.com/index.json";
+import { type Daemon, Folder, inboxLines, startRole } from "../kit.ts";
+
+const FIXTURES = join(import.meta.dir, "fixtures/payloads");
+const SECRET = "a secret of ours";
+const hex = (text: string | Uint8Array, secret = SECRET) => createHmac("sha256", secret).update(text).digest("hex");
+
+let folder: Folder;
+let daemon: Daemon;
+let url: string;
+beforeAll(async () => {
+  folder = new Folder();
+  folder.write("secret", `${SECRET}\n`);
+  const schemes = ["github", "forgejo", "gitlab", "slack", "stripe", "standard", "bearer"];
+  const route = (scheme: string) =>
+    `    - { path: /${scheme}, recipient: ${scheme}, type: INFO, template: "{{ trunc 200 (json .) }}", verify: { scheme: ${scheme}, secret_file: secret } }\n`;
+  const config = `agent: a
+inbox_dir: inbox
+webhook:
+  listen: 127.0.0.1:0
+  routes:
+${schemes.map(route).join("")}
+    - path: /events
+      recipient: events
+      type: INFO
+      template: '{{ header "X-GitHub-Event" }} {{ .action }} {{ .repository.full_name }}'
+      verify: { scheme: github, secret: [new, "${SECRET}"] }
+    - path: /push
+      recipient: push
+      type: INFO
+      template: "push to {{ .repository.full_name }} by {{ .pusher.login }}: {{ len .commits }} commit(s){{ range .commits }}\\n- {{ .message | trim }}{{ end }}"
+      verify: { scheme: forgejo, secret_file: secret }
+`;
+  daemon = await startRole("collector", ["--config", folder.write("c.yaml", config)]);
+  url = await daemon.url();
+});
+afterAll(async () => {
+  await daemon[Symbol.asyncDispose]();
+  folder[Symbol.dispose]();
+});
+
+async function send(path: string, body: string, headers: Record<string, string>): Promise<number> {
+  return (await fetch(url + path, { method: "POST", body, headers })).status;
+}
+
+test("every example of GitHub's lands once, also when it is sent again", async () => {
+  const all = examples.flatMap(({ name, examples: payloads }) =>
+    payloads.map((payload: unknown) => ({ name, body: JSON.stringify(payload) })),
+  );
+  expect(all.length).toBeGreaterThan(150);
+  const sendAll = () =>
+    Promise.all(
+      all.map(({ name, body }, at) =>
+        send("/events", body, {
+          "content-type": "application/json",
+          "x-github-event": name,
+          "x-github-delivery": `d-${at}`,
+          "x-hub-signature-256": `sha256=${hex(body)}`,
+        }),
+      ),
+    );
+  expect(new Set(await sendAll())).toEqual(new Set([202]));
+  expect(new Set(await sendAll())).toEqual(new Set([202]));
+  const expected = all.map(({ name, body }) => {
+    const { action, repository } = JSON.parse(body) as { action?: string; repository?: { full_name: string } };
+    return `${name} ${action ?? "<no value>"} ${repository?.full_name ?? "<no value>"}`;
+  });
+  expect(
+    inboxLines(folder.at("inbox"), "events")
+      .map(({ payload }) => payload!)
+      .toSorted(),
+  ).toEqual(expected.toSorted());
+});
+
+/** The headers that say who sent a body, as each product writes them. */
+function signatures(file: string, body: string): [scheme: string, headers: Record<string, string>] {
+  const now = Math.floor(Date.now() / 1000);
+  if (file.startsWith("forgejo")) return ["forgejo", { "x-forgejo-signature": hex(body) }];
+  if (file.startsWith("gitea")) return ["forgejo", { "x-gitea-signature": hex(body) }];
+  if (file.startsWith("gitlab")) return ["gitlab", { "x-gitlab-token": SECRET }];
+  if (file.startsWith("slack"))
+    return [
+      "slack",
+      { "x-slack-request-timestamp": String(now), "x-slack-signature": `v0=${hex(`v0:${now}:${body}`)}` },
+    ];
+  if (file.startsWith("stripe")) return ["stripe", { "stripe-signature": `t=${now},v1=${hex(`${now}.${body}`)}` }];
+  const signature = createHmac("sha256", SECRET).update(`msg_1.${now}.${body}`).digest("base64");
+  return [
+    "standard",
+    { "webhook-id": "msg_1", "webhook-timestamp": String(now), "webhook-signature": `v1,${signature}` },
+  ];
+}
+
+const FILES = readdirSync(FIXTURES).filter((name) => !name.endsWith(".md"));
+
+test.each(FILES)("%s lands when it is signed, and is refused when it isn't or was changed", async (file) => {
+  const body = readFileSync(join(FIXTURES, file), "utf8");
+  const type = file.endsWith(".json") ? "application/json" : "application/x-www-form-urlencoded";
+  const [scheme, headers] = signatures(file, body);
+  const before = inboxLines(folder.at("inbox"), scheme).length;
+  expect(await send(`/${scheme}`, body, { "content-type": type, ...headers })).toBe(202);
+  expect(await send(`/${scheme}`, body, { "content-type": type })).toBe(401);
+  if (scheme !== "gitlab") expect(await send(`/${scheme}`, `${body} `, { "content-type": type, ...headers })).toBe(401);
+  const lines = inboxLines(folder.at("inbox"), scheme);
+  expect(lines.length).toBe(before + 1);
+  expect(lines.at(-1)!["payload"]).toStartWith("{");
+});
+
+test("a Forgejo push reads as its template says", async () => {
+  const file = FILES.find((name) => name.startsWith("forgejo") && name.includes("push"))!;
+  const body = readFileSync(join(FIXTURES, file), "utf8");
+  const push = JSON.parse(body) as {
+    repository: { full_name: string };
+    pusher: { login: string };
+    commits: { message: string }[];
+  };
+  expect(await send("/push", body, { "content-type": "application/json", "x-forgejo-signature": hex(body) })).toBe(202);
+  const head = `push to ${push.repository.full_name} by ${push.pusher.login}: ${push.commits.length} commit(s)`;
+  expect(inboxLines(folder.at("inbox"), "push").at(-1)!["payload"]).toBe(
+    [head, ...push.commits.map(({ message }) => `- ${message.trim()}`)].join("\n"),
+  );
+});

@@ -1,0 +1,560 @@
+// Signatures of webhooks and ids of deliveries. Signed here by node:crypto, verified there by Bun's own hasher.
+// Not tested: that comparisons take the same time whatever differs (a measurement, not a test).
+
+import { createHmac } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { connect } from "node:net";
+import { join } from "node:path";
+import { describe, expect, test } from "bun:test";
+import examples from "@octokit/webhooks-examples/api.github.com/index.json";
+import { deliveryId, eventId } from "../../lib/collector/delivery.ts";
+import { SCHEMES, type Scheme, compileVerifier, verifySignature } from "../../lib/collector/signature.ts";
+import { Secret } from "../../lib/secret.ts";
+
+const PAYLOADS = join(import.meta.dir, "fixtures/payloads");
+const KEY = "a secret of 32 characters, or so";
+const OTHER = "another secret, the one before it";
+const NOW = Date.parse("2026-03-02T18:05:00Z");
+const SECOND = NOW / 1000;
+const BODY = Buffer.from('{"text":"Größe ≤ 3 😀"}');
+
+type Init = Record<string, string> | [string, string][];
+
+interface Request {
+  scheme: Scheme;
+  headers: Init;
+  body?: Uint8Array | string;
+  secrets?: readonly string[];
+  now?: number;
+}
+
+/** Judges by the verifier, and sees to it that what it says early isn't taken back later. */
+function judge({ scheme, headers, body = BODY, secrets = [KEY], now = NOW }: Request): string | null {
+  const sent = new Headers(headers);
+  const header = (name: string) => sent.get(name);
+  const config = { scheme, secrets: secrets.map((secret) => new Secret(secret)) };
+  const verdict = verifySignature({ ...config, header, body: Buffer.from(body), now });
+  const early = compileVerifier(config).early(header, now);
+  if (early !== null) expect(verdict).toBe(early);
+  return verdict;
+}
+
+function hmac(key: string | Buffer, encoding: "hex" | "base64", ...parts: (string | Uint8Array)[]): string {
+  const hash = createHmac("sha256", key);
+  for (const part of parts) hash.update(part);
+  return hash.digest(encoding);
+}
+
+type Sign = (body: Uint8Array | string, key?: string, time?: number | string) => Record<string, string>;
+
+/** What each product sends beside the body. */
+const SIGN: Record<Exclude<Scheme, "none">, Sign> = {
+  github: (body, key = KEY) => ({ "X-Hub-Signature-256": `sha256=${hmac(key, "hex", body)}` }),
+  forgejo: (body, key = KEY) => ({ "X-Forgejo-Signature": hmac(key, "hex", body) }),
+  gitlab: (_body, key = KEY) => ({ "X-Gitlab-Token": key }),
+  slack: (body, key = KEY, time = SECOND) => ({
+    "X-Slack-Signature": `v0=${hmac(key, "hex", `v0:${time}:`, body)}`,
+    "X-Slack-Request-Timestamp": `${time}`,
+  }),
+  stripe: (body, key = KEY, time = SECOND) => ({
+    "Stripe-Signature": `t=${time},v1=${hmac(key, "hex", `${time}.`, body)},v0=${"0".repeat(64)}`,
+  }),
+  standard: (body, key = KEY, time = SECOND) => ({
+    "webhook-id": "msg_1",
+    "webhook-timestamp": `${time}`,
+    "webhook-signature": `v1,${hmac(key, "base64", `msg_1.${time}.`, body)}`,
+  }),
+  bearer: (_body, key = KEY) => ({ Authorization: `Bearer ${key}` }),
+};
+
+const ALL = Object.keys(SIGN) as (keyof typeof SIGN)[];
+const SIGNED = ["github", "forgejo", "slack", "stripe", "standard"] as const;
+const HEX = ["github", "forgejo", "slack", "stripe"] as const;
+const TIMED = ["slack", "stripe", "standard"] as const;
+const NAMES = {
+  github: "X-Hub-Signature-256",
+  forgejo: "X-Forgejo-Signature",
+  gitlab: "X-Gitlab-Token",
+  slack: "X-Slack-Signature",
+  stripe: "Stripe-Signature",
+  standard: "webhook-signature",
+  bearer: "Authorization",
+} as const;
+
+/** The same bytes but for one bit in the middle. */
+function tampered(body: Uint8Array | string): Buffer {
+  const bytes = Buffer.from(body);
+  bytes[bytes.length >> 1]! ^= 1;
+  return bytes;
+}
+
+describe("the examples that the products document", () => {
+  test("GitHub", () => {
+    const headers = {
+      "X-Hub-Signature-256": "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17",
+    };
+    const request = { scheme: "github", headers, secrets: ["It's a Secret to Everybody"] } as const;
+    expect(judge({ ...request, body: "Hello, World!" })).toBeNull();
+    expect(judge({ ...request, body: "Hello, World" })).toBe("X-Hub-Signature-256 does not match");
+  });
+
+  test("Slack", () => {
+    const body =
+      "token=xyzz0WbapA4vBCDEFasx0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&channel_id=G8PSS9T3V&channel_name=foobar&user_id=U2CERLKJA&user_name=roadrunner&command=%2Fwebhook-collect&text=&response_url=https%3A%2F%2Fhooks.slack.com%2Fcommands%2FT1DC2JH3J%2F397700885554%2F96rGlfmibIGlgcZRskXaIFfN&trigger_id=398738663015.47445629121.803a0bc887a14d10d2c447fce8b6703c";
+    const headers = {
+      "X-Slack-Signature": "v0=a2114d57b48eac39b9ad189dd8316235a7b4a8d21a10bd27519666489c69b503",
+      "X-Slack-Request-Timestamp": "1531420618",
+    };
+    const request = { scheme: "slack", headers, secrets: ["8f742231b10e8888abcd99yyyzzz85a5"] } as const;
+    expect(judge({ ...request, body, now: 1_531_420_618_000 })).toBeNull();
+    expect(judge({ ...request, body: tampered(body), now: 1_531_420_618_000 })).toBe(
+      "X-Slack-Signature does not match",
+    );
+    expect(judge({ ...request, body })).toMatch(/^the timestamp is \d+ s old, over 300 s$/);
+  });
+
+  test("Standard Webhooks, and another signature beside it in the list", () => {
+    const signature = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+    const secrets = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"];
+    for (const list of [signature, `v1,bm9ldHU= ${signature}`, `v1a,${"A".repeat(86)}== ${signature}`]) {
+      const headers = {
+        "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "webhook-timestamp": "1614265330",
+        "webhook-signature": list,
+      };
+      const request = { scheme: "standard", headers, secrets, now: 1_614_265_330_000 } as const;
+      expect(judge({ ...request, body: '{"test": 2432232314}' })).toBeNull();
+      expect(judge({ ...request, body: '{"test": 2432232315}' })).toBe("webhook-signature does not match");
+    }
+  });
+});
+
+describe("what senders send", () => {
+  test("every example of GitHub's events is accepted, and refused with one bit changed", () => {
+    let count = 0;
+    for (const { examples: bodies } of examples) {
+      for (const example of bodies) {
+        const body = JSON.stringify(example);
+        const headers = SIGN.github(body);
+        expect(judge({ scheme: "github", headers, body })).toBeNull();
+        expect(judge({ scheme: "github", headers, body: tampered(body) })).toBe("X-Hub-Signature-256 does not match");
+        count++;
+      }
+    }
+    expect(count).toBeGreaterThan(200);
+  });
+
+  test.each<[string, Exclude<Scheme, "none">]>([
+    ["forgejo-push.json", "forgejo"],
+    ["forgejo-issue-comment.json", "forgejo"],
+    ["gitea-push.json", "forgejo"],
+    ["forgejo-push.json", "github"],
+    ["gitlab-push.json", "gitlab"],
+    ["gitlab-merge-request.json", "gitlab"],
+    ["gitlab-pipeline.json", "gitlab"],
+    ["gitlab-pipeline.json", "standard"],
+    ["slack-event.json", "slack"],
+    ["slack-slash-command.form", "slack"],
+    ["stripe-event.json", "stripe"],
+    ["standard-webhooks.json", "standard"],
+    ["standard-webhooks.json", "bearer"],
+  ])("%s with %s", (file, scheme) => {
+    const body = readFileSync(join(PAYLOADS, file));
+    const headers = SIGN[scheme](body);
+    expect(judge({ scheme, headers, body })).toBeNull();
+    expect(judge({ scheme, headers, body, secrets: [OTHER] })).toBe(`${NAMES[scheme]} does not match`);
+    const covered = scheme !== "gitlab" && scheme !== "bearer";
+    expect(judge({ scheme, headers, body: tampered(body) })).toBe(covered ? `${NAMES[scheme]} does not match` : null);
+  });
+
+  test("Forgejo's and Gitea's forms: the signature covers the JSON, not the form around it", () => {
+    for (const file of ["forgejo-push.json", "gitea-push.json"]) {
+      const json = readFileSync(join(PAYLOADS, file), "utf8");
+      const body = new URLSearchParams({ payload: json }).toString();
+      const headers = { ...SIGN.forgejo(json), "Content-Type": "application/x-www-form-urlencoded; charset=utf-8" };
+      expect(judge({ scheme: "forgejo", headers, body })).toBeNull();
+      const changed = body.replace("octo", "eight");
+      expect(judge({ scheme: "forgejo", headers, body: changed })).toBe("X-Forgejo-Signature does not match");
+    }
+  });
+
+  test("a form with fields that no signature covers is refused, and so is a form that isn't sent as one", () => {
+    const json = '{"a":1}';
+    const form = new URLSearchParams({ payload: json }).toString();
+    const headers = { ...SIGN.forgejo(json), "Content-Type": "application/x-www-form-urlencoded" };
+    for (const body of [`${form}&more=1`, `more=1&${form}`, `${form}&payload=2`, `payload=2&${form}`, ` ${form}`]) {
+      expect(judge({ scheme: "forgejo", headers, body })).toBe("X-Forgejo-Signature does not match");
+    }
+    for (const type of [undefined, "application/json", "text/plain"]) {
+      const sent = { ...SIGN.forgejo(json), ...(type && { "Content-Type": type }) };
+      expect(judge({ scheme: "forgejo", headers: sent, body: form })).toBe("X-Forgejo-Signature does not match");
+    }
+    expect(judge({ scheme: "github", headers: { ...headers, ...SIGN.github(json) }, body: form })).not.toBeNull();
+    expect(judge({ scheme: "forgejo", headers: { ...headers, ...SIGN.forgejo(form) }, body: form })).toBeNull();
+  });
+
+  test("a secret that isn't ASCII, as bytes on a wire", async () => {
+    const secret = "geheïm ☃";
+    const verdicts: (string | null)[] = [];
+    const secrets = [new Secret(secret)];
+    using server = Bun.serve({
+      hostname: "127.0.0.1",
+      port: 0,
+      fetch({ headers }) {
+        const header = (name: string) => headers.get(name);
+        for (const scheme of ["gitlab", "bearer"] as const) {
+          verdicts.push(verifySignature({ scheme, secrets, header, body: BODY, now: NOW }));
+        }
+        return new Response();
+      },
+    });
+    const lines = ["POST / HTTP/1.1", "Host: x", `X-Gitlab-Token: ${secret}`, `Authorization: Bearer ${secret}`];
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const socket = connect(server.port!, "127.0.0.1", () => {
+      socket.write(`${lines.join("\r\n")}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n`);
+    });
+    socket.on("data", () => socket.destroy());
+    socket.on("close", () => resolve());
+    socket.on("error", reject);
+    await promise;
+    expect(verdicts).toEqual([null, null]);
+  });
+
+  test("bytes that are no text, an empty body, a long secret, and a body inside a larger buffer", () => {
+    const bytes = Buffer.from(Array.from({ length: 512 }, (_, n) => n & 255));
+    for (const scheme of SIGNED) {
+      expect(judge({ scheme, headers: SIGN[scheme](bytes), body: bytes })).toBeNull();
+      expect(judge({ scheme, headers: SIGN[scheme](""), body: "" })).toBeNull();
+      expect(judge({ scheme, headers: SIGN[scheme](""), body: " " })).not.toBeNull();
+      const long = KEY.repeat(5);
+      expect(judge({ scheme, headers: SIGN[scheme](bytes, long), body: bytes, secrets: [long] })).toBeNull();
+      const inner = new Uint8Array(bytes.buffer, bytes.byteOffset + 100, 50);
+      const sent = new Headers(SIGN[scheme](inner));
+      const verifier = compileVerifier({ scheme, secrets: [new Secret(KEY)] });
+      expect(verifier.verify((name) => sent.get(name), inner, NOW)).toBeNull();
+    }
+  });
+});
+
+describe.each(ALL)("%s", (scheme) => {
+  const name = NAMES[scheme];
+
+  test("a missing or empty header is named", () => {
+    for (const missing of Object.keys(SIGN[scheme](BODY))) {
+      const { [missing]: _, ...rest } = SIGN[scheme](BODY);
+      expect(judge({ scheme, headers: rest })).toMatch(new RegExp(`${missing}.* (is|are) missing$`));
+      expect(judge({ scheme, headers: { ...rest, [missing]: "" } })).toMatch(/ (is|are) missing$/);
+    }
+  });
+
+  test("while secrets change, each of them is good, and no other", () => {
+    const secrets = [OTHER, KEY];
+    expect(judge({ scheme, secrets, headers: SIGN[scheme](BODY, KEY) })).toBeNull();
+    expect(judge({ scheme, secrets, headers: SIGN[scheme](BODY, OTHER) })).toBeNull();
+    expect(judge({ scheme, secrets, headers: SIGN[scheme](BODY, "a third") })).toBe(`${name} does not match`);
+    for (const near of [`${KEY}x`, KEY.slice(1), KEY.toUpperCase()]) {
+      expect(judge({ scheme, secrets, headers: SIGN[scheme](BODY, near) })).toBe(`${name} does not match`);
+    }
+  });
+
+  test("without a secret, or with an empty one, nothing is compiled", () => {
+    for (const secrets of [[], [new Secret("")], [new Secret(KEY), new Secret("")]]) {
+      expect(() => compileVerifier({ scheme, secrets })).toThrow("the secret is empty");
+    }
+  });
+
+  test("a header that comes twice is refused, whichever is the good one", () => {
+    const good = Object.entries(SIGN[scheme](BODY));
+    const bad = new Map(Object.entries(SIGN[scheme](BODY, "a third", SECOND - 1)));
+    for (const [twice, value] of good) {
+      // The signatures of Standard Webhooks are a list, and joined they still are one.
+      if (twice === "webhook-signature") continue;
+      const other = bad.get(twice)!;
+      for (const more of [value, other]) {
+        expect(judge({ scheme, headers: [...good, [twice, more]] })).not.toBeNull();
+        expect(judge({ scheme, headers: [[twice, more], ...good] })).not.toBeNull();
+      }
+    }
+  });
+
+  test("no reason holds a secret, or the signature that would have been good", () => {
+    const good = Object.values(SIGN[scheme](BODY)).flatMap((value) => value.match(/[A-Za-z0-9+/]{40,}/g) ?? []);
+    for (const headers of [{}, SIGN[scheme](BODY, "a third"), { ...SIGN[scheme](BODY), [name]: "x" }]) {
+      const reason = judge({ scheme, headers })!;
+      for (const hidden of [KEY, ...good]) expect(reason).not.toContain(hidden);
+    }
+  });
+});
+
+describe.each(SIGNED)("the signature of %s", (scheme) => {
+  const name = NAMES[scheme];
+
+  test("has its exact form, or is refused without an exception", () => {
+    const good = SIGN[scheme](BODY)[name]!;
+    const digest = /(?:^|v1[=,]|v0=|sha256=)([A-Za-z0-9+/]{43,64}=?)/.exec(good)![1]!;
+    const bad = [
+      ["nothing", "x"],
+      ["shorter", good.replace(digest, digest.slice(0, -1))],
+      ["longer", good.replace(digest, `${digest}0`)],
+      ["half", good.replace(digest, digest.slice(0, digest.length / 2))],
+      ["foreign characters", good.replace(digest, `!${digest.slice(1)}`)],
+      ["more after it", good.replace(digest, `${digest}=junk`)],
+      ["not ASCII", good.replace(digest, "é".repeat(digest.length))],
+      ["digest only", scheme === "forgejo" ? `sha256=${good}` : digest],
+      ["another name", good.replace(/sha256|v0|v1/, "v9")],
+    ] as const;
+    for (const [what, value] of bad) {
+      if (value === good) continue;
+      const reason = judge({ scheme, headers: { ...SIGN[scheme](BODY), [name]: value } });
+      expect([what, reason]).toEqual([what, expect.stringMatching(/ (is malformed|has no v1 signature)$/)]);
+    }
+  });
+
+  test("another digest of the same length doesn't match, be it in the first digit or in the last", () => {
+    expect(judge({ scheme, headers: SIGN[scheme](tampered(BODY)) })).toBe(`${name} does not match`);
+    const good = SIGN[scheme](BODY);
+    const digest = /[A-Za-z0-9+/]{43,64}/.exec(good[name]!)![0];
+    const other = (digit: string) => (digit === "0" ? "4" : "0");
+    // The very last digit in base64 has two bits that count for nothing.
+    const last = scheme === "standard" ? -2 : -1;
+    for (const at of [0, digest.length + last]) {
+      const near = digest.slice(0, at) + other(digest[at]!) + digest.slice(at + 1);
+      const headers = { ...good, [name]: good[name]!.replace(digest, near) };
+      expect(judge({ scheme, headers })).toBe(`${name} does not match`);
+    }
+  });
+});
+
+test.each(HEX)("hex digits of %s may be in upper case, or mixed", (scheme) => {
+  const good = SIGN[scheme](BODY);
+  const [before, hex] = [
+    good[NAMES[scheme]]!.replace(/[0-9a-f]{64}.*/, ""),
+    /[0-9a-f]{64}/.exec(good[NAMES[scheme]]!)![0],
+  ];
+  for (const digits of [hex.toUpperCase(), hex.slice(0, 32).toUpperCase() + hex.slice(32)]) {
+    expect(judge({ scheme, headers: { ...good, [NAMES[scheme]]: before + digits } })).toBeNull();
+  }
+});
+
+describe.each(TIMED)("the time of %s", (scheme) => {
+  test.each([
+    [0, null],
+    [300, null],
+    [301, "the timestamp is 301 s old, over 300 s"],
+    [-300, null],
+    [-301, "the timestamp is 301 s ahead, over 300 s: a clock is wrong"],
+  ])("%d s old", (age, verdict) => {
+    const headers = SIGN[scheme](BODY, KEY, SECOND - age);
+    expect(judge({ scheme, headers })).toBe(verdict);
+    expect(judge({ scheme, headers, now: NOW + 999 })).toBe(verdict);
+  });
+
+  test("is whole seconds in digits, also where it is signed like that", () => {
+    for (const time of [`${SECOND}.0`, `+${SECOND}`, "0x6a", "now", "-1", "1e9", "9".repeat(20), `${SECOND}x`]) {
+      expect(judge({ scheme, headers: SIGN[scheme](BODY, KEY, time) })).toBe("the timestamp is malformed");
+    }
+    // Milliseconds are thirteen digits.
+    expect(judge({ scheme, headers: SIGN[scheme](BODY, KEY, NOW) })).toBe("the timestamp is malformed");
+  });
+
+  test("is covered by the signature", () => {
+    const headers = SIGN[scheme](BODY, KEY, SECOND - 600);
+    for (const name of Object.keys(headers)) {
+      headers[name] = headers[name]!.replaceAll(`${SECOND - 600}`, `${SECOND}`);
+    }
+    expect(judge({ scheme, headers })).toBe(`${NAMES[scheme]} does not match`);
+  });
+
+  test("is said before the body is read", () => {
+    const verifier = compileVerifier({ scheme, secrets: [new Secret(KEY)] });
+    const sent = new Headers(SIGN[scheme]("whatever", "a third", SECOND - 301));
+    expect(verifier.early((name) => sent.get(name), NOW)).toContain("301 s old");
+  });
+});
+
+describe("forgejo", () => {
+  const good = hmac(KEY, "hex", BODY);
+  const bad = hmac(OTHER, "hex", BODY);
+
+  test("Gitea's header alone is enough", () => {
+    expect(judge({ scheme: "forgejo", headers: { "X-Gitea-Signature": good } })).toBeNull();
+    const refused = judge({ scheme: "forgejo", headers: { "X-Gitea-Signature": bad } });
+    expect(refused).toBe("X-Gitea-Signature does not match");
+    expect(judge({ scheme: "forgejo", headers: { "X-Gitea-Signature": "x" } })).toBe("X-Gitea-Signature is malformed");
+  });
+
+  test("of both, Forgejo's decides", () => {
+    const judged = (forgejo: string, gitea: string) =>
+      judge({ scheme: "forgejo", headers: { "X-Forgejo-Signature": forgejo, "X-Gitea-Signature": gitea } });
+    expect(judged(good, bad)).toBeNull();
+    expect(judged(bad, good)).toBe("X-Forgejo-Signature does not match");
+    expect(judged("x", good)).toBe("X-Forgejo-Signature is malformed");
+    expect(judged("", good)).toBeNull();
+    expect(judged("", "")).toBe("X-Forgejo-Signature and X-Gitea-Signature are missing");
+  });
+});
+
+describe("stripe", () => {
+  test("of several v1 signatures one has to match; other versions don't count", () => {
+    const digest = hmac(KEY, "hex", `${SECOND}.`, BODY);
+    const other = hmac(OTHER, "hex", `${SECOND}.`, BODY);
+    const judged = (value: string) => judge({ scheme: "stripe", headers: { "Stripe-Signature": value } });
+    expect(judged(`t=${SECOND},v1=${other},v1=${digest}`)).toBeNull();
+    expect(judged(`v1=${digest}, t=${SECOND}`)).toBeNull();
+    expect(judged(`t=${SECOND},v1=x,v1=${digest}`)).toBeNull();
+    expect(judged(`t=${SECOND},v0=${digest}`)).toBe("Stripe-Signature has no v1 signature");
+    expect(judged(`v1=${digest}`)).toBe("Stripe-Signature is malformed");
+    expect(judged(`t=${SECOND},t=${SECOND},v1=${digest}`)).toBe("Stripe-Signature is malformed");
+  });
+
+  test("its whsec_ secret is the key as it stands", () => {
+    const key = "whsec_not base64!";
+    expect(judge({ scheme: "stripe", headers: SIGN.stripe(BODY, key), secrets: [key] })).toBeNull();
+  });
+});
+
+describe("standard", () => {
+  const raw = Buffer.from("0123456789abcdef0123456789abcdef");
+
+  test("a whsec_ secret is base64, padded or not; another one is the key itself", () => {
+    for (const key of [raw, raw.subarray(1), raw.subarray(2)]) {
+      const headers = {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": `${SECOND}`,
+        "webhook-signature": `v1,${hmac(key, "base64", `msg_1.${SECOND}.`, BODY)}`,
+      };
+      const base64 = key.toString("base64");
+      for (const secret of [`whsec_${base64}`, `whsec_${base64.replaceAll("=", "")}`, key.toString()]) {
+        expect(judge({ scheme: "standard", headers, secrets: [secret] })).toBeNull();
+      }
+      expect(judge({ scheme: "standard", headers, secrets: [base64] })).toBe("webhook-signature does not match");
+    }
+  });
+
+  test("a whsec_ secret that isn't base64 is refused when it is compiled, and not shown", () => {
+    // What a lenient decoder makes of "A" and "=" is an empty key, with which anybody could sign.
+    for (const text of [
+      "",
+      "A",
+      "=",
+      "==",
+      "not base64",
+      "c2Vj cmV0",
+      "c2VjcmV0\n",
+      "c2Vj_cmV0",
+      "c2V=jcmV0",
+      "c2Vjcm===",
+    ]) {
+      const compile = () => compileVerifier({ scheme: "standard", secrets: [new Secret(`whsec_${text}`)] });
+      expect(compile).toThrow(new Error("what follows whsec_ is not base64"));
+    }
+  });
+
+  test("the id is covered by the signature, also where it isn't ASCII", () => {
+    const headers = SIGN.standard(BODY);
+    expect(judge({ scheme: "standard", headers: { ...headers, "webhook-id": "msg_2" } })).not.toBeNull();
+    const id = Buffer.from("mëss");
+    const signature = `v1,${hmac(KEY, "base64", id, `.${SECOND}.`, BODY)}`;
+    const sent = { ...headers, "webhook-id": id.toString("latin1"), "webhook-signature": signature };
+    expect(judge({ scheme: "standard", headers: sent })).toBeNull();
+  });
+});
+
+describe("bearer and none", () => {
+  test("the word Bearer is in any case, and needed", () => {
+    const judged = (value: string) => judge({ scheme: "bearer", headers: { Authorization: value } });
+    expect(judged(`bearer ${KEY}`)).toBeNull();
+    expect(judged(`BEARER   ${KEY}`)).toBeNull();
+    for (const value of [KEY, `Basic ${KEY}`, "Bearer", `Bearer${KEY}`, `x Bearer ${KEY}`]) {
+      expect(judged(value)).toBe("Authorization is malformed");
+    }
+  });
+
+  test("none lets everybody in, and needs no secret", () => {
+    expect(judge({ scheme: "none", headers: {}, secrets: [] })).toBeNull();
+    expect(judge({ scheme: "none", headers: SIGN.github("something else") })).toBeNull();
+  });
+
+  test("every scheme is tested here", () => {
+    expect([...ALL, "none"].toSorted()).toEqual([...SCHEMES].toSorted());
+  });
+});
+
+describe("the id of a delivery", () => {
+  const idOf = (init: Init) => {
+    const headers = new Headers(init);
+    return deliveryId((name) => headers.get(name));
+  };
+  const NAMES_IN_ORDER = [
+    "webhook-id",
+    "X-GitHub-Delivery",
+    "X-Forgejo-Delivery",
+    "X-Gitea-Delivery",
+    "Idempotency-Key",
+  ];
+
+  test("comes from the first header that has one", () => {
+    for (const [index, name] of NAMES_IN_ORDER.entries()) {
+      expect(idOf({ [name]: `id of ${name}` })).toBe(`id of ${name}`);
+      const later = Object.fromEntries(NAMES_IN_ORDER.slice(index).map((one) => [one, one]));
+      expect(idOf(later)).toBe(name);
+    }
+    expect(idOf({})).toBeNull();
+    expect(deliveryId(() => undefined)).toBeNull();
+  });
+
+  test("isn't taken from GitLab's headers that don't stay the same, or aren't one delivery's own", () => {
+    expect(idOf({ "X-Gitlab-Event-UUID": "1", "X-Gitlab-Webhook-UUID": "2", "X-Request-Id": "3" })).toBeNull();
+  });
+
+  test("is trimmed, and 1 to 200 printable characters; otherwise the next header is asked", () => {
+    expect(deliveryId((name) => (name === "webhook-id" ? "  an id\t" : null))).toBe("an id");
+    expect(idOf({ "webhook-id": "x".repeat(200) })).toBe("x".repeat(200));
+    for (const bad of ["", "   ", "x".repeat(201), "a\u0001b", "a\u007f", "é", "a\u00a0b"]) {
+      expect(deliveryId((name) => (name === "X-GitHub-Delivery" ? bad : null))).toBeNull();
+      const next = (name: string) => (name === "X-GitHub-Delivery" ? bad : name === "Idempotency-Key" ? "good" : null);
+      expect(deliveryId(next)).toBe("good");
+    }
+  });
+
+  test("from a header that comes twice is both together, the same when the request comes again", () => {
+    const twice: Init = [
+      ["webhook-id", "a"],
+      ["webhook-id", "b"],
+    ];
+    expect(idOf(twice)).toBe("a, b");
+  });
+});
+
+describe("the id of a delivery's event", () => {
+  test("is 32 hex digits, the same for the same route and delivery", () => {
+    const id = eventId("/forgejo/push", "f6266f16-1bf3-46a5-9ea4-602e06ead473");
+    expect(id).toMatch(/^[0-9a-f]{32}$/);
+    expect(eventId("/forgejo/push", "f6266f16-1bf3-46a5-9ea4-602e06ead473")).toBe(id);
+    // A changed encoding would append what older versions appended already.
+    expect(eventId("/a", "1")).toBe(new Bun.CryptoHasher("sha256").update("2:/a:1").digest("hex").slice(0, 32));
+  });
+
+  test("differs for every other pair, also where the two run together to the same text", () => {
+    const parts = [
+      "/",
+      "/a",
+      "/a:",
+      "/a:b",
+      "/1:/a",
+      "a",
+      ":a",
+      ":",
+      "b",
+      "b:c",
+      "/a/2:b",
+      "ä",
+      "😀",
+      "1",
+      "11",
+      "/11",
+    ];
+    const pairs = parts.flatMap((route) => parts.map((delivery) => eventId(route, delivery)));
+    expect(new Set(pairs).size).toBe(parts.length ** 2);
+  });
+});

@@ -1,0 +1,51 @@
+// The observer under more than it can understand at once: its steps take their time, and requests get theirs.
+
+import { expect, test } from "bun:test";
+import { Clusters } from "../../lib/observer/clusters.ts";
+import { OpLog } from "../../lib/observer/op-log.ts";
+import { type Operation, readOperation } from "../../lib/observer/operation.ts";
+import { Ledger, Recorder } from "../../lib/observer/recorder.ts";
+import { until } from "../kit.ts";
+import { Witness } from "./kit.ts";
+
+const RULES = { threshold: 3, windowMs: 60_000, cooldownMs: 3_600_000 };
+
+/** Failures of which no two have the same text. */
+function failures(count: number): Operation[] {
+  return Array.from({ length: count }, (_, index) => {
+    const read = readOperation({ endpoint: "x", success: false, error: `job ${index} has failed` }, Date.now());
+    if ("broken" in read) throw new Error("no operation");
+    return read.operation;
+  });
+}
+
+test("requests are answered while playbooks are made of long texts", async () => {
+  await using witness = await Witness.start({ more: "durability: os" });
+  const long = "connection refused to host 17 at path /var/lib/x ".repeat(300);
+  const operations = Array.from({ length: 250 }, () => ({ endpoint: "x", success: true, input_summary: long }));
+  for (let part = 0; part < 4; part++) await witness.record(...operations);
+  type Steps = { steps: { playbooks: { running_for_seconds: number } } };
+  await until("an answer in the middle of a pass", async () => {
+    const { steps } = await witness.get<Steps>("/observer/health");
+    return steps.playbooks.running_for_seconds > 0;
+  });
+}, 60_000);
+
+test("too many failures that wait aren't sorted all at once, and none is left out", async () => {
+  const clusters = new Clusters(RULES);
+  for (const failure of failures(25_000)) clusters.add(failure);
+  expect(clusters.waiting).toBeLessThan(20_000);
+  expect(clusters.waiting).toBeGreaterThan(19_000);
+  await clusters.analyze();
+  expect(clusters.list().map(({ count }) => count)).toEqual([25_000]);
+});
+
+test("whoever brings failures quicker than they are sorted waits", async () => {
+  const ledger = new Ledger(new Clusters(RULES));
+  const books = { path: null, rotateBytes: 1, durability: "os", books: ledger, malformed: () => {} } as const;
+  const { log } = await OpLog.open(books);
+  const recorder = new Recorder(ledger, log);
+  await recorder.record(failures(12_000));
+  expect(ledger.clusters.waiting).toBeLessThan(5000);
+  expect(ledger.tally.total).toBe(12_000);
+});

@@ -1,0 +1,249 @@
+// What the receiver's tests share: a receiver as a child process, hosts with tokens, reports and episodes to send.
+
+import { Database } from "bun:sqlite";
+import { existsSync, mkdirSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Daemon, Folder, type Target, runRole, startRole } from "../kit.ts";
+
+export interface HubOptions {
+  target?: Target;
+  /** More lines of the configuration. */
+  more?: string;
+  env?: Record<string, string | undefined>;
+  /** Where data_dir lies. Default: the hub's own folder. */
+  data?: string;
+  port?: number;
+  wrap?: string[];
+}
+
+/** A receiver with a configuration, data folder and inbox of its own. */
+export class Hub implements AsyncDisposable {
+  readonly folder = new Folder();
+  readonly data: string;
+  readonly inbox: string;
+  readonly config: string;
+  readonly tokens = new Map<string, string>();
+  daemon!: Daemon;
+  url!: string;
+  #options: HubOptions;
+
+  constructor(options: HubOptions = {}) {
+    this.#options = options;
+    this.data = options.data ?? this.folder.at("data");
+    this.inbox = this.folder.at("inbox");
+    this.config = this.folder.at("receiver.yaml");
+    this.configure(options.more ?? "");
+  }
+
+  /** A running one, with these hosts. */
+  static async start(options: HubOptions & { hosts?: string[] } = {}): Promise<Hub> {
+    const hub = new Hub(options);
+    for (const host of options.hosts ?? ["web-1"]) await hub.addHost(host);
+    await hub.up();
+    return hub;
+  }
+
+  /** Writes the configuration. */
+  configure(more: string): void {
+    writeFileSync(
+      this.config,
+      `listen: "127.0.0.1:${this.#options.port ?? 0}"\ndata_dir: ${this.data}\nnotify: { recipient: ops, inbox_dir: ${this.inbox} }\n${more}\n`,
+    );
+  }
+
+  /** Where it listens, also while it doesn't; with a `port` of its own only. */
+  get address(): string {
+    return `http://127.0.0.1:${this.#options.port}`;
+  }
+
+  async up(): Promise<void> {
+    const { target, env, wrap } = this.#options;
+    this.daemon = await startRole("receiver", ["--config", this.config, "--log-level", "debug"], {
+      ...(target ? { target } : {}),
+      ...(env ? { env } : {}),
+      ...(wrap ? { wrap } : {}),
+    });
+    this.url = await this.daemon.url();
+  }
+
+  /** Runs one of the receiver's commands. */
+  run(...args: string[]) {
+    const { target, env } = this.#options;
+    return runRole("receiver", [...args, "--config", this.config], {
+      ...(target ? { target } : {}),
+      ...(env ? { env } : {}),
+    });
+  }
+
+  async addHost(name: string): Promise<string> {
+    const { code, stdout, stderr } = await this.run("host", "add", name);
+    const token = /pk_[A-Za-z0-9]{40}/.exec(stdout)?.[0];
+    if (code !== 0 || !token) throw new Error(`host add ${name}: ${stderr}`);
+    this.tokens.set(name, token);
+    return token;
+  }
+
+  bearer(host = "web-1"): Record<string, string> {
+    return { authorization: `Bearer ${this.tokens.get(host)}` };
+  }
+
+  /** Sends a report; what is given replaces parts of a right one. */
+  report(body: unknown = report(), { host = "web-1", path = "/v1/host-report" } = {}): Promise<Response> {
+    const text = typeof body === "string" ? body : JSON.stringify(body);
+    return fetch(this.url + path, { method: "POST", body: text, headers: this.bearer(host) });
+  }
+
+  /** Ships bytes as an episode; headers that are given replace the right ones, null takes one away. */
+  ship(
+    episode: string,
+    bytes: Uint8Array<ArrayBuffer>,
+    {
+      host = "web-1",
+      to = host,
+      headers = {},
+    }: { host?: string; to?: string; headers?: Record<string, string | null> } = {},
+  ): Promise<Response> {
+    const all: Record<string, string | null> = { ...this.bearer(host), ...uploadHeaders(bytes), ...headers };
+    const given = Object.entries(all).filter((entry): entry is [string, string] => entry[1] !== null);
+    return fetch(`${this.url}/v1/episodes/${to}/${episode}.tar.zst`, {
+      method: "PUT",
+      body: bytes,
+      headers: Object.fromEntries(given),
+    });
+  }
+
+  async get<T = Record<string, unknown>>(path: string, headers: Record<string, string> = {}): Promise<T> {
+    const answer = await fetch(this.url + path, { headers });
+    if (answer.status !== 200) throw new Error(`${path}: ${answer.status} ${await answer.text()}`);
+    return (await answer.json()) as T;
+  }
+
+  /** Looks into the store. */
+  rows<T>(sql: string): T[] {
+    const db = new Database(join(this.data, "receiver.db"), { readonly: true });
+    try {
+      db.run("PRAGMA busy_timeout=5000");
+      return db.query(sql).all() as T[];
+    } finally {
+      db.close();
+    }
+  }
+
+  /** Changes the store by hand, while the daemon is down. */
+  change(work: (db: Database) => void): void {
+    const db = new Database(join(this.data, "receiver.db"));
+    try {
+      db.transaction(() => work(db))();
+    } finally {
+      db.close();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.daemon?.[Symbol.asyncDispose]();
+    this.folder[Symbol.dispose]();
+  }
+}
+
+/** A report that is in order, recorded so many milliseconds ago. */
+export function report(more: Record<string, unknown> = {}, agoMs = 0): Record<string, unknown> {
+  return {
+    recorded_at: new Date(Date.now() - agoMs).toISOString(),
+    agent_version: "0.1.0",
+    host: {
+      metrics: {
+        cpu_percent: 12.5,
+        memory_used_mb: 1024,
+        memory_total_mb: 4096,
+        disk_used_gb: 10,
+        disk_total_gb: 100,
+        network_rx_bytes: 1_000_000,
+        network_tx_bytes: 2_000_000,
+        uptime_seconds: 3600,
+        load_average: 0.5,
+        cpu_temp_c: 41.5,
+      },
+      facts: { cpu_count: 4, os: "Debian GNU/Linux 12", arch: "x64" },
+    },
+    ...more,
+  };
+}
+
+/** A container of a report. */
+export function container(name: string, more: Record<string, unknown> = {}): Record<string, unknown> {
+  return {
+    container_id: Bun.hash(name).toString(16),
+    name,
+    image: "docker.io/library/nginx",
+    image_tag: "1.27",
+    status: "Up 3 hours",
+    state: "running",
+    health_status: null,
+    ports: [{ private: 80, public: 8080, type: "tcp" }],
+    labels: { "com.docker.compose.project": "web" },
+    metrics: {
+      cpu_percent: 1.5,
+      memory_usage_mb: 50,
+      memory_limit_mb: 300,
+      network_rx_bytes: 10,
+      network_tx_bytes: 20,
+      block_read_bytes: 30,
+      block_write_bytes: 40,
+    },
+    ...more,
+  };
+}
+
+export function sha256(bytes: Uint8Array): string {
+  return new Bun.CryptoHasher("sha256").update(bytes).digest("hex");
+}
+
+export function uploadHeaders(bytes: Uint8Array): Record<string, string> {
+  return { "x-content-sha256": sha256(bytes), "content-type": "application/zstd", "x-schema-version": "1" };
+}
+
+/** An archive with some content, as an agent makes it. */
+export async function archive(
+  content: string,
+  meta: unknown = { code_version: { commit: "a".repeat(40) } },
+): Promise<Uint8Array<ArrayBuffer>> {
+  using folder = new Folder();
+  mkdirSync(folder.at("ep"));
+  folder.write("ep/meta.json", JSON.stringify(meta));
+  folder.write("ep/data.txt", content);
+  const tar = Bun.spawnSync(["tar", "-C", folder.path, "-cf", "-", "ep"]).stdout;
+  return new Uint8Array(Bun.zstdCompressSync(tar));
+}
+
+/** libfaketime (the one for threads: the other now and then forgets its offset), for a clock that a test sets; null (said) where it isn't installed. */
+export function faketime(test: string): string | null {
+  const found = ["x86_64", "aarch64"]
+    .map((arch) => `/usr/lib/${arch}-linux-gnu/faketime/libfaketimeMT.so.1`)
+    .find((path) => existsSync(path));
+  if (!found) console.log(`skipped: ${test}: faketime is not installed`);
+  return found ?? null;
+}
+
+/** The wall clock of a child process. Its monotonic clock is the machine's. */
+export class Clock {
+  readonly env: Record<string, string>;
+  #file: string;
+
+  constructor(folder: Folder, library: string) {
+    this.#file = folder.write("clock", "+0\n");
+    this.env = {
+      LD_PRELOAD: library,
+      FAKETIME_TIMESTAMP_FILE: this.#file,
+      FAKETIME_NO_CACHE: "1",
+      FAKETIME_DONT_FAKE_MONOTONIC: "1",
+      FAKETIME_DONT_RESET: "1",
+    };
+  }
+
+  /** Lets it run so many seconds before or behind the machine's. */
+  offset(seconds: number): void {
+    // By rename: half a line would be another time.
+    writeFileSync(`${this.#file}.new`, `${seconds < 0 ? "" : "+"}${seconds}\n`);
+    renameSync(`${this.#file}.new`, this.#file);
+  }
+}
