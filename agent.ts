@@ -6,30 +6,18 @@
 
 import { type FSWatcher, existsSync, watch } from "node:fs";
 import { join } from "node:path";
-import * as v from "valibot";
 import systemUnit from "./etc/picket-agent.service" with { type: "text" };
 import userUnit from "./etc/picket-agent.user.service" with { type: "text" };
 import example from "./etc/agent.yaml" with { type: "text" };
 import { Backlog } from "./lib/agent/backlog.ts";
 import { COMMANDS } from "./lib/agent/commands.ts";
+import { Config } from "./lib/agent/config.ts";
 import { examine, worst } from "./lib/agent/doctor.ts";
 import { EpisodePlaces } from "./lib/agent/episodes.ts";
 import { type Hub, hostOf, openHub, refusedAtOnce } from "./lib/agent/hub.ts";
 import { Sampler } from "./lib/agent/report.ts";
 import { DRAIN_SECONDS, Reporter } from "./lib/agent/reporter.ts";
 import { Shipping } from "./lib/agent/shipping.ts";
-import {
-  type Broken,
-  httpUrl,
-  isLoopback,
-  nameSegment,
-  number,
-  ownDataFolder,
-  path,
-  rule,
-  seconds,
-  secret,
-} from "./lib/config.ts";
 import type { Log } from "./lib/log.ts";
 import { type Running, type Service, run } from "./lib/service.ts";
 
@@ -39,123 +27,11 @@ const USAGE = `picket-agent: reports this host to a receiver, as a heartbeat, an
   PICKET_URL=https://hub.example PICKET_TOKEN=pk_… picket-agent`;
 
 // ---------------------------------------------------------------------------------------------------------------
-// Configuration: the schema is the documentation of the defaults
-
-const Receiver = v.pipe(
-  v.strictObject({
-    url: httpUrl(),
-    ...secret("token", { required: true }),
-    /** Whom to trust, instead of the system's authorities. */
-    ca_file: v.optional(path()),
-    client_cert_file: v.optional(path()),
-    client_key_file: v.optional(path()),
-    /** Collecting and this together stay below the watchdog of the unit (180 s). */
-    timeout_seconds: v.optional(seconds({ min: 0.1, max: 120 }), 30),
-  }),
-  rule(({ url, client_cert_file: cert, client_key_file: key }) => {
-    const broken = tokenReadable("url", url);
-    if (!cert !== !key) {
-      broken.push({
-        path: ["client_cert_file"],
-        message: 'client certificates need "client_cert_file" and "client_key_file"',
-      });
-    }
-    return broken;
-  }),
-);
-
-/** A token goes to another machine only where nobody on the way can read it. */
-function tokenReadable(key: string, url: string): Broken[] {
-  const { protocol, hostname } = new URL(url);
-  if (protocol === "https:" || isLoopback(hostname)) return [];
-  return [{ path: [key], message: "http would send the token readable: only https, or http to this machine" }];
-}
-
-const ProxmoxNode = v.pipe(
-  v.strictObject({
-    endpoint: httpUrl(),
-    node: nameSegment(),
-    /** An API token: user@realm!id=uuid. */
-    ...secret("token", { required: true }),
-    /** Whom to trust, instead of the system's authorities: /etc/pve/pve-root-ca.pem. */
-    ca_file: v.optional(path()),
-    /** Instead of that: SHA-256 of the server's certificate. */
-    fingerprint: v.optional(
-      v.pipe(
-        v.string(),
-        v.regex(
-          /^([0-9a-f]{2}:?){31}[0-9a-f]{2}$/i,
-          "expected the 64 hex digits of a SHA-256 fingerprint, with or without colons",
-        ),
-      ),
-    ),
-  }),
-  rule(({ endpoint, ca_file, fingerprint }) => {
-    const broken = tokenReadable("endpoint", endpoint);
-    if (ca_file !== undefined && fingerprint !== undefined) {
-      broken.push({ path: ["fingerprint"], message: 'given beside "ca_file": one of the two has to go' });
-    }
-    if (fingerprint !== undefined && endpoint.startsWith("http:")) {
-      broken.push({ path: ["fingerprint"], message: "http has no certificate: https is needed" });
-    }
-    return broken;
-  }),
-);
-
-const Ship = v.strictObject({
-  /** Folders with a done.marker in them are shipped. */
-  episodes_dir: path(),
-  scan_seconds: v.optional(seconds({ min: 0.1, max: 3600 }), 5),
-  /** 0 keeps for ever. */
-  shipped_keep_days: v.optional(number({ min: 0, unit: "days" }), 7),
-  quarantine_keep_days: v.optional(number({ min: 0, unit: "days" }), 30),
-});
+// The daemon
 
 const MIB = 1 << 20;
 const HOUR_MS = 3_600_000;
 const FIRST_LOOK_MS = 200;
-
-export const Config = v.strictObject({
-  receiver: Receiver,
-  /** Default: the token's host. */
-  host_id: v.optional(nameSegment()),
-  /** Until the receiver says otherwise. */
-  interval_seconds: v.optional(
-    v.pipe(
-      seconds({ max: 86_400 }),
-      v.check((given) => given > 0, "expected a number of seconds above 0"),
-    ),
-    60,
-  ),
-  /** `telemetry` for hubs that know only that. */
-  protocol: v.optional(v.picklist(["report", "telemetry"]), "report"),
-  /** Reports that wait for the receiver. */
-  data_dir: v.optional(path(), () => ownDataFolder("agent")),
-  queue_max_mb: v.optional(number({ min: 0.001, unit: "MiB" }), 64),
-  /** Mount points whose space is reported, added up. */
-  disks: v.optional(v.array(path()), ["/"]),
-  docker: v.optional(
-    v.strictObject({
-      socket: v.optional(v.union([v.literal("auto"), path()]), "auto"),
-      enabled: v.optional(v.boolean(), true),
-    }),
-    {},
-  ),
-  /** A node of Proxmox VE: its figures, guests, storages and backups. */
-  proxmox: v.optional(ProxmoxNode),
-  /** Units of systemd whose state is reported; `cloudflared` has a field of its own. */
-  services: v.optional(
-    v.array(v.pipe(v.string(), v.regex(/^[A-Za-z0-9:_.\\@-]+$/, "expected the name of a unit"))),
-    [],
-  ),
-  ship: v.optional(Ship),
-});
-
-/** What the configuration gives. */
-export type Config = v.InferOutput<typeof Config>;
-
-// ---------------------------------------------------------------------------------------------------------------
-// The daemon
 
 async function main(given: Config, service: Service): Promise<Running<Config>> {
   const { log, stopping } = service;

@@ -12,39 +12,16 @@ import systemUnit from "./etc/picket-observer.service" with { type: "text" };
 import userUnit from "./etc/picket-observer.user.service" with { type: "text" };
 import example from "./etc/observer.yaml" with { type: "text" };
 import { holdAlone } from "./lib/alone.ts";
-import {
-  type Broken,
-  type Secret,
-  dataFolder,
-  httpUrl,
-  integer,
-  isLoopback,
-  listen,
-  nameSegment,
-  number,
-  path,
-  rule,
-  seconds,
-  secret,
-} from "./lib/config.ts";
 import { cannotAppend, isDiskFull, makeFolder } from "./lib/files.ts";
 import { writeWhole } from "./lib/files.ts";
-import {
-  type Bindings,
-  type Health,
-  Refusal,
-  type Server,
-  connectionEntries,
-  readBody,
-  serve,
-  whoMayConnect,
-} from "./lib/http.ts";
+import { type Bindings, type Health, Refusal, type Server, readBody, serve } from "./lib/http.ts";
 import { Journal } from "./lib/journal.ts";
 import type { Log } from "./lib/log.ts";
 import { DEEPEST, isNestedDeeper } from "./lib/nesting.ts";
 import { type Counter, Registry } from "./lib/metrics.ts";
 import { Clusters } from "./lib/observer/clusters.ts";
 import { COMMANDS } from "./lib/observer/commands.ts";
+import { Config } from "./lib/observer/config.ts";
 import { Corrections } from "./lib/observer/corrections.ts";
 import { Escalations } from "./lib/observer/escalations.ts";
 import { createFigures } from "./lib/observer/figures.ts";
@@ -68,71 +45,6 @@ const UTF8 = new TextDecoder("utf-8", { fatal: true });
 const MOST_OPERATIONS = 1000;
 const MINUTE_MS = 60_000;
 const HOUR_MS = 3_600_000;
-
-// ---------------------------------------------------------------------------------------------------------------
-// Configuration: the schema is the documentation of the defaults
-
-const Llm = v.pipe(
-  v.strictObject({
-    /** Any OpenAI-compatible server. */
-    url: httpUrl(),
-    model: v.pipe(v.string(), v.minLength(1, "expected the name of a model")),
-    ...secret("api_key"),
-    timeout_seconds: v.optional(seconds({ min: 0.1, max: 120 }), 20),
-    calls_per_hour: v.optional(integer({ min: 0, unit: "calls" }), 60),
-  }),
-  rule(function* ({ url, api_key }) {
-    const { protocol, hostname } = new URL(url);
-    if (api_key.length > 0 && protocol === "http:" && !isLoopback(hostname)) {
-      yield { path: ["url"], message: "http would send the key readable: only https, or http to this machine" };
-    }
-  }),
-);
-
-const Settings = v.strictObject({
-  listen: v.optional(listen(), "127.0.0.1:3219"),
-  /** The log of operations; its folder has all else. Empty: in memory only. */
-  persist_path: v.optional(v.union([v.literal(""), path()]), () => join(dataFolder("observer"), "ops.jsonl")),
-  durability: v.optional(v.picklist(["disk", "os"]), "disk"),
-  rotate_mb: v.optional(number({ min: 0.001, max: 1 << 20, unit: "MiB" }), 256),
-  overseer_corrections: v.optional(path()),
-  cycle_seconds: v.optional(seconds({ min: 0.1, max: 86_400 }), 30),
-  escalation_threshold: v.optional(integer({ min: 1, max: 1000, unit: "failures" }), 3),
-  window_minutes: v.optional(number({ min: 0.001, max: 100_000, unit: "minutes" }), 30),
-  cooldown_hours: v.optional(number({ min: 0.0001, max: 10_000, unit: "hours" }), 24),
-  review: v.optional(
-    v.pipe(
-      v.strictObject({
-        accept_from: v.optional(number({ min: 0, max: 100, unit: "percent" }), 50),
-        reject_below: v.optional(number({ min: 0, max: 100, unit: "percent" }), 20),
-        reject_from_attempt: v.optional(integer({ min: 1, unit: "attempts" }), 3),
-      }),
-      rule(function* ({ accept_from, reject_below }) {
-        if (reject_below > accept_from) yield { path: ["reject_below"], message: "is above accept_from" };
-      }),
-    ),
-    {},
-  ),
-  /** Judges reviews and diagnoses escalations; the heuristic answers where it doesn't. */
-  llm: v.optional(Llm),
-  /** Where escalations are told. */
-  notify: v.optional(
-    v.strictObject({ inbox_dir: v.optional(path(), () => dataFolder("inbox")), recipient: nameSegment() }),
-  ),
-  ...connectionEntries,
-});
-
-/** What the configuration file gives. */
-export type Config = v.InferOutput<typeof Settings> & { auth: { token: Secret[] } };
-export const Config = v.pipe(
-  Settings,
-  rule((config) => openDoor(config as Config)),
-);
-
-function* openDoor(config: Config): Generator<Broken> {
-  const message = whoMayConnect(config);
-  if (message) yield { path: ["listen"], message };
-}
 
 // ---------------------------------------------------------------------------------------------------------------
 // The daemon

@@ -8,42 +8,19 @@
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Context, Hono } from "hono";
-import * as v from "valibot";
 import systemUnit from "./etc/picket-receiver.service" with { type: "text" };
 import userUnit from "./etc/picket-receiver.user.service" with { type: "text" };
 import example from "./etc/receiver.yaml" with { type: "text" };
 import { holdAlone } from "./lib/alone.ts";
-import {
-  type Broken,
-  type Secret,
-  dataFolder,
-  httpUrl,
-  integer,
-  isLoopback,
-  listen,
-  nameSegment,
-  number,
-  path,
-  rule,
-  secret,
-} from "./lib/config.ts";
+import { isLoopback } from "./lib/config.ts";
 import { isDiskFull, makeFolder } from "./lib/files.ts";
-import {
-  type Bindings,
-  Refusal,
-  type Server,
-  authEntries,
-  connectionEntries,
-  readBody,
-  refusalLog,
-  serve,
-  whoMayConnect,
-} from "./lib/http.ts";
+import { type Bindings, Refusal, type Server, readBody, refusalLog, serve } from "./lib/http.ts";
 import { type Log, errorChain } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
 import { isNestedDeeper } from "./lib/nesting.ts";
 import { Admission, type Guest, stamp, unauthorized } from "./lib/receiver/admission.ts";
 import { COMMANDS } from "./lib/receiver/commands.ts";
+import { Config } from "./lib/receiver/config.ts";
 import { EpisodeIndex } from "./lib/receiver/episode-index.ts";
 import { EpisodeFolder, type EpisodeStore, episodesFolder } from "./lib/receiver/episodes.ts";
 import { type Figures, countAll, createFigures, health, hostCount, statusLine } from "./lib/receiver/figures.ts";
@@ -72,83 +49,6 @@ const MAX_HEALTH_BYTES = 64 << 10;
 const HOUR_MS = 3_600_000;
 /** So often a start looks whether there is room by now. */
 const ROOM_LOOK_MS = 1000;
-
-// ---------------------------------------------------------------------------------------------------------------
-// Configuration: the schema is the documentation of the defaults
-
-const Gate = v.strictObject({
-  enabled: v.optional(v.boolean(), false),
-  /** A clone of the maintainer's repository: `git log` of its HEAD is asked where Forgejo isn't there. */
-  repo_path: v.optional(path()),
-  forgejo: v.optional(
-    v.strictObject({
-      url: httpUrl(),
-      repo: v.pipe(v.string(), v.regex(/^[\w.-]+\/[\w.-]+$/, 'expected OWNER/NAME, such as "lab/code"')),
-      ...secret("token"),
-    }),
-  ),
-  /** So many commits back the code of an episode may be. */
-  window: v.optional(integer({ min: 1, max: 10_000, unit: "commits" }), 100),
-  /** What is to be pasted into the shell of a host whose code is too old. */
-  remediation: v.optional(v.string(), "git pull, in the checkout that the episodes are made with; then start it again"),
-});
-
-const Settings = v.strictObject({
-  listen: v.optional(listen(), "127.0.0.1:18791"),
-  /** Store, episodes and index. */
-  data_dir: v.optional(path(), () => dataFolder("receiver")),
-  store: v.optional(v.picklist(["sqlite"], 'expected "sqlite", the only store of this version'), "sqlite"),
-  /** A folder, below data_dir unless it is absolute. */
-  episodes: v.optional(
-    v.pipe(
-      v.string(),
-      v.check(
-        (text) => text !== "" && !text.includes("://"),
-        "expected a folder: other places are not in this version",
-      ),
-    ),
-    "episodes",
-  ),
-  max_episode_bytes: v.optional(integer({ min: 1, unit: "bytes" }), 8 * 1024 ** 3),
-  rate_limit_per_minute: v.optional(integer({ min: 1, unit: "requests" }), 60),
-  /** What hosts are told, unless `host set` says otherwise. */
-  poll_interval_seconds: v.optional(integer({ min: 1, max: 86_400, unit: "seconds" }), 60),
-  /** How old a report from an agent's queue may be. */
-  backfill_hours: v.optional(number({ min: 1, max: 47, unit: "hours" }), 24),
-  version_gate: v.optional(Gate, {}),
-  /** Where events are told. */
-  notify: v.optional(
-    v.strictObject({
-      inbox_dir: v.optional(path(), () => dataFolder("inbox")),
-      recipient: nameSegment(),
-      from: v.optional(v.pipe(v.string(), v.trim(), v.minLength(1, "expected a name"), v.maxLength(128)), "receiver"),
-    }),
-  ),
-  ...connectionEntries,
-  auth: v.optional(
-    // bind_fingerprint: a token belongs to the address and user agent that used it first.
-    v.strictObject({ ...authEntries, bind_fingerprint: v.optional(v.boolean(), false) }),
-    {},
-  ),
-});
-
-/** What the configuration file gives. */
-export type Config = v.InferOutput<typeof Settings> & { auth: { token: Secret[] } };
-export const Config = v.pipe(
-  Settings,
-  rule((config) => [...openDoors(config as Config), ...gateSources(config as Config)]),
-);
-
-function* openDoors(config: Config): Generator<Broken> {
-  const message = whoMayConnect(config);
-  if (message) yield { path: ["listen"], message };
-}
-
-function* gateSources({ version_gate: gate }: Config): Generator<Broken> {
-  if (gate.enabled && !gate.repo_path && !gate.forgejo) {
-    yield { path: ["version_gate"], message: 'nobody to ask for commits: set "forgejo", "repo_path" or both' };
-  }
-}
 
 // ---------------------------------------------------------------------------------------------------------------
 // The daemon

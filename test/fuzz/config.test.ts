@@ -6,11 +6,11 @@ import { join } from "node:path";
 import * as fc from "fast-check";
 import type * as v from "valibot";
 import { stringify } from "yaml";
-import { Config as Agent } from "../../agent.ts";
-import { Config as Collector } from "../../collector.ts";
+import { Config as Agent } from "../../lib/agent/config.ts";
+import { Config as Collector } from "../../lib/collector/config.ts";
 import { ConfigError, loadConfig, printConfig } from "../../lib/config.ts";
-import { Config as Observer } from "../../observer.ts";
-import { Config as Receiver } from "../../receiver.ts";
+import { Config as Observer } from "../../lib/observer/config.ts";
+import { Config as Receiver } from "../../lib/receiver/config.ts";
 import { Folder, ROOT, runRole } from "../kit.ts";
 import { TIMEOUT_MS, cpuMs, damaged, few, json, mutated, prototypesUntouched, runs, text } from "./kit.ts";
 

@@ -1,0 +1,136 @@
+// The collector's configuration: the schema is the documentation of the defaults.
+
+import * as v from "valibot";
+import {
+  type Broken,
+  dataFolder,
+  isLoopback,
+  listen,
+  nameSegment,
+  number,
+  path,
+  rule,
+  seconds,
+  secret,
+} from "../config.ts";
+import { connectionEntries, whoMayConnect } from "../http.ts";
+import { EVENT_TYPES, PRIORITIES } from "../inbox.ts";
+import { SCHEMES, compileVerifier } from "./signature.ts";
+import { type Template, compileTemplate } from "./template.ts";
+
+const DEFAULT_POLL_SECONDS = 30;
+
+const template = () =>
+  v.pipe(
+    v.string("expected a template (text)"),
+    v.rawTransform<string, Template>(({ dataset, addIssue, NEVER }) => {
+      try {
+        return compileTemplate(dataset.value);
+      } catch (error) {
+        addIssue({ message: (error as Error).message });
+        return NEVER;
+      }
+    }),
+  );
+
+const Verify = v.pipe(
+  v.strictObject({ scheme: v.picklist(SCHEMES), ...secret("secret") }),
+  rule(({ scheme, secret }) => {
+    if (scheme !== "none" && secret.length === 0) {
+      return [{ path: ["scheme"], message: `${scheme} needs a secret: set "secret_file" (or "secret")` }];
+    }
+    try {
+      compileVerifier({ scheme, secrets: secret });
+      return [];
+    } catch (error) {
+      return [{ path: ["secret"], message: (error as Error).message }];
+    }
+  }),
+);
+
+export const Route = v.strictObject({
+  path: v.pipe(v.string(), v.regex(/^\/[^\s?#]*$/, 'expected a path that starts with "/"')),
+  recipient: v.union([
+    nameSegment(),
+    v.pipe(v.array(nameSegment()), v.minLength(1, "expected at least one recipient")),
+  ]),
+  type: v.picklist(EVENT_TYPES),
+  template: template(),
+  priority: v.optional(v.picklist(["", ...PRIORITIES]), "normal"),
+  /** Readers hold the event back until this path exists. */
+  sentinel: v.optional(path()),
+  /** A template: anything but `true` answers 200 and writes nothing. */
+  when: v.optional(template()),
+  /** What a missing key gives: `zero` prints `<no value>`, `error` answers 500. */
+  missing: v.optional(v.picklist(["zero", "error"]), "zero"),
+  verify: v.optional(Verify),
+});
+
+const Settings = v.strictObject({
+  /** The `from` of every event. */
+  agent: v.pipe(v.string(), v.trim(), v.minLength(1, "expected a name"), v.maxLength(128)),
+  inbox_dir: v.optional(path(), () => dataFolder("inbox")),
+  /** `disk`: an answer means that the event is synced to disk. `os`: a power cut may lose the last ones. */
+  durability: v.optional(v.picklist(["disk", "os"]), "disk"),
+  webhook: v.optional(
+    v.strictObject({
+      listen: v.optional(listen(), "127.0.0.1:18790"),
+      routes: v.optional(v.array(Route), []),
+      /** How long a delivery id is remembered. */
+      dedupe_hours: v.optional(number({ min: 0, unit: "hours" }), 24),
+    }),
+  ),
+  drop_folder: v.optional(
+    v.strictObject({
+      path: path(),
+      /** A full scan at least this often; 0 means 30. */
+      poll_fallback_seconds: v.optional(
+        v.pipe(
+          seconds(),
+          v.transform((given) => given || DEFAULT_POLL_SECONDS),
+        ),
+        DEFAULT_POLL_SECONDS,
+      ),
+      /** A file that can't be right is judged once size and mtime were still for so many milliseconds. */
+      settle_ms: v.optional(number({ min: 0, unit: "milliseconds" }), 1000),
+    }),
+  ),
+  ...connectionEntries,
+});
+
+/** What the configuration file gives. */
+export type Config = v.InferOutput<typeof Settings>;
+export const Config = v.pipe(
+  Settings,
+  rule((config: Config) => [...sources(config), ...routes(config), ...openDoors(config)]),
+);
+
+function* sources(config: Config): Generator<Broken> {
+  if (!config.webhook && !config.drop_folder) {
+    yield { path: [], message: 'nothing to collect: set "webhook", "drop_folder" or both' };
+  }
+}
+
+function* routes({ webhook }: Config): Generator<Broken> {
+  const seen = new Set(["/health", "/metrics"]);
+  for (const [index, route] of (webhook?.routes ?? []).entries()) {
+    const at = ["webhook", "routes", index, "path"];
+    if (seen.has(route.path)) yield { path: at, message: `"${route.path}" is taken already` };
+    seen.add(route.path);
+  }
+}
+
+function* openDoors(config: Config): Generator<Broken> {
+  const { webhook } = config;
+  if (!webhook || isLoopback(webhook.listen.host)) return;
+  const open = webhook.routes.entries().filter(([, { verify }]) => !verify);
+  for (const [index] of open) {
+    yield {
+      path: ["webhook", "routes", index],
+      message: `anybody who reaches ${String(webhook.listen)} could send to this route: set "verify", or "verify: { scheme: none }" if that is meant`,
+    };
+  }
+  if (webhook.routes.length > 0) return;
+  const message = whoMayConnect({ ...config, listen: webhook.listen });
+  if (message) yield { path: ["webhook", "listen"], message };
+}
