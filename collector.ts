@@ -10,16 +10,14 @@ import type * as v from "valibot";
 import example from "./etc/collector.yaml" with { type: "text" };
 import systemUnit from "./etc/picket-collector.service" with { type: "text" };
 import userUnit from "./etc/picket-collector.user.service" with { type: "text" };
-import { holdAlone } from "./lib/alone.ts";
 import { COMMANDS } from "./lib/collector/commands.ts";
 import { Config, type Route } from "./lib/collector/config.ts";
-import { deliveryId, eventId } from "./lib/collector/delivery.ts";
+import { PayloadError, deliveryId, eventId, parsePayload } from "./lib/collector/delivery.ts";
 import { type DropFigures, DropFolder } from "./lib/collector/drop-folder.ts";
-import { PayloadError, parsePayload } from "./lib/collector/payload.ts";
 import { type Verifier, compileVerifier } from "./lib/collector/signature.ts";
 import { TemplateError } from "./lib/collector/template.ts";
 import type { Listen } from "./lib/config.ts";
-import { cannotWrite, isDiskFull, makeFolder } from "./lib/files.ts";
+import { cannotWrite, holdAlone, isDiskFull, makeFolder } from "./lib/files.ts";
 import {
   type Bindings,
   type Health,

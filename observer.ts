@@ -11,13 +11,11 @@ import * as v from "valibot";
 import systemUnit from "./etc/picket-observer.service" with { type: "text" };
 import userUnit from "./etc/picket-observer.user.service" with { type: "text" };
 import example from "./etc/observer.yaml" with { type: "text" };
-import { holdAlone } from "./lib/alone.ts";
-import { cannotAppend, isDiskFull, makeFolder } from "./lib/files.ts";
-import { writeWhole } from "./lib/files.ts";
+import { cannotAppend, holdAlone, isDiskFull, makeFolder, writeWhole } from "./lib/files.ts";
 import { type Bindings, type Health, Refusal, type Server, readBody, serve } from "./lib/http.ts";
 import { Journal } from "./lib/journal.ts";
 import type { Log } from "./lib/log.ts";
-import { DEEPEST, isNestedDeeper } from "./lib/nesting.ts";
+import { DEEPEST, isNestedDeeper, parseJson } from "./lib/json.ts";
 import { type Counter, Registry } from "./lib/metrics.ts";
 import { Clusters } from "./lib/observer/clusters.ts";
 import { COMMANDS } from "./lib/observer/commands.ts";
@@ -41,7 +39,6 @@ const USAGE = `picket-observer: witnesses every operation, and escalates failure
   curl -d '{"endpoint":"deploy","success":false,"error":"no route to host"}' 127.0.0.1:3219/observer/event`;
 
 const MAX_BODY_BYTES = 4 << 20;
-const UTF8 = new TextDecoder("utf-8", { fatal: true });
 const MOST_OPERATIONS = 1000;
 const MINUTE_MS = 60_000;
 const HOUR_MS = 3_600_000;
@@ -292,9 +289,9 @@ function health({ recorder, config, steps, escalations }: Observer): Health {
 async function bodyOf(c: Context<{ Bindings: Bindings }>): Promise<unknown> {
   const body = await readBody(c.req.raw, MAX_BODY_BYTES);
   try {
-    return JSON.parse(UTF8.decode(body));
+    return parseJson(body);
   } catch (error) {
-    throw new Refusal(400, "bad_json", `the body is not JSON: ${(error as Error).message}`);
+    throw new Refusal(400, "bad_json", `the body is ${(error as Error).message}`);
   }
 }
 

@@ -15,6 +15,7 @@ import {
   writeSync,
 } from "node:fs";
 import { dirname } from "node:path";
+import { flock, hasLibc } from "./ffi.ts";
 
 /** With less room than this a folder counts as full: a batch of events would not fit. */
 const ROOM_BYTES = 16 << 10;
@@ -118,4 +119,20 @@ export function writeWhole(path: string, text: string, mode = 0o640): void {
   inheritOwner(fresh);
   renameSync(fresh, path);
   syncFolder(dirname(path));
+}
+
+/**
+ * Locks `file` for as long as this process lives, or until you call what it returns. A daemon locks its data folder with it: a second one
+ * would take the first one's work for leftovers of a crash.
+ * @throws Error with a hint when another process holds the lock.
+ */
+export function holdAlone(program: string, file: string): () => void {
+  const fd = openSync(file, "a", 0o600);
+  inheritOwner(file);
+  if (hasLibc() && !flock(fd, "exclusive")) {
+    closeSync(fd);
+    const hint = "is the service running? give this one a folder of its own";
+    throw Object.assign(new Error(`another ${program} uses "${dirname(file)}"`), { hint });
+  }
+  return () => closeSync(fd);
 }

@@ -1,7 +1,7 @@
 // The commands at the agent's command line: try the way to the receiver, look at what is collected, ship once, quarantine.
 
 import { join } from "node:path";
-import { printable, printableLines } from "../printable.ts";
+import { printable, printableLines } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 import { type Patient, type State, examine, misconfigured, worst } from "./doctor.ts";
 import { EpisodePlaces } from "./episodes.ts";

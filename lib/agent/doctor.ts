@@ -4,7 +4,7 @@
 import { accessSync, constants, existsSync, statfsSync } from "node:fs";
 import { dirname } from "node:path";
 import { ConfigError, isLoopback } from "../config.ts";
-import { duration } from "../duration.ts";
+import { duration } from "../text.ts";
 import { errorChain } from "../log.ts";
 import { Backlog } from "./backlog.ts";
 import { EpisodePlaces } from "./episodes.ts";

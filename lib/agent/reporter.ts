@@ -9,7 +9,7 @@
 //   not kept         a sample that has to wait and can't be written to disk is lost, and counted
 //   not collected    a source that a report can't do without failed: said, and this one is left out
 
-import { duration } from "../duration.ts";
+import { duration } from "../text.ts";
 import { type Log, errorChain } from "../log.ts";
 import { Seldom } from "../seldom.ts";
 import type { Backlog } from "./backlog.ts";

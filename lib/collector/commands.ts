@@ -5,7 +5,7 @@ import { NAME_SEGMENT } from "../config.ts";
 import { type ReadEvent, follow, goOn, placeAt, readFrom, readLast, readNew } from "../reader.ts";
 import { EVENT_TYPES, InboxWriter, PRIORITIES, completeEvent } from "../inbox.ts";
 import type { Durability } from "../journal.ts";
-import { printable, printableLines } from "../printable.ts";
+import { printable, printableLines } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 
 const HOOK_CHARACTERS = 10_000;

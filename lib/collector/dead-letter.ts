@@ -14,7 +14,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { makeFolder, syncFolder } from "../files.ts";
-import { printable } from "../printable.ts";
+import { printable } from "../text.ts";
 
 const DEAD_LETTER = ".dead-letter";
 

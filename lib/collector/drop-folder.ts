@@ -32,6 +32,7 @@ import { basename, dirname, join } from "node:path";
 import * as v from "valibot";
 import { NAME_SEGMENT } from "../config.ts";
 import { EVENT_TYPES, type EventDraft, PRIORITIES } from "../inbox.ts";
+import { parseJson } from "../json.ts";
 import type { Log } from "../log.ts";
 import { bury, joined } from "./dead-letter.ts";
 
@@ -451,17 +452,11 @@ function isSynced(folder: string): boolean {
 
 /** The event of a drop, or what is wrong with it. */
 function parseDrop(content: Buffer): v.InferOutput<typeof Drop> | string {
-  let text: string;
-  try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(content);
-  } catch {
-    return "not UTF-8";
-  }
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    value = parseJson(content);
   } catch (error) {
-    return `not JSON: ${(error as Error).message}`;
+    return (error as Error).message;
   }
   const parsed = v.safeParse(Drop, value);
   if (parsed.success) return parsed.output;

@@ -1,6 +1,6 @@
 // JSON with its numbers as they stood: 12345678901234567890, 1.0 and 1e3 print as the sender wrote them.
 
-import { DEEPEST, isNestedDeeper, mayBeNestedDeeper } from "../nesting.ts";
+import { DEEPEST, isNestedDeeper } from "../json.ts";
 
 /** A number whose text says more than its value. Numbers that print as they stood are plain numbers. */
 export class JsonNumber {
@@ -58,6 +58,15 @@ export function readJson(text: string): Data {
       return exact;
     },
   };
+}
+
+/** Whether a JSON text has so many brackets that it may be: quick, so that only few values have to be looked through. */
+function mayBeNestedDeeper(text: string, most: number): boolean {
+  let left = most;
+  for (const bracket of ["[", "{"]) {
+    for (let at = text.indexOf(bracket); at >= 0 && left >= 0; at = text.indexOf(bracket, at + 1)) left--;
+  }
+  return left < 0;
 }
 
 /** Parses JSON with its numbers as they stood. Throws as `readJson` does. */

@@ -42,17 +42,6 @@ export function compileVerifier({ scheme, secrets }: { scheme: Scheme; secrets: 
   return signed(scheme, secrets);
 }
 
-/** One request judged by `compileVerifier`, and throwing as it does: for whoever has a single one. `now` is in ms. */
-export function verifySignature(request: {
-  scheme: Scheme;
-  secrets: readonly Secret[];
-  header: Header;
-  body: Uint8Array;
-  now: number;
-}): string | null {
-  return compileVerifier(request).verify(request.header, request.body, request.now);
-}
-
 /** Schemes that send the secret itself. */
 function shared(name: string, secrets: readonly Secret[], token: (value: string) => string | undefined): Verifier {
   const early: Verifier["early"] = (header) => {

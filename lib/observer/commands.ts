@@ -1,6 +1,6 @@
 // The commands at the observer's command line. They read the log itself, so they work beside a running daemon and without one.
 
-import { printable, printableLines } from "../printable.ts";
+import { printable, printableLines } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 import { Clusters } from "./clusters.ts";
 import { readAll, readLog, segmentsOf } from "./op-log.ts";

@@ -9,7 +9,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
-import { duration } from "../duration.ts";
+import { duration } from "../text.ts";
 import { writeWhole } from "../files.ts";
 import { InboxWriter } from "../inbox.ts";
 import { type Durability, Journal } from "../journal.ts";

@@ -4,7 +4,7 @@
 // `audit_duration_ms` for `duration_ms`, `one_liner` for `output_summary`; where both are given, the real name counts.
 
 import * as v from "valibot";
-import { DEEPEST, isNestedDeeper } from "../nesting.ts";
+import { DEEPEST, isNestedDeeper } from "../json.ts";
 
 /** Where operations come from. */
 export const SOURCES = ["mcp", "scenario", "langfuse", "overseer_correction", "workflow", "inbox"] as const;

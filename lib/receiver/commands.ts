@@ -4,7 +4,7 @@
 import { existsSync } from "node:fs";
 import { hostname } from "node:os";
 import { type Listen, isLoopback } from "../config.ts";
-import { printable } from "../printable.ts";
+import { printable } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 import { EpisodeIndex, rebuild, verify } from "./episode-index.ts";
 import { EpisodeFolder, episodesFolder } from "./episodes.ts";

@@ -3,7 +3,7 @@
 // A report that isn't late says how things are: facts, status, containers and guests follow it, and what changed for
 // better or worse becomes an event. A late one (from an agent's queue) is history and only leaves samples.
 
-import { duration } from "../duration.ts";
+import { duration } from "../text.ts";
 import { close, note, raise } from "./alerts.ts";
 import type { Guest as Admitted } from "./admission.ts";
 import type { Host } from "./hosts.ts";

@@ -8,7 +8,7 @@
 //
 // A transition is claimed by a conditional update, so that a report which comes at the same moment wins or is told after.
 
-import { duration } from "../duration.ts";
+import { duration } from "../text.ts";
 import { close, raise } from "./alerts.ts";
 import type { Status } from "./hosts.ts";
 import { type Queries, type Store, getNote, setNote } from "./store.ts";

@@ -1,7 +1,7 @@
 // The shape of a report, the same through both doors. Unknown fields are ignored: agents may be newer than the receiver.
 
 import * as v from "valibot";
-import { isNestedDeeper } from "../nesting.ts";
+import { isNestedDeeper } from "../json.ts";
 
 /** A value that is neither here nor null counts as unknown. */
 const known = <T>(schema: v.GenericSchema<unknown, T>) => v.nullish(schema, null);

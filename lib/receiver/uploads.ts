@@ -1,7 +1,7 @@
 // How a host's uploads go: refused for long, suddenly quiet, without their commit.
 
 import type { Guest } from "./admission.ts";
-import { duration } from "../duration.ts";
+import { duration } from "../text.ts";
 import { close, raise } from "./alerts.ts";
 import type { Host } from "./hosts.ts";
 import type { Queries, Store } from "./store.ts";

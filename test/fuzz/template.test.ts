@@ -2,7 +2,7 @@
 
 import { expect, test } from "bun:test";
 import * as fc from "fast-check";
-import { PayloadError, parsePayload } from "../../lib/collector/payload.ts";
+import { PayloadError, parsePayload } from "../../lib/collector/delivery.ts";
 import { dataOf, readJson } from "../../lib/collector/json.ts";
 import { MAX_OUTPUT_BYTES, TemplateError, compileTemplate } from "../../lib/collector/template.ts";
 import { TIMEOUT_MS, cpuMs, json, mutated, prototypesUntouched, runs, strangeJson, text } from "./kit.ts";

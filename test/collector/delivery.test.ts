@@ -1,10 +1,11 @@
-// Payloads as their products send them, through signed routes of the running collector.
+// Deliveries: payloads as their products send them, through signed routes of the running collector; and the ids of deliveries.
 
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { createHmac } from "node:crypto";
 import { readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import examples from "@octokit/webhooks-examples/api.github.com/index.json";
+import { deliveryId, eventId } from "../../lib/collector/delivery.ts";
 import { type Daemon, Folder, inboxLines, startRole } from "../kit.ts";
 
 const FIXTURES = join(import.meta.dir, "fixtures/payloads");
@@ -125,4 +126,83 @@ test("a Forgejo push reads as its template says", async () => {
   expect(inboxLines(folder.at("inbox"), "push").at(-1)!["payload"]).toBe(
     [head, ...push.commits.map(({ message }) => `- ${message.trim()}`)].join("\n"),
   );
+});
+
+describe("the id of a delivery", () => {
+  const idOf = (init: Record<string, string> | [string, string][]) => {
+    const headers = new Headers(init);
+    return deliveryId((name) => headers.get(name));
+  };
+  const NAMES_IN_ORDER = [
+    "webhook-id",
+    "X-GitHub-Delivery",
+    "X-Forgejo-Delivery",
+    "X-Gitea-Delivery",
+    "Idempotency-Key",
+  ];
+
+  test("comes from the first header that has one", () => {
+    for (const [index, name] of NAMES_IN_ORDER.entries()) {
+      expect(idOf({ [name]: `id of ${name}` })).toBe(`id of ${name}`);
+      const later = Object.fromEntries(NAMES_IN_ORDER.slice(index).map((one) => [one, one]));
+      expect(idOf(later)).toBe(name);
+    }
+    expect(idOf({})).toBeNull();
+    expect(deliveryId(() => undefined)).toBeNull();
+  });
+
+  test("isn't taken from GitLab's headers that don't stay the same, or aren't one delivery's own", () => {
+    expect(idOf({ "X-Gitlab-Event-UUID": "1", "X-Gitlab-Webhook-UUID": "2", "X-Request-Id": "3" })).toBeNull();
+  });
+
+  test("is trimmed, and 1 to 200 printable characters; otherwise the next header is asked", () => {
+    expect(deliveryId((name) => (name === "webhook-id" ? "  an id\t" : null))).toBe("an id");
+    expect(idOf({ "webhook-id": "x".repeat(200) })).toBe("x".repeat(200));
+    for (const bad of ["", "   ", "x".repeat(201), "a\u0001b", "a\u007f", "é", "a\u00a0b"]) {
+      expect(deliveryId((name) => (name === "X-GitHub-Delivery" ? bad : null))).toBeNull();
+      const next = (name: string) => (name === "X-GitHub-Delivery" ? bad : name === "Idempotency-Key" ? "good" : null);
+      expect(deliveryId(next)).toBe("good");
+    }
+  });
+
+  test("from a header that comes twice is both together, the same when the request comes again", () => {
+    const twice: [string, string][] = [
+      ["webhook-id", "a"],
+      ["webhook-id", "b"],
+    ];
+    expect(idOf(twice)).toBe("a, b");
+  });
+});
+
+describe("the id of a delivery's event", () => {
+  test("is 32 hex digits, the same for the same route and delivery", () => {
+    const id = eventId("/forgejo/push", "f6266f16-1bf3-46a5-9ea4-602e06ead473");
+    expect(id).toMatch(/^[0-9a-f]{32}$/);
+    expect(eventId("/forgejo/push", "f6266f16-1bf3-46a5-9ea4-602e06ead473")).toBe(id);
+    // A changed encoding would append what older versions appended already.
+    expect(eventId("/a", "1")).toBe(new Bun.CryptoHasher("sha256").update("2:/a:1").digest("hex").slice(0, 32));
+  });
+
+  test("differs for every other pair, also where the two run together to the same text", () => {
+    const parts = [
+      "/",
+      "/a",
+      "/a:",
+      "/a:b",
+      "/1:/a",
+      "a",
+      ":a",
+      ":",
+      "b",
+      "b:c",
+      "/a/2:b",
+      "ä",
+      "😀",
+      "1",
+      "11",
+      "/11",
+    ];
+    const pairs = parts.flatMap((route) => parts.map((delivery) => eventId(route, delivery)));
+    expect(new Set(pairs).size).toBe(parts.length ** 2);
+  });
 });
