@@ -16,7 +16,7 @@ import { examine, worst } from "./lib/agent/doctor.ts";
 import { EpisodePlaces } from "./lib/agent/episodes.ts";
 import { type Hub, hostOf, openHub, refusedAtOnce } from "./lib/agent/hub.ts";
 import { Sampler } from "./lib/agent/report.ts";
-import { DRAIN_SECONDS, Reporter } from "./lib/agent/reporter.ts";
+import { Reporter } from "./lib/agent/reporter.ts";
 import { Shipping } from "./lib/agent/shipping.ts";
 import type { Log } from "./lib/log.ts";
 import { type Running, type Service, run } from "./lib/service.ts";
@@ -55,15 +55,15 @@ async function main(given: Config, service: Service): Promise<Running<Config>> {
     async pass() {
       // A loop's first pass comes at once, and the first round was before it.
       if (rounds++ > 1) await reporter.round();
+      if (reporter.drainPause < Infinity) drain.wake();
     },
   });
-  let more = true;
-  service.loop({
+  const drain = service.loop({
     name: "backlog",
-    every: () => (more ? DRAIN_SECONDS : 5),
+    every: () => reporter.drainPause,
     async pass() {
       const { interval } = reporter;
-      more = await reporter.drain();
+      await reporter.drain();
       // The answer to one that waited tells the interval, too, and that takes effect at once.
       if (reporter.interval !== interval) reports.wake();
     },

@@ -23,7 +23,9 @@ const LONGEST_SECONDS = 3600;
 /** From refused credentials to the next report; twice as much each time, up to the interval. */
 const FIRST_RETRY_SECONDS = 2;
 /** Waiting samples go out this far apart, in seconds: beside the live report they stay within 60 requests a minute. */
-export const DRAIN_SECONDS = 1.3;
+const DRAIN_SECONDS = 1.3;
+/** After a waiting sample could not be sent, in seconds. */
+const DRAIN_AGAIN_SECONDS = 5;
 
 /** Clocks may differ by so much. */
 const CLOCK_MS = 60_000;
@@ -51,6 +53,7 @@ export class Reporter {
   /** How many reports in a row had their credentials refused. */
   #refusals = 0;
   #clockRight = true;
+  #drainFailed = false;
   #seldom: Seldom;
   /** Whether the last report arrived. */
   connected = false;
@@ -125,23 +128,30 @@ export class Reporter {
     }
   }
 
-  /** Sends the oldest one that waits; gives whether more do. */
-  async drain(): Promise<boolean> {
+  /** Seconds until the next waiting sample is sent; infinite while none waits, or while the live reports don't arrive. */
+  get drainPause(): number {
+    if (!this.connected || this.#options.backlog.count === 0) return Infinity;
+    const held = (this.#notBefore - performance.now()) / 1000;
+    return Math.max(this.#drainFailed ? DRAIN_AGAIN_SECONDS : DRAIN_SECONDS, held);
+  }
+
+  /** Sends the oldest sample that waits. */
+  async drain(): Promise<void> {
     const { backlog } = this.#options;
-    if (!this.connected || performance.now() < this.#notBefore) return false;
     const { oldest } = backlog;
-    if (!oldest) return false;
+    if (!oldest || !this.connected || performance.now() < this.#notBefore) return;
+    this.#drainFailed = false;
     const report = backlog.read(oldest);
     if (report) {
       try {
         await this.#send({ ...(report as Report), sent_at: new Date().toISOString() });
       } catch (error) {
         // Whether the receiver is there is the live report's to find out.
-        if (this.#judge(error) === "wait") return false;
+        this.#drainFailed = this.#judge(error) === "wait";
+        if (this.#drainFailed) return;
       }
     }
     backlog.remove(oldest);
-    return backlog.count > 0;
   }
 
   async #send(report: Report): Promise<void> {
