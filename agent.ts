@@ -80,15 +80,9 @@ async function main(given: Config, service: Service): Promise<Running<Config>> {
   return {
     status: () => statusLine(reporter, backlog),
     reload(next) {
-      const former = live.config;
-      live = open({ ...next, data_dir: former.data_dir, ship: keepFolder(former.ship, next.ship) }, service);
+      live = open(next, service);
       backlog.maxBytes = next.queue_max_mb * MIB;
       reporter.configure({ interval: next.interval_seconds, protocol: next.protocol });
-      const fixed: [key: string, changed: boolean][] = [
-        ["data_dir", next.data_dir !== former.data_dir],
-        ["ship.episodes_dir", next.ship?.episodes_dir !== former.ship?.episodes_dir],
-      ];
-      return fixed.filter(([, changed]) => changed).map(([key]) => `${key}: a change takes effect at the next start`);
     },
     async stop() {
       shipping?.close();
@@ -108,11 +102,6 @@ interface Live {
 function open(config: Config, { env, log }: Service): Live {
   const hub = openHub(config.receiver);
   return { config, hub, sampler: new Sampler(config, { env, log }), host: hostOf(hub, config.host_id) };
-}
-
-/** The folder that is watched stays the same one while running. */
-function keepFolder(former: Config["ship"], next: Config["ship"]): Config["ship"] {
-  return former && { ...(next ?? former), episodes_dir: former.episodes_dir };
 }
 
 /** What the doctor says, to where operators look. Hourly, and by itself: a receiver that is away is the reports' to tell of. */

@@ -92,18 +92,16 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     reload(next) {
       // What can fail comes first: a configuration is taken over as a whole, or the former one stays.
       drops.prepare(next);
-      let fixed: string[] = [];
       try {
-        if (server && next.webhook) fixed = server.reload(next.webhook.listen, next);
+        server?.reload(next);
       } catch (error) {
         drops.letGo();
         throw error;
       }
-      collector.config = { ...next, inbox_dir: config.inbox_dir, durability: config.durability };
+      collector.config = next;
       collector.routes = compileRoutes(next);
       inbox.dedupeHours = dedupeHours(next);
       drops.reload();
-      return [...whatStays(config, next), ...fixed];
     },
     async stop() {
       await server?.stop();
@@ -121,15 +119,6 @@ interface Collector {
   figures: Figures;
   metrics: Registry;
   log: Log;
-}
-
-/** What can't be changed while running, said to whoever changed it. */
-function whatStays(config: Config, next: Config): string[] {
-  const fixed: string[] = [];
-  if (next.inbox_dir !== config.inbox_dir) fixed.push(`inbox_dir: stays ${config.inbox_dir} until a restart`);
-  if (next.durability !== config.durability) fixed.push(`durability: stays ${config.durability} until a restart`);
-  if (!next.webhook !== !config.webhook) fixed.push("webhook: can't be switched on or off before a restart");
-  return fixed;
 }
 
 function dedupeHours({ webhook }: Config): number {

@@ -128,11 +128,9 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   return {
     status: () => statusLine(observer),
     reload(next) {
-      const fixed = whatStays(observer.config, next);
-      // First what may fail: whoever hears that this was refused has what there was before.
-      fixed.push(...server.reload(next.listen, next));
-      const { listen, persist_path, durability, overseer_corrections } = observer.config;
-      observer.config = { ...next, listen, persist_path, durability, overseer_corrections };
+      // What may fail comes first: a reload that is refused changes nothing.
+      server.reload(next);
+      observer.config = next;
       operations.rotateBytes = next.rotate_mb * (1 << 20);
       clusters.rules = escalationRules(next);
       // The budget of the hour goes on unless the model is another one.
@@ -142,8 +140,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
         notify: next.notify,
         model: observer.model,
       });
-      config = observer.config;
-      return fixed;
+      config = next;
     },
     async stop() {
       await server.stop();
@@ -181,12 +178,6 @@ function escalationRules({ escalation_threshold, window_minutes, cooldown_hours 
     windowMs: window_minutes * MINUTE_MS,
     cooldownMs: cooldown_hours * HOUR_MS,
   };
-}
-
-/** What can't be changed while running, said to whoever changed it. */
-function whatStays(config: Config, next: Config): string[] {
-  const keys = ["persist_path", "durability", "overseer_corrections"] as const;
-  return keys.filter((key) => config[key] !== next[key]).map((key) => `${key}: stays as it is until a restart`);
 }
 
 function statusLine({ recorder, clusters, escalations }: Observer): string {

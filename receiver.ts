@@ -103,16 +103,13 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   return {
     status: () => statusLine(receiver),
     async reload(next) {
-      const fixed = whatStays(receiver.config, next);
-      // First what may fail: whoever hears that this was refused has what there was before.
-      fixed.push(...server.reload(next.listen, next));
-      const { listen, data_dir, episodes, notify } = receiver.config;
-      receiver.config = { ...next, listen, data_dir, episodes, notify };
+      // What may fail comes first: a reload that is refused changes nothing.
+      server.reload(next);
+      receiver.config = next;
       receiver.admission.configure(doorSettings(next));
       receiver.gate.configure(next.version_gate);
       // Else what is said of its list would be of none until somebody ships.
       await receiver.gate.refresh();
-      return fixed;
     },
     async stop() {
       receiver.news.ring();
@@ -129,13 +126,6 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
 
 function doorSettings({ rate_limit_per_minute, auth }: Config): { perMinute: number; bind: boolean } {
   return { perMinute: rate_limit_per_minute, bind: auth.bind_fingerprint };
-}
-
-/** What can't be changed while running, said to whoever changed it. */
-function whatStays(config: Config, next: Config): string[] {
-  const keys = ["data_dir", "episodes", "notify"] as const;
-  const changed = keys.filter((key) => JSON.stringify(config[key]) !== JSON.stringify(next[key]));
-  return changed.map((key) => `${key}: stays as it is until a restart`);
 }
 
 // ---------------------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ export {
   seconds,
 } from "./config/fields.ts";
 export { dataFolder, ownDataFolder, path } from "./config/paths.ts";
+export { restart, restartKeys, restartToSwitch, untilRestart } from "./config/restart.ts";
 export { Secret, secretEquals } from "./secret.ts";
 
 const LARGEST_FILE = 1 << 20;

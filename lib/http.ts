@@ -10,7 +10,7 @@ import { accessSync, constants, readFileSync } from "node:fs";
 import { type Context, Hono } from "hono";
 import * as v from "valibot";
 import { type Cidr, cidrContains, parseAddress } from "./address.ts";
-import { type Listen, cidr, isLoopback, listenAddress, path, secret } from "./config.ts";
+import { type Listen, cidr, isLoopback, listenAddress, path, restartToSwitch, secret } from "./config.ts";
 import type { Log } from "./log.ts";
 import { type Counter, type Histogram, Registry, processMetrics } from "./metrics.ts";
 import { type Secret, secretEquals } from "./secret.ts";
@@ -44,8 +44,8 @@ export const authEntries = { ...secret("token"), allowed_ips: v.optional(v.array
 /** The schema entries that say who may connect, the same for every role that listens. */
 export const connectionEntries = {
   auth: v.optional(v.strictObject(authEntries), {}),
-  tls: v.optional(
-    v.strictObject({ cert_file: readable(), key_file: readable(), client_ca_file: v.optional(readable()) }),
+  tls: restartToSwitch(
+    v.optional(v.strictObject({ cert_file: readable(), key_file: readable(), client_ca_file: v.optional(readable()) })),
   ),
   /** Whose X-Forwarded-For is believed. */
   trusted_proxies: v.optional(v.array(cidr()), []),
@@ -139,8 +139,8 @@ export interface ServeOptions {
 export interface Server {
   /** Where it listens; the port is the real one. */
   address: Listen;
-  /** Takes over who may connect, and renewed certificates, without dropping a connection. Gives what can't change while running; throws, and changes nothing, when a certificate is none. */
-  reload(listen: Listen, connection: Connection): string[];
+  /** Takes over who may connect, and renewed certificates, without dropping a connection. Throws, and changes nothing, when a certificate is invalid. */
+  reload(connection: Connection): void;
   /** Takes nothing new, lets what is in flight finish, and closes. */
   stop(): Promise<void>;
 }
@@ -210,14 +210,10 @@ function listening(
   const port = server.port ?? listen.port;
   return {
     address: listenAddress(listen.host, port),
-    reload(nextListen, next) {
-      const fixed: string[] = [];
-      if (String(nextListen) !== String(listen)) fixed.push(`listen: stays ${String(listen)} until a restart`);
-      // First what may fail: whoever hears that this was refused has what there was before.
+    reload(next) {
+      // What may fail comes first: a reload that is refused changes nothing.
       const renewed = readTls(next);
-      const isSwitched = (renewed === null) !== (tls === null);
-      if (isSwitched) fixed.push("tls: can't be switched on or off before a restart");
-      else if (renewed && JSON.stringify(renewed) !== JSON.stringify(tls)) {
+      if (renewed && JSON.stringify(renewed) !== JSON.stringify(tls)) {
         const old = server;
         server = open(port, renewed);
         tls = renewed;
@@ -225,7 +221,6 @@ function listening(
         log.info("certificate renewed");
       }
       adopt(next);
-      return fixed;
     },
     async stop() {
       void server.stop();

@@ -20,7 +20,15 @@ import {
   type Calling,
   type Request,
 } from "./command-line.ts";
-import { ConfigError, loadConfig, MissingSettings, printConfig, type Loaded, type ShortForms } from "./config.ts";
+import {
+  ConfigError,
+  loadConfig,
+  MissingSettings,
+  printConfig,
+  untilRestart,
+  type Loaded,
+  type ShortForms,
+} from "./config.ts";
 import { createLog, errorChain, type Log } from "./log.ts";
 import { createLoops, toldToStop, type Loop, type LoopOptions, type Loops } from "./loop.ts";
 import { managed, notify, reloading, unitFor, watchdogMicroseconds } from "./systemd.ts";
@@ -53,11 +61,8 @@ export class RefusedCredentials extends Error {
 export interface Running<C> {
   /** One line of figures for `systemctl status`. */
   status?(): string;
-  /**
-   * Takes over a new, valid configuration without dropping anything.
-   * @returns a message for each setting that cannot change while running.
-   */
-  reload?(config: C): Promise<string[]> | string[];
+  /** Takes over a new, valid configuration without dropping anything. What waits for a restart (see config/restart.ts) is in it as it was. */
+  reload?(config: C): Promise<void> | void;
   /** Stops taking, finishes what is in hand. The loops have ended before. */
   stop(): Promise<void>;
 }
@@ -253,7 +258,7 @@ async function runDaemon<S extends v.GenericSchema>(life: Life<S>, log: Log): Pr
   }
   if (!stopping.aborted) {
     begin(loops, log, status());
-    reloads.begin({ running, loops, status, stopping });
+    reloads.begin({ running, config, loops, status, stopping });
     await stopped;
   }
   await Promise.race([loops.ended(), Bun.sleep(LOOPS_END_MS)]);
@@ -336,6 +341,8 @@ function createTeller(status: () => string): (all: boolean) => void {
 /** What a reload has to do with, once `main` has returned. */
 interface Target<C> {
   running: Running<C>;
+  /** The configuration that it runs with. */
+  config: C;
   loops: Loops;
   status: () => string;
   stopping: AbortSignal;
@@ -349,12 +356,12 @@ function createReloads<S extends v.GenericSchema>(life: Life<S>, log: Log) {
 
   async function work(): Promise<void> {
     if (busy || target === undefined) return;
-    const { running, loops, status, stopping } = target;
+    const { loops, status, stopping } = target;
     busy = true;
     while (asked > 0 && !stopping.aborted) {
       asked = 0;
       notify(reloading());
-      await reload(life, log, running);
+      await reload(life, log, target);
       loops.reconsider();
       if (!stopping.aborted) notify(ready(status()));
     }
@@ -378,16 +385,20 @@ function createReloads<S extends v.GenericSchema>(life: Life<S>, log: Log) {
 async function reload<S extends v.GenericSchema>(
   life: Life<S>,
   log: Log,
-  running: Running<v.InferOutput<S>>,
+  target: Target<v.InferOutput<S>>,
 ): Promise<void> {
+  const { running } = target;
   try {
-    const { config, warnings } = await load(life);
+    const { config: next, warnings } = await load(life);
     for (const warning of warnings) log.warn(warning);
     if (!running.reload) {
       log.warn("configuration is valid, but takes effect at the next start only");
       return;
     }
-    for (const message of await running.reload(config)) log.warn(message);
+    const { config, messages } = untilRestart(life.options.schema, { former: target.config, next });
+    await running.reload(config);
+    target.config = config;
+    for (const message of messages) log.warn(message);
     log.info("configuration reloaded");
   } catch (error) {
     for (const problem of error instanceof ConfigError ? error.problems : [errorChain(error)]) log.error(problem);

@@ -736,7 +736,7 @@ test("a reload takes over thresholds and whom to tell; what can't change says so
     `escalation_threshold: 2\nnotify: { recipient: others, inbox_dir: ${witness.inbox} }\npersist_path: ${witness.folder.at("elsewhere/ops.jsonl")}`,
   );
   witness.daemon.child.kill("SIGHUP");
-  await witness.daemon.said("persist_path: stays as it is until a restart");
+  await witness.daemon.said("persist_path: a change takes effect at the next start");
   await witness.daemon.said("configuration reloaded");
   await witness.record(failure("a", "x"));
   await until("the others are told", () => existsSync(join(witness.inbox, "others.inbox")));

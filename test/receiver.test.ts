@@ -655,7 +655,7 @@ describe("the configuration", () => {
     hub.configure("poll_interval_seconds: 120\nepisodes: elsewhere");
     hub.daemon.child.kill("SIGHUP");
     await hub.daemon.said("configuration reloaded");
-    await hub.daemon.said("episodes: stays as it is until a restart");
+    await hub.daemon.said("episodes: a change takes effect at the next start");
     expect(await (await hub.report()).json()).toMatchObject({ poll_interval_seconds: 120 });
   });
 });

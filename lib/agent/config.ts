@@ -9,6 +9,8 @@ import {
   number,
   ownDataFolder,
   path,
+  restart,
+  restartToSwitch,
   rule,
   seconds,
   secret,
@@ -77,7 +79,7 @@ const ProxmoxNode = v.pipe(
 
 const Ship = v.strictObject({
   /** Folders with a done.marker in them are shipped. */
-  episodes_dir: path(),
+  episodes_dir: restart(path()),
   scan_seconds: v.optional(seconds({ min: 0.1, max: 3600 }), 5),
   /** 0 keeps for ever. */
   shipped_keep_days: v.optional(number({ min: 0, unit: "days" }), 7),
@@ -99,7 +101,7 @@ export const Config = v.strictObject({
   /** `telemetry` for hubs that know only that. */
   protocol: v.optional(v.picklist(["report", "telemetry"]), "report"),
   /** Reports that wait for the receiver. */
-  data_dir: v.optional(path(), () => ownDataFolder("agent")),
+  data_dir: restart(v.optional(path(), () => ownDataFolder("agent"))),
   queue_max_mb: v.optional(number({ min: 0.001, unit: "MiB" }), 64),
   /** Mount points whose space is reported, added up. */
   disks: v.optional(v.array(path()), ["/"]),
@@ -117,7 +119,7 @@ export const Config = v.strictObject({
     v.array(v.pipe(v.string(), v.regex(/^[A-Za-z0-9:_.\\@-]+$/, "expected the name of a unit"))),
     [],
   ),
-  ship: v.optional(Ship),
+  ship: restartToSwitch(v.optional(Ship)),
 });
 
 /** What the configuration gives. */

@@ -9,6 +9,8 @@ import {
   nameSegment,
   number,
   path,
+  restart,
+  restartToSwitch,
   rule,
   seconds,
   secret,
@@ -69,16 +71,18 @@ export const Route = v.strictObject({
 const Settings = v.strictObject({
   /** The `from` of every event. */
   agent: v.pipe(v.string(), v.trim(), v.minLength(1, "expected a name"), v.maxLength(128)),
-  inbox_dir: v.optional(path(), () => dataFolder("inbox")),
+  inbox_dir: restart(v.optional(path(), () => dataFolder("inbox"))),
   /** `disk`: an answer means that the event is synced to disk. `os`: a power cut may lose the last ones. */
-  durability: v.optional(v.picklist(["disk", "os"]), "disk"),
-  webhook: v.optional(
-    v.strictObject({
-      listen: v.optional(listen(), "127.0.0.1:18790"),
-      routes: v.optional(v.array(Route), []),
-      /** How long a delivery id is remembered. */
-      dedupe_hours: v.optional(number({ min: 0, unit: "hours" }), 24),
-    }),
+  durability: restart(v.optional(v.picklist(["disk", "os"]), "disk")),
+  webhook: restartToSwitch(
+    v.optional(
+      v.strictObject({
+        listen: restart(v.optional(listen(), "127.0.0.1:18790")),
+        routes: v.optional(v.array(Route), []),
+        /** How long a delivery id is remembered. */
+        dedupe_hours: v.optional(number({ min: 0, unit: "hours" }), 24),
+      }),
+    ),
   ),
   drop_folder: v.optional(
     v.strictObject({

@@ -8,11 +8,7 @@ export interface Shape {
   readonly type: string;
   readonly wrapped?: Shape;
   readonly default?: unknown;
-  readonly pipe?: readonly {
-    readonly kind: string;
-    readonly type: string;
-    readonly metadata?: { readonly picket?: Mark };
-  }[];
+  readonly pipe?: readonly (Shape | { readonly type: string; readonly metadata?: { readonly picket?: Mark } })[];
   readonly options?: readonly (Shape | string | number | bigint)[];
   readonly entries?: Readonly<Record<string, Shape>>;
   readonly rest?: Shape;
@@ -26,19 +22,26 @@ export interface Shape {
 }
 
 /** What this library notes on its own schemas, so that the loader knows what it meets. */
-export type Mark = { kind: "path" } | { kind: "secret"; key: string } | { kind: "secret_file"; key: string };
+export type Mark =
+  | { kind: "path" }
+  | { kind: "secret"; key: string }
+  | { kind: "secret_file"; key: string }
+  | { kind: "restart"; of: "value" | "presence" };
 
 /** The pipe item that puts a mark on a schema. */
 export function marked<TInput>(mark: Mark): v.MetadataAction<TInput, { readonly picket: Mark }> {
   return v.metadata({ picket: mark });
 }
 
-/** The mark of a schema, optional or not. */
-export function markOf(shape: Shape): Mark | undefined {
-  for (const item of shape.pipe ?? []) {
-    if (item.type === "metadata") return item.metadata?.picket;
-  }
-  return shape.wrapped === undefined ? undefined : markOf(shape.wrapped);
+/** The marks of a schema: its own, those of what its pipe begins with, and those of what it makes optional. */
+export function marksOf({ pipe, wrapped }: Shape): Mark[] {
+  const own = (pipe ?? []).flatMap((item) => ("metadata" in item ? (item.metadata?.picket ?? []) : marksOf(item)));
+  return wrapped === undefined ? own : [...own, ...marksOf(wrapped)];
+}
+
+/** How the value of a setting is read: as a path or a secret; undefined for any other. */
+export function markOf(shape: Shape): Exclude<Mark, { kind: "restart" }> | undefined {
+  return marksOf(shape).find((mark) => mark.kind !== "restart");
 }
 
 /** A schema as a shape. */
@@ -153,8 +156,8 @@ function describeOne(shape: Shape): string {
 }
 
 /** Every setting of the schema that is not itself a mapping with known keys; in a path `0` stands for any list index. */
-export function settings(root: Shape): { path: Path; mark: Mark | undefined }[] {
-  const found = new Map<string, { path: Path; mark: Mark | undefined }>();
+export function settings(root: Shape): { path: Path; mark: ReturnType<typeof markOf> }[] {
+  const found = new Map<string, { path: Path; mark: ReturnType<typeof markOf> }>();
   const visit = (shapes: readonly Shape[], path: Path): void => {
     const all = alternatives(shapes);
     const keys = knownKeys(all);

@@ -13,6 +13,7 @@ import {
   nameSegment,
   number,
   path,
+  restart,
   rule,
   seconds,
   secret,
@@ -37,12 +38,12 @@ const Llm = v.pipe(
 );
 
 const Settings = v.strictObject({
-  listen: v.optional(listen(), "127.0.0.1:3219"),
+  listen: restart(v.optional(listen(), "127.0.0.1:3219")),
   /** The log of operations; its folder has all else. Empty: in memory only. */
-  persist_path: v.optional(v.union([v.literal(""), path()]), () => join(dataFolder("observer"), "ops.jsonl")),
-  durability: v.optional(v.picklist(["disk", "os"]), "disk"),
+  persist_path: restart(v.optional(v.union([v.literal(""), path()]), () => join(dataFolder("observer"), "ops.jsonl"))),
+  durability: restart(v.optional(v.picklist(["disk", "os"]), "disk")),
   rotate_mb: v.optional(number({ min: 0.001, max: 1 << 20, unit: "MiB" }), 256),
-  overseer_corrections: v.optional(path()),
+  overseer_corrections: restart(v.optional(path())),
   cycle_seconds: v.optional(seconds({ min: 0.1, max: 86_400 }), 30),
   escalation_threshold: v.optional(integer({ min: 1, max: 1000, unit: "failures" }), 3),
   window_minutes: v.optional(number({ min: 0.001, max: 100_000, unit: "minutes" }), 30),

@@ -11,6 +11,7 @@ import {
   nameSegment,
   number,
   path,
+  restart,
   rule,
   secret,
 } from "../config.ts";
@@ -34,20 +35,22 @@ const Gate = v.strictObject({
 });
 
 const Settings = v.strictObject({
-  listen: v.optional(listen(), "127.0.0.1:18791"),
+  listen: restart(v.optional(listen(), "127.0.0.1:18791")),
   /** Store, episodes and index. */
-  data_dir: v.optional(path(), () => dataFolder("receiver")),
+  data_dir: restart(v.optional(path(), () => dataFolder("receiver"))),
   store: v.optional(v.picklist(["sqlite"], 'expected "sqlite", the only store of this version'), "sqlite"),
   /** A folder, below data_dir unless it is absolute. */
-  episodes: v.optional(
-    v.pipe(
-      v.string(),
-      v.check(
-        (text) => text !== "" && !text.includes("://"),
-        "expected a folder: other places are not in this version",
+  episodes: restart(
+    v.optional(
+      v.pipe(
+        v.string(),
+        v.check(
+          (text) => text !== "" && !text.includes("://"),
+          "expected a folder: other places are not in this version",
+        ),
       ),
+      "episodes",
     ),
-    "episodes",
   ),
   max_episode_bytes: v.optional(integer({ min: 1, unit: "bytes" }), 8 * 1024 ** 3),
   rate_limit_per_minute: v.optional(integer({ min: 1, unit: "requests" }), 60),
@@ -57,12 +60,14 @@ const Settings = v.strictObject({
   backfill_hours: v.optional(number({ min: 1, max: 47, unit: "hours" }), 24),
   version_gate: v.optional(Gate, {}),
   /** Where events are told. */
-  notify: v.optional(
-    v.strictObject({
-      inbox_dir: v.optional(path(), () => dataFolder("inbox")),
-      recipient: nameSegment(),
-      from: v.optional(v.pipe(v.string(), v.trim(), v.minLength(1, "expected a name"), v.maxLength(128)), "receiver"),
-    }),
+  notify: restart(
+    v.optional(
+      v.strictObject({
+        inbox_dir: v.optional(path(), () => dataFolder("inbox")),
+        recipient: nameSegment(),
+        from: v.optional(v.pipe(v.string(), v.trim(), v.minLength(1, "expected a name"), v.maxLength(128)), "receiver"),
+      }),
+    ),
   ),
   ...connectionEntries,
   auth: v.optional(

@@ -1,0 +1,73 @@
+// Settings that can't change while a daemon runs: the schema says which, and a reload keeps their former values.
+
+import * as v from "valibot";
+import { isMapping, type Path } from "./data.ts";
+import { keyPath } from "./wording.ts";
+import { alternatives, marked, marksOf, type Shape, shapeOf } from "./shape.ts";
+
+/** What of a setting waits for a restart: every change, or only that it appears or goes (a section that is switched on or off). */
+type Waits = "value" | "presence";
+
+/** A setting of which a change takes effect at the next start. */
+export function restart<const S extends v.GenericSchema>(schema: S) {
+  return v.pipe(schema, marked({ kind: "restart", of: "value" }));
+}
+
+/** A section that is switched on or off at the next start; what it holds may change before. */
+export function restartToSwitch<const S extends v.GenericSchema>(schema: S) {
+  return v.pipe(schema, marked({ kind: "restart", of: "presence" }));
+}
+
+/** The settings of a schema that wait for a restart, by name. */
+export function restartKeys(schema: v.GenericSchema): { key: string; of: Waits }[] {
+  const visit = (shape: Shape, path: Path): { key: string; of: Waits }[] => {
+    const of = waitsOf(shape);
+    const inside = of === "value" ? [] : entriesOf(shape);
+    const here = of === undefined ? [] : [{ key: keyPath(path), of }];
+    return [...here, ...inside.flatMap(([key, entry]) => visit(entry, [...path, key]))];
+  };
+  return visit(shapeOf(schema), []);
+}
+
+/**
+ * What of the configuration `next` takes effect at once: `next` with the values of `former` where a change waits for a
+ * restart, and a message for each such change.
+ */
+export function untilRestart<C>(
+  schema: v.GenericSchema<unknown, C>,
+  { former, next }: { former: C; next: C },
+): { config: C; messages: string[] } {
+  const messages: string[] = [];
+  const visit = (shape: Shape, { old, given, path }: { old: unknown; given: unknown; path: Path }): unknown => {
+    const of = waitsOf(shape);
+    if (of === "value" && JSON.stringify(old) !== JSON.stringify(given)) {
+      messages.push(`${keyPath(path)}: a change takes effect at the next start`);
+      return old;
+    }
+    if (of === "presence" && (old === undefined) !== (given === undefined)) {
+      messages.push(
+        `${keyPath(path)}: switching it ${given === undefined ? "off" : "on"} takes effect at the next start`,
+      );
+      return old;
+    }
+    if (!isMapping(old) || !isMapping(given)) return given;
+    const merged = { ...given };
+    for (const [key, entry] of entriesOf(shape)) {
+      if (!(key in old || key in given)) continue;
+      merged[key] = visit(entry, { old: old[key], given: given[key], path: [...path, key] });
+    }
+    return merged;
+  };
+  const config = visit(shapeOf(schema), { old: former, given: next, path: [] }) as C;
+  return { config, messages };
+}
+
+function waitsOf(shape: Shape): Waits | undefined {
+  return marksOf(shape).find((mark) => mark.kind === "restart")?.of;
+}
+
+/** The settings of a mapping; what is no mapping, and a choice between several, has none. */
+function entriesOf(shape: Shape): [string, Shape][] {
+  const [only, ...others] = alternatives([shape]);
+  return others.length === 0 ? Object.entries(only?.entries ?? {}) : [];
+}
