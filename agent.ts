@@ -6,8 +6,6 @@
 
 import { type FSWatcher, existsSync, watch } from "node:fs";
 import { join } from "node:path";
-import systemUnit from "./etc/picket-agent.service" with { type: "text" };
-import userUnit from "./etc/picket-agent.user.service" with { type: "text" };
 import example from "./etc/agent.yaml" with { type: "text" };
 import { Backlog } from "./lib/agent/backlog.ts";
 import { COMMANDS } from "./lib/agent/commands.ts";
@@ -19,7 +17,7 @@ import { Sampler } from "./lib/agent/report.ts";
 import { Reporter } from "./lib/agent/reporter.ts";
 import { Shipping } from "./lib/agent/shipping.ts";
 import type { Log } from "./lib/log.ts";
-import { type Running, type Service, run } from "./lib/service.ts";
+import { type Called, type Running, type Service, run } from "./lib/service.ts";
 
 const USAGE = `picket-agent: reports this host to a receiver, as a heartbeat, and ships finished episode folders
 
@@ -195,18 +193,23 @@ function statusLine(reporter: Reporter, backlog: Backlog): string {
   return figures.join(", ");
 }
 
-if (import.meta.main) {
-  await run("agent", {
-    usage: USAGE,
-    schema: Config,
-    shortForms: {
-      PICKET_URL: { path: ["receiver", "url"] },
-      PICKET_TOKEN: { path: ["receiver", "token"] },
-      PICKET_INTERVAL_SECONDS: { path: ["interval_seconds"], lenient: true },
+/** Runs the role: by itself, or as a part of picket.ts. */
+export const start = (called?: Called) =>
+  run(
+    "agent",
+    {
+      usage: USAGE,
+      schema: Config,
+      shortForms: {
+        PICKET_URL: { path: ["receiver", "url"] },
+        PICKET_TOKEN: { path: ["receiver", "token"] },
+        PICKET_INTERVAL_SECONDS: { path: ["interval_seconds"], lenient: true },
+      },
+      main,
+      commands: COMMANDS,
+      example,
     },
-    main,
-    commands: COMMANDS,
-    unit: { system: systemUnit, user: userUnit },
-    example,
-  });
-}
+    called,
+  );
+
+if (import.meta.main) await start();

@@ -1,22 +1,30 @@
 #!/usr/bin/env bun
-// Compiles every role script at the top of the project into one binary each.
+// Compiles picket.ts, and each role's script by itself, into binaries.
 //
-//   bun run build                        dist/picket-<role> for this machine
-//   bun run build linux-arm64 …          dist/<target>/picket-<role>
+//   bun run build                        dist/picket and dist/picket-<role> for this machine
+//   bun run build linux-arm64 …          dist/<target>/picket and dist/<target>/picket-<role>
+//   bun run build --only picket          dist/picket alone
 //   bun run build --outdir DIR
 //
 // Bun takes the runtime of another target from the npm registry. Version and commit are written in (lib/version.ts);
 // SHA256SUMS lies beside the binaries.
 
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 import { nearest } from "./lib/nearest.ts";
 import { version } from "./package.json";
 
-const ROLES = ["collector", "agent", "receiver", "observer"].filter((role) =>
-  existsSync(join(import.meta.dir, `${role}.ts`)),
-);
+/** Each binary's name, and the script that it is made of. */
+const PROGRAMS = {
+  picket: "picket.ts",
+  "picket-collector": "collector.ts",
+  "picket-agent": "agent.ts",
+  "picket-receiver": "receiver.ts",
+  "picket-observer": "observer.ts",
+};
+type Program = keyof typeof PROGRAMS;
+const isProgram = (name: string): name is Program => Object.hasOwn(PROGRAMS, name);
 const TARGETS = [
   "linux-x64",
   "linux-x64-baseline",
@@ -31,43 +39,60 @@ async function main(): Promise<number> {
   const { values, positionals } = parseArgs({
     options: {
       outdir: { type: "string", default: join(import.meta.dir, "dist") },
+      only: { type: "string" },
       help: { type: "boolean", short: "h" },
     },
     allowPositionals: true,
   });
   if (values.help) {
     console.log(
-      `usage: bun run build [--outdir DIR] [TARGET …]\n\ntargets: ${TARGETS.join(", ")} (default: this machine)`,
+      `usage: bun run build [--outdir DIR] [--only PROGRAM] [TARGET …]\n\nprograms: ${Object.keys(PROGRAMS).join(", ")} (default: all)\ntargets: ${TARGETS.join(", ")} (default: this machine)`,
     );
     return 0;
   }
-  for (const target of positionals.filter((name) => !TARGETS.includes(name))) {
-    const near = nearest(target, TARGETS);
-    console.error(
-      `build: error: unknown target "${target}"${near ? `\nhint: did you mean "${near}"?` : `: one of ${TARGETS.join(", ")}`}`,
-    );
-    return 2;
-  }
+  const programs = values.only === undefined ? (Object.keys(PROGRAMS) as Program[]) : [values.only].filter(isProgram);
+  if (programs.length === 0) return unknown("program", values.only!, Object.keys(PROGRAMS));
+  const stray = positionals.find((name) => !TARGETS.includes(name));
+  if (stray !== undefined) return unknown("target", stray, TARGETS);
   const commit = commitOf();
-  if (positionals.length === 0) return (await buildAll(values.outdir, null, commit)) ? 0 : 1;
+  const { outdir } = values;
+  if (positionals.length === 0) return (await buildAll(programs, { outdir, target: null, commit })) ? 0 : 1;
   let good = true;
-  for (const target of positionals) good = (await buildAll(join(values.outdir, target), target, commit)) && good;
+  for (const target of positionals) {
+    good = (await buildAll(programs, { outdir: join(outdir, target), target, commit })) && good;
+  }
   return good ? 0 : 1;
 }
 
-/** All roles for one target; false when one could not be built. */
-async function buildAll(outdir: string, target: string | null, commit: string): Promise<boolean> {
+function unknown(what: string, name: string, known: string[]): number {
+  const near = nearest(name, known);
+  console.error(`build: error: unknown ${what} "${name}"`);
+  console.error(near ? `hint: did you mean "${near}"?` : `hint: use one of ${known.join(", ")}`);
+  return 2;
+}
+
+interface For {
+  outdir: string;
+  /** One of TARGETS; null is this machine. */
+  target: string | null;
+  commit: string;
+}
+
+/** The programs for one target, and their sums; false when one could not be built. */
+async function buildAll(programs: Program[], { outdir, target, commit }: For): Promise<boolean> {
   mkdirSync(outdir, { recursive: true });
   const sums: string[] = [];
-  for (const role of ROLES) {
-    const outfile = join(outdir, `picket-${role}`);
-    const problem = compile(role, { outfile, target, commit });
+  for (const program of programs) {
+    const outfile = join(outdir, program);
+    // It may be a link to another program, which the compiler would write to.
+    rmSync(outfile, { force: true });
+    const problem = compile(program, { outfile, target, commit });
     if (problem !== null) {
-      console.error(`build: picket-${role}${target ? ` for ${target}` : ""}: ${problem}`);
+      console.error(`build: ${program}${target ? ` for ${target}` : ""}: ${problem}`);
       return false;
     }
     const hash = new Bun.CryptoHasher("sha256").update(await Bun.file(outfile).arrayBuffer()).digest("hex");
-    sums.push(`${hash}  ${basename(outfile)}\n`);
+    sums.push(`${hash}  ${program}\n`);
     console.log(`built ${outfile}`);
   }
   writeFileSync(join(outdir, "SHA256SUMS"), sums.join(""));
@@ -76,7 +101,7 @@ async function buildAll(outdir: string, target: string | null, commit: string): 
 
 /** Runs Bun's compiler; gives what it complained about. */
 function compile(
-  role: string,
+  program: Program,
   { outfile, target, commit }: { outfile: string; target: string | null; commit: string },
 ): string | null {
   const run = Bun.spawnSync(
@@ -91,11 +116,13 @@ function compile(
       "--bytecode",
       "--format=esm",
       "--minify-syntax",
+      // A piece for each role, so that only the chosen one's is loaded.
+      ...(program === "picket" ? ["--splitting"] : []),
       ...(target ? [`--target=bun-${target}`] : []),
       `--define=PICKET_VERSION=${JSON.stringify(version)}`,
       `--define=PICKET_COMMIT=${JSON.stringify(commit)}`,
       `--outfile=${outfile}`,
-      join(import.meta.dir, `${role}.ts`),
+      join(import.meta.dir, PROGRAMS[program]),
     ],
     { cwd: dirname(outfile), stdout: "pipe", stderr: "pipe", env: process.env },
   );

@@ -8,8 +8,6 @@ import { Hono } from "hono";
 import { join } from "node:path";
 import type * as v from "valibot";
 import example from "./etc/collector.yaml" with { type: "text" };
-import systemUnit from "./etc/picket-collector.service" with { type: "text" };
-import userUnit from "./etc/picket-collector.user.service" with { type: "text" };
 import { COMMANDS } from "./lib/collector/commands.ts";
 import { Config, type Route } from "./lib/collector/config.ts";
 import { PayloadError, deliveryId, eventId, parsePayload } from "./lib/collector/delivery.ts";
@@ -41,7 +39,7 @@ import {
 } from "./lib/inbox.ts";
 import type { Log } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
-import { type Running, type Service, run } from "./lib/service.ts";
+import { type Called, type Running, type Service, run } from "./lib/service.ts";
 
 const USAGE = `picket-collector: webhooks and dropped files in, inbox lines out
 
@@ -373,13 +371,18 @@ function statusLine({ figures }: Collector, drops: Drops): string {
   return `${figures.emitted.value} events, ${figures.errors.value} errors${dead}${waiting}`;
 }
 
-if (import.meta.main) {
-  await run("collector", {
-    usage: USAGE,
-    schema: Config,
-    main,
-    commands: COMMANDS,
-    unit: { system: systemUnit, user: userUnit },
-    example,
-  });
-}
+/** Runs the role: by itself, or as a part of picket.ts. */
+export const start = (called?: Called) =>
+  run(
+    "collector",
+    {
+      usage: USAGE,
+      schema: Config,
+      main,
+      commands: COMMANDS,
+      example,
+    },
+    called,
+  );
+
+if (import.meta.main) await start();

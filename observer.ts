@@ -8,8 +8,6 @@
 import { dirname, join } from "node:path";
 import { type Context, Hono } from "hono";
 import * as v from "valibot";
-import systemUnit from "./etc/picket-observer.service" with { type: "text" };
-import userUnit from "./etc/picket-observer.user.service" with { type: "text" };
 import example from "./etc/observer.yaml" with { type: "text" };
 import { cannotAppend, holdAlone, isDiskFull, makeFolder, writeWhole } from "./lib/files.ts";
 import { type Bindings, type Health, Refusal, type Server, readBody, serve } from "./lib/http.ts";
@@ -30,7 +28,7 @@ import { type Playbook, playbooksOf } from "./lib/observer/playbooks.ts";
 import { readingRoutes } from "./lib/observer/reading.ts";
 import { Ledger, Recorder } from "./lib/observer/recorder.ts";
 import { ReviewInput, type Verdict, askModel, judge } from "./lib/observer/review.ts";
-import { type Loop, type Running, type Service, run } from "./lib/service.ts";
+import { type Called, type Loop, type Running, type Service, run } from "./lib/service.ts";
 
 const USAGE = `picket-observer: witnesses every operation, and escalates failures that repeat
 
@@ -352,13 +350,18 @@ async function review(
   return verdict;
 }
 
-if (import.meta.main) {
-  await run("observer", {
-    usage: USAGE,
-    schema: Config,
-    main,
-    commands: COMMANDS,
-    unit: { system: systemUnit, user: userUnit },
-    example,
-  });
-}
+/** Runs the role: by itself, or as a part of picket.ts. */
+export const start = (called?: Called) =>
+  run(
+    "observer",
+    {
+      usage: USAGE,
+      schema: Config,
+      main,
+      commands: COMMANDS,
+      example,
+    },
+    called,
+  );
+
+if (import.meta.main) await start();

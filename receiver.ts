@@ -8,8 +8,6 @@
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Context, Hono } from "hono";
-import systemUnit from "./etc/picket-receiver.service" with { type: "text" };
-import userUnit from "./etc/picket-receiver.user.service" with { type: "text" };
 import example from "./etc/receiver.yaml" with { type: "text" };
 import { isLoopback } from "./lib/config.ts";
 import { holdAlone, isDiskFull, makeFolder } from "./lib/files.ts";
@@ -35,7 +33,7 @@ import { Teller } from "./lib/receiver/teller.ts";
 import { quietPass, uploadRefused, uploadTaken } from "./lib/receiver/uploads.ts";
 import { VersionGate } from "./lib/receiver/version-gate.ts";
 import { Seldom } from "./lib/seldom.ts";
-import { type Running, type Service, run } from "./lib/service.ts";
+import { type Called, type Running, type Service, run } from "./lib/service.ts";
 
 const USAGE = `picket-receiver: takes in every host's reports and episodes, and knows who went silent
 
@@ -421,13 +419,18 @@ async function sweep({ episodes, log }: Pick<Receiver, "episodes" | "log">): Pro
   if (error) log.warn("unfinished uploads can't be swept", { error, times: failures.length });
 }
 
-if (import.meta.main) {
-  await run("receiver", {
-    usage: USAGE,
-    schema: Config,
-    main,
-    commands: COMMANDS,
-    unit: { system: systemUnit, user: userUnit },
-    example,
-  });
-}
+/** Runs the role: by itself, or as a part of picket.ts. */
+export const start = (called?: Called) =>
+  run(
+    "receiver",
+    {
+      usage: USAGE,
+      schema: Config,
+      main,
+      commands: COMMANDS,
+      example,
+    },
+    called,
+  );
+
+if (import.meta.main) await start();

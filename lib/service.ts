@@ -31,7 +31,8 @@ import {
 } from "./config.ts";
 import { createLog, errorChain, type Log } from "./log.ts";
 import { createLoops, toldToStop, type Loop, type LoopOptions, type Loops } from "./loop.ts";
-import { managed, notify, reloading, unitFor, watchdogMicroseconds } from "./systemd.ts";
+import { managed, notify, reloading, watchdogMicroseconds } from "./systemd.ts";
+import { ownCommand, unitText } from "./unit.ts";
 import { versionLine } from "./version.ts";
 
 export { UsageError, type Args } from "./command-line.ts";
@@ -115,22 +116,31 @@ export interface Role<S extends v.GenericSchema> {
   shortForms?: ShortForms;
   main(config: v.InferOutput<S>, service: Service): Promise<Running<v.InferOutput<S>>>;
   commands?: Record<string, Command<v.InferOutput<S>>>;
-  /** The texts of the unit files in `etc/`. */
-  unit: { system: string; user: string };
   /** The text of the annotated configuration in `etc/`. */
   example: string;
 }
 
+/** How a role was called. */
+export interface Called {
+  /** What follows the words of `command`. */
+  argv: string[];
+  /** The words that start the role again. */
+  command: string[];
+}
+
 /** Runs a role as `picket-<role>`: the daemon, or what its command line asks for. Ends the process. */
-export async function run<S extends v.GenericSchema>(role: string, options: Role<S>): Promise<never> {
+export async function run<S extends v.GenericSchema>(
+  role: string,
+  options: Role<S>,
+  { argv, command }: Called = { argv: process.argv.slice(2), command: ownCommand() },
+): Promise<never> {
   const program = `picket-${role}`;
-  const argv = process.argv.slice(2);
   const top: Top = { program, log: null, strays: null, debug: false, neverFails: false };
   takeStrays(top);
   managed(); // also takes systemd's variables out of the environment, before anybody starts a program
   try {
     if (argv.includes("--json-log")) top.log = createLog({ role, json: true, level: "error" });
-    const commands = { ...options.commands, ...builtIn(role, options) };
+    const commands = { ...options.commands, ...builtIn(role, options.example, command) };
     const called = commandOf(argv, commands);
     top.neverFails = called !== null && commands[called]?.neverFails === true;
     const request = parseCommandLine(argv, commands);
@@ -169,10 +179,7 @@ async function answer<S extends v.GenericSchema>(life: Life<S>): Promise<number>
 }
 
 /** The commands that every role has. */
-function builtIn<S extends v.GenericSchema>(
-  role: string,
-  { unit, example }: Role<S>,
-): Record<string, Command<unknown>> {
+function builtIn(role: string, example: string, command: string[]): Record<string, Command<unknown>> {
   const program = `picket-${role}`;
   return {
     unit: {
@@ -180,7 +187,7 @@ function builtIn<S extends v.GenericSchema>(
       usage: `usage: ${program} unit [--user]\n\nexample: ${program} unit > /etc/systemd/system/${program}.service`,
       options: { user: { type: "boolean" } },
       async run({ args, print }) {
-        print(unitFor(program, args["user"] === true ? unit.user : unit.system, ownCommand()));
+        print(unitText(role, args["user"] === true ? "user" : "system", command));
       },
     },
     example: {
@@ -191,12 +198,6 @@ function builtIn<S extends v.GenericSchema>(
       },
     },
   };
-}
-
-/** The words that start this program: its binary, or Bun and the script. */
-function ownCommand(): string[] {
-  const compiled = Bun.main.startsWith("/$bunfs/");
-  return compiled ? [process.execPath] : [process.execPath, Bun.main];
 }
 
 async function load<S extends v.GenericSchema>({ role, options, request }: Life<S>): Promise<Loaded<v.InferOutput<S>>> {

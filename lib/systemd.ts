@@ -1,11 +1,9 @@
-// What systemd is told: by a unit file, how to start us; by a running service, how it is doing, sd_notify(3). The latter
-// are datagrams of `NAME=value` lines to the socket in $NOTIFY_SOCKET.
-// Not started by systemd means no socket, and then all of this is silent.
+// What a running service tells systemd, sd_notify(3): datagrams of `NAME=value` lines to the socket in $NOTIFY_SOCKET.
+// Without systemd there is no socket, and then all of this is silent.
 //
 // The variables are for us and not for the programs that we start, so they are taken out of `process.env` when they are
 // read. Trap: `Bun.spawn` without an `env` hands down the environment the process was started with; pass `env: process.env`.
 
-import { basename } from "node:path";
 import { monotonicMicroseconds, sendDatagram } from "./ffi.ts";
 
 interface Manager {
@@ -57,19 +55,4 @@ export function reloading(): string {
  */
 export function watchdogMicroseconds(): number | null {
   return current().watchdog;
-}
-
-/** A unit's text with `words` instead of the program's path in every Exec line; what follows the path stays. */
-export function unitFor(program: string, unit: string, words: string[]): string {
-  const quoted = words.map((word, index) => quoteForUnit(word, index === 0)).join(" ");
-  return unit.replace(/^(Exec\w+=[@\-:+!|]*)(\S+)/gm, (line, head: string, path: string) =>
-    basename(path) === program ? head + quoted : line,
-  );
-}
-
-/** One word of a command line in a unit, systemd.service(5). In its first word systemd expands no `$`. */
-function quoteForUnit(word: string, first: boolean): string {
-  let text = word.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("%", "%%");
-  if (!first) text = text.replaceAll("$", () => "$$");
-  return /[\s"'\\;]/.test(word) ? `"${text}"` : text;
 }

@@ -11,7 +11,10 @@ export const version: string = typeof PICKET_VERSION === "string" ? PICKET_VERSI
 /** The commit it was built from, or "source". */
 export const commit: string = typeof PICKET_COMMIT === "string" ? PICKET_COMMIT : "source";
 
-/** What `--version` prints: `picket-collector 0.1.0 (commit abc1234, bun 1.4.4, linux-x64)`. */
+/** The version and, where it is known, the commit, as semver's build metadata: `0.2.0+abc1234`. */
+export const build: string = ["source", "unknown"].includes(commit) ? version : `${version}+${commit}`;
+
+/** What `--version` prints: `picket-collector 0.2.0 (commit abc1234, bun 1.4.4, linux-x64)`. */
 export function versionLine(program: string): string {
   return `${program} ${version} (commit ${commit}, bun ${Bun.version}, ${process.platform}-${process.arch})`;
 }

@@ -1,6 +1,6 @@
 // The few helpers that tests share: temporary folders, conditions, daemons as child processes, inbox lines.
 
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
@@ -44,7 +44,7 @@ export async function until<T>(what: string, probe: () => T | Promise<T>, second
 
 let binaries: Promise<string> | null = null;
 
-/** The command line of a role: `bun role.ts`, or the binary, compiled once per test process. */
+/** The command line of a role: `bun role.ts`, or its link to the one binary, compiled once per test process. */
 export async function command(role: string, target: Target): Promise<string[]> {
   if (target === "source") return [process.execPath, join(ROOT, `${role}.ts`)];
   const given = process.env["PICKET_TEST_BINARIES"];
@@ -64,12 +64,13 @@ process.on("exit", removeBinaries);
 async function build(): Promise<string> {
   const out = mkdtempSync(join(tmpdir(), "picket-test-dist-"));
   built = out;
-  const building = Bun.spawn([process.execPath, "build.ts", "--outdir", out], {
+  const building = Bun.spawn([process.execPath, "build.ts", "--outdir", out, "--only", "picket"], {
     cwd: ROOT,
     stderr: "pipe",
     stdout: "pipe",
   });
   if ((await building.exited) !== 0) throw new Error(`build failed: ${await new Response(building.stderr).text()}`);
+  for (const role of ["collector", "agent", "receiver", "observer"]) symlinkSync("picket", join(out, `picket-${role}`));
   return out;
 }
 
