@@ -9,7 +9,8 @@ import { createHash } from "node:crypto";
 import { Refusal, bearerOf } from "../http.ts";
 import { hashToken, isToken } from "./hosts.ts";
 import { RateLimit } from "./rate-limit.ts";
-import type { Queries, Store } from "./store.ts";
+import type { Queries } from "./database.ts";
+import type { Store } from "./store.ts";
 
 /** A host that was let in. */
 export interface Guest {

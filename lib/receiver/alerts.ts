@@ -3,7 +3,7 @@
 // An event is stored in the transaction that changes what it tells of, and told afterwards (`untold`, `told`): whoever tells
 // it may die in between and tells it again, and its id keeps the inbox from taking it twice.
 
-import type { Queries, Value } from "./store.ts";
+import type { Queries, Value } from "./database.ts";
 
 export type Severity = "info" | "warning" | "critical";
 

@@ -21,7 +21,9 @@ import {
   rotateToken,
   setInterval,
 } from "./hosts.ts";
-import { type Queries, Store, storeFile } from "./store.ts";
+import { storeFile } from "./sqlite.ts";
+import type { Queries } from "./database.ts";
+import { Store } from "./store.ts";
 
 /** What these commands ask of a configuration. */
 interface ReceiverSettings {

@@ -12,7 +12,8 @@ import { isDiskFull } from "../files.ts";
 import { Journal } from "../journal.ts";
 import { replay } from "../replay.ts";
 import type { EpisodeKey, EpisodeStore, StoredEpisode } from "./episodes.ts";
-import { type Queries, type Store, getNote, setNote } from "./store.ts";
+import type { Queries } from "./database.ts";
+import { type Store, getNote, setNote } from "./store.ts";
 
 /** A line of the index, keys in their order. */
 export interface IndexRow {

@@ -11,7 +11,8 @@
 import { CONTAINER_METRICS, METRICS, type Metric } from "./report.ts";
 import { type ContainerSample, FINEST_STEP, MEMORY_PERCENT } from "./ingest.ts";
 import { isDiskFull } from "../files.ts";
-import { type Queries, type Store, isBusy } from "./store.ts";
+import { type Queries, isBusy } from "./database.ts";
+import type { Store } from "./store.ts";
 
 const HOUR = 3600;
 const DAY = 86_400;

@@ -3,7 +3,7 @@
 
 import { createHash, randomInt } from "node:crypto";
 import { NAME_SEGMENT } from "../config.ts";
-import type { Queries } from "./store.ts";
+import type { Queries } from "./database.ts";
 
 export const STATUSES = ["pending", "online", "stale", "offline", "archived"] as const;
 /** `pending` never reported; `archived` is let in no more. */

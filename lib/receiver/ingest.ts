@@ -16,7 +16,7 @@ import {
   isLate,
   memoryPercent,
 } from "./report.ts";
-import type { Queries, Value } from "./store.ts";
+import type { Queries, Value } from "./database.ts";
 
 /** The finest step of the rollups, in seconds. */
 export const FINEST_STEP = 600;

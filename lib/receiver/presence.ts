@@ -11,7 +11,8 @@
 import { duration } from "../text.ts";
 import { close, raise } from "./alerts.ts";
 import type { Status } from "./hosts.ts";
-import { type Queries, type Store, getNote, setNote } from "./store.ts";
+import type { Queries } from "./database.ts";
+import { type Store, getNote, setNote } from "./store.ts";
 
 /** It is looked at least this often, in milliseconds. */
 const LOOK_MS = 1000;

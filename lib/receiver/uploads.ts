@@ -4,7 +4,8 @@ import type { Guest } from "./admission.ts";
 import { duration } from "../text.ts";
 import { close, raise } from "./alerts.ts";
 import type { Host } from "./hosts.ts";
-import type { Queries, Store } from "./store.ts";
+import type { Queries } from "./database.ts";
+import type { Store } from "./store.ts";
 
 /** Every upload refused for so long is an alert. */
 const FAILING_MS = 30 * 60_000;

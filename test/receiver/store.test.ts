@@ -1,0 +1,92 @@
+// The store's promises: who waits together shares a transaction, an error is its caller's alone, parameters go by their number.
+
+import { Database } from "bun:sqlite";
+import { expect, test } from "bun:test";
+import type { Queries } from "../../lib/receiver/database.ts";
+import { Store, getNote, setNote } from "../../lib/receiver/store.ts";
+import { Folder } from "../kit.ts";
+
+const note = (key: string) => (tx: Queries) => setNote(tx, key, "here");
+
+test("a piece of work that throws costs the others nothing, and leaves nothing", async () => {
+  using folder = new Folder();
+  const store = await Store.open(folder.path);
+  const given = await Promise.allSettled([
+    store.write(note("first")),
+    store.write(async (tx) => {
+      await setNote(tx, "broken", "half");
+      throw new Error("its own mistake");
+    }),
+    store.write(note("second")),
+    store.write((tx) => tx.run("INSERT INTO nowhere VALUES ($1)", [1])),
+    store.write((tx) => tx.run("UPDATE meta SET value = 'there' WHERE key IN ('first', 'second', 'third')")),
+    store.write(note("third")),
+  ]);
+  expect(given.map((one) => (one.status === "fulfilled" ? one.value : (one.reason as Error).message))).toEqual([
+    undefined,
+    "its own mistake",
+    undefined,
+    "the store fails: no such table: nowhere (SQLITE_ERROR)",
+    2,
+    undefined,
+  ]);
+  const notes = await Promise.all(["first", "broken", "second", "third"].map((key) => getNote(store.read, key)));
+  expect(notes).toEqual(["there", null, "there", "here"]);
+  expect(store.problem).toBeNull();
+  await store.close();
+});
+
+test("those who wait together share one transaction", async () => {
+  using folder = new Folder();
+  const store = await Store.open(folder.path);
+  const other = new Database(folder.at("receiver.db"));
+  // Changes with every commit of another connection.
+  const version = () => other.query<{ data_version: number }, []>("PRAGMA data_version").get()!.data_version;
+  const before = version();
+  await Promise.all(Array.from({ length: 100 }, (_, n) => store.write(note(`n${n}`))));
+  const log = other.query<{ log: number }, []>("PRAGMA wal_checkpoint(PASSIVE)").get()!.log;
+  expect(version()).not.toBe(before);
+  // A hundred transactions would have written a hundred pages at least.
+  expect(log).toBeLessThan(50);
+  other.close();
+  await store.close();
+});
+
+test("parameters go by their number, wherever they stand and however often", async () => {
+  using folder = new Folder();
+  const store = await Store.open(folder.path);
+  const values = ["one", "two", 3, 4, 5, 6, 7, 8, 9, null];
+  const row = await store.read.one("SELECT $2 AS two, $1 AS one, $2 AS again, $10 AS ten", values);
+  expect(row).toEqual({ two: "two", one: "one", again: "two", ten: null });
+  await store.close();
+});
+
+test("a lock that another program lets go in time is waited for, without holding up reading", async () => {
+  using folder = new Folder();
+  const store = await Store.open(folder.path);
+  const other = new Database(folder.at("receiver.db"));
+  other.run("BEGIN IMMEDIATE");
+  const writing = store.write(note("late"));
+  for (let n = 0; n < 20; n++) {
+    await Bun.sleep(10);
+    expect(await getNote(store.read, "late")).toBeNull();
+  }
+  other.run("ROLLBACK");
+  await writing;
+  expect(await getNote(store.read, "late")).toBe("here");
+  other.close();
+  await store.close();
+});
+
+test("after closing nothing of SQLite's is left open: the log is in the file", async () => {
+  using folder = new Folder();
+  const store = await Store.open(folder.path);
+  await store.write(note("last"));
+  await getNote(store.read, "last");
+  await store.close();
+  expect([
+    await Bun.file(folder.at("receiver.db-wal")).exists(),
+    await Bun.file(folder.at("receiver.db-shm")).exists(),
+  ]).toEqual([false, false]);
+  expect(store.write(note("too late"))).rejects.toThrow("it is closed");
+});
