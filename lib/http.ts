@@ -9,8 +9,18 @@
 import { accessSync, constants, readFileSync } from "node:fs";
 import { type Context, Hono } from "hono";
 import * as v from "valibot";
-import { type Cidr, cidrContains, parseAddress } from "./address.ts";
-import { type Listen, cidr, isLoopback, listenAddress, path, restartToSwitch, secret } from "./config.ts";
+import {
+  type Cidr,
+  type Listen,
+  cidr,
+  holding,
+  isLoopback,
+  unmapped,
+  listenAddress,
+  path,
+  restartToSwitch,
+  secret,
+} from "./config.ts";
 import type { Log } from "./log.ts";
 import { type Counter, type Histogram, Registry, processMetrics } from "./metrics.ts";
 import { type Secret, secretEquals } from "./secret.ts";
@@ -151,6 +161,7 @@ export function serve(options: ServeOptions): Server {
   const measure = measures(options.metrics, options.role);
   const refusals = refusalLog(log);
   let guard = createGuard(options.connection, options.bearsOwnCredentials);
+  let isProxy = holding(options.connection.trusted_proxies);
   app.onError((error, c) => answerError(error, c, log));
   app.notFound((c) => notFound(app, c).response());
 
@@ -171,14 +182,14 @@ export function serve(options: ServeOptions): Server {
     const start = performance.now();
     measure.begin();
     const response = await answer(request, {
-      ip: () => clientAddress(request, server, options.connection.trusted_proxies),
+      ip: () => clientAddress(request, server, isProxy),
       idle: (seconds) => server.timeout(request, seconds),
     });
     measure.end(response.status, performance.now() - start);
     return response;
   };
   return listening(options, fetch, measure, (connection) => {
-    options.connection = connection;
+    isProxy = holding(connection.trusted_proxies);
     guard = createGuard(connection, options.bearsOwnCredentials);
   });
 }
@@ -274,8 +285,9 @@ function readTls({ tls }: Connection): TlsFiles | null {
 type Guard = (request: Request, pathname: string, ip: () => string) => Refusal | null;
 
 function createGuard({ auth }: Connection, bearsOwn: ServeOptions["bearsOwnCredentials"]): Guard {
+  const isAllowed = holding(auth.allowed_ips);
   return (request, pathname, ip) => {
-    if (auth.allowed_ips.length > 0 && !cidrContains(auth.allowed_ips, ip())) {
+    if (auth.allowed_ips.length > 0 && !isAllowed(ip())) {
       return new Refusal(403, "address_not_allowed", "this address may not connect");
     }
     if (auth.token.length === 0 || bearsOwn?.(pathname, request.method)) return null;
@@ -295,9 +307,9 @@ export function bearerOf(request: Request): string | undefined {
 }
 
 /** The peer's address; behind trusted proxies the nearest hop that isn't one of them; "" where a proxy says nothing that is an address. */
-function clientAddress(request: Request, server: Bun.Server<undefined>, trusted: readonly Cidr[]): string {
+function clientAddress(request: Request, server: Bun.Server<undefined>, isProxy: (ip: string) => boolean): string {
   const peer = plain(server.requestIP(request)?.address ?? "");
-  if (trusted.length === 0 || !cidrContains(trusted, peer)) return peer;
+  if (!isProxy(peer)) return peer;
   const hops = (request.headers.get("x-forwarded-for") ?? "")
     .split(",")
     .map((hop) => hop.trim())
@@ -305,8 +317,8 @@ function clientAddress(request: Request, server: Bun.Server<undefined>, trusted:
   let client = peer;
   for (const hop of hops.toReversed()) {
     client = plain(withoutPort(hop));
-    if (!parseAddress(client)) return "";
-    if (!cidrContains(trusted, client)) break;
+    if (unmapped(client) === null) return "";
+    if (!isProxy(client)) break;
   }
   return client;
 }

@@ -2,8 +2,8 @@
 //
 // A message that starts with "expected" gets ", found …" appended by loadConfig (never for a secret); others stand as they are.
 
+import { isIP, isIPv6 } from "node:net";
 import * as v from "valibot";
-import { type Cidr, parseAddress, parseCidr } from "../address.ts";
 import type { Path } from "./data.ts";
 
 /** Where to listen. Prints as `host:port`, `[host]:port` for IPv6 (`toString`, `toJSON`, not enumerable). */
@@ -40,30 +40,14 @@ function parseListen(text: string): Listen | null {
   const port = Number(digits);
   if (digits === undefined || port > 65_535) return null;
   if (bracketed !== undefined) {
-    const v6 = bracketed.includes(":") && parseAddress(bracketed) !== null;
-    return v6 ? listenAddress(bracketed, port) : null;
+    return isIPv6(bracketed) ? listenAddress(bracketed, port) : null;
   }
   const host = plain || "0.0.0.0";
   const numeric = /^[\d.]+$/.test(host);
   const valid = numeric
-    ? parseAddress(host) !== null
+    ? isIP(host) === 4
     : /^[a-z\d]([a-z\d-]*[a-z\d])?(\.[a-z\d]([a-z\d-]*[a-z\d])?)*\.?$/i.test(host);
   return valid && host.length <= 253 ? listenAddress(host, port) : null;
-}
-
-const CIDR = 'expected an address or CIDR, such as "10.0.0.0/8", "192.168.1.7" or "fd00::/8"';
-
-/** An IPv4 or IPv6 CIDR or a bare address, parsed; see `cidrContains`. Prints as it was written. */
-export function cidr(): v.GenericSchema<string, Cidr> {
-  return v.pipe(
-    v.string(CIDR),
-    v.rawTransform(({ dataset, addIssue, NEVER }) => {
-      const parsed = parseCidr(dataset.value);
-      if (parsed !== null) return Object.defineProperty(parsed, "toJSON", { value: () => parsed.text });
-      addIssue({ message: CIDR });
-      return NEVER;
-    }),
-  );
 }
 
 /** The rule for every name that becomes a file name: one path segment, at most 128 characters, no leading dot. */
