@@ -6,6 +6,7 @@
 //   - a list or map prints as compact JSON
 //   - a chain through a missing or null key is a missing value as a whole; Go stops with an error at null
 //   - strings are text: \xff in a literal is the character U+00FF, not a byte
+//   - printf has no %c, %U and argument indexes (`%[1]d`), and numbers have no hexadecimal fractions
 //   - no methods, no `call`; `__proto__` and `constructor` are missing keys; output is capped
 // More than Go 1.19: json, default, lower, upper, trim, join, trunc, header, query.
 

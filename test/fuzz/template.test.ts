@@ -25,7 +25,7 @@ const { pipe: pipeline, nodes } = fc.letrec<{
 }>((tie) => ({
   operand: fc.oneof(
     { maxDepth: 3, depthIdentifier: "t" },
-    fc.constantFrom(".", "$", "$x", ".a", ".a.b", ".__proto__", ".constructor", "$.list", "nil", "true", "1", "-0x1p3"),
+    fc.constantFrom(".", "$", "$x", ".a", ".a.b", ".__proto__", ".constructor", "$.list", "nil", "true", "1", "-0x13"),
     fc.constantFrom("1e999", "'x'", '"%d %999999v %q"', "`raw`", '"\\u0041"', "99999999999999999999", "1i"),
     text().map((given) => JSON.stringify(given)),
     tie("pipe").map((inner) => `(${inner})`),

@@ -556,7 +556,7 @@ function literal({ type, text }: Token, fail: (message: string) => never): strin
   return value.length === (code > 0xffff ? 2 : 1) ? code : fail(`malformed character constant: ${text}`);
 }
 
-/** Go's number literals; null when it is none. Integers beyond 2^53 stay exact. */
+/** Go's number literals, without hexadecimal floats; null when it is none. Integers beyond 2^53 stay exact. */
 function numberOf(text: string): number | bigint | JsonNumber | null {
   const sign = text.startsWith("-") ? -1 : 1;
   const digits = text.replace(/^[+-]/, "");
@@ -578,11 +578,7 @@ function numberOf(text: string): number | bigint | JsonNumber | null {
   if (/^(?:0|[1-9]\d*)$/.test(plain)) return exact(BigInt(plain) * BigInt(sign));
   if (/^\d+$/.test(plain)) return null;
   if (/^(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$/.test(plain)) return float(Number(plain) * sign);
-  const hex = /^0[xX]([\da-fA-F]*)\.?([\da-fA-F]*)[pP]([+-]?\d+)$/.exec(plain);
-  if (!hex) return null;
-  const [, whole = "", fraction = "", power] = hex;
-  if (whole + fraction === "") return null;
-  return float(sign * Number.parseInt(whole + fraction, 16) * 2 ** (Number(power) - 4 * fraction.length));
+  return null;
 }
 
 /** A float prints as Go prints it, whatever the literal looked like. */

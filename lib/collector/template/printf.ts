@@ -1,5 +1,6 @@
 // Go's fmt.Sprint, Sprintln and Sprintf for the values that templates have. Any number fits any number's verb, since JSON
-// knows only one kind; lists and maps print as compact JSON.
+// knows only one kind; lists and maps print as compact JSON. Left out: the verbs for single characters (%c, %U, %q of a number)
+// and argument indexes (%[1]d). Like any verb that Go doesn't know, they leave its mark: `%!c(int=65)`.
 
 import { JsonNumber, compactJson } from "../json.ts";
 
@@ -54,25 +55,20 @@ interface Spec {
   precision: number | null;
 }
 
-const VERB = /%([-+# 0]*)(?:\[(\d+)\])?(\d+|\*)?(?:\.(?:\[(\d+)\])?(\d+|\*)?)?(?:\[(\d+)\])?(.)?/gsu;
+const VERB = /%([-+# 0]*)(\d+|\*)?(\.(\d+|\*)?)?(.)?/gsu;
 /** Wider than any line somebody reads; what is written is capped anyway. */
 const MAX_WIDTH = 65_536;
 
 /** fmt.Sprintf, with Go's marks for what doesn't fit: `%!d(string=x)`, `%!s(MISSING)`, `%!(EXTRA int=1)`. */
 export function printf(format: string, args: unknown[]): string {
   let next = 0;
-  let reordered = false;
-  const take = (position: string | undefined): unknown => {
-    if (position !== undefined) next = Number(position) - 1;
-    return args[next++];
-  };
   const number = (text: string | undefined): number | null => {
     if (text === undefined) return null;
     const given = text === "*" ? Number(args[next++]) : Number(text);
     return Number.isInteger(given) ? Math.min(Math.abs(given), MAX_WIDTH) : null;
   };
-  const out = format.replace(VERB, (all: string, flags: string, ...groups: (string | undefined)[]) => {
-    const [first, width, second, precision, last, verb] = groups;
+  const out = format.replace(VERB, (_all, flags: string, ...groups: (string | undefined)[]) => {
+    const [width, point, precision, verb] = groups;
     if (verb === undefined) return "%!(NOVERB)";
     if (verb === "%") return "%";
     const spec: Spec = {
@@ -82,26 +78,22 @@ export function printf(format: string, args: unknown[]): string {
       space: flags.includes(" "),
       zero: flags.includes("0") && !flags.includes("-"),
       width: number(width),
-      precision: all.includes(".") ? (number(precision) ?? 0) : null,
+      precision: point === undefined ? null : (number(precision) ?? 0),
     };
-    const position = last ?? second ?? first;
-    reordered ||= position !== undefined;
-    if (position !== undefined && (Number(position) < 1 || Number(position) > args.length))
-      return `%!${verb}(BADINDEX)`;
-    if (position === undefined && next >= args.length) return `%!${verb}(MISSING)`;
-    return one(verb, spec, take(position));
+    return next < args.length ? one(verb, spec, args[next++]) : `%!${verb}(MISSING)`;
   });
-  if (reordered || next >= args.length) return out;
-  const extra = args
-    .slice(next)
-    .map((arg) => (arg === undefined || arg === null ? "<nil>" : `${goType(arg)}=${plain(arg)}`));
+  if (next >= args.length) return out;
+  const extra = args.slice(next).map((arg) => (isNothing(arg) ? "<nil>" : `${goType(arg)}=${plain(arg)}`));
   return `${out}%!(EXTRA ${extra.join(", ")})`;
+}
+
+function isNothing(value: unknown): value is null | undefined {
+  return value === undefined || value === null;
 }
 
 function one(verb: string, spec: Spec, value: unknown): string {
   if (verb === "T") return pad(goType(value), spec);
-  if (value === undefined || value === null)
-    return verb === "v" ? pad("<nil>", { ...spec, zero: false }) : `%!${verb}(<nil>)`;
+  if (isNothing(value)) return verb === "v" ? pad("<nil>", { ...spec, zero: false }) : `%!${verb}(<nil>)`;
   const formatted =
     typeof value === "string"
       ? ofString(verb, spec, value)
@@ -170,7 +162,6 @@ const BASES: Record<string, number> = { d: 10, b: 2, o: 8, O: 8, x: 16, X: 16 };
 const PREFIXES: Record<string, string> = { b: "0b", o: "0", x: "0x", X: "0X" };
 
 function ofInteger(verb: string, spec: Spec, value: bigint): string | null {
-  if (verb === "c" || verb === "q" || verb === "U") return ofRune(verb, spec, value);
   const base = BASES[verb];
   if (base === undefined) return null;
   let digits = (value < 0n ? -value : value).toString(base);
@@ -180,18 +171,6 @@ function ofInteger(verb: string, spec: Spec, value: bigint): string | null {
   const prefix = verb === "O" ? "0o" : spec.sharp ? (PREFIXES[verb] ?? "") : "";
   const signed = sign((value < 0n ? "-" : "") + prefix + digits, spec);
   return pad(signed, spec.precision === null ? spec : { ...spec, zero: false });
-}
-
-function ofRune(verb: string, spec: Spec, value: bigint): string {
-  const valid = value >= 0n && value <= 0x10ffffn && !(value >= 0xd800n && value <= 0xdfffn);
-  const character = valid ? String.fromCodePoint(Number(value)) : "\uFFFD";
-  if (verb === "c") return pad(character, { ...spec, zero: false });
-  if (verb === "q")
-    return pad(`'${character === "'" ? "\\'" : quote(character, spec).slice(1, -1).replace(/^\\"$/, '"')}'`, {
-      ...spec,
-      zero: false,
-    });
-  return pad(`U+${value.toString(16).toUpperCase().padStart(4, "0")}`, { ...spec, zero: false });
 }
 
 function ofFloat(verb: string, spec: Spec, value: number): string {
