@@ -31,6 +31,8 @@ export function parseJson(bytes: Uint8Array): unknown {
 export function isNestedDeeper(value: unknown, most: number): boolean {
   if (typeof value !== "object" || value === null) return false;
   if (most === 0) return true;
-  for (const inner of Object.values(value)) if (isNestedDeeper(inner, most - 1)) return true;
+  for (const inner of Array.isArray(value) ? value : Object.values(value)) {
+    if (isNestedDeeper(inner, most - 1)) return true;
+  }
   return false;
 }

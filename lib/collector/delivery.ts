@@ -1,7 +1,7 @@
 // What a webhook delivers: the sender's own id of the delivery, and its data.
 
 import { decodeUtf8 } from "../json.ts";
-import { type Data, dataOf, readJson } from "./json.ts";
+import { readJson } from "./numbers.ts";
 
 /**
  * Headers that carry it, first match wins: `webhook-id` leads, because its scheme signs it, so that a captured delivery can't be
@@ -39,8 +39,8 @@ export class PayloadError extends Error {}
  * The data a template sees. An empty body is an empty object. Of a form the fields become keys, a field that comes
  * several times a list; a field `payload` that holds JSON becomes the data itself. JSON that is called a form is JSON. Throws PayloadError.
  */
-export function parsePayload(body: Uint8Array, contentType: string | undefined): Data | Promise<Data> {
-  if (body.length === 0) return dataOf({});
+export function parsePayload(body: Uint8Array, contentType: string | undefined): unknown {
+  if (body.length === 0) return {};
   if (contentType === undefined || !FORM.test(contentType)) return parseText(decode(body));
   // `curl -d '{"a":1}'` says that it is a form. A form that begins with a brace would have it encoded.
   const json = body[0] === 0x7b || body[0] === 0x5b ? tryJson(decode(body)) : undefined;
@@ -55,7 +55,7 @@ function decode(body: Uint8Array): string {
   }
 }
 
-function parseText(text: string): Data {
+function parseText(text: string): unknown {
   try {
     return readJson(text);
   } catch (error) {
@@ -63,7 +63,7 @@ function parseText(text: string): Data {
   }
 }
 
-async function parseForm(body: Uint8Array, contentType: string): Promise<Data> {
+async function parseForm(body: Uint8Array, contentType: string): Promise<unknown> {
   let form: FormData;
   try {
     form = (await new Response(body, { headers: { "content-type": contentType } }).formData()) as FormData;
@@ -86,10 +86,10 @@ async function parseForm(body: Uint8Array, contentType: string): Promise<Data> {
     else if (typeof before === "string") fields[name] = [before, given];
     else before.push(given);
   }
-  return dataOf(fields);
+  return fields;
 }
 
-function tryJson(text: string): Data | undefined {
+function tryJson(text: string): unknown {
   try {
     return readJson(text);
   } catch {

@@ -10,7 +10,7 @@
 //   - no methods, no `call`; `__proto__` and `constructor` are missing keys; output is capped
 // More than Go 1.19: json, default, lower, upper, trim, join, trunc, header, query.
 
-import { type Data, JsonNumber } from "./json.ts";
+import { JsonNumber } from "./numbers.ts";
 import { FUNCTIONS, type Asked, type Value, field, isTrue, show, typeName } from "./template/functions.ts";
 import {
   type CommandNode,
@@ -42,7 +42,7 @@ export interface RenderContext extends Asked {
 /** A compiled template. */
 export interface Template {
   /** The text for this data. Throws TemplateError. */
-  render(data: Data, context: RenderContext): string;
+  render(data: unknown, context: RenderContext): string;
   /** The source it was compiled from. */
   toJSON(): string;
 }
@@ -57,8 +57,6 @@ interface State {
   calls: number;
   steps: number;
   work: number;
-  /** A number of the data was looked at: how it stood in the JSON may matter. */
-  numbers: boolean;
 }
 
 type Evaluate = (state: State) => Value;
@@ -76,41 +74,22 @@ export function compileTemplate(source: string): Template {
     return compiler.list(nodes);
   };
   const render = notTooDeep(source, compile);
-  const once = (root: Value, context: RenderContext): State => {
-    const variables = new Map([["$", { value: root }]]);
-    const state: State = { out: "", root, dot: root, variables, context, calls: 0, steps: 0, work: 0, numbers: false };
-    notTooDeep(source, () => render(state));
-    if (state.out.length * 3 > MAX_OUTPUT_BYTES && Buffer.byteLength(state.out) > MAX_OUTPUT_BYTES) tooLong(source, 0);
-    return state;
-  };
   return {
     toJSON: () => source,
     render(data, context) {
-      const state = once(data.plain, context);
-      // A template only reads, so reading again with the numbers as they stood is all there is to it.
-      if (!state.numbers || data.exact() === data.plain) return state.out;
-      return once(data.exact(), context).out;
+      const variables = new Map([["$", { value: data }]]);
+      const state: State = { out: "", root: data, dot: data, variables, context, calls: 0, steps: 0, work: 0 };
+      notTooDeep(source, () => render(state));
+      if (state.out.length * 3 > MAX_OUTPUT_BYTES && Buffer.byteLength(state.out) > MAX_OUTPUT_BYTES) {
+        tooLong(source, 0);
+      }
+      return state.out;
     },
   };
 }
 
-/** Functions that look at a list or map without looking at the numbers in it. */
-const LOOKS_AT_SHAPE: ReadonlySet<string> = new Set(["len", "index", "slice", "not", "default"]);
-/** Functions whose result may be a number of the data. */
-const GIVES_DATA: ReadonlySet<string> = new Set(["index", "default"]);
-
-/** Notes that a number of the data is used. */
-function seen(state: State, value: Value): Value {
-  if (typeof value === "number") state.numbers = true;
-  return value;
-}
-
 /** The entries of maps in their order: a loop within a loop goes through the same map for each turn. */
 const SORTED = new WeakMap<object, [Value, Value][]>();
-
-function isStructure(value: Value): boolean {
-  return typeof value === "object" && value !== null;
-}
 
 function tooLong(source: string, at: number): never {
   throw new TemplateError(`the output is over ${MAX_OUTPUT_BYTES} bytes`, placeOf(source, at));
@@ -180,11 +159,7 @@ class Compiler {
         const pipe = this.#pipe(node.pipe);
         // What declares or sets a variable prints nothing.
         if (node.pipe.variables.length > 0) return (state) => void pipe(state);
-        return (state) => {
-          const value = pipe(state);
-          if (isStructure(value)) state.numbers = true;
-          return this.#write(state, show(value), node.at);
-        };
+        return (state) => this.#write(state, show(pipe(state)), node.at);
       }
       case "if":
       case "with":
@@ -304,19 +279,18 @@ class Compiler {
       const want = min === max ? `${min}` : max === Number.POSITIVE_INFINITY ? `at least ${min}` : `${min} to ${max}`;
       this.#fail(`wrong number of arguments for ${name}: want ${want}, found ${args.length}`, at);
     }
-    const [shape, data] = [LOOKS_AT_SHAPE.has(name), GIVES_DATA.has(name)];
     return (state) => {
       const values = args.map((arg) => arg(state));
       this.#work(state, values, at);
-      if (!shape && values.some((value) => isStructure(value))) state.numbers = true;
       let result: Value;
       try {
         result = call(values, state.context);
       } catch (error) {
         return this.#fail(`error calling ${name}: ${(error as Error).message}`, at);
       }
-      if (!data) this.#work(state, [result], at);
-      return data ? seen(state, result) : result;
+      // What these give was there before.
+      if (name !== "index" && name !== "default") this.#work(state, [result], at);
+      return result;
     };
   }
 
@@ -335,7 +309,7 @@ class Compiler {
   #operand(operand: Operand): Evaluate {
     switch (operand.kind) {
       case "dot":
-        return (state) => seen(state, state.dot);
+        return (state) => state.dot;
       case "nil":
         return () => null;
       case "literal": {
@@ -346,7 +320,7 @@ class Compiler {
         return this.#fields((state) => state.dot, operand.names, operand.at);
       case "variable": {
         const { name, names, at } = operand;
-        const variable: Evaluate = (state) => seen(state, state.variables.get(name)!.value);
+        const variable: Evaluate = (state) => state.variables.get(name)!.value;
         return names.length === 0 ? variable : this.#fields(variable, names, at);
       }
       case "chain": {
@@ -369,7 +343,7 @@ class Compiler {
         value = field(value, name);
         if (value === undefined) return this.#missing(state, names, at);
       }
-      return seen(state, value);
+      return value;
     };
   }
 

@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import examples from "@octokit/webhooks-examples/api.github.com/index.json";
-import { compactJson, dataOf, parseJson, readJson } from "../../lib/collector/json.ts";
+import { compactJson, readJson } from "../../lib/collector/numbers.ts";
 import { type RenderContext, TemplateError, compileTemplate } from "../../lib/collector/template.ts";
 import answers from "./fixtures/template/answers.json";
 import cases from "./fixtures/template/cases.json";
@@ -66,7 +66,7 @@ test.skipIf(!have("go", "asking Go for the answers again"))(
 describe("ours", () => {
   const data = `{"s":"  Grüße  ","l":["a",1.50,true,null],"e":"","n":12345678901234567890,"m":{"b":1e3,"a":[]},"u":"😀😀😀"}`;
   test.each([
-    ["{{ json . }}", compactJson(parseJson(data))],
+    ["{{ json . }}", compactJson(readJson(data))],
     ["{{ .m | json }}", `{"b":1e3,"a":[]}`],
     ["{{ json .nope }}", "null"],
     ["{{ .n }} {{ index .l 1 }} {{ .m.b }}", "12345678901234567890 1.50 1e3"],
@@ -112,7 +112,7 @@ describe("errors", () => {
 });
 
 describe("limits", () => {
-  const run = (template: string, data: unknown) => () => compileTemplate(template).render(dataOf(data), CONTEXT);
+  const run = (template: string, data: unknown) => () => compileTemplate(template).render(data, CONTEXT);
   test("output ends at 64 KiB, counted in bytes", () => {
     expect(run("{{ . }}", "x".repeat(65_536))().length).toBe(65_536);
     expect(run("{{ . }}", "x".repeat(65_537))).toThrow("over 65536 bytes");
@@ -132,7 +132,7 @@ describe("limits", () => {
       `${"[".repeat(500_000)}1.5${"]".repeat(500_000)}`,
       '{"a":'.repeat(200_000),
     ]) {
-      expect(() => parseJson(text)).toThrow();
+      expect(() => readJson(text)).toThrow();
     }
   });
   test("prototypes are neither read nor touched", () => {

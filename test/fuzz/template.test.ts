@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import * as fc from "fast-check";
 import { PayloadError, parsePayload } from "../../lib/collector/delivery.ts";
-import { dataOf, readJson } from "../../lib/collector/json.ts";
+import { readJson } from "../../lib/collector/numbers.ts";
 import { MAX_OUTPUT_BYTES, TemplateError, compileTemplate } from "../../lib/collector/template.ts";
 import { TIMEOUT_MS, cpuMs, json, mutated, prototypesUntouched, runs, strangeJson, text } from "./kit.ts";
 
@@ -71,11 +71,11 @@ function judge(source: string, body: string, missing: "zero" | "error"): void {
   if (cpuMs() - before > LONG_MS) throw new Error("took too long");
 }
 
-function dataFrom(body: string) {
+function dataFrom(body: string): unknown {
   try {
     return readJson(body);
   } catch {
-    return dataOf({});
+    return {};
   }
 }
 
@@ -167,8 +167,7 @@ test(
     await fc.assert(
       fc.asyncProperty(body, type, async (bytes, contentType) => {
         try {
-          const { plain, exact } = await parsePayload(bytes, contentType);
-          JSON.stringify([plain, exact()]);
+          JSON.stringify(await parsePayload(bytes, contentType));
         } catch (error) {
           if (!(error instanceof PayloadError)) throw error;
         }

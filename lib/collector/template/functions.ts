@@ -1,7 +1,7 @@
 // The functions of Go's text/template, and ours. Arguments are values as templates see them: undefined (missing), null,
 // boolean, number, bigint, JsonNumber, string, array, object. Errors are plain ones; the caller says where.
 
-import { JsonNumber, compactJson } from "../json.ts";
+import { JsonNumber, compactJson } from "../numbers.ts";
 import { print, println, printf } from "./printf.ts";
 
 export type Value = unknown;

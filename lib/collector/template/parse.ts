@@ -1,7 +1,7 @@
 // Go's template syntax, from text to a tree. The rules are those of Go's text/template/parse: what it refuses is refused.
 
 import { nearest } from "../../nearest.ts";
-import { JsonNumber } from "../json.ts";
+import { JsonNumber } from "../numbers.ts";
 import { formatFloat } from "./printf.ts";
 
 /** A template that can't be compiled or rendered. `line` and `column` count from 1 within the template's text. */

@@ -2,7 +2,7 @@
 // knows only one kind; lists and maps print as compact JSON. Left out: the verbs for single characters (%c, %U, %q of a number)
 // and argument indexes (%[1]d). Like any verb that Go doesn't know, they leave its mark: `%!c(int=65)`.
 
-import { JsonNumber, compactJson } from "../json.ts";
+import { JsonNumber, compactJson } from "../numbers.ts";
 
 /** A float64 as Go's %v prints it: as few digits as tell it apart, an exponent below 1e-4 and from a million on. */
 export function formatFloat(value: number): string {
