@@ -12,7 +12,6 @@
 // whatever differs. Several secrets may be valid at once, for rotation: one that matches is enough. A header that comes
 // twice arrives here joined by a comma, and so is malformed or doesn't match, except where the scheme sends a list.
 
-import { timingSafeEqual } from "node:crypto";
 import { type Secret, secretEquals } from "../secret.ts";
 
 /** The schemes a route may name; `none` says in so many words that anybody may send. */
@@ -57,7 +56,9 @@ function shared(name: string, secrets: readonly Secret[], token: (value: string)
 /** What a signature header says: which signatures, and what was signed before the body. */
 interface Claim {
   name: string;
-  signatures: Buffer[];
+  /** Of 32 bytes each, in lower-case hex or in base64. */
+  signatures: string[];
+  encoding: "hex" | "base64";
   prefix: string;
   /** Seconds since 1970; NaN when malformed. */
   timestamp?: number;
@@ -91,9 +92,18 @@ const READERS: Record<"github" | "forgejo" | "slack" | "stripe" | "standard", Re
     const fields = value.split(",").map((field) => field.trim());
     const times = fields.filter((field) => field.startsWith("t=")).map((field) => field.slice(2));
     if (times.length !== 1) return "Stripe-Signature is malformed";
-    const signatures = fields.flatMap((field) => (/^v1=[0-9a-f]{64}$/i.test(field) ? [hexBytes(field.slice(3))] : []));
+    const signatures = fields.flatMap((field) =>
+      /^v1=[0-9a-f]{64}$/i.test(field) ? [field.slice(3).toLowerCase()] : [],
+    );
     if (signatures.length === 0) return "Stripe-Signature has no v1 signature";
-    return { name: "Stripe-Signature", signatures, prefix: `${times[0]}.`, timestamp: seconds(times[0]!) };
+    const [timestamp = ""] = times;
+    return {
+      name: "Stripe-Signature",
+      signatures,
+      encoding: "hex",
+      prefix: `${timestamp}.`,
+      timestamp: seconds(timestamp),
+    };
   },
   standard(header) {
     const [id, timestamp, value] = ["webhook-id", "webhook-timestamp", "webhook-signature"].map((name) => header(name));
@@ -101,11 +111,10 @@ const READERS: Record<"github" | "forgejo" | "slack" | "stripe" | "standard", Re
     if (!timestamp) return "webhook-timestamp is missing";
     if (!value) return "webhook-signature is missing";
     // v1a, which comes in the same list, is another algorithm.
-    const signatures = value
-      .split(" ")
-      .flatMap((one) => (/^v1,[A-Za-z0-9+/]{43}=$/.test(one) ? [Buffer.from(one.slice(3), "base64")] : []));
+    const signatures = value.split(" ").flatMap((one) => (/^v1,[A-Za-z0-9+/]{43}=$/.test(one) ? [one.slice(3)] : []));
     if (signatures.length === 0) return "webhook-signature has no v1 signature";
-    return { name: "webhook-signature", signatures, prefix: `${id}.${timestamp}.`, timestamp: seconds(timestamp) };
+    const prefix = `${id}.${timestamp}.`;
+    return { name: "webhook-signature", signatures, encoding: "base64", prefix, timestamp: seconds(timestamp) };
   },
 };
 
@@ -144,11 +153,18 @@ function staleness(timestamp: number, nowMs: number): string | null {
 }
 
 /** `Bun.CryptoHasher` measured 3 % quicker than `createHmac` over 9 KB, 28 % over a few bytes. */
-function matches(key: Buffer, { prefix, signatures }: Claim, body: Uint8Array): boolean {
+function matches(key: Buffer, { prefix, signatures, encoding }: Claim, body: Uint8Array): boolean {
   const hmac = new Bun.CryptoHasher("sha256", key);
   if (prefix !== "") hmac.update(asSent(prefix));
-  const expected = hmac.update(body).digest();
-  return signatures.some((given) => given.length === expected.length && timingSafeEqual(given, expected));
+  const expected = hmac.update(body).digest(encoding);
+  return signatures.some((given) => isSame(given, expected));
+}
+
+/** Compares texts of one length in the same time whatever differs; as text, because making bytes of them costs 5 µs. */
+function isSame(given: string, expected: string): boolean {
+  let differ = given.length ^ expected.length;
+  for (let at = 0; at < expected.length; at++) differ |= given.charCodeAt(at) ^ expected.charCodeAt(at);
+  return differ === 0;
 }
 
 /**
@@ -166,11 +182,7 @@ function hexClaim(name: string, value: string | null | undefined, prefix: string
   if (!value) return `${name} is missing`;
   const hex = value.startsWith(prefix) ? value.slice(prefix.length) : "";
   if (!/^[0-9a-f]{64}$/i.test(hex)) return `${name} is malformed`;
-  return { name, signatures: [hexBytes(hex)], prefix: "" };
-}
-
-function hexBytes(hex: string): Buffer {
-  return Buffer.from(hex, "hex");
+  return { name, signatures: [hex.toLowerCase()], encoding: "hex", prefix: "" };
 }
 
 function seconds(text: string): number {
