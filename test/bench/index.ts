@@ -1,4 +1,4 @@
-// All measurements in one run, written to BENCHMARKS.md.
+// All measurements in one run, written to docs/benchmarks.md.
 //   bun run bench
 // PICKET_BENCH_… variables of single measurements (rounds, seconds, sizes) are taken, and told in the file.
 
@@ -85,6 +85,6 @@ const notes = await Bun.file(join(ROOT, "test/bench/NOTES.md"))
   .text()
   .catch(() => "");
 await Bun.write(
-  join(ROOT, "BENCHMARKS.md"),
+  join(ROOT, "docs/benchmarks.md"),
   [head, ...sections.map(table), notes].filter(Boolean).join("\n\n").trimEnd() + "\n",
 );

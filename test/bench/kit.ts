@@ -8,7 +8,7 @@ import type { Subprocess } from "bun";
 
 export const ROOT = join(import.meta.dir, "../..");
 
-/** One line of BENCHMARKS.md. */
+/** One line of docs/benchmarks.md. */
 export interface Row {
   what: string;
   figure: string;
@@ -17,7 +17,7 @@ export interface Row {
   aim?: string;
 }
 
-/** A section of BENCHMARKS.md. */
+/** A section of docs/benchmarks.md. */
 export interface Section {
   title: string;
   command: string;
