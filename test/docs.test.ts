@@ -1,84 +1,193 @@
-// What README.md, INSTALL.md and the example configuration show is true.
+// What README.md, INSTALL.md, docs/ and the example configurations show is true: configurations pass --check, settings, metrics and
+// commands exist, sessions give what they show, links lead somewhere, and the messages that "When something fails" names are in the source.
+// Not tested here: shell blocks that change a host (install, systemctl, openssl); test/install.test.ts and test/e2e run their like.
 
 import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { dirname, join, relative } from "node:path";
+import { parse } from "yaml";
 import { Folder, ROOT, command, have, runRole, startRole } from "./kit.ts";
 import { Hub, archive } from "./receiver/kit.ts";
 
-const README = readFileSync(join(ROOT, "README.md"), "utf8");
-const INSTALL = readFileSync(join(ROOT, "INSTALL.md"), "utf8");
+const ROLES = ["collector", "receiver", "agent", "observer"] as const;
+type Role = (typeof ROLES)[number];
+
+const read = (path: string): string => readFileSync(join(ROOT, path), "utf8");
+const found = (pattern: string): string[] => [...new Bun.Glob(pattern).scanSync(ROOT)].toSorted();
+
+/** What users read, by its path. */
+const PAGES = new Map(["README.md", "INSTALL.md", ...found("docs/*.md")].map((path) => [path, read(path)]));
+const pageOf = (role: Role): string => PAGES.get(`docs/${role}.md`)!;
+const OPERATIONS = PAGES.get("docs/operations.md")!;
 
 function blocks(text: string, language: string): string[] {
   return [...text.matchAll(new RegExp(`^\`\`\`${language}\n([^]*?)^\`\`\`$`, "gm"))].map(([, block]) => block!);
 }
 
-test("every link to a file leads somewhere", () => {
-  for (const text of [README, INSTALL]) {
-    const links = [...text.matchAll(/\]\(([^)#:]+)\)/g)].map(([, link]) => link!);
-    expect(links.filter((link) => !existsSync(join(ROOT, link)))).toEqual([]);
+const example = (role: Role): string => read(`etc/${role}.yaml`);
+/** The same with a token in place, for its file isn't here. */
+const withToken = (text: string): string =>
+  text
+    .replace("token_file: /etc/picket/token", "token: t")
+    .replaceAll(/client_(cert|key)_file: \S+/g, (line) => line.replace(/: .*/, `: ${join(ROOT, "package.json")}`));
+
+// ---------------------------------------------------------------------------------------------------------------
+// Links
+
+/** The anchors of a page: its headings as GitHub and Forgejo name them, and those written out. */
+function anchorsOf(text: string): Set<string> {
+  const prose = text.replaceAll(/^```[^]*?^```$/gm, "");
+  const headings = [...prose.matchAll(/^#+ (.*)$/gm)].map(([, heading]) =>
+    heading!
+      .toLowerCase()
+      .replaceAll(/[^\p{L}\p{N} _-]/gu, "")
+      .replaceAll(" ", "-"),
+  );
+  return new Set([...headings, ...[...prose.matchAll(/<a id="([^"]+)">/g)].map(([, id]) => id!)]);
+}
+
+test("every link leads to a file and a heading that are there", () => {
+  const broken: string[] = [];
+  for (const path of [...PAGES.keys(), "CHANGELOG.md", ...found("test/**/*.md")]) {
+    for (const [, link] of read(path).matchAll(/\]\(([^)]+)\)/g)) {
+      const [file = "", anchor] = link!.split("#");
+      if (/^https?:/.test(file)) continue;
+      const target = file === "" ? path : relative(ROOT, join(ROOT, dirname(path), file));
+      const leads = existsSync(join(ROOT, target)) && (anchor === undefined || anchorsOf(read(target)).has(anchor));
+      if (!leads) broken.push(`${path}: ${link}`);
+    }
+  }
+  expect(broken).toEqual([]);
+});
+
+test("links to the sections of the first README.md and INSTALL.md still lead somewhere", () => {
+  const former = {
+    "README.md":
+      "try-it install configuration collector agent receiver observer the-inbox when-something-fails what-it-is-not",
+    "INSTALL.md":
+      "on-one-host whose-data survive-logout drop-folders-under-the-system-service the-receiver the-agent the-observer secrets caddy-in-front syncthing verify upgrade uninstall troubleshooting",
+  };
+  for (const [path, anchors] of Object.entries(former)) {
+    const there = anchorsOf(read(path));
+    expect(anchors.split(" ").filter((anchor) => !there.has(anchor))).toEqual([]);
   }
 });
 
-/** The part of the README about a role. */
-function partOf(role: string): string {
-  const start = README.indexOf(`\n## ${role[0]!.toUpperCase()}${role.slice(1)}\n`);
-  return README.slice(start, README.indexOf("\n## ", start + 1));
+// ---------------------------------------------------------------------------------------------------------------
+// Configurations
+
+/** The configurations that the pages show: on a role's page that role's, elsewhere of the role that the first line's path names. */
+function shownConfigurations(): [role: Role, name: string, text: string][] {
+  return [...PAGES].flatMap(([path, page]) =>
+    blocks(page, "yaml").map((text, index): [Role, string, string] => {
+      const role = ROLES.find((one) => path === `docs/${one}.md` || text.split("\n")[0]!.endsWith(`/${one}.yaml`));
+      if (!role)
+        throw new Error(`${path}: whose configuration is this? Its first line should be # /etc/picket/<role>.yaml`);
+      return [role, `${path}, ${index + 1}`, text];
+    }),
+  );
 }
 
-const example = (role: string) => readFileSync(join(ROOT, `etc/${role}.yaml`), "utf8");
+const SHOWN = [
+  ...ROLES.map((role): [Role, string, string] => [role, `etc/${role}.yaml`, example(role)]),
+  ...shownConfigurations(),
+];
 
-describe.each(["collector", "receiver", "agent", "observer"] as const)("%s", (role) => {
-  test("configurations shown pass --check, and so does the example", async () => {
-    using folder = new Folder();
-    const shown = [...blocks(partOf(role), "yaml"), example(role)];
-    expect(shown.length).toBeGreaterThan(1);
-    for (const text of shown) {
-      const shown = text.replace("token_file: /etc/picket/token", "token: t");
-      const outcome = await runRole(role, ["--check", "--config", folder.write("shown.yaml", shown)]);
-      expect(outcome).toEqual({ code: 0, stdout: "ok\n", stderr: "" });
-    }
-  });
+test.each(SHOWN)("a configuration of the %s passes --check: %s", async (role, _, text) => {
+  using folder = new Folder();
+  const outcome = await runRole(role, ["--check", "--config", folder.write("shown.yaml", withToken(text))]);
+  expect(outcome).toEqual({ code: 0, stdout: "ok\n", stderr: "" });
+});
 
-  test("what is commented out in the example passes, too", async () => {
-    using folder = new Folder();
-    // Also the key, which stays commented out where the rest is taken.
-    const uncommented = example(role)
+/** A setting as the tables write it, as the name of its variable. */
+function variable(role: Role, key: string): string {
+  return `PICKET_${role.toUpperCase()}_${key.replace("[]", ".0").replaceAll(".", "__").toUpperCase()}`;
+}
+
+interface Row {
+  keys: string[];
+  fallback: string;
+}
+
+/** The rows of the table of settings. */
+function settings(role: Role): Row[] {
+  const table = pageOf(role).split("| key | default | what |")[1]!.split("\n\n")[0]!;
+  return [...table.matchAll(/^\| (`[^|]+`) \| ([^|]*) \|/gm)].map(([, keys, fallback]) => ({
+    keys: [...keys!.matchAll(/`([^`]+)`/g)].map(([, key]) => key!),
+    fallback: fallback!,
+  }));
+}
+
+/** Every value of a tree by its path, such as `webhook.routes[].path`. */
+function leaves(tree: unknown, path = ""): Map<string, unknown> {
+  if (Array.isArray(tree)) {
+    const parts = tree.filter((item) => typeof item === "object").flatMap((item) => [...leaves(item, `${path}[]`)]);
+    return new Map(parts.length > 0 ? parts : [[path, tree]]);
+  }
+  if (typeof tree !== "object" || tree === null) return new Map([[path, tree]]);
+  return new Map(
+    Object.entries(tree).flatMap(([key, value]) => [...leaves(value, path === "" ? key : `${path}.${key}`)]),
+  );
+}
+
+/** What `--check --print` says of a configuration. */
+async function effective(role: Role, text: string): Promise<Map<string, unknown>> {
+  using folder = new Folder();
+  const config = folder.write("c.yaml", text);
+  const { stdout, stderr } = await runRole(role, ["--check", "--print", "--config", config]);
+  expect(stderr.replaceAll(/.*chmod 600.*\n/g, "")).toBe("");
+  expect(stdout).toStartWith("ok\n");
+  return leaves(parse(stdout.slice(3)));
+}
+
+/** The example with everything in it that is commented out. */
+function uncommented(role: Role, secret: string): string {
+  return (
+    example(role)
+      // Also the key, which stays commented out where the rest is taken.
       .replace(/^#( +)# (?=api_[a-z_]+: )/gm, "#$1")
-      .replace(/^( *)# (?=( {2})*(- )?[a-z_]+:( |$)(?!.*\. ))/gm, "$1");
-    const secret = folder.write("secret", "s");
-    const text = uncommented
-      .split("\n")
-      .filter((line) => !/^(Check it|Take over|Try it|A host|bind_fingerprint):/.test(line))
-      .join("\n")
+      .replace(/^( *)# (?=( {2})*(- )?[a-z_]+:( |$)(?!.*\. ))/gm, "$1")
       .replaceAll(
         /(secret|token|cert|api_key|key|client_ca|ca|client_cert|client_key)_file: [^ ,}\n]+/g,
         `$1_file: ${secret}`,
-      );
-    const outcome = await runRole(role, ["--check", "--config", folder.write("all.yaml", text)]);
-    expect(outcome.stderr.replaceAll(/.*chmod 600.*\n/g, "")).toBe("");
-    expect(outcome.stdout).toBe("ok\n");
-    const last = role === "agent" ? "\nship:\n" : "\ntrusted_proxies: [";
-    expect(text).toContain(last);
+      )
+  );
+}
+
+describe.each(ROLES)("%s", (role) => {
+  test("what is commented out in the example passes, and its settings are in the table", async () => {
+    using folder = new Folder();
+    const printed = await effective(role, uncommented(role, folder.write("secret", "s")));
+    const known = settings(role).flatMap(({ keys }) => keys);
+    const isKnown = (path: string): boolean => known.some((key) => path === key || path.startsWith(`${key}.`));
+    const missing = [...printed.keys()].filter(
+      (path) => !isKnown(path.replace(/^(webhook\.routes\[\]\.verify)\[\].*/, "$1")),
+    );
+    expect(missing).toEqual([]);
+    expect(printed.size).toBeGreaterThan(role === "agent" ? 20 : 18);
   });
 
-  test("the keys of the configuration table exist", async () => {
+  test("the settings of the table exist", async () => {
     using folder = new Folder();
-    const table = partOf(role).split("| key | default | what |")[1]!.split("\n\n")[0]!;
-    const keys = [...table.matchAll(/^\| (`[^|]+`) \|/gm)].flatMap(([, cell]) =>
-      [...cell!.matchAll(/`([^`]+)`/g)].map(([, key]) => key!),
-    );
+    const keys = settings(role).flatMap((row) => row.keys);
     expect(keys.length).toBeGreaterThan(15);
-    for (const key of keys) {
-      const name = `PICKET_${role.toUpperCase()}_${key.replace("[]", ".0").replaceAll(".", "__").toUpperCase()}`;
-      const config = folder.write("c.yaml", example(role).replace("token_file: /etc/picket/token", "token: t"));
-      const { stderr } = await runRole(role, ["--check", "--config", config], {
-        env: { [name]: "[[[" },
-      });
-      expect(`${key}: ${stderr}`).not.toContain("unknown");
-      expect(`${key}: ${stderr}`).not.toContain("not a setting");
-    }
+    const config = folder.write("c.yaml", withToken(example(role)));
+    const env = Object.fromEntries([...keys, "no_such_key"].map((key) => [variable(role, key), "[[["]));
+    const { stderr } = await runRole(role, ["--check", "--config", config], { env });
+    const complaints = (name: string): string[] =>
+      stderr.split("\n").filter((line) => line.includes(name) && /unknown|not a setting/.test(line));
+    expect(complaints(variable(role, "no_such_key"))).toHaveLength(1);
+    expect(keys.filter((key) => complaints(`${variable(role, key)}:`).length > 0)).toEqual([]);
   }, 60_000);
+
+  test("the defaults of the table are those in effect", async () => {
+    const printed = await effective(role, withToken(example(role)));
+    const rows = settings(role).filter(({ keys, fallback }) => keys.length === 1 && /^`[^…]*`$/.test(fallback));
+    const said = rows.map(({ keys, fallback }) => [keys[0]!, parse(fallback.slice(1, -1)) as unknown] as const);
+    const wrong = said.filter(([key, value]) => printed.has(key) && !Bun.deepEquals(printed.get(key), value));
+    expect(wrong.filter(([key]) => key !== "drop_folder.path")).toEqual([]);
+    expect(said.filter(([key]) => printed.has(key)).length).toBeGreaterThan(5);
+  });
 
   // The agent listens nowhere.
   test.skipIf(role === "agent")("the metrics named are served", async () => {
@@ -96,11 +205,34 @@ describe.each(["collector", "receiver", "agent", "observer"] as const)("%s", (ro
       await fetch(`${url}/v1/ping`, { method: "POST" });
     }
     const served = await (await fetch(`${url}/metrics`)).text();
-    const named = [...partOf(role).matchAll(/`(picket_[a-z_]+)`/g)].map(([, name]) => name!);
+    const named = [...pageOf(role).matchAll(/`(picket_[a-z_]+)`/g)].map(([, name]) => name!);
     expect(named.length).toBeGreaterThan(8);
     expect(named.filter((name) => !new RegExp(`^# TYPE ${name} `, "m").test(served))).toEqual([]);
   });
+
+  test("the commands and flags that the pages show exist", async () => {
+    const help = async (...words: string[]): Promise<string> => (await runRole(role, [...words, "--help"])).stdout;
+    const own = await help();
+    const code = [...PAGES.values()].flatMap((page) => [
+      ...[...blocks(page, "sh"), ...blocks(page, "console")].flatMap((block) => block.split("\n")),
+      ...[...page.matchAll(/`([^`\n]+)`/g)].map(([, span]) => span!),
+    ]);
+    const call = new RegExp(`(?:^|[$&] |sudo )picket[- ]${role} ([a-z-][^#;&>]*)`);
+    const shown = code.flatMap((line) => call.exec(line)?.[1]?.trim() ?? []);
+    expect(shown.length).toBeGreaterThan(3);
+    for (const call of new Set(shown)) {
+      const [first = "", second = ""] = call.split(/[ |[]/);
+      const commands = [...own.matchAll(/^ {2}([a-z]+(?: [a-z-]+)?)/gm)].map(([, name]) => name!);
+      const name = commands.find((one) => one === `${first} ${second}`) ?? commands.find((one) => one === first);
+      if (!first.startsWith("-")) expect({ call, name }).toEqual({ call, name: expect.any(String) });
+      const text = own + (name ? await help(...name.split(" ")) : "");
+      for (const [flag] of call.matchAll(/--[a-z-]+/g)) expect(`${call}: ${text}`).toMatch(new RegExp(`${flag}\\b`));
+    }
+  });
 });
+
+// ---------------------------------------------------------------------------------------------------------------
+// Sessions
 
 /** Runs what a session types, with our roles on the PATH, and gives what it prints. */
 async function typed(session: string): Promise<string> {
@@ -124,47 +256,57 @@ async function typed(session: string): Promise<string> {
   return await new Response(run.stdout).text();
 }
 
-test.each(blocks(README, "console").map((session) => [session.split("\n")[0]!, session] as const))(
-  "the session that begins with %s gives what it shows",
-  async (_, session) => {
-    const normal = (text: string) =>
-      text
-        .replaceAll(/\b[0-9a-f]{32}\b/g, "ID")
-        .replaceAll(/pk_\w{40}/g, "TOKEN")
-        .replaceAll(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, "TIME")
-        .trim();
-    const shown = session
-      .split("\n")
-      .filter((line) => !line.startsWith("$ "))
-      .join("\n");
-    expect(shown).not.toBe("");
-    expect(normal(await typed(session))).toBe(normal(shown));
+const SESSIONS = [...PAGES].flatMap(([path, page]) =>
+  blocks(page, "console").map((session) => [path, session] as const),
+);
+
+test.each(SESSIONS)("the session in %s gives what it shows", async (_, session) => {
+  const normal = (text: string) =>
+    text
+      .replaceAll(/\b[0-9a-f]{32}\b/g, "ID")
+      .replaceAll(/pk_\w{40}/g, "TOKEN")
+      .replaceAll(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, "TIME")
+      .trim();
+  const shown = session
+    .split("\n")
+    .filter((line) => !line.startsWith("$ "))
+    .join("\n");
+  expect(shown).not.toBe("");
+  expect(normal(await typed(session))).toBe(normal(shown));
+});
+
+test("what is shown as JSON is JSON", () => {
+  const shown = [...PAGES.values()].flatMap((page) => blocks(page, "json"));
+  expect(shown.length).toBeGreaterThan(2);
+  for (const text of shown) expect(() => JSON.parse(text) as unknown).not.toThrow();
+});
+
+const commandsOf = (role: Role): string => blocks(pageOf(role), "sh").find((block) => block.startsWith("curl"))!;
+
+test.skipIf(!have("curl", "the receiver page's curl commands"))(
+  "the receiver page's curl commands report and ship",
+  async () => {
+    await using hub = await Hub.start();
+    await Bun.write(hub.folder.at("ep-1.tar.zst"), await archive("by curl"));
+    const run = Bun.spawn(["sh", "-ec", commandsOf("receiver")], {
+      cwd: hub.folder.path,
+      env: { ...process.env, PICKET_URL: hub.url, PICKET_TOKEN: hub.tokens.get("web-1") },
+      stdout: "pipe",
+    });
+    const said = await new Response(run.stdout).text();
+    expect(said).toStartWith('{"poll_interval_seconds":60,');
+    expect(said).toContain('{"sha256":"');
+    expect(await hub.get("/v1/hosts/web-1")).toMatchObject({ status: "online", metrics: { cpu_percent: 12.5 } });
   },
 );
 
-test.skipIf(!have("curl", "the README's curl commands"))("the README's curl commands report and ship", async () => {
-  await using hub = await Hub.start();
-  const [script = ""] = blocks(partOf("receiver"), "sh");
-  await Bun.write(hub.folder.at("ep-1.tar.zst"), await archive("by curl"));
-  const run = Bun.spawn(["sh", "-ec", script], {
-    cwd: hub.folder.path,
-    env: { ...process.env, PICKET_URL: hub.url, PICKET_TOKEN: hub.tokens.get("web-1") },
-    stdout: "pipe",
-  });
-  const said = await new Response(run.stdout).text();
-  expect(said).toStartWith('{"poll_interval_seconds":60,');
-  expect(said).toContain('{"sha256":"');
-  expect(await hub.get("/v1/hosts/web-1")).toMatchObject({ status: "online", metrics: { cpu_percent: 12.5 } });
-});
-
-test.skipIf(!have("curl", "the README's curl commands"))(
-  "the README's curl commands tell the observer, and show what it makes of it",
+test.skipIf(!have("curl", "the observer page's curl commands"))(
+  "the observer page's curl commands report operations, and show what it makes of them",
   async () => {
     using folder = new Folder();
     const config = `listen: 127.0.0.1:0\npersist_path: ${folder.at("observer", "ops.jsonl")}\n`;
     await using daemon = await startRole("observer", ["--config", folder.write("observer.yaml", config)]);
-    const [script = ""] = blocks(partOf("observer"), "sh");
-    const here = script.replaceAll("127.0.0.1:3219", (await daemon.url()).replace("http://", ""));
+    const here = commandsOf("observer").replaceAll("127.0.0.1:3219", (await daemon.url()).replace("http://", ""));
     // An answer a line.
     const run = Bun.spawn(["sh", "-ec", here.replaceAll("curl -sS", String.raw`curl -sS -w '\n'`)], { stdout: "pipe" });
     const answers = (await new Response(run.stdout).text()).trim().split("\n");
@@ -176,3 +318,21 @@ test.skipIf(!have("curl", "the README's curl commands"))(
     ]);
   },
 );
+
+// ---------------------------------------------------------------------------------------------------------------
+// Messages
+
+test('the messages that "When something fails" names are in the source', () => {
+  const source = [...found("lib/**/*.ts"), ...ROLES.map((role) => `${role}.ts`), "install.sh"].map(read).join("\n");
+  const table = OPERATIONS.slice(OPERATIONS.indexOf("\n## When something fails\n"));
+  const rows = [...table.matchAll(/^\| ([^|]*) \|/gm)].map(([, seen]) => seen!);
+  const named = rows.flatMap((seen) => [...seen.matchAll(/`([^`]+)`/g)].map(([, text]) => text!));
+  // systemd's own words, and those with a part that varies.
+  const others = new Set(["Start request repeated too quickly", "Watchdog timeout"]);
+  const messages = named.filter((text) => / /.test(text) && !others.has(text));
+  expect(messages.length).toBeGreaterThan(10);
+  const parts = messages
+    .flatMap((text) => text.replace(/: .*/, "").split(/NAME|picket-[a-z]+/))
+    .map((text) => text.trim());
+  expect(parts.filter((part) => !source.includes(part))).toEqual([]);
+});
