@@ -1,10 +1,10 @@
-// The agent against a real receiver: heartbeat, backlog, refused tokens, what is said and what is never said.
-// Not tested here: Proxmox, episodes and containers, which have files of their own.
+// The agent against a real receiver: the host is seen, refused tokens, a receiver that is away, what is said and what is never said.
+// Not tested here: what has a file of its own in test/agent.
 
 import { beforeAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
-import { type Daemon, Folder, TARGETS, command, freePort, runRole, startRole, until } from "./kit.ts";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { configure, start, waiting } from "./agent/kit.ts";
+import { Folder, TARGETS, command, freePort, runRole, startRole, until } from "./kit.ts";
 import { Clock, Hub, faketime } from "./receiver/kit.ts";
 
 type Row = Record<string, unknown>;
@@ -12,28 +12,11 @@ type Row = Record<string, unknown>;
 // Compiling takes longer than a test may, where this file is the first to ask for it.
 beforeAll(() => command("agent", "binary"), 180_000);
 
-/** An agent's configuration towards a hub; its loop is quick until the receiver says 60. */
-function configure(folder: Folder, url: string, token: string, more = ""): string {
-  return folder.write(
-    "agent.yaml",
-    `receiver: { url: "${url}", token: ${token} }\ndata_dir: ${folder.at("agent")}\ninterval_seconds: 0.2\ndocker: { enabled: false }\n${more}`,
-  );
-}
-
-async function start(config: string, target: "source" | "binary" = "source"): Promise<Daemon> {
-  return startRole("agent", ["--config", config, "--log-level", "debug"], { target });
-}
-
 /** The root file system in GiB, as df has it. */
 function disk(): { size: number; used: number } {
   const df = Bun.spawnSync(["df", "-BG", "--output=size,used", "/"]).stdout.toString();
   const [, size, used] = /(\d+)G +(\d+)G/.exec(df)!;
   return { size: Number(size), used: Number(used) };
-}
-
-function waiting(folder: Folder): string[] {
-  const dir = folder.at("agent/queue");
-  return existsSync(dir) ? readdirSync(dir).filter((name) => name.endsWith(".json")) : [];
 }
 
 describe.each(TARGETS)("%s", (target) => {
@@ -278,148 +261,6 @@ test("no token anywhere: debug log, refusals that repeat it, errors, doctor, sel
   for (const text of texts) expect(text).not.toContain("s".repeat(40));
 }, 60_000);
 
-test("the interval that the receiver asks for is adopted within its bounds", async () => {
-  for (const [asked, adopted] of [
-    [5, 60],
-    [120, 120],
-    [99_999, 3600],
-  ] as const) {
-    using folder = new Folder();
-    const server = Bun.serve({
-      port: 0,
-      hostname: "127.0.0.1",
-      fetch: () =>
-        Response.json({ poll_interval_seconds: asked, blocked: false, desired_generation: 0, has_signed_ops: false }),
-    });
-    await using agent = await start(configure(folder, `http://127.0.0.1:${server.port}`, "t"));
-    expect(await agent.said("interval adopted")).toContain(`seconds=${adopted}`);
-    await agent.kill();
-    await server.stop(true);
-  }
-}, 60_000);
-
-test("three broken rounds, and the fourth works; Retry-After is obeyed; 422 drops and names the clock", async () => {
-  using folder = new Folder();
-  const answers = [
-    () => Response.json({ poll_interval_seconds: 60 }, { status: 503 }),
-    () => new Response("oops", { status: 500 }),
-    () => new Response(null, { status: 302, headers: { location: "https://elsewhere.example" } }),
-    () =>
-      Response.json(
-        { error: "recorded_at: is more than an hour ago" },
-        { status: 422, headers: { date: new Date(Date.now() + 600_000).toUTCString() } },
-      ),
-    () => new Response(null, { status: 429, headers: { "retry-after": "2" } }),
-  ];
-  const at: number[] = [];
-  const server = Bun.serve({
-    port: 0,
-    hostname: "127.0.0.1",
-    fetch(request) {
-      // The doctor asks, too, at its own pace: what it is told is not of these rounds.
-      if (!request.url.endsWith("/agent/telemetry")) return new Response(null, { status: 404 });
-      at.push(performance.now());
-      return answers[at.length - 1]?.() ?? new Response(null, { status: 204 });
-    },
-  });
-  await using agent = await start(configure(folder, `http://127.0.0.1:${server.port}`, "t", "protocol: telemetry\n"));
-  await agent.said("answers again");
-  await agent.said(/this sample is dropped: this host's clock is \d+m .* behind the receiver's/);
-  expect(at[5]! - at[4]!).toBeGreaterThan(1900);
-  await agent.kill();
-  await server.stop(true);
-}, 60_000);
-
-test("a clock that is wrong is said also where the receiver takes the report, once, and when it is right again", async () => {
-  using folder = new Folder();
-  let ahead = 600_000;
-  let reports = 0;
-  const server = Bun.serve({
-    port: 0,
-    hostname: "127.0.0.1",
-    fetch() {
-      reports++;
-      return new Response(null, { status: 204, headers: { date: new Date(Date.now() + ahead).toUTCString() } });
-    },
-  });
-  await using agent = await start(configure(folder, `http://127.0.0.1:${server.port}`, "t", "protocol: telemetry\n"));
-  await agent.said(/warn .*this host's clock is \d+m \d+s behind the receiver's/);
-  const before = reports;
-  await until("some more reports", () => reports > before + 5);
-  expect(agent.log.filter((line) => line.includes("behind the receiver's")).length).toBe(1);
-  ahead = 0;
-  await agent.said("clock agrees with the receiver's again");
-  await agent.kill();
-  await server.stop(true);
-}, 60_000);
-
-test("refused later, the agent reports again long before the interval is over", async () => {
-  using folder = new Folder();
-  const live: string[] = [];
-  const server = Bun.serve({
-    port: 0,
-    hostname: "127.0.0.1",
-    async fetch(request) {
-      if (!request.url.endsWith("/v1/host-report")) return new Response(null, { status: 404 });
-      const { recorded_at, sent_at } = (await request.json()) as { recorded_at: string; sent_at?: string };
-      // What waited has the next report come at once, and then there would be an hour until the one after it.
-      if (sent_at !== undefined) return Response.json({ poll_interval_seconds: 3600 });
-      live.push(recorded_at);
-      return live.length === 2
-        ? new Response(null, { status: 401 })
-        : Response.json({ poll_interval_seconds: live.length === 1 ? 1800 : 3600 });
-    },
-  });
-  const config = configure(folder, `http://127.0.0.1:${server.port}`, "t");
-  mkdirSync(folder.at("agent/queue"), { recursive: true });
-  const recorded_at = new Date(Date.now() - 60_000).toISOString();
-  folder.write(`agent/queue/${Date.parse(recorded_at)}.json`, JSON.stringify({ recorded_at }));
-  await using agent = await start(config);
-  await agent.said("everything is held");
-  await agent.said("answers again");
-  await until("what was refused has arrived", () => waiting(folder).length === 0);
-  await agent.kill();
-  await server.stop(true);
-}, 60_000);
-
-test("a queue that is full is said, with how many went", async () => {
-  using folder = new Folder();
-  const answer = () => new Response(null, { status: 500 });
-  const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: answer });
-  const config = configure(folder, `http://127.0.0.1:${server.port}`, "t", "queue_max_mb: 1\n");
-  mkdirSync(folder.at("agent/queue"), { recursive: true });
-  folder.write("agent/queue/1700000000000.json", JSON.stringify({ fill: "x".repeat(1 << 20) }));
-  await using agent = await start(config);
-  await agent.said("the queue is full: 1 samples dropped");
-  expect(waiting(folder)).not.toContain("1700000000000.json");
-  await agent.kill();
-  await server.stop(true);
-});
-
-test("ping and selftest show what is, and never the token", async () => {
-  await using hub = await Hub.start();
-  using folder = new Folder();
-  const token = hub.tokens.get("web-1")!;
-  const config = configure(folder, hub.url, token);
-  const ping = await runRole("agent", ["ping", "--config", config]);
-  const [, ms, skew] = /knows this host as "web-1" \((\d+) ms, clocks differ by (\d+) s\)/.exec(ping.stdout) ?? [];
-  expect(ping.code).toBe(0);
-  // It is one clock: they differ by no more than the answer was on its way.
-  expect(Number(skew)).toBeLessThanOrEqual(Math.round(Number(ms) / 1000));
-  expect(hub.rows("SELECT * FROM host_samples")).toEqual([]);
-  const test = await runRole("agent", ["selftest", "--config", config, "--log-level", "debug"]);
-  expect(test.stdout).toContain('"memory_total_mb"');
-  expect(test.stdout).toContain(`${hub.url}/v1/host-report: 200 {"poll_interval_seconds":60`);
-  const host = await runRole("agent", ["selftest", "host", "--config", config]);
-  expect(JSON.parse(host.stdout)).toMatchObject({ metrics: { uptime_seconds: expect.any(Number) } });
-  const wrong = await runRole("agent", ["selftest", "everything", "--config", config]);
-  expect(wrong.code).toBe(2);
-  const shown = await runRole("agent", ["--check", "--print", "--config", config]);
-  for (const one of [ping, test, host, wrong, shown]) expect(one.stdout + one.stderr).not.toContain(token);
-  const refused = await runRole("agent", ["ping", "--config", configure(folder, hub.url, `pk_${"x".repeat(40)}`)]);
-  expect(refused.code).toBe(3);
-});
-
 test("a reload takes over what can change, and says what can't", async () => {
   await using hub = await Hub.start({ more: "rate_limit_per_minute: 100000" });
   await using other = await Hub.start({ more: "rate_limit_per_minute: 100000" });
@@ -445,71 +286,6 @@ test("a reload takes over what can change, and says what can't", async () => {
   await agent.said("data_dir: a change takes effect at the next start");
   await agent.kill();
   expect(existsSync(folder.at("elsewhere"))).toBe(false);
-}, 60_000);
-
-test("the queue holds so many bytes, the oldest go first and are counted", async () => {
-  using folder = new Folder();
-  const { Backlog } = await import("../lib/agent/backlog.ts");
-  const backlog = new Backlog(join(folder.path, "queue"), 1000);
-  for (let n = 0; n < 20; n++)
-    backlog.add({ recorded_at: new Date(1_700_000_000_000 + n * 1000).toISOString(), fill: "x".repeat(100) } as never);
-  expect(backlog.count).toBeLessThan(8);
-  expect(backlog.dropped).toBe(20 - backlog.count);
-  // One of an earlier time (the clock was set back) comes first, one of the same millisecond is kept as well.
-  backlog.remove(backlog.oldest!);
-  backlog.remove(backlog.oldest!);
-  for (const at of [1_600_000_000_000, 1_700_000_019_000]) backlog.add({ recorded_at: new Date(at).toISOString() });
-  const order = (queue: InstanceType<typeof Backlog>) => {
-    const times: number[] = [];
-    for (let next = queue.oldest; next; next = queue.oldest) {
-      times.push(next.recordedAt);
-      queue.remove(next);
-    }
-    return times;
-  };
-  const again = new Backlog(backlog.dir, 1000);
-  expect([again.count, readdirSync(backlog.dir).length]).toEqual([backlog.count, backlog.count]);
-  const times = order(again);
-  expect(times).toEqual(times.toSorted((a, b) => a - b));
-  expect(times.slice(-2)).toEqual([1_700_000_019_000, 1_700_000_019_001]);
-  expect(times[0]).toBe(1_600_000_000_000);
-});
-
-test("the doctor sees what is wrong, and the receiver is told", async () => {
-  await using hub = await Hub.start();
-  using folder = new Folder();
-  const token = hub.tokens.get("web-1")!;
-  const config = configure(folder, hub.url, token, `ship: { episodes_dir: ${folder.at("episodes")} }\n`);
-  mkdirSync(folder.at("episodes"));
-  type Result = { state: string; checks: { name: string; state: string; detail: string; fix?: string }[] };
-  const look = async (path = config): Promise<{ code: number; result: Result }> => {
-    const { code, stdout } = await runRole("agent", ["doctor", "--json", "--config", path]);
-    expect(stdout).not.toContain("pk_");
-    return { code, result: JSON.parse(stdout) as Result };
-  };
-  const well = await look();
-  expect([well.code, well.result.state]).toEqual([0, "green"]);
-  expect(well.result.checks.map(({ name }) => name)).toContain("clock");
-  mkdirSync(folder.at("quarantine/old"), { recursive: true });
-  const reason = { status: 412, body: { remediation: "cd /opt/lab && git pull" }, time: new Date().toISOString() };
-  writeFileSync(folder.at("quarantine/old/quarantine_reason.json"), JSON.stringify(reason));
-  const refused = await look();
-  expect(refused.code).toBe(2);
-  expect(refused.result.checks.find(({ name }) => name === "version gate")).toMatchObject({
-    state: "red",
-    fix: "cd /opt/lab && git pull",
-  });
-  const table = await runRole("agent", ["doctor", "--config", config]);
-  expect(table.stdout).toMatch(/^red +version gate .*\n +mend it: cd \/opt\/lab/m);
-  const foreign = await look(configure(folder, hub.url, `pk_${"x".repeat(40)}`));
-  expect([foreign.code, foreign.result.checks.find(({ name }) => name === "token")?.state]).toEqual([2, "red"]);
-  const away = await look(configure(folder, "http://127.0.0.1:9", token));
-  expect([away.code, away.result.checks.find(({ name }) => name === "tls")?.state]).toEqual([2, "red"]);
-  configure(folder, hub.url, token);
-  await using again = await start(config);
-  await until("the result is there", async () => (await fetch(`${hub.url}/v1/host-health/web-1`)).status === 200);
-  expect(await hub.get("/v1/host-health/web-1")).toMatchObject({ health: { state: "green" } });
-  await again.kill();
 }, 60_000);
 
 test.each([

@@ -1,9 +1,11 @@
 // The collector through its front door, as the script and as the compiled binary.
-// Not tested here: drops that change while they are looked at (collector/drop-folder.test.ts), crashes, power cuts and full disks (test/e2e), TLS and who may connect (test/http.test.ts).
+// Reloads. Not tested here: what has a file of its own in test/collector, crashes, power cuts and full disks (test/e2e), TLS and who may connect (test/http.test.ts).
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { createHmac } from "node:crypto";
 import {
+  chmodSync,
+  chownSync,
   existsSync,
   lstatSync,
   mkdirSync,
@@ -16,9 +18,11 @@ import {
   writeFileSync,
 } from "node:fs";
 import examples from "@octokit/webhooks-examples/api.github.com/index.json";
-import { type Daemon, Folder, TARGETS, inboxLines, startRole, until } from "./kit.ts";
+import { AS_NOBODY, NOBODY, configuration as twoRoutes, drop as put, isRoot, payloads } from "./collector/kit.ts";
+import { type Daemon, Folder, TARGETS, certificates, have, inboxLines, runRole, startRole, until } from "./kit.ts";
 
 const SECRET = "It's a Secret to Everybody";
+
 const GITHUB_PUSH = JSON.stringify(examples.find(({ name }) => name === "push")!.examples[0]);
 
 function github(body: string): Record<string, string> {
@@ -333,3 +337,107 @@ describe.each(TARGETS)("the collector as %s", (target) => {
     expect(new Set(payloads).size).toBe(10_000);
   }, 90_000);
 });
+
+test("a reload that fails changes nothing: the old routes and the old drop folder go on", async () => {
+  using folder = new Folder();
+  const file = twoRoutes(folder);
+  const drops = `drop_folder: { path: ${folder.at("drops")}`;
+  await using daemon = await startRole("collector", ["--config", file]);
+  const url = await daemon.url();
+  const post = async (path: string) => (await fetch(url + path, { method: "POST" })).status;
+  const rewrite = (from: string, to: string) =>
+    folder.write("collector.yaml", readFileSync(file, "utf8").replace(from, to));
+  // Nobody can make a folder below a file.
+  rewrite(drops, `drop_folder: { path: ${folder.at("collector.yaml", "in")}`);
+  rewrite("path: /eve", "path: /new");
+  daemon.child.kill("SIGHUP");
+  await daemon.said("the former one stays");
+  expect([await post("/eve"), await post("/new")]).toEqual([202, 404]);
+  put(folder, "a.json", "bob");
+  await until("the old folder is emptied", () => payloads(folder, "bob").length === 1);
+  rewrite(`drop_folder: { path: ${folder.at("collector.yaml", "in")}`, `drop_folder: { path: ${folder.at("other")}`);
+  daemon.child.kill("SIGHUP");
+  await daemon.said("configuration reloaded");
+  expect([await post("/eve"), await post("/new")]).toEqual([404, 202]);
+  const other = folder.write("other/.b.json", JSON.stringify({ recipient: "bob", type: "INFO", payload: "other" }));
+  renameSync(other, folder.at("other", "b.json"));
+  await until("the new folder is emptied", () => payloads(folder, "bob").length === 2);
+});
+
+test.skipIf(!have("openssl", "a certificate that is none"))(
+  "nor does a reload whose certificate is none change who may connect",
+  async () => {
+    using folder = new Folder();
+    await certificates(folder);
+    const tls = `tls: { cert_file: ${folder.at("server.pem")}, key_file: ${folder.at("server.key")} }\n`;
+    const file = twoRoutes(folder, tls);
+    await using daemon = await startRole("collector", ["--config", file]);
+    const url = (await daemon.url()).replace("http:", "https:");
+    const ca = readFileSync(folder.at("ca.pem"), "utf8");
+    const post = async (path: string) =>
+      (await fetch(url + path, { method: "POST", tls: { ca }, keepalive: false } as RequestInit)).status;
+    folder.write("server.pem", "no certificate\n");
+    const wanted = readFileSync(file, "utf8")
+      .replace("path: /eve", "path: /new")
+      .replace(`path: ${folder.at("drops")}`, `path: ${folder.at("other")}`);
+    folder.write("collector.yaml", `${wanted}auth: { token: "0123456789abcdef" }\n`);
+    daemon.child.kill("SIGHUP");
+    await daemon.said("the former one stays");
+    expect([await post("/eve"), await post("/new")]).toEqual([202, 404]);
+    // Nor does it keep the folder from others that it didn't take over.
+    const second = folder.write(
+      "second.yaml",
+      `agent: b\ninbox_dir: ${folder.at("inbox")}\ndrop_folder: { path: ${folder.at("other")} }\n`,
+    );
+    await using other = await startRole("collector", ["--config", second]);
+    await other.said(" ready ");
+  },
+);
+
+test("a FIFO in an inbox's place is refused, and nothing waits for it", async () => {
+  using folder = new Folder();
+  mkdirSync(folder.at("inbox"));
+  await Bun.$`mkfifo ${folder.at("inbox", "bob.inbox")}`;
+  const file = twoRoutes(folder);
+  await using daemon = await startRole("collector", ["--config", file]);
+  const url = await daemon.url();
+  const post = async (path: string) =>
+    (await fetch(url + path, { method: "POST", headers: { "idempotency-key": "1" } })).status;
+  expect([await post("/bob"), await post("/eve")]).toEqual([500, 202]);
+  const { code, stderr } = await runRole("collector", ["read", "bob", "--config", file]);
+  expect([code, stderr]).toEqual([1, expect.stringContaining("not a regular file")]);
+});
+
+test.skipIf(isRoot && !have("setpriv", "an inbox that may not be written"))(
+  "an inbox that may not be written is no reason not to start",
+  async () => {
+    using folder = new Folder();
+    if (isRoot) chownSync(folder.path, NOBODY, NOBODY);
+    const wrap = isRoot ? AS_NOBODY : [];
+    const file = twoRoutes(folder);
+    const ping = await runRole("collector", ["ping", "bob", "hello", "--config", file], { wrap });
+    expect(ping.code).toBe(0);
+    chmodSync(folder.at("inbox", "bob.inbox"), 0o400);
+    await using daemon = await startRole("collector", ["--config", file], { wrap });
+    const url = await daemon.url();
+    const post = async (path: string) => (await fetch(url + path, { method: "POST" })).status;
+    expect([await post("/bob"), await post("/eve")]).toEqual([500, 202]);
+    chmodSync(folder.at("inbox", "bob.inbox"), 0o600);
+    expect(await post("/bob")).toBe(202);
+    expect(payloads(folder, "bob")).toEqual(["hello", "to bob"]);
+  },
+);
+
+test("more recipients than descriptors: each gets its events, and webhooks are taken", async () => {
+  using folder = new Folder();
+  const file = twoRoutes(folder);
+  const recipients = Array.from({ length: 300 }, (_, n) => `r${n}`);
+  const wrap = ["sh", "-c", 'ulimit -n 200 && exec "$@"', "sh"];
+  await using daemon = await startRole("collector", ["--config", file], { wrap });
+  const url = await daemon.url();
+  for (const name of recipients) put(folder, `${name}.json`, name);
+  // How many come through at a time depends on how many of them a pass finds; for the others pauses grow: 1, 2, 4, 8, 16 s.
+  await until("all are delivered", () => recipients.every((name) => payloads(folder, name).length === 1), 90);
+  expect((await fetch(`${url}/bob`, { method: "POST" })).status).toBe(202);
+  expect(existsSync(folder.at("drops", ".dead-letter"))).toBe(false);
+}, 120_000);

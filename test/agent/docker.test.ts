@@ -16,7 +16,8 @@ import {
 } from "../../lib/agent/docker.ts";
 import { errorChain } from "../../lib/log.ts";
 import { readReport } from "../../lib/receiver/report.ts";
-import { Folder, have } from "../kit.ts";
+import { Lab } from "./kit.ts";
+import { Folder, have, runRole } from "../kit.ts";
 import { printedBytes } from "../printed.ts";
 
 interface Listed {
@@ -36,10 +37,13 @@ interface Recording {
 }
 
 const RECORDINGS = join(import.meta.dir, "fixtures/docker");
+
 const recording = (name: string) => JSON.parse(readFileSync(join(RECORDINGS, `${name}.json`), "utf8")) as Recording;
+
 const NAMES = readdirSync(RECORDINGS)
   .map((file) => file.replace(/\.json$/, ""))
   .toSorted();
+
 /** Recorded looks lie a second apart already. */
 const PATIENCE: Patience = { list: 10_000, answer: 10_000, all: 30_000, look: 1 };
 
@@ -62,6 +66,7 @@ function serve(
 }
 
 const missing = () => Response.json({ message: "No such container" }, { status: 404 });
+
 const never = () => new Promise<Response>(() => {});
 
 /** Answers as the engine did that was recorded. */
@@ -286,11 +291,13 @@ describe("what the list tells", () => {
 });
 
 const ID = (n: number) => n.toString(16).padStart(64, "0");
+
 const STATS = {
   cpu_stats: { cpu_usage: { total_usage: 3_000_000_000 }, system_cpu_usage: 20_000_000_000, online_cpus: 4 },
   precpu_stats: { cpu_usage: { total_usage: 1_000_000_000 }, system_cpu_usage: 10_000_000_000 },
   memory_stats: { usage: 100 * 2 ** 20, limit: 512 * 2 ** 20 },
 };
+
 const STATE = { State: { StartedAt: "2026-01-31T12:00:00.5Z", FinishedAt: "0001-01-01T00:00:00Z" } };
 
 /** So many containers; `stats` answers for the n-th. */
@@ -503,4 +510,18 @@ describe("trouble", () => {
       if (isRoot) process.seteuid?.(0);
     }
   });
+});
+
+test("~/ is the home folder in the container engine's socket, too; auto stays auto", async () => {
+  using place = new Lab("http://127.0.0.1:9");
+  const shown = async (socket: string) => {
+    const env = { HOME: "/home/somebody", PICKET_AGENT_DOCKER__SOCKET: socket };
+    const { stdout } = await runRole("agent", ["--check", "--print", "--config", place.config], { env });
+    return /socket: (.*)/.exec(stdout)?.[1];
+  };
+  expect([await shown("~/engine.sock"), await shown("/run/engine.sock"), await shown("auto")]).toEqual([
+    "/home/somebody/engine.sock",
+    "/run/engine.sock",
+    "auto",
+  ]);
 });

@@ -17,10 +17,13 @@ function tree(folder: Folder, files: Record<string, string>): string {
 
 const STAT = (busy: number, idle: number, cpus = 4) =>
   `cpu  ${busy} 0 0 ${idle} 0 0 0 0 0 0\n${Array.from({ length: cpus }, (_, n) => `cpu${n} 1 0 0 1 0 0 0 0 0 0\n`).join("")}intr 1\nbtime 1700000000\n`;
+
 const MEMINFO =
   "MemTotal:        8000000 kB\nMemFree:          500000 kB\nMemAvailable:    6000000 kB\nBuffers:  100000 kB\nCached:  900000 kB\n";
+
 const DEV = (lines: string[]) =>
   `Inter-|   Receive                                                |  Transmit\n face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n${lines.join("\n")}\n`;
+
 const net = (name: string, rx: number, tx: number) => `${name.padStart(6)}: ${rx} 1 0 0 0 0 0 0 ${tx} 1 0 0 0 0 0 0`;
 
 const MACHINE = {
@@ -44,6 +47,7 @@ const MACHINE = {
   "sys/class/hwmon/hwmon10/name": "coretemp\n",
   "sys/class/hwmon/hwmon10/temp1_input": "45500\n",
 };
+
 const space = (mount: string) => {
   if (mount === "/gone") throw new Error("ENOENT");
   return { device: Bun.hash.crc32(mount), total: 100 * 2 ** 30, used: 25.5 * 2 ** 30 };
@@ -194,4 +198,12 @@ test("systemctl is asked for the units alone; one whose name looks like an optio
   }
   await server.stop(true);
   expect(seen).toEqual([{ status: "active" }, { status: "failed" }]);
+});
+
+test("more memory available than there is means that none is used: the receiver would refuse the report for less than none", () => {
+  using root = new Folder();
+  mkdirSync(root.at("proc"));
+  root.write("proc/meminfo", "MemTotal:        1024000 kB\nMemAvailable:    2048000 kB\n");
+  const { metrics } = new HostReader({ root: root.path, mounts: [] }).look();
+  expect([metrics.memory_used_mb, metrics.memory_total_mb]).toEqual([0, 1000]);
 });

@@ -5,6 +5,7 @@ import { X509Certificate } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { Proxmox } from "../../lib/agent/proxmox.ts";
 import { Secret } from "../../lib/secret.ts";
+import { FakeHub } from "./kit.ts";
 import { Folder, certificates, have, runRole, startRole, until } from "../kit.ts";
 import { Hub } from "../receiver/kit.ts";
 
@@ -113,11 +114,13 @@ const VERSIONS: Record<string, Answers> = {
     ],
   },
 };
+
 // 7 answers as 6 does, with more figures as numbers; 9 as 8 does, with what is available of the memory told, too.
 VERSIONS["7"] = {
   ...VERSIONS["6"],
   "/lxc": [{ vmid: 101, name: "dns", status: "running", cpus: 2, maxmem: 536_870_912, maxdisk: 8_589_934_592 }],
 };
+
 VERSIONS["9"] = {
   ...VERSIONS["8"],
   "/status": {
@@ -388,4 +391,38 @@ test("contradictions in the configuration are told", async () => {
     /^78 [^]*one of the two has to go/,
   );
   expect(await check("http://127.0.0.1:8006", `fingerprint: "${"ab".repeat(32)}"`)).toMatch(/^78 [^]*https is needed/);
+});
+
+test("a node that never tells of its guests' configuration delays the report by so much, whatever their number", async () => {
+  const vmids = Array.from({ length: 100 }, (_, index) => 100 + index);
+  const forEver = () => new Promise<Response>(() => {});
+  using node = new FakeHub({
+    "/status": () => Response.json({ data: {} }),
+    "/lxc": () => Response.json({ data: vmids.map((vmid) => ({ vmid, status: "running" })) }),
+    "/qemu": () => Response.json({ data: [] }),
+    "/storage": () => Response.json({ data: [{ storage: "tank", content: "backup" }] }),
+    "/config": forEver,
+    "/content": forEver,
+  });
+  const warned: string[] = [];
+  const settings = { endpoint: node.url, node: "pve1", token: [new Secret("root@pam!picket=00000000-0000")] };
+  const proxmox = new Proxmox(settings, (kind) => warned.push(kind), { restMs: 2000 });
+  const { guests, backups } = await proxmox.read(new AbortController().signal);
+  expect(guests?.map(({ vmid }) => vmid)).toEqual(vmids);
+  expect(guests?.some((guest) => "spec" in guest)).toBe(false);
+  expect(backups).toEqual([]);
+  expect([...new Set(warned)].toSorted()).toEqual(["backups tank", "late"]);
+});
+
+test("a container with half a CPU has one: the receiver would refuse the report for less", async () => {
+  using node = new FakeHub({
+    "/status": () => Response.json({ data: {} }),
+    "/lxc": () => Response.json({ data: [{ vmid: "101", status: "running", cpus: 0.5 }] }),
+    "/qemu": () => Response.json({ data: [] }),
+    "/storage": () => Response.json({ data: [] }),
+    "/config": () => Response.json({ data: { cpulimit: "0.5", memory: 512 } }),
+  });
+  const settings = { endpoint: node.url, node: "pve1", token: [new Secret("root@pam!picket=00000000-0000")] };
+  const { guests } = await new Proxmox(settings, () => {}).read(new AbortController().signal);
+  expect(guests?.[0]?.spec).toEqual({ cores: 1, memory_mb: 512, disk_gb: null });
 });

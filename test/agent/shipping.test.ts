@@ -1,7 +1,8 @@
 // Episodes shipped by a real agent to a real receiver: where each ends, byte for byte, whatever happens in between.
-// Not tested here: 10 GiB in one folder (PICKET_TEST_EPISODE_MIB makes the large one larger). A full disk: agent/strange.test.ts.
+// Not tested here: 10 GiB in one folder (PICKET_TEST_EPISODE_MIB makes the large one larger).
 
 import { beforeAll, describe, expect, test } from "bun:test";
+import { randomBytes } from "node:crypto";
 import {
   appendFileSync,
   closeSync,
@@ -17,63 +18,15 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { COMMIT, FakeHub, Lab } from "./kit.ts";
 import { CuttingProxy } from "../cutting-proxy.ts";
-import { type Daemon, Folder, command, freePort, runRole, startRole, until } from "../kit.ts";
+import { isRoot, smallDisk } from "../e2e/disk.ts";
+import { listen } from "../fixtures/service/manager.ts";
+import { Folder, command, freePort, runRole, until } from "../kit.ts";
 import { Hub } from "../receiver/kit.ts";
-
-const COMMIT = "c".repeat(40);
 
 // Compiling takes longer than a test may, where this file is the first to ask for it.
 beforeAll(() => command("agent", "binary"), 180_000);
-
-/** An agent's places, with a configuration. */
-class Lab implements Disposable {
-  readonly folder = new Folder();
-  readonly config: string;
-
-  constructor(url: string, token: string) {
-    mkdirSync(this.folder.at("episodes"));
-    this.config = this.folder.write(
-      "agent.yaml",
-      `receiver: { url: "${url}", token: ${token} }\ndata_dir: ${this.folder.at("agent")}\ndocker: { enabled: false }\nship: { episodes_dir: ${this.folder.at("episodes")}, scan_seconds: 1 }\n`,
-    );
-  }
-
-  /** A finished episode. */
-  episode(
-    id: string,
-    files: Record<string, string | Uint8Array> = { "data.txt": id },
-    commit: string | null = COMMIT,
-  ): string {
-    const folder = this.folder.at("episodes", id);
-    mkdirSync(folder, { recursive: true });
-    for (const [name, content] of Object.entries(files)) writeFileSync(join(folder, name), content);
-    if (commit) writeFileSync(join(folder, "meta.json"), JSON.stringify({ code_version: { commit } }));
-    writeFileSync(join(folder, "done.marker"), "");
-    return folder;
-  }
-
-  in(place: string): string[] {
-    const folder = this.folder.at(place);
-    return existsSync(folder) ? readdirSync(folder).toSorted() : [];
-  }
-
-  once() {
-    return runRole("agent", ["--once", "--config", this.config]);
-  }
-
-  start(): Promise<Daemon> {
-    return startRole("agent", ["--config", this.config, "--log-level", "debug"], { target: "binary" });
-  }
-
-  [Symbol.dispose](): void {
-    this.folder[Symbol.dispose]();
-  }
-}
-
-async function lab(hub: Hub): Promise<Lab> {
-  return new Lab(hub.url, hub.tokens.get("web-1")!);
-}
 
 /** A hub that answers uploads in a way that a real receiver only does when it is in trouble; all else goes well. */
 function hubThat(answers: (upload: Request) => Response | Promise<Response>) {
@@ -101,7 +54,7 @@ function listed(bytes: Uint8Array): string {
 
 test("finished folders are shipped, unfinished ones stay, and the archive is what the folder was", async () => {
   await using hub = await Hub.start({ more: "rate_limit_per_minute: 100000" });
-  using place = await lab(hub);
+  using place = new Lab(hub.url, { token: hub.tokens.get("web-1")! });
   const odd = Buffer.concat([
     Buffer.from(place.folder.at("episodes/ep-1/")),
     Buffer.from([0x62, 0x61, 0x64, 0xff, 0xfe]),
@@ -151,7 +104,7 @@ test("an upload says its length beforehand", async () => {
       return Response.json({ host: "web-1" }, { status: request.method === "PUT" ? 201 : 200 });
     },
   });
-  using place = new Lab(`http://127.0.0.1:${server.port}`, "t");
+  using place = new Lab(`http://127.0.0.1:${server.port}`);
   place.episode("ep-1", { noise: crypto.getRandomValues(new Uint8Array(50_000)) });
   expect((await place.once()).code).toBe(0);
   expect(seen).toEqual([[String(seen[0]?.[1]), expect.any(Number)]]);
@@ -161,7 +114,7 @@ test("an upload says its length beforehand", async () => {
 
 test("refused ones go to quarantine with the reason, conflicts stay, and neither stops the others", async () => {
   await using hub = await Hub.start({ more: `rate_limit_per_minute: 100000\nmax_episode_bytes: 100000` });
-  using place = await lab(hub);
+  using place = new Lab(hub.url, { token: hub.tokens.get("web-1")! });
   place.episode("conflict", { x: "first" });
   expect((await place.once()).code).toBe(0);
   place.episode("conflict", { x: "second" });
@@ -193,7 +146,7 @@ test("refused ones go to quarantine with the reason, conflicts stay, and neither
   const none = await runRole("agent", ["quarantine", "retry", "nothing", "--config", place.config]);
   expect([none.code, none.stderr]).toEqual([1, expect.stringContaining("not in quarantine")]);
   // In a daemon a conflict is told once.
-  await using agent = await place.start();
+  await using agent = await place.start({ target: "binary" });
   await agent.said("conflict");
   place.episode("later");
   await until("it is shipped", () => place.in("shipped").includes("later"));
@@ -211,7 +164,7 @@ test("the version gate's remediation is logged whole; drain-unstamped puts away 
       { status: 412 },
     ),
   );
-  using place = new Lab(`http://127.0.0.1:${server.port}`, "t");
+  using place = new Lab(`http://127.0.0.1:${server.port}`);
   place.episode("old");
   const refused = await place.once();
   expect([refused.code, refused.stderr]).toEqual([
@@ -238,7 +191,7 @@ test("4,000 folders that are refused cost 4,000 requests, and the good one behin
       ? Response.json({}, { status: 201 })
       : Response.json({ error: "no" }, { status: 400 });
   });
-  using place = new Lab(`http://127.0.0.1:${server.port}`, "t");
+  using place = new Lab(`http://127.0.0.1:${server.port}`);
   for (let n = 0; n < 4000; n++) place.episode(`bad-${n}`, {}, null);
   place.episode("good");
   const { code, stdout } = await place.once();
@@ -256,9 +209,9 @@ test("a daemon, --once and drain-unstamped at the same time don't meet in one ep
     await gate;
     return Response.json({}, { status: 201 });
   });
-  using place = new Lab(`http://127.0.0.1:${server.port}`, "t");
+  using place = new Lab(`http://127.0.0.1:${server.port}`);
   place.episode("slow", undefined, null);
-  await using agent = await place.start();
+  await using agent = await place.start({ target: "binary" });
   await until("it is being sent", () => puts.length === 1);
   const drained = await runRole("agent", ["quarantine", "drain-unstamped", "--config", place.config]);
   expect([drained.code, drained.stdout]).toEqual([
@@ -282,7 +235,7 @@ describe("trouble on the way", () => {
   test("401 holds everything and moves nothing; 503 and no answer are tried again", async () => {
     let status = 401;
     const server = hubThat(() => new Response(null, { status, headers: status === 503 ? { "retry-after": "1" } : {} }));
-    using place = new Lab(`http://127.0.0.1:${server.port}`, "t");
+    using place = new Lab(`http://127.0.0.1:${server.port}`);
     place.episode("a");
     place.episode("b");
     for (const held of [401, 403, 404, 429, 500, 503, 507]) {
@@ -294,7 +247,7 @@ describe("trouble on the way", () => {
     }
     expect([place.in("episodes"), place.in("quarantine")]).toEqual([["a", "b"], []]);
     status = 503;
-    await using agent = await place.start();
+    await using agent = await place.start({ target: "binary" });
     await agent.said(/503/);
     status = 201;
     await until("both are shipped", () => place.in("shipped").length === 2);
@@ -306,7 +259,7 @@ describe("trouble on the way", () => {
     await using hub = new Hub({ port, more: "rate_limit_per_minute: 1000000", target: "binary" });
     await hub.addHost("web-1");
     await hub.up();
-    using place = await lab(hub);
+    using place = new Lab(hub.url, { token: hub.tokens.get("web-1")! });
     const count = 80;
     const content = new Map<string, string>();
     for (let n = 0; n < count; n++) {
@@ -318,7 +271,7 @@ describe("trouble on the way", () => {
     }
     let kills = 0;
     for (; place.in("shipped").length < count && kills < 200; kills++) {
-      const agent = await place.start();
+      const agent = await place.start({ target: "binary" });
       await agent.said(" ready ");
       // Longer with time: on a busy machine the first ones may end before they have sent anything.
       await Bun.sleep(Math.random() * (120 + 5 * kills));
@@ -355,7 +308,7 @@ test("a connection that is cut in all parts of an upload: tried again, and there
   await hub.addHost("web-1");
   await hub.up();
   using proxy = await CuttingProxy.to(port);
-  using place = new Lab(`http://127.0.0.1:${proxy.port}`, hub.tokens.get("web-1")!);
+  using place = new Lab(`http://127.0.0.1:${proxy.port}`, { token: hub.tokens.get("web-1")! });
   const content = crypto.getRandomValues(new Uint8Array(60_000));
   place.episode("ep", { content });
   writeFileSync(place.config, `${readFileSync(place.config, "utf8")}host_id: web-1\n`);
@@ -377,7 +330,7 @@ test("a connection that is cut in all parts of an upload: tried again, and there
 
 test("a large folder and many small files go through with flat memory; a file that grows stays within its archive", async () => {
   await using hub = await Hub.start({ more: "rate_limit_per_minute: 100000", target: "binary" });
-  using place = await lab(hub);
+  using place = new Lab(hub.url, { token: hub.tokens.get("web-1")! });
   const mib = Number(process.env["PICKET_TEST_EPISODE_MIB"] ?? 300);
   const large = place.folder.at("large");
   const chunk = new Uint8Array(1 << 20);
@@ -404,7 +357,7 @@ test("a large folder and many small files go through with flat memory; a file th
     }
     closeSync(log);
   })();
-  await using agent = await place.start();
+  await using agent = await place.start({ target: "binary" });
   await until("all are shipped", () => place.in("shipped").length === 3, 100);
   enough.abort();
   await appending;
@@ -416,3 +369,108 @@ test("a large folder and many small files go through with flat memory; a file th
   expect(listed(readFileSync(join(hub.data, "episodes/web-1/many.tar.zst"))).split("\n").length).toBeGreaterThan(5000);
   expect(statSync(join(hub.data, "episodes/web-1/big.tar.zst")).size).toBeGreaterThan(mib << 20);
 }, 120_000);
+
+test.skipIf(!isRoot)("an episode that is too large for the disk leaves the room to the others", async () => {
+  using folder = new Folder();
+  await using disk = await smallDisk(folder, "12m");
+  const hub = new FakeHub();
+  using place = new Lab(hub, { under: disk.path });
+  writeFileSync(join(place.episode("a-large"), "data.bin"), randomBytes(7 << 20));
+  place.episode("b-small");
+  utimesSync(place.folder.at("episodes/a-large/done.marker"), 1, 1);
+  const { code, stdout, stderr } = await place.once();
+  expect([code, stdout]).toEqual([5, "scanned=2 shipped=1 transient=1 conflicts=0 fatal=0\n"]);
+  expect(stderr).toContain("ENOSPC");
+  expect([place.in("outbox"), place.in("shipped")]).toEqual([[], ["b-small"]]);
+});
+
+test.each([
+  [401, {}],
+  [404, {}],
+  [429, { "retry-after": "30" }],
+])("what holds all shipping (%d) holds it for --once, too: one upload, not three", async (status, headers) => {
+  const hub = new FakeHub({ ".tar.zst": () => new Response(null, { status, headers }) });
+  using place = new Lab(hub);
+  for (const id of ["a", "b", "c"]) place.episode(id);
+  const { code, stdout } = await place.once();
+  expect([code, stdout]).toEqual([5, "scanned=3 shipped=0 transient=3 conflicts=0 fatal=0\n"]);
+  expect(hub.asked).toEqual(["/v1/ping", "/v1/episodes/web-1/a.tar.zst"]);
+});
+
+test.each(["answer comes late", "bytes go slowly"])(
+  "an upload whose %s is no loop that hangs",
+  async (kind) => {
+    let patient = true;
+    const hub = new FakeHub({
+      ".tar.zst": async (request) => {
+        for await (const _ of request.body!) if (patient && kind === "bytes go slowly") await Bun.sleep(20);
+        await until("the watchdog was fed", () => !patient);
+        return Response.json({}, { status: 201 });
+      },
+    });
+    using place = new Lab(hub);
+    place.episode("slow");
+    // As if a run before had packed it: what is to be seen is the upload, not how long a disk takes to sync what was packed.
+    mkdirSync(place.folder.at("outbox"));
+    writeFileSync(place.folder.at("outbox/slow.tar.zst"), randomBytes(64 << 20));
+    const manager = listen(place.folder.at("notify"));
+    try {
+      await using agent = await place.start({
+        env: { NOTIFY_SOCKET: place.folder.at("notify"), WATCHDOG_USEC: "4000000" },
+      });
+      await until("it is being sent", () => hub.asked.some((path) => path.endsWith("slow.tar.zst")));
+      const fed = () => manager.messages().filter((message) => message.includes("WATCHDOG=1")).length;
+      const before = fed();
+      // It is fed every quarter of its period at most: six times are a period and a half.
+      await until("the watchdog is fed while the upload waits", () => {
+        return fed() >= before + 6 || agent.log.some((line) => line.includes("loop hangs"));
+      });
+      expect(agent.log.join("\n")).not.toContain("loop hangs");
+      patient = false;
+      await until("it is shipped", () => place.in("shipped").length === 1);
+    } finally {
+      patient = false;
+      manager.close();
+    }
+  },
+  60_000,
+);
+
+test("a refusal that isn't JSON is kept in the quarantine's reason as it came", async () => {
+  const hub = new FakeHub({ ".tar.zst": () => new Response("<h1>413 too large</h1>", { status: 413 }) });
+  using place = new Lab(hub);
+  place.episode("large");
+  expect((await place.once()).code).toBe(6);
+  const reason: unknown = await Bun.file(place.folder.at("quarantine/large/quarantine_reason.json")).json();
+  expect(reason).toMatchObject({ status: 413, body: "<h1>413 too large</h1>" });
+  expect((await place.run(["quarantine", "list"])).stdout).toContain("413 too large");
+});
+
+test.each([400, 409, 412, 422])(
+  "a receiver that answers %d to who this host is says nothing of its episodes",
+  async (status) => {
+    const hub = new FakeHub({ "/v1/ping": () => Response.json({ error: "odd" }, { status }) });
+    using place = new Lab(hub);
+    place.episode("good");
+    const { code, stdout } = await place.once();
+    expect([code, stdout]).toEqual([5, "scanned=1 shipped=0 transient=1 conflicts=0 fatal=0\n"]);
+    expect([place.in("episodes"), place.in("quarantine")]).toEqual([["good"], []]);
+  },
+);
+
+test("a retried episode is packed anew, also where a kill left the archive that was refused", async () => {
+  const sent: Uint8Array[] = [];
+  const hub = new FakeHub({
+    ".tar.zst": async (request) => {
+      sent.push(new Uint8Array(await request.arrayBuffer()));
+      return Response.json({}, { status: 201 });
+    },
+  });
+  using place = new Lab(hub);
+  for (const folder of ["quarantine/ep-1", "outbox"]) mkdirSync(place.folder.at(folder), { recursive: true });
+  for (const file of ["quarantine/ep-1/done.marker", "quarantine/ep-1/mended.txt", "outbox/ep-1.tar.zst"])
+    place.folder.write(file, "");
+  expect((await place.run(["quarantine", "retry", "ep-1"])).code).toBe(0);
+  expect((await place.once()).code).toBe(0);
+  expect(Buffer.from(Bun.zstdDecompressSync(sent[0]!)).includes("ep-1/mended.txt")).toBe(true);
+});

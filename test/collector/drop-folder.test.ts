@@ -15,9 +15,11 @@ import {
 } from "node:fs";
 import { DropFolder } from "../../lib/collector/drop-folder.ts";
 import { createLog } from "../../lib/log.ts";
-import { Folder, inboxLines, startRole, until } from "../kit.ts";
+import { configuration, drop, payloads } from "./kit.ts";
+import { Folder, inboxLines, runRole, startRole, until } from "../kit.ts";
 
 const DROP = '{"recipient":"bob","type":"INFO","payload":"x"}';
+
 const OTHER = '{"recipient":"bob","type":"INFO","payload":"y"}';
 
 /** A drop folder with one drop in it; `during` happens between its delivery and its deletion. */
@@ -152,4 +154,65 @@ test("one that can't be deleted is delivered once, others go on, and it goes whe
   } finally {
     immutable("-");
   }
+});
+
+test("a drop that a killed collector delivered isn't delivered again, however short deliveries are remembered", async () => {
+  using folder = new Folder();
+  const file = configuration(folder);
+  const isTaken = () => readdirSync(folder.at("drops")).every((name) => name.startsWith("."));
+  {
+    await using daemon = await startRole("collector", ["--config", file]);
+    await daemon.url();
+    drop(folder, "a.json", "bob", 1_700_000_000);
+    await until("it is delivered", () => payloads(folder, "bob").length === 1 && isTaken());
+    await daemon.kill("SIGKILL");
+  }
+  // As if it had been killed before deleting it.
+  drop(folder, "a.json", "bob", 1_700_000_000);
+  drop(folder, "b.json", "bob", 1_700_000_001);
+  await using daemon = await startRole("collector", ["--config", file]);
+  await daemon.url();
+  await until("both are taken", isTaken);
+  expect(payloads(folder, "bob")).toEqual(["a.json", "b.json"]);
+  expect(existsSync(folder.at("drops", ".dead-letter"))).toBe(false);
+});
+
+test("drops for others don't wait for an inbox that can't be written, nor for a file that can't be moved", async () => {
+  using folder = new Folder();
+  mkdirSync(folder.at("inbox", "bob.inbox"), { recursive: true });
+  const file = configuration(folder, "");
+  folder.write("drops/.dead-letter", "not a folder");
+  await using daemon = await startRole("collector", ["--config", file]);
+  await daemon.url();
+  drop(folder, "1.json", "bob");
+  folder.write("drops/bad.json", "not JSON");
+  await daemon.said("drops stay: the inbox can't be written recipient=bob");
+  await daemon.said("moved to .dead-letter file=bad.json");
+  // The pauses grow: whoever had to wait for bob's, too, would come after his next failure.
+  const failures = () => daemon.log.filter((line) => line.includes("recipient=bob")).length;
+  await until("the third failure", () => failures() >= 3);
+  const before = failures();
+  drop(folder, "2.json", "eve");
+  await until("eve's is delivered", () => payloads(folder, "eve").length === 1);
+  expect(failures()).toBe(before);
+  rmSync(folder.at("inbox", "bob.inbox"), { recursive: true });
+  await daemon.said(/drops go on: the inbox can be written again recipient=bob/);
+  rmSync(folder.at("drops", ".dead-letter"));
+  await until("the bad one is moved", () => existsSync(folder.at("drops", ".dead-letter", "bad.json")));
+  expect(payloads(folder, "bob")).toEqual(["1.json"]);
+});
+
+test("a second collector for the same drop folder doesn't start, and one after a killed one does", async () => {
+  using folder = new Folder();
+  const file = configuration(folder);
+  await using first = await startRole("collector", ["--config", file]);
+  await first.url();
+  const { code, stderr } = await runRole("collector", ["--config", file]);
+  expect([code, stderr]).toEqual([
+    1,
+    expect.stringMatching(/another picket-collector.*\nhint: is the service running\?/),
+  ]);
+  await first.kill("SIGKILL");
+  await using next = await startRole("collector", ["--config", file]);
+  await next.url();
 });

@@ -1,18 +1,19 @@
 // All four roles behind the example Caddyfile: a real Caddy, real agents with client certificates, and what they do when
-// somebody in between is killed.
+// somebody in between is killed; client certificates that Caddy refuses.
 // Not tested: certificates that Caddy gets by itself; other proxies.
 // PICKET_FRONT_EPISODE_MIB is the size of the episodes (100).
 
 import { describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { randomBytes } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Caddy, caller, startCaddy } from "../front-kit.ts";
 import { type Daemon, Folder, certificates, freePort, have, inboxLines, runRole, startRole, until } from "../kit.ts";
 import { Witness, lines } from "../observer/kit.ts";
-import { Hub } from "../receiver/kit.ts";
+import { Hub, archive, report, uploadHeaders } from "../receiver/kit.ts";
 
 const EPISODE_BYTES = Number(process.env["PICKET_FRONT_EPISODE_MIB"] ?? 100) << 20;
+
 const COMMIT = "c".repeat(40);
 
 /** An agent that reaches the receiver through Caddy, with this certificate or none. */
@@ -216,4 +217,58 @@ describe.skipIf(!possible)("behind the example Caddyfile", () => {
     if (have("zstd", "the archive read by tar")) expect(listed.stdout.toString()).toContain(` ${EPISODE_BYTES} `);
     expect(agent.log.join("\n")).not.toContain(token);
   }, 240_000);
+});
+
+describe.skipIf(!have("openssl", "client certificates of the receiver"))("client certificates", () => {
+  const withCaddy = test.skipIf(!have("caddy", "the example Caddyfile"));
+
+  withCaddy(
+    "the example Caddyfile does the same, streams episodes, and lets nobody read",
+    async () => {
+      using folder = new Folder();
+      await certificates(folder);
+      await using hub = await Hub.start({ more: "trusted_proxies: [127.0.0.1]" });
+      await using caddy = startCaddy(folder, { receiver: hub.url });
+      const call = caller(folder, caddy.url);
+      const post = { method: "POST", body: JSON.stringify(report()), headers: hub.bearer() };
+      await until("Caddy lets the right one in", async () => (await call("client", "/v1/host-report", post)) === 200);
+      for (const name of [null, "foreign", "expired"])
+        expect([name, await call(name, "/v1/host-report", post)]).toEqual([name, "refused"]);
+      expect(await call("client", "/v1/host-report", { ...post, headers: {} })).toBe(401);
+      const bytes = await archive("through Caddy");
+      const put = { method: "PUT", body: bytes, headers: { ...hub.bearer(), ...uploadHeaders(bytes) } };
+      expect(await call("client", "/v1/episodes/web-1/caddy.tar.zst", put)).toBe(201);
+      for (const path of ["/v1/hosts", "/health", "/metrics", "/v1/episodes/web-1/caddy.tar.zst"])
+        expect([path, await call("client", path)]).toEqual([path, 404]);
+    },
+    60_000,
+  );
+
+  withCaddy(
+    "and leads to the observer under /v1/observer alone, where its token is asked for, too",
+    async () => {
+      using folder = new Folder();
+      await certificates(folder);
+      const config = `listen: 127.0.0.1:0\npersist_path: ${folder.at("observer", "ops.jsonl")}\nauth: { token: tell-me }\ntrusted_proxies: [127.0.0.1]\n`;
+      await using observer = await startRole("observer", ["--config", folder.write("observer.yaml", config)]);
+      const url = await observer.url();
+      await using caddy = startCaddy(folder, { observer: url });
+      const call = caller(folder, caddy.url);
+      const headers = { authorization: "Bearer tell-me" };
+      const post = { method: "POST", body: '{"endpoint":"deploy"}', headers };
+      await until(
+        "Caddy lets the right one in",
+        async () => (await call("client", "/v1/observer/stats", { headers })) === 200,
+      );
+      expect(await call("client", "/v1/observer/event", post)).toBe(200);
+      expect(await call("client", "/v1/observer/event", { ...post, headers: {} })).toBe(401);
+      for (const name of [null, "foreign", "expired"])
+        expect([name, await call(name, "/v1/observer/event", post)]).toEqual([name, "refused"]);
+      for (const path of ["/observer/event", "/observer/stats", "/v1/observer", "/health", "/metrics"])
+        expect([path, await call("client", path, path.endsWith("event") ? post : { headers })]).toEqual([path, 404]);
+      const stats = await fetch(`${url}/observer/stats`, { headers });
+      expect(await stats.json()).toMatchObject({ total: 1, successes: 1 });
+    },
+    60_000,
+  );
 });

@@ -17,6 +17,7 @@ import { dirname } from "node:path";
 import type { LoopStats } from "../../lib/loop.ts";
 import { isRoot, smallDisk } from "../e2e/disk.ts";
 import { type Daemon, Folder, startRole, until } from "../kit.ts";
+import { DEPTH, Witness } from "./kit.ts";
 
 interface Recorded {
   id: string;
@@ -549,3 +550,15 @@ test("killed 40 times at any moment, while lines come and the file is renamed: e
   await lab.numbers(...numbers(0, next));
   console.log(`killed 40 times: ${next} lines, each once`);
 }, 500_000);
+
+test("a correction nested too deep is kept as text, and those after it are taken", async () => {
+  await using lab = new Witness();
+  const file = lab.folder.at("corrections.jsonl");
+  writeFileSync(file, `{"more":${"[".repeat(DEPTH)}${"]".repeat(DEPTH)}}\n{"endpoint":"next"}\n`);
+  lab.configure(`overseer_corrections: ${file}\n`);
+  await lab.up();
+  const total = async () => (await lab.get<{ total: number }>("/observer/stats")).total;
+  await until("both are recorded", async () => (await total()) === 2);
+  appendFileSync(file, `{"endpoint":"last"}\n`);
+  await until("and a third", async () => (await total()) === 3);
+}, 60_000);

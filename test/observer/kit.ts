@@ -2,7 +2,7 @@
 
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Daemon, Folder, type RunOptions, inboxLines, runRole, startRole, wholeLines } from "../kit.ts";
+import { type Daemon, Folder, type RunOptions, inboxLines, runRole, startRole, until, wholeLines } from "../kit.ts";
 
 export type Op = Record<string, unknown>;
 
@@ -119,4 +119,23 @@ export function lines(path: string): Op[] {
 /** A failure of an endpoint. */
 export function failure(endpoint: string, error: string, more: Op = {}): Op {
   return { endpoint, success: false, error, source: "workflow", ...more };
+}
+
+export const HOUR = 3_600_000;
+
+/** A time so many hours and minutes ago, as operations have it. */
+export const ago = (hours: number, minutes = 0) => new Date(Date.now() - hours * HOUR - minutes * 60_000).toISOString();
+
+/** Deeper than what can be written. */
+export const DEPTH = 200_000;
+
+/** Awaits two more passes of the steps that escalate. */
+export async function twoCycles(witness: Witness): Promise<void> {
+  type Health = { steps: Record<string, { passes: number }> };
+  const passes = async () => {
+    const { steps } = await witness.get<Health>("/health");
+    return Math.min(steps["analyze"]!.passes, steps["escalate"]!.passes);
+  };
+  const before = await passes();
+  await until("two passes", async () => (await passes()) >= before + 2);
 }

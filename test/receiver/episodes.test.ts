@@ -2,69 +2,12 @@
 // Not tested here: kill -9, power cuts and full disks (e2e/receiver-faults.test.ts); network file systems.
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import {
-  appendFileSync,
-  existsSync,
-  mkdirSync,
-  readFileSync,
-  readdirSync,
-  rmSync,
-  statSync,
-  unlinkSync,
-  writeFileSync,
-} from "node:fs";
-import { connect } from "node:net";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Folder, TARGETS, have, until } from "../kit.ts";
-import { Hub, archive, sha256, uploadHeaders } from "./kit.ts";
+import { TARGETS, have, until } from "../kit.ts";
+import { Hub, archive, begin, bytesOf, filesOf, indexLines, sha256, uploadHeaders } from "./kit.ts";
 
 type Row = Record<string, unknown>;
-
-function indexLines(hub: Hub): Row[] {
-  const path = join(hub.data, "index.jsonl");
-  if (!existsSync(path)) return [];
-  return readFileSync(path, "utf8")
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line) as Row);
-}
-
-function filesOf(hub: Hub, host = "web-1"): string[] {
-  const folder = join(hub.data, "episodes", host);
-  return existsSync(folder) ? readdirSync(folder).toSorted() : [];
-}
-
-/** Random bytes that begin as zstd does. */
-function bytesOf(size: number): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(size);
-  for (let at = 0; at < size; at += 65_536) crypto.getRandomValues(bytes.subarray(at, Math.min(at + 65_536, size)));
-  bytes.set([0x28, 0xb5, 0x2f, 0xfd]);
-  return bytes;
-}
-
-/** Opens an upload by hand: announces `length`, and gives the socket to go on with. */
-async function begin(
-  hub: Hub,
-  episode: string,
-  { length, headers = {} }: { length: number; headers?: Record<string, string> },
-) {
-  const { hostname, port } = new URL(hub.url);
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  const socket = connect(Number(port), hostname, resolve);
-  socket.on("error", reject);
-  let answer = "";
-  const closed = new Promise<string>((done) => socket.on("close", () => done(answer)));
-  socket.on("data", (chunk) => (answer += chunk.toString()));
-  await promise;
-  const all = { ...hub.bearer(), "content-type": "application/zstd", "x-schema-version": "1", ...headers };
-  const lines = Object.entries(all)
-    .map(([name, value]) => `${name}: ${value}\r\n`)
-    .join("");
-  socket.write(
-    `PUT /v1/episodes/web-1/${episode}.tar.zst HTTP/1.1\r\nHost: x\r\nContent-Length: ${length}\r\n${lines}\r\n`,
-  );
-  return { socket, closed, answer: () => answer };
-}
 
 describe.each(TARGETS)("%s", (target) => {
   let hub: Hub;
@@ -217,106 +160,6 @@ describe.each(TARGETS)("%s", (target) => {
   });
 });
 
-describe("the index", () => {
-  test("a file without a line gets it by the sender's retry, or by `index rebuild`, with the commit of its meta.json", async () => {
-    await using hub = await Hub.start();
-    const [one, two] = [await archive("one"), await archive("two")];
-    await hub.ship("one", one);
-    await hub.ship("two", two);
-    rmSync(join(hub.data, "index.jsonl"));
-    expect(await hub.get("/v1/episodes")).toEqual({ episodes: [] });
-    expect((await hub.ship("one", one)).status).toBe(200);
-    expect((await hub.ship("two", await archive("other"))).status).toBe(409);
-    expect(indexLines(hub)).toMatchObject([{ episode: "one" }]);
-    const rebuilt = await hub.run("index", "rebuild");
-    expect([rebuilt.code, rebuilt.stdout]).toEqual([0, "web-1/two: line made\n1 missing line made\n"]);
-    expect(indexLines(hub)).toMatchObject([
-      { episode: "one" },
-      { episode: "two", sha256: sha256(two), commit: "a".repeat(40), backfilled: true, schema: 1 },
-    ]);
-    expect((await hub.run("index", "rebuild")).stdout).toBe("nothing was missing\n");
-    // The daemon sees what another process wrote.
-    expect(await hub.get<{ episodes: Row[] }>("/v1/episodes")).toMatchObject({
-      episodes: [{ episode: "two" }, { episode: "one" }],
-    });
-  });
-
-  test("`index verify` finds what differs", async () => {
-    await using hub = await Hub.start();
-    for (const name of ["good", "changed", "shorter", "missing"]) await hub.ship(name, await archive(name));
-    expect(await hub.run("index", "verify")).toMatchObject({ code: 0, stdout: "4 episodes, all as the index says\n" });
-    const at = (name: string) => join(hub.data, "episodes/web-1", `${name}.tar.zst`);
-    const bytes = readFileSync(at("changed"));
-    bytes[bytes.length - 1]! ^= 1;
-    writeFileSync(at("changed"), bytes);
-    writeFileSync(at("shorter"), readFileSync(at("shorter")).subarray(0, 20));
-    unlinkSync(at("missing"));
-    writeFileSync(at("foreign"), await archive("foreign"));
-    const { code, stdout } = await hub.run("index", "verify");
-    expect(code).toBe(1);
-    for (const what of [
-      "changed: other hash",
-      "shorter: other size",
-      "missing: missing file",
-      "foreign: missing line",
-      "4 episodes, 4 differences",
-    ]) {
-      expect(stdout).toContain(what);
-    }
-  });
-
-  test("a damaged file is nobody's 200, and a lost one comes back with the same bytes alone", async () => {
-    await using hub = await Hub.start();
-    const bytes = await archive("precious");
-    await hub.ship("precious", bytes);
-    const path = join(hub.data, "episodes/web-1/precious.tar.zst");
-    const damaged = Buffer.from(bytes);
-    damaged[damaged.length - 1]! ^= 1;
-    writeFileSync(path, damaged);
-    const answer = await hub.ship("precious", bytes);
-    expect([answer.status, await answer.json()]).toEqual([500, expect.objectContaining({ code: "damaged" })]);
-    unlinkSync(path);
-    expect((await hub.ship("precious", await archive("other"))).status).toBe(409);
-    expect((await hub.ship("precious", bytes)).status).toBe(201);
-    expect(indexLines(hub).length).toBe(1);
-    expect((await hub.run("index", "verify")).stdout).toBe("1 episode, all as the index says\n");
-  });
-
-  test("torn, foreign and repeated lines harm nobody; a replaced file is read anew", async () => {
-    await using hub = await Hub.start();
-    await hub.ship("one", await archive("one"));
-    const path = join(hub.data, "index.jsonl");
-    appendFileSync(path, `nonsense\n{"host":1}\n\n${readFileSync(path, "utf8")}{"received_at":"20`);
-    await hub.ship("two", await archive("two"));
-    expect((await hub.get<{ episodes: Row[] }>("/v1/episodes")).episodes.map(({ episode }) => episode)).toEqual([
-      "one",
-      "two",
-    ]);
-    unlinkSync(path);
-    writeFileSync(path, "");
-    expect(await hub.get("/v1/episodes")).toEqual({ episodes: [] });
-  });
-
-  test("partial files of a daemon that died are swept at the start", async () => {
-    await using hub = new Hub();
-    await hub.addHost("web-1");
-    await hub.up();
-    const bytes = bytesOf(1 << 20);
-    const upload = await begin(hub, "half", { length: bytes.length + 5, headers: uploadHeaders(bytes) });
-    upload.socket.write(bytes);
-    await until(
-      "it is being written",
-      () => filesOf(hub).length === 1 && statSync(join(hub.data, "episodes/web-1", filesOf(hub)[0]!)).size > 0,
-    );
-    await hub.daemon.kill("SIGKILL");
-    upload.socket.destroy();
-    expect(filesOf(hub).length).toBe(1);
-    await hub.up();
-    expect(filesOf(hub)).toEqual([]);
-    await hub.daemon.said("swept unfinished uploads files=1");
-  });
-});
-
 test("an episode of any size goes through with flat memory", async () => {
   const gib = Number(process.env["PICKET_TEST_UPLOAD_GIB"] ?? 1);
   await using hub = await Hub.start({ target: "binary" });
@@ -337,27 +180,6 @@ test("an episode of any size goes through with flat memory", async () => {
   console.log(`${gib} GiB, at most ${Math.round(peak)} MiB resident (PICKET_TEST_UPLOAD_GIB sets the size)`);
   expect(peak).toBeLessThan(150);
 }, 120_000);
-
-test("unstamped uploads are told, but not of a host that never reported; a stamped one closes the alert", async () => {
-  using folder = new Folder();
-  await using hub = await Hub.start({
-    more: `rate_limit_per_minute: 100000\nversion_gate: { enabled: true, repo_path: ${folder.at("repo")} }`,
-  });
-  const bytes = await archive("x");
-  const alerts = async () => (await hub.get<{ alerts: Row[] }>("/v1/hosts/web-1")).alerts.map(({ what }) => what);
-  expect((await hub.ship("a", bytes)).status).toBe(400);
-  expect(await alerts()).toEqual([]);
-  await hub.report();
-  expect((await hub.ship("a", bytes)).status).toBe(400);
-  expect(await alerts()).toEqual(["host.unstamped"]);
-  const git = `git init -q ${folder.at("repo")} && cd ${folder.at("repo")} && git -c user.name=t -c user.email=t@example.org commit -q --allow-empty -m x && git rev-parse HEAD`;
-  const commit = Bun.spawnSync(["sh", "-c", git]).stdout.toString().trim();
-  await until(
-    "it is let in",
-    async () => (await hub.ship("a", bytes, { headers: { "x-code-commit": commit } })).status === 201,
-  );
-  expect(await alerts()).toEqual([]);
-}, 60_000);
 
 test("an upload whose name was never synced is synced before its retry is answered", async () => {
   await using hub = await Hub.start();

@@ -1,7 +1,8 @@
 // What the receiver's tests share: a receiver as a child process, hosts with tokens, reports and episodes to send.
 
 import { Database } from "bun:sqlite";
-import { existsSync, mkdirSync, renameSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
 import { join } from "node:path";
 import { type Daemon, Folder, type Target, runRole, startRole } from "../kit.ts";
 
@@ -246,4 +247,99 @@ export class Clock {
     writeFileSync(`${this.#file}.new`, `${seconds < 0 ? "" : "+"}${seconds}\n`);
     renameSync(`${this.#file}.new`, this.#file);
   }
+}
+
+/** The lines of the index. */
+export function indexLines(hub: Hub): Record<string, unknown>[] {
+  const path = join(hub.data, "index.jsonl");
+  if (!existsSync(path)) return [];
+  return readFileSync(path, "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Record<string, unknown>);
+}
+
+/** What lies in a host's folder of episodes. */
+export function filesOf(hub: Hub, host = "web-1"): string[] {
+  const folder = join(hub.data, "episodes", host);
+  return existsSync(folder) ? readdirSync(folder).toSorted() : [];
+}
+
+/** Random bytes that begin as zstd does. */
+export function bytesOf(size: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(size);
+  for (let at = 0; at < size; at += 65_536) crypto.getRandomValues(bytes.subarray(at, Math.min(at + 65_536, size)));
+  bytes.set([0x28, 0xb5, 0x2f, 0xfd]);
+  return bytes;
+}
+
+/** Opens an upload by hand: announces `length`, and gives the socket to go on with. */
+export async function begin(
+  hub: Hub,
+  episode: string,
+  { length, headers = {} }: { length: number; headers?: Record<string, string> },
+) {
+  const { hostname, port } = new URL(hub.url);
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const socket = connect(Number(port), hostname, resolve);
+  socket.on("error", reject);
+  let answer = "";
+  const closed = new Promise<string>((done) => socket.on("close", () => done(answer)));
+  socket.on("data", (chunk) => (answer += chunk.toString()));
+  await promise;
+  const all = { ...hub.bearer(), "content-type": "application/zstd", "x-schema-version": "1", ...headers };
+  const lines = Object.entries(all)
+    .map(([name, value]) => `${name}: ${value}\r\n`)
+    .join("");
+  socket.write(
+    `PUT /v1/episodes/web-1/${episode}.tar.zst HTTP/1.1\r\nHost: x\r\nContent-Length: ${length}\r\n${lines}\r\n`,
+  );
+  return { socket, closed, answer: () => answer };
+}
+
+/** A receiver whose clock the test sets, with hosts that have reported. */
+export async function startAt(
+  folder: Folder,
+  library: string,
+  hosts: string[],
+  more = "",
+): Promise<{ hub: Hub; clock: Clock }> {
+  const clock = new Clock(folder, library);
+  const hub = new Hub({ env: clock.env, more: `rate_limit_per_minute: 100000\n${more}` });
+  await hub.addHost(hosts[0]!);
+  addHosts(hub, hosts.slice(1));
+  await hub.up();
+  return { hub, clock };
+}
+
+/** Adds hosts with their tokens in one go: a command each would take its time. */
+export function addHosts(hub: Hub, names: string[]): void {
+  const db = new Database(join(hub.data, "receiver.db"));
+  for (const name of names) {
+    const token = `pk_${Buffer.from(crypto.getRandomValues(new Uint8Array(20))).toString("hex")}`;
+    const sha256 = new Bun.CryptoHasher("sha256").update(token).digest("hex");
+    const [{ id }] = db
+      .query("INSERT INTO hosts (name, status, created_at) VALUES (?, 'pending', 0) RETURNING id")
+      .all(name) as [{ id: number }];
+    db.query("INSERT INTO tokens (host, sha256, created_at) VALUES (?, ?, 0)").run(id, sha256);
+    hub.tokens.set(name, token);
+  }
+  db.close();
+}
+
+/** A report as of the receiver's clock. */
+export async function reportAt(
+  hub: Hub,
+  seconds: number,
+  host = "web-1",
+  more: Record<string, unknown> = {},
+): Promise<void> {
+  const answer = await hub.report(report(more, -seconds * 1000), { host });
+  if (answer.status !== 200) throw new Error(await answer.text());
+}
+
+/** The status of every host. */
+export function statuses(hub: Hub): Record<string, string> {
+  const rows = hub.rows<{ name: string; status: string }>("SELECT name, status FROM hosts");
+  return Object.fromEntries(rows.map(({ name, status }) => [name, status]));
 }

@@ -2,9 +2,11 @@
 
 import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
+import { join } from "node:path";
 import type { Queries } from "../../lib/receiver/database.ts";
 import { Store, getNote, setNote } from "../../lib/receiver/store.ts";
-import { Folder } from "../kit.ts";
+import { Folder, until } from "../kit.ts";
+import { Hub } from "./kit.ts";
 
 const note = (key: string) => (tx: Queries) => setNote(tx, key, "here");
 
@@ -90,3 +92,46 @@ test("after closing nothing of SQLite's is left open: the log is in the file", a
   ]).toEqual([false, false]);
   expect(store.write(note("too late"))).rejects.toThrow("it is closed");
 });
+
+test("a store that fails for another reason than want of room is 503 at /health, too", async () => {
+  // So large a file may become, in KiB: beyond it SQLite says "disk I/O error".
+  const wrap = ["sh", "-c", `trap "" XFSZ; ulimit -f 300; exec "$@"`, "sh"];
+  await using hub = await Hub.start({ wrap, more: "rate_limit_per_minute: 100000" });
+  // Small ones to the end, so that not even the alive mark finds room.
+  let answer = 200;
+  await until("nothing can be stored", async () => {
+    answer = (await hub.report()).status;
+    return (
+      answer !== 200 && (await fetch(`${hub.url}/v1/ping`, { method: "POST", headers: hub.bearer() })).status === 500
+    );
+  });
+  const health = await fetch(`${hub.url}/health`);
+  expect([answer, health.status, await health.json()]).toEqual([
+    500,
+    503,
+    expect.objectContaining({ problem: expect.stringContaining("the store fails: disk I/O error") }),
+  ]);
+});
+
+test("a store that another program has locked is 503 after a while, and holds up nothing else", async () => {
+  await using hub = await Hub.start();
+  const { Database } = await import("bun:sqlite");
+  const other = new Database(join(hub.data, "receiver.db"));
+  other.run("BEGIN IMMEDIATE");
+  const over = new AbortController();
+  const reports = Promise.all(Array.from({ length: 5 }, () => hub.report())).finally(() => over.abort());
+  // One that waits for the lock in the same thread would answer a look or two meanwhile, however long it waits.
+  let looks = 0;
+  for (; !over.signal.aborted; looks++) {
+    await fetch(`${hub.url}/metrics`);
+    await Bun.sleep(10);
+  }
+  const answers = await reports;
+  expect(answers.map(({ status, headers }) => [status, headers.get("retry-after")])).toEqual(
+    Array.from({ length: 5 }, () => [503, "5"]),
+  );
+  expect(looks).toBeGreaterThan(10);
+  other.run("ROLLBACK");
+  other.close();
+  await until("it takes reports again", async () => (await hub.report()).status === 200);
+}, 60_000);

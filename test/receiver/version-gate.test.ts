@@ -1,94 +1,51 @@
-// What stands in front of the receiver (and the observer), and what it asks: client certificates by itself and by a real Caddy,
-// the version gate with Forgejo (its answers over a real socket) and git (a real clone).
+// The version gate: its list from a real git clone, and from Forgejo by its answers over a real socket.
 
 import { describe, expect, test } from "bun:test";
-import { mkdirSync, renameSync } from "node:fs";
-import { caller, startCaddy } from "../front-kit.ts";
-import { PATIENCE_MS, exchange, statusesOf } from "../fuzz/kit.ts";
-import { Folder, certificates, have, startRole, until } from "../kit.ts";
-import { Hub, archive, report, uploadHeaders } from "./kit.ts";
+import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync } from "node:fs";
+import { BehindProxy, Folder, have, until } from "../kit.ts";
+import { Hub, archive, report } from "./kit.ts";
 
-test("a Host that is none opens no door: what the operator reads isn't had by the name of an agent's door", async () => {
-  await using hub = await Hub.start({ more: "auth: { token: operators }" });
-  for (const [target, host, status] of [
-    ["/v1/hosts", "x", 401],
-    ["/a/v1/ping?:xyz/v1/hosts", "a b", 400],
-    ["/a/v1/ping?:xyz/v1/hosts", "", 400],
-    ["/v1/ping?:xyz/v1/hosts", "x", 405],
-    ["/v1/ping#:xyz/v1/hosts", "x", 401],
-  ] as const) {
-    const answer = await exchange(hub.url, Buffer.from(`GET ${target} HTTP/1.1\r\nHost: ${host}\r\n\r\n`), PATIENCE_MS);
-    expect([target, host, statusesOf(answer ?? "")]).toEqual([target, host, [status]]);
-    expect(answer).not.toContain("web-1");
-  }
+test("a git that never answers holds up neither the start nor uploads, and leaves nothing running", async () => {
+  using bin = new Folder();
+  // What it has started holds its pipes open, whatever becomes of itself.
+  chmodSync(bin.write("git", `#!/bin/sh\nsh -c 'echo $$ >> ${bin.at("pids")}; exec sleep 600'\n`), 0o755);
+  await using hub = await Hub.start({
+    env: { PATH: `${bin.path}:${process.env["PATH"]}` },
+    more: `version_gate: { enabled: true, repo_path: ${bin.path} }`,
+  });
+  expect((await hub.report(report())).status).toBe(200);
+  const commit = "a".repeat(40);
+  const refused = await hub.ship("ep-1", await archive("x"), { headers: { "x-code-commit": commit } });
+  expect([refused.status, await hub.daemon.said("version gate")]).toEqual([
+    503,
+    expect.stringContaining("git gives no answer within 4 s"),
+  ]);
+  const pids = readFileSync(bin.at("pids"), "utf8").trim().split("\n");
+  await until("its child has ended", () => !pids.some((pid) => existsSync(`/proc/${pid}/fd/0`)));
 });
 
-describe.skipIf(!have("openssl", "client certificates of the receiver"))("client certificates", () => {
-  test("none, a foreign one and an expired one are refused, the right one is let in, and a token is asked for all the same", async () => {
+test.skipIf(!have("git", "a gate after a reload"))(
+  "a gate that a reload opens or leads elsewhere says where its list is from before anybody ships",
+  async () => {
     using folder = new Folder();
-    await certificates(folder);
-    await using hub = await Hub.start({
-      more: `tls: { cert_file: ${folder.at("server.pem")}, key_file: ${folder.at("server.key")}, client_ca_file: ${folder.at("ca.pem")} }`,
-    });
-    const call = caller(folder, hub.url.replace("http:", "https:"));
-    const post = { method: "POST", body: JSON.stringify(report()), headers: hub.bearer() };
-    for (const name of [null, "foreign", "expired"])
-      expect([name, await call(name, "/v1/host-report", post)]).toEqual([name, "refused"]);
-    expect(await call("client", "/v1/host-report", post)).toBe(200);
-    expect(await call("client", "/v1/host-report", { ...post, headers: {} })).toBe(401);
-  }, 60_000);
+    const git = (...args: string[]) =>
+      Bun.$`git -c user.name=a -c user.email=a@example.org -C ${folder.path} ${args}`.quiet();
+    await git("init");
+    await git("commit", "--allow-empty", "-m", "first");
+    await using hub = await Hub.start();
+    hub.configure(`version_gate: { enabled: true, repo_path: ${folder.path} }`);
+    hub.daemon.child.kill("SIGHUP");
+    await hub.daemon.said("configuration reloaded");
+    expect(await hub.get("/health")).toMatchObject({ version_gate: "git" });
+  },
+);
 
-  const withCaddy = test.skipIf(!have("caddy", "the example Caddyfile"));
-
-  withCaddy(
-    "the example Caddyfile does the same, streams episodes, and lets nobody read",
-    async () => {
-      using folder = new Folder();
-      await certificates(folder);
-      await using hub = await Hub.start({ more: "trusted_proxies: [127.0.0.1]" });
-      await using caddy = startCaddy(folder, { receiver: hub.url });
-      const call = caller(folder, caddy.url);
-      const post = { method: "POST", body: JSON.stringify(report()), headers: hub.bearer() };
-      await until("Caddy lets the right one in", async () => (await call("client", "/v1/host-report", post)) === 200);
-      for (const name of [null, "foreign", "expired"])
-        expect([name, await call(name, "/v1/host-report", post)]).toEqual([name, "refused"]);
-      expect(await call("client", "/v1/host-report", { ...post, headers: {} })).toBe(401);
-      const bytes = await archive("through Caddy");
-      const put = { method: "PUT", body: bytes, headers: { ...hub.bearer(), ...uploadHeaders(bytes) } };
-      expect(await call("client", "/v1/episodes/web-1/caddy.tar.zst", put)).toBe(201);
-      for (const path of ["/v1/hosts", "/health", "/metrics", "/v1/episodes/web-1/caddy.tar.zst"])
-        expect([path, await call("client", path)]).toEqual([path, 404]);
-    },
-    60_000,
-  );
-
-  withCaddy(
-    "and leads to the observer under /v1/observer alone, where its token is asked for, too",
-    async () => {
-      using folder = new Folder();
-      await certificates(folder);
-      const config = `listen: 127.0.0.1:0\npersist_path: ${folder.at("observer", "ops.jsonl")}\nauth: { token: tell-me }\ntrusted_proxies: [127.0.0.1]\n`;
-      await using observer = await startRole("observer", ["--config", folder.write("observer.yaml", config)]);
-      const url = await observer.url();
-      await using caddy = startCaddy(folder, { observer: url });
-      const call = caller(folder, caddy.url);
-      const headers = { authorization: "Bearer tell-me" };
-      const post = { method: "POST", body: '{"endpoint":"deploy"}', headers };
-      await until(
-        "Caddy lets the right one in",
-        async () => (await call("client", "/v1/observer/stats", { headers })) === 200,
-      );
-      expect(await call("client", "/v1/observer/event", post)).toBe(200);
-      expect(await call("client", "/v1/observer/event", { ...post, headers: {} })).toBe(401);
-      for (const name of [null, "foreign", "expired"])
-        expect([name, await call(name, "/v1/observer/event", post)]).toEqual([name, "refused"]);
-      for (const path of ["/observer/event", "/observer/stats", "/v1/observer", "/health", "/metrics"])
-        expect([path, await call("client", path, path.endsWith("event") ? post : { headers })]).toEqual([path, 404]);
-      const stats = await fetch(`${url}/observer/stats`, { headers });
-      expect(await stats.json()).toMatchObject({ total: 1, successes: 1 });
-    },
-    60_000,
-  );
+test("a proxy in the environment never sees what goes to a Forgejo on this machine", async () => {
+  await using forgejo = new BehindProxy([{ sha: "a".repeat(40) }]);
+  const at = `{ url: "${forgejo.url}", repo: lab/code, token: forge-secret }`;
+  await using hub = await Hub.start({ env: forgejo.env, more: `version_gate: { enabled: true, forgejo: ${at} }` });
+  expect(hub.daemon.log.join("\n")).toContain("source=forgejo");
+  expect([...new Set(forgejo.seen)]).toEqual(["server"]);
 });
 
 describe.skipIf(!have("git", "the version gate"))("the version gate", () => {
@@ -230,24 +187,4 @@ describe.skipIf(!have("git", "the version gate"))("the version gate", () => {
     const [head = ""] = await repo.list();
     await until("it opens", async () => (await ship(hub, "a", head)).status === 201);
   }, 60_000);
-});
-
-describe.skipIf(!have("promtool", "the receiver's metrics"))("metrics", () => {
-  test("promtool has nothing to say, and no sample comes twice", async () => {
-    await using hub = await Hub.start();
-    await hub.report();
-    await hub.ship("x", await archive("x"));
-    const text = await (await fetch(`${hub.url}/metrics`)).text();
-    const run = Bun.spawn(["promtool", "check", "metrics"], {
-      stdin: Buffer.from(text),
-      stdout: "pipe",
-      stderr: "pipe",
-    });
-    expect((await new Response(run.stdout).text()) + (await new Response(run.stderr).text())).toBe("");
-    const samples = text
-      .split("\n")
-      .filter((line) => line !== "" && !line.startsWith("#"))
-      .map((line) => line.slice(0, line.lastIndexOf(" ")));
-    expect(new Set(samples).size).toBe(samples.length);
-  });
 });

@@ -1,4 +1,4 @@
-// A role that may not write where its data shall lie says where, and what to do. (An agent reports all the same: agent/strange.test.ts.)
+// Folders that a role needs and may not make: it says where, and what to do. (An agent reports all the same: agent/backlog.test.ts.)
 
 import { expect, test } from "bun:test";
 import { existsSync } from "node:fs";
@@ -6,6 +6,7 @@ import { Folder, runRole } from "./kit.ts";
 
 /** Nobody makes a folder there, root included. */
 const FORBIDDEN = "/sys/picket";
+
 const CONFIGURATIONS = [
   ["collector", `agent: a\ninbox_dir: ${FORBIDDEN}\nwebhook: { listen: "127.0.0.1:0" }\n`],
   ["receiver", `listen: "127.0.0.1:0"\ndata_dir: ${FORBIDDEN}\n`],
@@ -13,7 +14,9 @@ const CONFIGURATIONS = [
 ] as const;
 
 const hasSys = existsSync("/sys/kernel");
+
 if (!hasSys) console.log("skipped: data where nobody may write: there is no /sys here");
+
 test.skipIf(!hasSys).each(CONFIGURATIONS)("%s", async (role, configuration) => {
   using folder = new Folder();
   const { code, stderr } = await runRole(role, ["--config", folder.write("config.yaml", configuration)]);

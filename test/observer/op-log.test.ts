@@ -1,0 +1,268 @@
+// The observer's log: lines that are no operation, rotation, and what else happens to the file.
+// Not tested here: crashes, power cuts and full disks (e2e/observer-faults.test.ts).
+
+import { describe, expect, test } from "bun:test";
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  rmdirSync,
+  unlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { isRoot } from "../e2e/disk.ts";
+import { ROOT, runRole, until } from "../kit.ts";
+import { type Op, Witness, failure, lines } from "./kit.ts";
+
+test("lines of the log that somebody else wrote are completed, or skipped as malformed", async () => {
+  await using lab = new Witness();
+  const line = { timestamp: "2026-01-31T12:00:00Z", endpoint: "x", source: "mcp", success: false, duration_ms: 1 };
+  const lines = [
+    line,
+    { ...line, input_summary: 5 },
+    { ...line, output_summary: null, error: null },
+    { ...line, error: { code: 5 } },
+    { ...line, sig_hash: 7 },
+    { ...line, id: 9 },
+    { ...line, timestamp: "yesterday" },
+    { ...line, success: true },
+    { ...line, success: true, source: "scenario", input_summary: "", output_summary: "", role: null, city: "Graz" },
+    { ...line, success: true, source: "scenario", input_summary: "", output_summary: "", role: 5 },
+    { ...line, success: true, source: "scenario", input_summary: "", output_summary: "", count: "many" },
+  ];
+  await Bun.write(lab.log, lines.map((one) => `${JSON.stringify(one)}\n`).join(""));
+  await lab.up();
+  const daemon = lab.daemon;
+  expect(await daemon.said("log read")).toContain("malformed=7");
+  const { total, failures, recent_scenario_ops } = await lab.get<{
+    total: number;
+    failures: number;
+    recent_scenario_ops: object[];
+  }>("/observer/stats");
+  expect([total, failures]).toEqual([4, 2]);
+  const { timestamp, endpoint, success, duration_ms } = { ...line, success: true };
+  expect(recent_scenario_ops).toEqual([{ timestamp, endpoint, success, duration_ms, city: "Graz" }]);
+  const { clusters } = await lab.get<{ clusters: { last_at: string; count: number }[] }>("/observer/clusters");
+  expect(clusters).toMatchObject([{ count: 2, last_at: "2026-01-31T12:00:00.000Z" }]);
+  const shown = await runRole("observer", ["tail", "--config", lab.config]);
+  expect(shown.stdout.split("\n").length - 1).toBe(total);
+}, 60_000);
+
+test("a log in whose place something else lies makes it unhealthy until it is gone", async () => {
+  await using lab = await Witness.start();
+  const told = async () => (await lab.post("/observer/event", `{"endpoint":"x"}`)).status;
+  const health = async () => (await fetch(`${lab.url}/observer/health`)).status;
+  expect([await told(), await health()]).toEqual([200, 200]);
+  rmSync(lab.log);
+  mkdirSync(lab.log);
+  expect([await told(), await health()]).toEqual([500, 503]);
+  expect((await lab.get<{ total: number }>("/observer/stats")).total).toBe(1);
+  rmdirSync(lab.log);
+  expect([await health(), await told()]).toEqual([200, 200]);
+}, 60_000);
+
+test.skipIf(!isRoot)(
+  "a log that can't be renamed loses no count, and is rotated once it can",
+  async () => {
+    await using lab = new Witness();
+    const total = async () => (await lab.get<{ total: number }>("/observer/stats")).total;
+    const fill = async (operations: number) => {
+      const one = { endpoint: "x", success: true, output_summary: "x".repeat(2000) };
+      const body = JSON.stringify(Array.from({ length: operations }, () => one));
+      expect((await lab.post("/observer/event", body)).status).toBe(200);
+    };
+    lab.configure("rotate_mb: 1\n");
+    await lab.up();
+    const first = lab.daemon;
+    await fill(10);
+    // As a container does that is given the file alone.
+    await Bun.$`mount --bind ${lab.log} ${lab.log}`;
+    try {
+      await fill(990);
+      await first.said("EBUSY");
+      // What comes now is in no snapshot, as if the next look were far away.
+      const snapshot = await Bun.file(join(lab.data, "snapshot.json")).text();
+      await fill(50);
+      await first.kill("SIGKILL");
+      await Bun.write(join(lab.data, "snapshot.json"), snapshot);
+    } finally {
+      await Bun.$`umount ${lab.log}`;
+    }
+    lab.configure("rotate_mb: 1\n");
+    await lab.up();
+    const second = lab.daemon;
+    expect(await total()).toBe(1050);
+    await until("the log is rotated", () => existsSync(join(lab.data, "ops.000001.jsonl")));
+    await fill(1);
+    await second.kill("SIGKILL");
+    lab.configure("rotate_mb: 1\n");
+    await lab.up();
+    expect(await total()).toBe(1051);
+  },
+  60_000,
+);
+
+function segments({ data }: Witness): string[] {
+  return readdirSync(data).filter((name) => /^ops\.\d{6}\.jsonl$/.test(name));
+}
+
+describe("the log", () => {
+  test("rotates into numbered segments; a start reads the snapshot and what came after it; nothing is counted twice", async () => {
+    await using witness = await Witness.start({ more: "rotate_mb: 1" });
+    const text = "x".repeat(1000);
+    let recorded = 0;
+    while (segments(witness).length < 3) {
+      await witness.record(
+        ...Array.from({ length: 100 }, () => ({
+          id: `op-${recorded++}`,
+          endpoint: "e",
+          success: recorded % 10 > 0,
+          error: "e",
+          input_summary: text,
+        })),
+      );
+    }
+    await witness.record({ id: "last", endpoint: "e", success: true, source: "scenario" });
+    recorded++;
+    const stats = await witness.stats();
+    expect(stats.total).toBe(recorded);
+    const clusters = await witness.get<{ clusters: Op[] }>("/observer/clusters");
+    await witness.again("SIGKILL");
+    expect(await witness.daemon.said("log read")).toContain(`segments_known=${segments(witness).length}`);
+    expect(await witness.stats()).toEqual(stats);
+    expect(await witness.get<{ clusters: Op[] }>("/observer/clusters")).toEqual(clusters);
+    // An id of the first segment is still known.
+    await witness.record({ id: "op-0", endpoint: "e", success: true });
+    expect(await witness.stats()).toEqual(stats);
+    const shown = await witness.run("stats", "--json");
+    expect(JSON.parse(shown.stdout)).toEqual(stats);
+    expect((await witness.run("check")).stdout).toContain(`${recorded} operations, 0 malformed lines`);
+    // Without the snapshot, and with a broken one, all of it is read.
+    for (const broken of ["", "{}", '{"version":1,"covers":1,"inode":1,"state":{"tally":7}}']) {
+      await witness.daemon.kill();
+      writeFileSync(join(witness.data, "snapshot.json"), broken);
+      await witness.up();
+      expect(await witness.stats()).toEqual(stats);
+    }
+  }, 60_000);
+
+  test("rotates at a few kilobytes, too, and a window and a cool-down of seconds are taken, as a trial wants them", async () => {
+    await using witness = await Witness.start({
+      more: "rotate_mb: 0.01\nwindow_minutes: 0.05\ncooldown_hours: 0.001",
+    });
+    await witness.record(...Array.from({ length: 20 }, () => ({ endpoint: "e", input_summary: "x".repeat(1000) })));
+    await until("a segment", () => segments(witness).length > 0);
+  });
+
+  test("a rotation that was cut off after its snapshot is made up for, and nothing is counted twice", async () => {
+    await using witness = await Witness.start({ more: "rotate_mb: 1" });
+    const large = () =>
+      Array.from({ length: 100 }, () => ({ endpoint: "e", success: true, input_summary: "x".repeat(4000) }));
+    while (segments(witness).length < 1) await witness.record(...large());
+    await witness.daemon.kill();
+    // As it was between the two renames: the new log, if there is one, is not there yet.
+    const [segment] = segments(witness);
+    if (existsSync(witness.log)) unlinkSync(witness.log);
+    renameSync(join(witness.data, segment!), witness.log);
+    const total = lines(witness.log).length;
+    const shown = await witness.run("stats", "--json");
+    expect(JSON.parse(shown.stdout)).toMatchObject({ total });
+    await witness.up();
+    expect(await witness.stats()).toMatchObject({ total });
+    expect(segments(witness)).toEqual([segment!]);
+    await witness.record({ endpoint: "e", success: true });
+    await witness.again("SIGKILL");
+    expect(await witness.stats()).toMatchObject({ total: total + 1 });
+  }, 60_000);
+
+  test("tail shows the newest and follows, across a rotation; stats and clusters without a daemon", async () => {
+    await using witness = await Witness.start({ more: "rotate_mb: 1" });
+    await witness.record(failure("deploy", "exit status 7"));
+    const seen: Op[] = [];
+    const follow = Bun.spawn(
+      [process.execPath, join(ROOT, "observer.ts"), "tail", "--follow", "--json", "--config", witness.config],
+      { stdout: "pipe", stderr: "ignore" },
+    );
+    void (async () => {
+      let rest = "";
+      for await (const chunk of follow.stdout.pipeThrough(new TextDecoderStream())) {
+        const whole = (rest + chunk).split("\n");
+        rest = whole.pop() ?? "";
+        seen.push(...whole.map((line) => JSON.parse(line) as Op));
+      }
+    })();
+    await until("the first is shown", () => seen.length === 1);
+    let sent = 0;
+    while (segments(witness).length < 2) {
+      await witness.record(
+        ...Array.from({ length: 50 }, () => ({
+          endpoint: `n${sent++}`,
+          success: true,
+          input_summary: "x".repeat(4000),
+        })),
+      );
+    }
+    await until("all are shown", () => seen.length === sent + 1, 60);
+    expect(seen.slice(1).map(({ endpoint }) => endpoint)).toEqual(Array.from({ length: sent }, (_, n) => `n${n}`));
+    follow.kill();
+    await follow.exited;
+    const table = await witness.run("clusters");
+    const fingerprint = /^f1:[0-9a-f]{16}/.exec(table.stdout)![0];
+    expect(table.stdout).toContain("deploy: exit status 7");
+    const one = await witness.run("clusters", fingerprint);
+    expect(JSON.parse(one.stdout)).toMatchObject({
+      fingerprint,
+      why: expect.stringContaining("same error text"),
+      count: 1,
+    });
+    expect((await witness.run("clusters", "f1:nothing")).code).toBe(2);
+    expect((await witness.run("tail", "--limit", "1")).stdout).toContain(`n${sent - 1}`);
+  }, 90_000);
+});
+
+test("valid, corrupt, valid lines: two applied, one said, the file untouched; check names the line", async () => {
+  await using witness = new Witness();
+  mkdirSync(witness.data);
+  const text = `{"endpoint":"a","success":true}\n{"endpoint":"a","succ\n{"endpoint":"b","success":false,"error":"x"}\n`;
+  writeFileSync(witness.log, text);
+  await witness.up();
+  expect(await witness.stats()).toMatchObject({ total: 2, successes: 1, failures: 1 });
+  expect(await witness.daemon.said("log read")).toContain("applied=2 malformed=1");
+  expect(await witness.daemon.said("skipped")).toContain("line=2");
+  expect(readFileSync(witness.log, "utf8")).toBe(text);
+  const check = await witness.run("check");
+  expect([check.code, check.stdout]).toEqual([1, `${witness.log}:2: not JSON\n2 operations, 1 malformed lines\n`]);
+});
+
+test("JSON that is no operation is skipped and counted as well; a torn last line is closed and counted once", async () => {
+  await using witness = new Witness();
+  mkdirSync(witness.data);
+  writeFileSync(
+    witness.log,
+    `[]\n7\n{"endpoint":" "}\n{"endpoint":"a","source":"who"}\n\n{"endpoint":"whole","success":true}`,
+  );
+  await witness.up();
+  expect(await witness.daemon.said("log read")).toContain("applied=1 malformed=4");
+  await witness.record({ endpoint: "next", success: true });
+  expect(await witness.stats()).toMatchObject({ total: 2 });
+  await witness.again();
+  expect(await witness.stats()).toMatchObject({ total: 2 });
+  expect(readFileSync(witness.log, "utf8")).toContain('{"endpoint":"whole","success":true}\n{"timestamp"');
+});
+
+test("a log that somebody else appends to, or takes away, harms nothing", async () => {
+  await using witness = await Witness.start();
+  await witness.record({ endpoint: "a", success: true });
+  appendFileSync(witness.log, '{"endpoint":"by hand","success":true}\ntorn');
+  await witness.record({ endpoint: "b", success: true });
+  expect(readFileSync(witness.log, "utf8")).toMatch(/torn\n\{.*"endpoint":"b"/);
+  renameSync(witness.log, `${witness.log}.away`);
+  await witness.record({ endpoint: "c", success: true });
+  expect(lines(witness.log).map(({ endpoint }) => endpoint)).toEqual(["c"]);
+  expect(await witness.stats()).toMatchObject({ total: 3 });
+});

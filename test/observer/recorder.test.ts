@@ -1,0 +1,14 @@
+// Recording: each id once.
+
+import { expect, test } from "bun:test";
+import { Witness, lines } from "./kit.ts";
+
+test("an array whose operation somebody else is recording waits for that, and nothing is recorded twice or not at all", async () => {
+  await using witness = await Witness.start();
+  const own = Array.from({ length: 200 }, (_, n) => ({ id: `op-${n}`, endpoint: "a", success: true }));
+  // Each of them twice at the same time: alone, and within an array with others.
+  const arrays = Array.from({ length: 10 }, (_, n) => own.slice(n * 15, n * 15 + 60));
+  await Promise.all([...own.map((one) => witness.record(one)), ...arrays.map((some) => witness.record(...some))]);
+  expect(await witness.stats()).toMatchObject({ total: 200 });
+  expect(new Set(lines(witness.log).map(({ id }) => id)).size).toBe(200);
+});

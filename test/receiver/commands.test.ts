@@ -1,0 +1,59 @@
+// The receiver's commands on the store, while the daemon runs.
+
+import { describe, expect, test } from "bun:test";
+import { Hub } from "./kit.ts";
+
+describe("commands on the store, while the daemon runs", () => {
+  test("add, rotate, revoke, archive, and back", async () => {
+    await using hub = await Hub.start();
+    const ping = async (token: string) =>
+      (await fetch(`${hub.url}/v1/ping`, { method: "POST", headers: { authorization: `Bearer ${token}` } })).status;
+    const first = hub.tokens.get("web-1")!;
+    expect(await ping(first)).toBe(200);
+    const rotated = await hub.run("token", "rotate", "web-1", "--url", "https://hub.example");
+    expect(rotated.stdout).toMatch(
+      /^export PICKET_URL=https:\/\/hub\.example\nexport PICKET_TOKEN=pk_[A-Za-z0-9]{40}\n$/m,
+    );
+    const second = /pk_\w+/.exec(rotated.stdout)![0];
+    expect([await ping(first), await ping(second)]).toEqual([401, 200]);
+    expect((await hub.run("token", "revoke", "web-1")).stdout).toBe("web-1: 1 token revoked\n");
+    expect(await ping(second)).toBe(401);
+    const third = /pk_\w+/.exec((await hub.run("token", "rotate", "web-1")).stdout)![0];
+    expect(await ping(third)).toBe(200);
+    expect((await hub.run("host", "archive", "web-1")).code).toBe(0);
+    expect(await ping(third)).toBe(401);
+    expect((await hub.run("token", "rotate", "web-1")).stderr).toContain("host add web-1");
+    expect(await hub.get("/v1/hosts/web-1")).toMatchObject({ status: "archived" });
+    expect(await ping(await hub.addHost("web-1"))).toBe(200);
+    const listed = JSON.parse((await hub.run("token", "list", "--json")).stdout) as { revoked_at: string | null }[];
+    expect(listed.map(({ revoked_at }) => revoked_at === null)).toEqual([false, false, false, true]);
+    expect((await hub.run("host", "list")).stdout).toMatch(/^web-1 +pending/m);
+  });
+
+  test("what is wrong is said, with what can be done, and ends with 2", async () => {
+    await using hub = new Hub();
+    const say = async (...args: string[]) => {
+      const { code, stderr } = await hub.run(...args);
+      return [code, stderr];
+    };
+    expect(await say("host", "add", "../x")).toEqual([2, expect.stringContaining("not a valid name")]);
+    expect(await say("host", "archive", "nobody")).toEqual([2, expect.stringContaining("host list shows them")]);
+    await hub.addHost("web-1");
+    expect(await say("host", "add", "web-1")).toEqual([2, expect.stringContaining("token rotate web-1")]);
+    expect(await say("host", "set", "web-1")).toEqual([2, expect.stringContaining("--interval")]);
+    expect(await say("host", "set", "web-1", "--interval", "0")).toEqual([2, expect.stringContaining("1 to 86400")]);
+    expect(await say("host", "ad", "web-1")).toEqual([2, expect.stringContaining('"host add"')]);
+  });
+
+  test("a host with an interval of its own is told so by its next report", async () => {
+    await using hub = await Hub.start();
+    const told = async () =>
+      ((await (await hub.report()).json()) as { poll_interval_seconds: number }).poll_interval_seconds;
+    expect(await told()).toBe(60);
+    expect((await hub.run("host", "set", "web-1", "--interval", "300")).code).toBe(0);
+    expect(await told()).toBe(300);
+    expect(await hub.get("/v1/hosts/web-1")).toMatchObject({ interval_seconds: 300 });
+    await hub.run("host", "set", "web-1", "--interval", "default");
+    expect(await told()).toBe(60);
+  });
+});

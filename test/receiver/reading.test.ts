@@ -1,0 +1,41 @@
+// What an operator reads.
+
+import { expect, test } from "bun:test";
+import { until } from "../kit.ts";
+import { Hub, container, report } from "./kit.ts";
+
+test("events come as a stream, from where one stopped", async () => {
+  await using hub = await Hub.start({ more: "rate_limit_per_minute: 1000" });
+  const send = (state: string) => hub.report(report({ containers: [container("app", { state })] }));
+  await send("running");
+  await send("exited");
+  const stop = new AbortController();
+  const listen = async (got: string[], since?: string) => {
+    const headers: Record<string, string> = {
+      accept: "text/event-stream",
+      ...(since ? { "last-event-id": since } : {}),
+    };
+    const answer = await fetch(`${hub.url}/v1/events`, { headers, signal: stop.signal });
+    expect(answer.headers.get("content-type")).toStartWith("text/event-stream");
+    for await (const chunk of answer.body!.pipeThrough(new TextDecoderStream())) got.push(chunk);
+  };
+  const news: string[] = [];
+  const listening = listen(news).catch(() => {});
+  await until("it listens", () => news.join("").includes(": listening"));
+  await send("running");
+  await until("the news is there", () => news.join("").includes("container.recovered"));
+  expect(news.join("")).not.toContain("container.stopped");
+  const all: string[] = [];
+  const again = listen(all, "0").catch(() => {});
+  await until("all of it is there", () => all.join("").includes("container.recovered"));
+  expect(all.join("")).toMatch(/id: 1\n?.*event: container\.stopped|event: container\.stopped[^]*id: 1/);
+  stop.abort();
+  await Promise.all([listening, again]);
+  expect(await hub.get("/v1/events?limit=1")).toMatchObject({
+    events: [{ type: "container.recovered", severity: "info", host: "web-1" }],
+    next: 2,
+  });
+  expect(await hub.get("/v1/events?since=1")).toMatchObject({ events: [{ id: 2 }] });
+  // A stream that is open doesn't keep the daemon from stopping.
+  expect(await hub.daemon.kill()).toBe(0);
+});
