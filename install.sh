@@ -16,16 +16,17 @@ usage: ./$name COMMAND
                     arrive, a host go silent and a failure that repeats be told; runs until Ctrl-C and leaves nothing
                     behind (--once: ends by itself)
   test              format check, lint, types, tests
-  collector         install picket-collector on this host, enable and start it
-  receiver          install picket-receiver on this host, enable and start it
-  agent             install picket-agent on this host, enable and start it
-  observer          install picket-observer on this host, enable and start it
+  collector         install picket-collector on this host, enable and start it; in place of an older one if there is one
+  receiver          the same for picket-receiver
+  agent             the same for picket-agent
+  observer          the same for picket-observer
     --no-start      only put it in place
     --user          as a user service (the default, except for root)
     --system        as a system service (the default for root)
     --uninstall     stop and remove it; data and configuration stay
 
-Needs Node.js with npm, or Bun; for installing prebuilt binaries beside this script nothing at all.
+All four are one program, picket, with a link for each role. Needs Node.js with npm, or Bun, to build it; with a prebuilt
+picket (or picket-ROLE) beside this script it needs nothing at all.
 DESTDIR=/some/root installs into that root and starts nothing.
 
 example: ./$name try
@@ -58,7 +59,7 @@ bun_from_npm() {
 }
 
 set_up() {
-	[ -f "$here/package.json" ] || fail "there is no source beside $name to build from" "clone the repository, or put a prebuilt picket-collector here"
+	[ -f "$here/package.json" ] || fail "there is no source beside $name to build from" "clone the repository, or put a prebuilt picket here"
 	pin=$(pinned)
 	step "Bun $pin"
 	bun=
@@ -90,269 +91,7 @@ set_up() {
 
 build() {
 	step "build"
-	(cd "$here" && "$bun" build.ts) || fail "the build failed" "is there room for 110 MB a role in $here/dist?"
-}
-
-# ---------------------------------------------------------------------------------------------------------------
-# try
-
-demo=
-daemons=
-
-leave() {
-	trap - EXIT INT TERM HUP
-	for daemon in $daemons; do kill "$daemon" 2>/dev/null || true; done
-	for daemon in $daemons; do wait "$daemon" 2>/dev/null || true; done
-	[ -z "$demo" ] || rm -rf "$demo"
-}
-
-# Starts a role of the demonstration on port $2; gives where it listens in $address, or fails.
-start_on() {
-	sed "s/PORT/$2/" "$demo/$1.template.yaml" >"$demo/$1.yaml"
-	"$here/dist/picket-$1" --config "$demo/$1.yaml" 2>"$demo/$1.log" &
-	started=$!
-	daemons="$daemons $started"
-	tries=0
-	while ! grep -q ' ready ' "$demo/$1.log"; do
-		kill -0 "$started" 2>/dev/null || return 1
-		tries=$((tries + 1))
-		[ $tries -lt 100 ] || return 1
-		sleep 0.1
-	done
-	address=$(sed -n 's/.* ready listen=\([^ ]*\).*/\1/p' "$demo/$1.log")
-}
-
-# The role's own port, or another one where that is taken.
-start_demo() {
-	sed "s/^/   /; s/PORT/$2/" "$demo/$1.template.yaml"
-	start_on "$1" "$2" || start_on "$1" 0 || {
-		cat "$demo/$1.log" >&2
-		fail "the $1 did not start"
-	}
-	say "   running, listening on $address"
-}
-
-# send METHOD FILE URL [HEADER …]: shows the curl command and runs it (or its like, where there is no curl).
-send() {
-	method=$1 file=$2 url=$3
-	shift 3
-	shown=
-	for header in "$@"; do shown="$shown -H '$header'"; done
-	say "\$ curl -X $method --data-binary @$(basename "$file")$shown $url"
-	if command -v curl >/dev/null; then
-		for header in "$@"; do
-			set -- "$@" -H "$header"
-			shift
-		done
-		curl -sS -X "$method" -w '   (%{http_code})\n' --data-binary "@$file" "$@" "$url"
-	else
-		"$bun" -e 'const [method, file, url, ...headers] = process.argv.slice(1);
-			const answer = await fetch(url, { method, body: Bun.file(file), headers: headers.map((one) => one.split(": ")) });
-			console.log(await answer.text() + "   (" + answer.status + ")");' "$method" "$file" "$url" "$@"
-	fi
-}
-
-# await_event TEXT: until a line of the inbox has it.
-await_event() {
-	tries=0
-	until grep -qsF -- "$1" "$demo/inbox/ops.inbox"; do
-		tries=$((tries + 1))
-		if [ $tries -gt 300 ]; then
-			cat "$demo"/*.log >&2
-			fail "the event did not arrive: $1"
-		fi
-		sleep 0.1
-	done
-}
-
-demo_collector() {
-	step "a collector with one webhook route and one drop folder"
-	mkdir "$demo/drops"
-	cat >"$demo/collector.template.yaml" <<YAML
-agent: demo
-inbox_dir: $demo/inbox
-webhook:
-  listen: 127.0.0.1:PORT
-  routes:
-    - path: /github
-      recipient: ops
-      type: INFO
-      template: 'push to {{ .repository.full_name }} by {{ .pusher.name }}: {{ .ref }}'
-    - path: /note
-      recipient: ops
-      type: INFO
-      template: '{{ .text }}'
-drop_folder: { path: $demo/drops }
-YAML
-	start_demo collector 18790
-	collector=$address
-
-	step "a GitHub push payload comes in"
-	(cd "$here" && "$bun" -e 'const all = require("@octokit/webhooks-examples"); await Bun.write(process.argv[1], JSON.stringify(all.find((one) => one.name === "push").examples[0]))' "$demo/push.json")
-	send POST "$demo/push.json" "http://$collector/github" "Content-Type: application/json"
-	await_event webhook:/github
-
-	step "a file is dropped"
-	say "\$ echo '{\"recipient\":\"ops\",\"type\":\"INFO\",\"payload\":\"hello from a file\"}' > drops/hello.json"
-	echo '{"recipient":"ops","type":"INFO","payload":"hello from a file"}' >"$demo/drops/hello.json"
-	await_event 'hello from a file'
-
-	step "what came of it: $demo/inbox/ops.inbox"
-	cat "$demo/inbox/ops.inbox"
-}
-
-# This machine as a report: what /proc and df say.
-write_report() {
-	used_mb=$(awk '/^MemTotal/ {t=$2} /^MemAvailable/ {a=$2} END {printf "%d", (t - a) / 1024}' /proc/meminfo 2>/dev/null || echo null)
-	total_mb=$(awk '/^MemTotal/ {printf "%d", $2 / 1024}' /proc/meminfo 2>/dev/null || echo null)
-	disk=$(df -kP / | awk 'NR == 2 {printf "\"disk_used_gb\":%d,\"disk_total_gb\":%d", $3 / 1048576, $2 / 1048576}')
-	load=$(cut -d' ' -f1 /proc/loadavg 2>/dev/null || echo null)
-	uptime=$(cut -d. -f1 /proc/uptime 2>/dev/null || echo null)
-	printf '{"recorded_at":"%s","host":{"metrics":{"memory_used_mb":%s,"memory_total_mb":%s,%s,"load_average":%s,"uptime_seconds":%s},"facts":{"kernel":"%s","arch":"%s"}}}\n' \
-		"$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$used_mb" "$total_mb" "$disk" "$load" "$uptime" "$(uname -r)" "$(uname -m)" >"$demo/report.json"
-}
-
-demo_receiver() {
-	step "a receiver with one host"
-	cat >"$demo/receiver.template.yaml" <<YAML
-listen: 127.0.0.1:PORT
-data_dir: $demo/receiver
-notify: { recipient: ops, inbox_dir: $demo/inbox }
-YAML
-	start_demo receiver 18791
-	receiver=$address
-	say "\$ picket-receiver host add demo"
-	"$here/dist/picket-receiver" host add demo --url "http://$receiver" --config "$demo/receiver.yaml" | tee "$demo/host"
-	token=$(sed -n 's/^export PICKET_TOKEN=//p' "$demo/host")
-
-	step "this machine is reported"
-	write_report
-	cat "$demo/report.json"
-	send POST "$demo/report.json" "http://$receiver/v1/host-report" "Authorization: Bearer $token"
-
-	step "an episode is shipped"
-	mkdir -p "$demo/episodes/ep-1"
-	echo '{"code_version":{"commit":"0123456789abcdef0123456789abcdef01234567"}}' >"$demo/episodes/ep-1/meta.json"
-	cp "$demo/push.json" "$demo/episodes/ep-1/"
-	tar -C "$demo/episodes" -cf "$demo/ep-1.tar" ep-1
-	hash=$("$bun" -e 'const [tar, out] = process.argv.slice(1); const bytes = Bun.zstdCompressSync(await Bun.file(tar).bytes());
-		await Bun.write(out, bytes); console.log(new Bun.CryptoHasher("sha256").update(bytes).digest("hex"));' "$demo/ep-1.tar" "$demo/ep-1.tar.zst")
-	send PUT "$demo/ep-1.tar.zst" "http://$receiver/v1/episodes/demo/ep-1.tar.zst" "Authorization: Bearer $token" \
-		"Content-Type: application/zstd" "X-Content-SHA256: $hash" "X-Schema-Version: 1"
-	cat "$demo/receiver/index.jsonl"
-	say "\$ picket-receiver host list"
-	"$here/dist/picket-receiver" host list --config "$demo/receiver.yaml"
-}
-
-demo_agent() {
-	step "an agent reports this machine, and ships what is finished"
-	"$here/dist/picket-receiver" host add this-machine --url "http://$receiver" --config "$demo/receiver.yaml" >"$demo/host"
-	"$here/dist/picket-receiver" host set this-machine --interval 2 --config "$demo/receiver.yaml" >/dev/null
-	mkdir -p "$demo/lab/episodes/ep-2"
-	cp "$demo/push.json" "$demo/lab/episodes/ep-2/"
-	cat >"$demo/agent.yaml" <<YAML
-receiver: { url: "http://$receiver", token: $(sed -n 's/^export PICKET_TOKEN=//p' "$demo/host") }
-data_dir: $demo/agent
-ship: { episodes_dir: $demo/lab/episodes, scan_seconds: 1 }
-YAML
-	sed 's/^/   /; s/pk_[A-Za-z0-9]*/pk_…/' "$demo/agent.yaml"
-	"$here/dist/picket-agent" --config "$demo/agent.yaml" 2>"$demo/agent.log" &
-	agent=$!
-	daemons="$daemons $agent"
-	touch "$demo/lab/episodes/ep-2/done.marker"
-	tries=0
-	until [ -d "$demo/lab/shipped/ep-2" ]; do
-		tries=$((tries + 1))
-		if [ $tries -gt 100 ]; then
-			cat "$demo/agent.log" >&2
-			fail "the episode was not shipped"
-		fi
-		sleep 0.1
-	done
-	cat "$demo/agent.log"
-	say "\$ picket-receiver host list"
-	"$here/dist/picket-receiver" host list --config "$demo/receiver.yaml"
-	tail -n 1 "$demo/receiver/index.jsonl"
-
-	step "the agent stops: this machine goes silent (it was told to report every 2 s)"
-	kill "$agent"
-	wait "$agent" 2>/dev/null || true
-	await_event 'this-machine is offline'
-	tail -n +3 "$demo/inbox/ops.inbox"
-}
-
-# tell OPERATIONS: shows them, and tells the observer.
-tell() {
-	say "$1"
-	printf '%s\n' "$1" >"$demo/ops.json"
-	send POST "$demo/ops.json" "http://$observer/observer/event"
-}
-
-demo_observer() {
-	step "an observer, with the same inbox"
-	cat >"$demo/observer.template.yaml" <<YAML
-listen: 127.0.0.1:PORT
-persist_path: $demo/observer/ops.jsonl
-cycle_seconds: 1
-notify: { recipient: ops, inbox_dir: $demo/inbox }
-YAML
-	start_demo observer 3219
-	observer=$address
-
-	step "operations are told to it: three go well, and one fails three times, each time with other numbers"
-	tell '[{"endpoint":"deploy","duration_ms":840},{"endpoint":"deploy","duration_ms":912},{"endpoint":"backup","duration_ms":12034}]'
-	tell '{"endpoint":"backup","success":false,"duration_ms":30004,"error":"job 4711: no answer from 10.0.0.7 within 30004 ms"}'
-	tell '{"endpoint":"backup","success":false,"duration_ms":30011,"error":"job 4712: no answer from 10.0.0.9 within 30011 ms"}'
-	tell '{"endpoint":"backup","success":false,"duration_ms":29998,"error":"job 4720: no answer from 10.0.0.7 within 29998 ms"}'
-
-	step "it knows them for one failure that repeats, and says so"
-	await_event '"from":"observer"'
-	for command in stats clusters; do
-		say "\$ picket-observer $command"
-		"$here/dist/picket-observer" "$command" --config "$demo/observer.yaml"
-	done
-}
-
-# What the four put into one inbox.
-demo_story() {
-	step "the whole story, in one inbox"
-	say "\$ picket-collector read ops"
-	"$here/dist/picket-collector" read ops --config "$demo/collector.yaml"
-}
-
-try() {
-	once=${1:-}
-	set_up
-	build
-	demo=$(mktemp -d "${TMPDIR:-/tmp}/picket-try.XXXXXX")
-	trap leave EXIT
-	trap 'leave; exit 130' INT
-	trap 'leave; exit 143' TERM HUP
-	demo_collector
-	demo_receiver
-	demo_agent
-	demo_observer
-	demo_story
-
-	[ "$once" != --once ] || return 0
-
-	step "your turn, in another terminal"
-	cat <<TEXT
-curl -d '{"text":"hello"}' http://$collector/note
-echo '{"recipient":"ops","type":"INFO","payload":"dropped"}' > $demo/drops/mine.json
-$here/dist/picket-collector read ops --new --config $demo/collector.yaml
-curl http://$receiver/v1/hosts/demo
-curl 'http://$receiver/v1/hosts/demo/history?metric=load_average'
-$here/dist/picket-receiver host add another --config $demo/receiver.yaml
-curl -d '{"endpoint":"deploy","success":false,"error":"no route to host"}' http://$observer/observer/event
-$here/dist/picket-observer tail --follow --config $demo/observer.yaml
-
-The host demo is silent from now on: in two minutes it is stale, in four offline, and the inbox of ops says so.
-TEXT
-	say ""
-	say "Ctrl-C ends it and leaves nothing behind."
-	# shellcheck disable=SC2086
-	wait $daemons || true
+	(cd "$here" && "$bun" build.ts --only picket) || fail "the build failed" "is there room for 115 MB in $here/dist?"
 }
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -385,33 +124,52 @@ has_manager() { [ -z "$dest" ] && command -v systemctl >/dev/null && control sho
 
 places() {
 	if [ "$scope" = system ]; then
-		binary=$dest/usr/local/bin/picket-$role
+		programs=$dest/usr/local/bin
 		unit=$dest/etc/systemd/system/picket-$role.service
 		config=$dest/etc/picket/$role.yaml
 		data=/var/lib/picket
 		[ "$role" != agent ] || data=/var/lib/picket-agent
 	else
-		binary=$dest$HOME/.local/bin/picket-$role
+		programs=$dest$HOME/.local/bin
 		unit=$dest${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user/picket-$role.service
 		config=$dest${XDG_CONFIG_HOME:-$HOME/.config}/picket/$role.yaml
 		data=$HOME/.local/share/picket
 	fi
+	binary=$programs/picket-$role
 }
 
-# The binary that lies beside this script, or the one that is built here.
-find_binary() {
-	if [ -f "$here/package.json" ] && [ -f "$here/$role.ts" ]; then
+# The program that is built here, or lies beside this script: the one for all roles, or this role's own.
+find_program() {
+	if [ -f "$here/package.json" ] && [ -f "$here/picket.ts" ]; then
 		set_up
 		build
-		source=$here/dist/picket-$role
-	elif [ -f "$here/picket-$role" ]; then
-		source=$here/picket-$role
-	elif [ -f "$here/dist/picket-$role" ]; then
-		source=$here/dist/picket-$role
+		source=$here/dist/picket
+		return 0
+	fi
+	for source in "$here/picket" "$here/picket-$role" "$here/dist/picket" "$here/dist/picket-$role"; do
+		[ ! -f "$source" ] || return 0
+	done
+	fail "there is no picket and no picket-$role beside $name, and no source to build it from"
+}
+
+# A role's own program is replaced by the link in one step. Services of other roles go on with the file that they were started from.
+install_program() {
+	if [ "$(basename "$source")" != picket ]; then
+		put "$source" "$binary" 755
+		return 0
+	fi
+	put "$source" "$programs/picket" 755
+	if is_link "$binary"; then
+		say "unchanged    $binary -> picket"
 	else
-		fail "there is no picket-$role beside $name, and no source to build it from"
+		ln -s picket "$binary.new.$$"
+		mv -f "$binary.new.$$" "$binary"
+		say "linked       $binary -> picket"
+		changed=yes
 	fi
 }
+
+is_link() { [ "$(readlink "$1" || true)" = picket ]; }
 
 make_account() {
 	[ "$scope" = system ] && [ -z "$dest" ] && [ "$role" != agent ] || return 0
@@ -484,12 +242,18 @@ start() {
 	elif ! control is-active --quiet "picket-$role.service"; then
 		control start "picket-$role.service" || failed_to_start
 		say "started      picket-$role.service"
-	elif [ -n "$changed" ]; then
+	elif [ -n "$changed" ] || is_outdated; then
 		control restart "picket-$role.service" || failed_to_start
 		say "restarted    picket-$role.service"
 	else
 		say "running      picket-$role.service, unchanged"
 	fi
+}
+
+# Whether the service still runs a file that has been replaced since, as by another role's installation.
+is_outdated() {
+	pid=$(control show --property=MainPID --value "picket-$role.service")
+	running=$(stat -L -c %d:%i "/proc/$pid/exe" 2>/dev/null) && [ "$running" != "$(stat -L -c %d:%i "$binary")" ]
 }
 
 failed_to_start() {
@@ -504,10 +268,10 @@ linger() {
 }
 
 install_role() {
-	find_binary
+	find_program
 	step "picket-$role as a $scope service"
 	make_account
-	put "$source" "$binary" 755
+	install_program
 	install_unit
 	install_config
 	if [ "$role" = collector ]; then
@@ -532,13 +296,23 @@ install_role() {
 	fi
 }
 
+# Whether picket itself goes with this role: it is a link, and no other role is.
+is_last_link() {
+	is_link "$binary" || return 1
+	for other in collector receiver agent observer; do
+		[ "$other" = "$role" ] || ! is_link "$programs/picket-$other" || return 1
+	done
+}
+
 uninstall_role() {
 	step "removing picket-$role ($scope service)"
 	if has_manager && [ -e "$unit" ]; then
 		control disable --now --quiet "picket-$role.service" || true
 	fi
-	for file in "$unit" "$binary"; do
-		if [ -e "$file" ]; then
+	set -- "$unit" "$binary"
+	! is_last_link || set -- "$@" "$programs/picket"
+	for file in "$@"; do
+		if [ -e "$file" ] || [ -L "$file" ]; then
 			rm -f "$file"
 			say "removed      $file"
 		fi
@@ -572,7 +346,9 @@ command=${1:---help}
 case $command in
 try)
 	case ${1:-} in '' | --once) ;; *) fail "unknown flag \"$1\"" "see ./$name --help" 2 ;; esac
-	try "$@"
+	set_up
+	build
+	exec "$here/dist/picket" try "$@"
 	;;
 test)
 	set_up

@@ -27,6 +27,7 @@ usage: picket ROLE [COMMAND] [FLAGS]    a link named picket-ROLE is called witho
   agent       reports this host to its receiver, and ships finished episode folders
   receiver    takes in every host's reports and episodes, and knows who went silent
   observer    witnesses every operation, and escalates failures that repeat
+  try         show all four at work, in a temporary folder
 
   --version   print version and commit
   --help      print this; picket ROLE --help shows what a role can do
@@ -45,6 +46,7 @@ async function main(): Promise<number> {
   }
   const [word = "", ...rest] = argv;
   if (isRole(word)) return start(word, { argv: rest, command: [...ownCommand(), word] });
+  if (word === "try") return (await import("./demo.ts")).start(rest);
   if (word === "--help" || word === "-h") console.log(HELP);
   else if (word === "--version") console.log(versionLine("picket"));
   else return wrongUsage(word);
@@ -59,7 +61,7 @@ async function start(role: Role, called: Called): Promise<never> {
 function wrongUsage(word: string): number {
   if (word === "") console.error(HELP);
   else {
-    const near = nearest(word, [...Object.keys(ROLES), "--help", "--version"]);
+    const near = nearest(word, [...Object.keys(ROLES), "try", "--help", "--version"]);
     console.error(`picket: error: unknown role "${word}"`);
     console.error(near ? `hint: did you mean "${near}"?` : `hint: picket --help lists the roles`);
   }

@@ -1,27 +1,36 @@
-// install.sh, into a root of its own: what it puts where, twice, and away again.
-// Not tested here: what needs a running systemd (start, restart, linger), and `try`, which the CI script drives.
+// install.sh, into a root of its own: what it puts where, twice, in place of an older installation, and away again.
+// Not tested here: what needs a running systemd (test/e2e/systemd.test.ts), and building, which the CI script does.
 
 import { beforeAll, describe, expect, test } from "bun:test";
-import { copyFileSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  readlinkSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
 import { Folder, ROOT, command, have } from "./kit.ts";
 
-let binaries: Record<string, string>;
+let picket = "";
 beforeAll(async () => {
-  const [collector = ""] = await command("collector", "binary");
-  const [receiver = ""] = await command("receiver", "binary");
-  const [agent = ""] = await command("agent", "binary");
-  const [observer = ""] = await command("observer", "binary");
-  binaries = { collector, receiver, agent, observer };
+  const [link = ""] = await command("collector", "binary");
+  picket = join(dirname(link), "picket");
 }, 180_000);
 
-/** A folder with nothing but what is needed: script and binary. */
-function bundle(folder: Folder, role: string): string {
-  mkdirSync(folder.at("bundle"));
-  copyFileSync(join(ROOT, "install.sh"), folder.at("bundle", "install.sh"));
-  copyFileSync(binaries[role]!, folder.at("bundle", `picket-${role}`));
-  mkdirSync(folder.at("home"));
-  return folder.at("bundle", "install.sh");
+/** A folder with nothing but what is needed: the script, and the program under the names that it may have. */
+function bundle(folder: Folder, name: string, programs: string[]): string {
+  mkdirSync(folder.at(name));
+  copyFileSync(join(ROOT, "install.sh"), folder.at(name, "install.sh"));
+  for (const program of programs) linkSync(picket, folder.at(name, program));
+  mkdirSync(folder.at("home"), { recursive: true });
+  return folder.at(name, "install.sh");
 }
 
 async function install(folder: Folder, script: string, args: string[]): Promise<{ code: number; out: string }> {
@@ -51,13 +60,15 @@ describe.each([
 
   test("puts everything in its place, changes nothing the second time, and leaves configuration and data when it goes", async () => {
     using folder = new Folder();
-    const script = bundle(folder, role);
+    const script = bundle(folder, "bundle", ["picket"]);
     const first = await install(folder, script, [role, flag]);
     expect(first.code).toBe(0);
-    const installed = join(at(folder, bin), `picket-${role}`);
+    const installed = join(at(folder, bin), "picket");
+    const link = join(at(folder, bin), `picket-${role}`);
     const unit = join(at(folder, units), `picket-${role}.service`);
     const config = join(at(folder, etc), `${role}.yaml`);
     expect(statSync(installed).mode & 0o777).toBe(0o755);
+    expect(readlinkSync(link)).toBe("picket");
     expect(readFileSync(unit, "utf8")).toContain(
       `ExecStart=${bin.replace("HOME", folder.at("home"))}/picket-${role} --json-log`,
     );
@@ -72,7 +83,7 @@ describe.each([
     for (let n = 0; n < 2; n++) {
       const again = await install(folder, script, [role, flag, "--no-start"]);
       expect(again.code).toBe(0);
-      expect(again.out).not.toContain("installed ");
+      expect(again.out).not.toMatch(/^(installed|linked) /m);
     }
     expect(statSync(installed).ino).toBe(inode);
     expect(readFileSync(config, "utf8")).toBe(own);
@@ -87,10 +98,57 @@ describe.each([
 
     const gone = await install(folder, script, [role, flag, "--uninstall"]);
     expect(gone.code).toBe(0);
-    expect([installed, unit, config].map((path) => existsSync(path))).toEqual([false, false, true]);
+    expect([installed, link, unit, config].map((path) => existsSync(path))).toEqual([false, false, false, true]);
     expect(gone.out).toContain(config);
   }, 60_000);
 });
+
+test("single programs of an older version are replaced one role at a time; picket goes with its last link", async () => {
+  using folder = new Folder();
+  const single = bundle(folder, "single", []);
+  for (const role of ["collector", "receiver", "agent"]) {
+    const own = folder.write(`single/picket-${role}`, `#!/bin/sh\nexec ${picket} ${role} "$@"\n`);
+    chmodSync(own, 0o755);
+  }
+  const one = bundle(folder, "one", ["picket"]);
+  const programs = folder.at("root/usr/local/bin");
+  const state = () =>
+    Object.fromEntries(
+      readdirSync(programs).map((name) => [name, lstatSync(join(programs, name)).isSymbolicLink() ? "link" : "file"]),
+    );
+  const call = async (script: string, role: string, ...flags: string[]) => {
+    const { code, out } = await install(folder, script, [role, "--system", ...flags]);
+    expect([role, code, out]).toEqual([role, 0, expect.any(String)]);
+  };
+  for (const role of ["collector", "receiver", "agent"]) await call(single, role);
+  expect(state()).toEqual({ "picket-collector": "file", "picket-receiver": "file", "picket-agent": "file" });
+  const before = statSync(join(programs, "picket-receiver")).ino;
+
+  await call(one, "collector");
+  expect(state()).toEqual({
+    picket: "file",
+    "picket-collector": "link",
+    "picket-receiver": "file",
+    "picket-agent": "file",
+  });
+  expect(statSync(join(programs, "picket-receiver")).ino).toBe(before);
+  for (const role of ["collector", "receiver", "agent"]) {
+    const version = await Bun.$`${join(programs, `picket-${role}`)} --version`.text();
+    expect(version).toStartWith(`picket-${role} `);
+  }
+  await call(one, "receiver");
+  await call(one, "observer");
+  await call(one, "collector", "--uninstall");
+  await call(one, "agent", "--uninstall");
+  expect(state()).toEqual({ picket: "file", "picket-receiver": "link", "picket-observer": "link" });
+  // Back to the single program, too.
+  await call(single, "receiver");
+  expect(state()).toEqual({ picket: "file", "picket-receiver": "file", "picket-observer": "link" });
+  await call(one, "observer", "--uninstall");
+  expect(state()).toEqual({ "picket-receiver": "file" });
+  await call(one, "receiver", "--uninstall");
+  expect(state()).toEqual({});
+}, 60_000);
 
 test("what is missing or wrong is said", async () => {
   using folder = new Folder();
@@ -98,7 +156,7 @@ test("what is missing or wrong is said", async () => {
   copyFileSync(join(ROOT, "install.sh"), folder.at("install.sh"));
   expect(await install(folder, folder.at("install.sh"), ["collector"])).toMatchObject({
     code: 1,
-    out: expect.stringContaining("there is no picket-collector beside"),
+    out: expect.stringContaining("there is no picket and no picket-collector beside"),
   });
   expect(await install(folder, folder.at("install.sh"), ["colector"])).toMatchObject({
     code: 2,

@@ -1,0 +1,316 @@
+// picket try: all four at work in a temporary folder, each step shown as it happens, each program a process of its own.
+// Runs until Ctrl-C, or with --once to the end of the story. Only SIGKILL makes it leave processes and files behind.
+
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync, writeFileSync } from "node:fs";
+import { arch, freemem, loadavg, release, tmpdir, totalmem, uptime } from "node:os";
+import { join } from "node:path";
+import type { Subprocess } from "bun";
+import { directly } from "./lib/direct.ts";
+import { ownCommand } from "./lib/unit.ts";
+
+const HELP = `usage: picket try [--once]
+
+Starts all four in a temporary folder and shows a webhook, a dropped file, a report and an episode arrive, a host go silent,
+and a failure that repeats be told. Runs until Ctrl-C, and leaves nothing behind.
+
+  --once   end with the story`;
+
+const WAIT_SECONDS = 30;
+const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 };
+
+const PUSH = {
+  ref: "refs/heads/main",
+  repository: { full_name: "lab/rollouts" },
+  pusher: { name: "mona" },
+  commits: [{ id: "0123456789abcdef0123456789abcdef01234567", message: "Shorter episodes" }],
+};
+
+/** @returns the exit code. */
+export async function start(argv: string[]): Promise<number> {
+  const [flag = "", ...more] = argv;
+  if (flag === "--help" || flag === "-h") {
+    console.log(HELP);
+    return 0;
+  }
+  if (more.length > 0 || (flag !== "" && flag !== "--once")) {
+    console.error(
+      `picket: error: unexpected argument "${more[0] ?? flag}"\nhint: picket try --help shows how it is called`,
+    );
+    return 2;
+  }
+  const stopped = Promise.withResolvers<number>();
+  for (const [signal, code] of Object.entries(SIGNALS)) process.on(signal, () => stopped.resolve(code));
+  const demo = createDemo();
+  try {
+    return await Promise.race([stopped.promise, tell(demo, flag === "--once")]);
+  } catch (error) {
+    console.error(`picket: error: ${(error as Error).message}`);
+    return 1;
+  } finally {
+    await demo.end();
+  }
+}
+
+async function tell(demo: Demo, once: boolean): Promise<number> {
+  const collector = await tellCollector(demo);
+  const receiver = await tellReceiver(demo);
+  await tellAgent(demo, receiver);
+  const observer = await tellObserver(demo);
+  step("the whole story, in one inbox");
+  await demo.show("collector", "read", "ops");
+  if (once) return 0;
+  yourTurn(demo, { collector, receiver, observer });
+  await demo.ended();
+  throw new Error("all four have ended");
+}
+
+async function tellCollector(demo: Demo): Promise<string> {
+  step("a collector with one webhook route and one drop folder");
+  mkdirSync(demo.at("drops"));
+  const address = await demo.daemon("collector", 18790, (listen) => [
+    "agent: demo",
+    `inbox_dir: ${demo.at("inbox")}`,
+    "webhook:",
+    `  listen: ${listen}`,
+    "  routes:",
+    "    - path: /github",
+    "      recipient: ops",
+    "      type: INFO",
+    "      template: 'push to {{ .repository.full_name }} by {{ .pusher.name }}: {{ .ref }}'",
+    "    - path: /note",
+    "      recipient: ops",
+    "      type: INFO",
+    "      template: '{{ .text }}'",
+    `drop_folder: { path: ${demo.at("drops")} }`,
+  ]);
+  step("a push to a repository comes in, as GitHub tells it");
+  await send(`http://${address}/github`, PUSH);
+  await demo.event("webhook:/github");
+  step("a file is dropped");
+  const drop = '{"recipient":"ops","type":"INFO","payload":"hello from a file"}';
+  console.log(`$ echo '${drop}' > drops/hello.json`);
+  writeFileSync(demo.at("drops/hello.json"), drop);
+  await demo.event("hello from a file");
+  step(`what came of it: ${demo.at("inbox/ops.inbox")}`);
+  console.log(demo.inbox().trimEnd());
+  return address;
+}
+
+async function tellReceiver(demo: Demo): Promise<string> {
+  step("a receiver with one host");
+  const address = await demo.daemon("receiver", 18791, (listen) => [
+    `listen: ${listen}`,
+    `data_dir: ${demo.at("receiver")}`,
+    `notify: { recipient: ops, inbox_dir: ${demo.at("inbox")} }`,
+  ]);
+  const token = tokenIn(await demo.show("receiver", "host", "add", "demo", "--url", `http://${address}`));
+  step("this machine is reported");
+  await send(`http://${address}/v1/host-report`, report(), { Authorization: `Bearer ${token}` });
+  await demo.show("receiver", "host", "list");
+  return address;
+}
+
+/** This machine in figures. */
+function report(): unknown {
+  const disk = statfsSync("/");
+  const gb = (blocks: number) => Math.floor((blocks * disk.bsize) / 2 ** 30);
+  const mb = (bytes: number) => Math.floor(bytes / 2 ** 20);
+  const metrics = {
+    memory_used_mb: mb(totalmem() - freemem()),
+    memory_total_mb: mb(totalmem()),
+    disk_used_gb: gb(disk.blocks - disk.bfree),
+    disk_total_gb: gb(disk.blocks),
+    load_average: loadavg()[0],
+    uptime_seconds: Math.floor(uptime()),
+  };
+  return { recorded_at: new Date().toISOString(), host: { metrics, facts: { kernel: release(), arch: arch() } } };
+}
+
+async function tellAgent(demo: Demo, receiver: string): Promise<void> {
+  step("an agent reports this machine, and ships an episode that is finished");
+  const added = await demo.run("receiver", "host", "add", "this-machine", "--url", `http://${receiver}`);
+  await demo.run("receiver", "host", "set", "this-machine", "--interval", "2");
+  const episode = demo.at("lab/episodes/ep-1");
+  mkdirSync(episode, { recursive: true });
+  writeFileSync(join(episode, "steps.json"), JSON.stringify(PUSH));
+  writeFileSync(join(episode, "meta.json"), JSON.stringify({ code_version: { commit: PUSH.commits[0]!.id } }));
+  const agent = demo.spawn("agent", [
+    `receiver: { url: "http://${receiver}", token: ${tokenIn(added)} }`,
+    `data_dir: ${demo.at("agent")}`,
+    `ship: { episodes_dir: ${demo.at("lab/episodes")}, scan_seconds: 1 }`,
+  ]);
+  console.log("$ touch lab/episodes/ep-1/done.marker");
+  writeFileSync(join(episode, "done.marker"), "");
+  const index = () => textOf(demo.at("receiver/index.jsonl"));
+  await demo.until("the episode is shipped", () => index().includes("ep-1"));
+  await demo.until("the agent says so", () => demo.log("agent").includes("shipped"));
+  console.log(`${demo.log("agent").trimEnd()}\n\n${index().trimEnd()}`);
+  await demo.show("receiver", "host", "list");
+
+  step("the agent stops: this machine goes silent (it was told to report every 2 s)");
+  const before = demo.inbox().length;
+  agent.kill();
+  await agent.exited;
+  await demo.event("this-machine is offline");
+  console.log(demo.inbox().slice(before).trimEnd());
+}
+
+async function tellObserver(demo: Demo): Promise<string> {
+  step("an observer, with the same inbox");
+  const address = await demo.daemon("observer", 3219, (listen) => [
+    `listen: ${listen}`,
+    `persist_path: ${demo.at("observer/ops.jsonl")}`,
+    "cycle_seconds: 1",
+    `notify: { recipient: ops, inbox_dir: ${demo.at("inbox")} }`,
+  ]);
+  step("operations are told to it: three go well, and one fails three times, each time with other numbers");
+  const post = (operations: unknown) => send(`http://${address}/observer/event`, operations);
+  await post([
+    { endpoint: "deploy", duration_ms: 840 },
+    { endpoint: "deploy", duration_ms: 912 },
+    { endpoint: "backup", duration_ms: 12034 },
+  ]);
+  for (const [job, host, ms] of [
+    [4711, "10.0.0.7", 30004],
+    [4712, "10.0.0.9", 30011],
+    [4720, "10.0.0.7", 29998],
+  ] as const) {
+    const error = `job ${job}: no answer from ${host} within ${ms} ms`;
+    await post({ endpoint: "backup", success: false, duration_ms: ms, error });
+  }
+  step("it knows them for one failure that repeats, and says so");
+  await demo.event('"from":"observer"');
+  await demo.show("observer", "stats");
+  await demo.show("observer", "clusters");
+  return address;
+}
+
+function yourTurn(demo: Demo, { collector, receiver, observer }: Record<string, string>): void {
+  const picket = ownCommand().join(" ");
+  step("your turn, in another terminal");
+  console.log(`curl -d '{"text":"hello"}' http://${collector}/note
+echo '{"recipient":"ops","type":"INFO","payload":"dropped"}' > ${demo.at("drops/mine.json")}
+${picket} collector read ops --new --config ${demo.at("collector.yaml")}
+curl http://${receiver}/v1/hosts/demo
+curl 'http://${receiver}/v1/hosts/demo/history?metric=load_average'
+${picket} receiver host add another --config ${demo.at("receiver.yaml")}
+curl -d '{"endpoint":"deploy","success":false,"error":"no route to host"}' http://${observer}/observer/event
+${picket} observer tail --follow --config ${demo.at("observer.yaml")}
+
+The host demo is silent from now on: in two minutes it is stale, in four offline, and the inbox of ops says so.
+
+Ctrl-C ends it and leaves nothing behind.`);
+}
+
+type Demo = ReturnType<typeof createDemo>;
+
+/** The temporary folder with its configurations, data and logs, and the daemons that run in it. */
+function createDemo() {
+  const folder = mkdtempSync(join(tmpdir(), "picket-try."));
+  const daemons: Subprocess[] = [];
+  let ending = false;
+
+  const at = (name: string): string => join(folder, name);
+  const log = (role: string): string => textOf(at(`${role}.log`));
+  const inbox = (): string => textOf(at("inbox/ops.inbox"));
+
+  async function until(what: string, condition: () => boolean): Promise<void> {
+    for (const end = performance.now() + WAIT_SECONDS * 1000; !condition(); await Bun.sleep(20)) {
+      if (performance.now() < end) continue;
+      const logs = ["collector", "receiver", "agent", "observer"].map(log).join("");
+      throw new Error(`waited ${WAIT_SECONDS} s in vain until ${what}\n${logs}`);
+    }
+  }
+
+  function spawn(role: string, config: string[]): Subprocess {
+    if (ending) throw new Error("the demonstration ends");
+    writeFileSync(at(`${role}.yaml`), `${config.join("\n")}\n`);
+    const child = Bun.spawn([...ownCommand(), role, "--config", at(`${role}.yaml`)], {
+      stdio: ["ignore", "ignore", Bun.file(at(`${role}.log`))],
+    });
+    daemons.push(child);
+    console.log(config.map((line) => `   ${line.replace(/pk_\w+/, "pk_…")}`).join("\n"));
+    return child;
+  }
+
+  /** Starts a daemon on its own port, or on a free one where that is taken; gives its address. */
+  async function daemon(role: string, port: number, config: (listen: string) => string[]): Promise<string> {
+    const ready = () => / ready listen=(\S+)/.exec(log(role))?.[1];
+    for (const one of [port, 0]) {
+      const child = spawn(role, config(`127.0.0.1:${one}`));
+      await until(`the ${role} is ready`, () => ready() !== undefined || child.exitCode !== null);
+      const address = ready();
+      if (address === undefined) continue;
+      console.log(`   running, listening on ${address}`);
+      return address;
+    }
+    throw new Error(`the ${role} did not start:\n${log(role)}`);
+  }
+
+  /** Runs a command of a role to its end; gives what it printed. */
+  async function run(role: string, ...args: string[]): Promise<string> {
+    const command = [...ownCommand(), role, ...args, "--config", at(`${role}.yaml`)];
+    const child = Bun.spawn(command, { stdio: ["ignore", "pipe", "inherit"] });
+    const said = await new Response(child.stdout).text();
+    if ((await child.exited) !== 0) throw new Error(`picket ${role} ${args.join(" ")} ended with ${child.exitCode}`);
+    return said;
+  }
+
+  const ended = (): Promise<unknown> => Promise.all(daemons.map(({ exited }) => exited));
+
+  return {
+    at,
+    log,
+    inbox,
+    until,
+    spawn,
+    daemon,
+    run,
+    ended,
+    /** Runs a command and shows it with its output. */
+    async show(role: string, ...args: string[]): Promise<string> {
+      console.log(`$ picket ${role} ${args.join(" ")}`);
+      const said = await run(role, ...args);
+      console.log(said.trimEnd());
+      return said;
+    },
+    /** Waits for an event of the inbox that has this in its line. */
+    event: (text: string): Promise<void> => until(`the event arrives: ${text}`, () => inbox().includes(text)),
+    async end(): Promise<void> {
+      ending = true;
+      for (const daemon of daemons) daemon.kill();
+      await ended();
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+function step(title: string): void {
+  console.log(`\n== ${title}`);
+}
+
+/** Posts JSON, and shows it as curl would do it. */
+async function send(url: string, data: unknown, headers: Record<string, string> = {}): Promise<void> {
+  const body = JSON.stringify(data);
+  const shown = Object.entries(headers).map(([name, value]) => `-H '${name}: ${value}' `);
+  console.log(`$ curl ${shown.join("")}-d '${body}' ${url}`);
+  const answer = await fetch(url, {
+    method: "POST",
+    body,
+    headers: { "Content-Type": "application/json", ...headers },
+    ...directly(url),
+  });
+  console.log(`${await answer.text()}   (${answer.status})`);
+}
+
+function tokenIn(text: string): string {
+  return /^export PICKET_TOKEN=(\S+)$/m.exec(text)?.[1] ?? "";
+}
+
+function textOf(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
+}
