@@ -8,25 +8,17 @@
 //   5. valibot: defaults, values, rules (config/fields.ts has the building blocks)
 // Steps 3 to 5 collect what is wrong instead of stopping at it; only text that is no YAML ends it at once.
 
-import type { FileHandle } from "node:fs/promises";
-import { open, stat } from "node:fs/promises";
+import { isUtf8 } from "node:buffer";
+import { createReadStream, statSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, isAbsolute, join, resolve } from "node:path";
 import type * as v from "valibot";
 import { stringify } from "yaml";
 import { copyMapping, isMapping, type Path } from "./config/data.ts";
-import { type Document, emptyDocument, type Place, readDocument } from "./config/document.ts";
-import {
-  applyOverrides,
-  Origins,
-  readOverrides,
-  type ShortForms,
-  variableFor,
-  variablePrefix,
-} from "./config/environment.ts";
+import { type Document, NO_DOCUMENT, type Place, readDocument } from "./config/document.ts";
+import { applyEnvironment, type ShortForms, variableFor } from "./config/environment.ts";
 import { type Surroundings, surroundingsOf } from "./config/paths.ts";
-import { type Shape, shapeOf } from "./config/shape.ts";
-import { shapesAlong, survey } from "./config/survey.ts";
+import { survey } from "./config/survey.ts";
 import { isSensitive, keyPath, type Problem, problemsOf, UNWORDED } from "./config/wording.ts";
 import { Secret } from "./secret.ts";
 
@@ -34,7 +26,6 @@ export { type Cidr, cidr, holding, isLoopback, unmapped } from "./config/cidr.ts
 export { secret } from "./config/credentials.ts";
 export type { ShortForms } from "./config/environment.ts";
 export {
-  type Broken,
   httpUrl,
   integer,
   type Listen,
@@ -48,6 +39,7 @@ export {
 } from "./config/fields.ts";
 export { dataFolder, ownDataFolder, path } from "./config/paths.ts";
 export { restart, restartKeys, restartToSwitch, untilRestart } from "./config/restart.ts";
+export type { Problem } from "./config/wording.ts";
 export { Secret, secretEquals } from "./secret.ts";
 
 const LARGEST_FILE = 1 << 20;
@@ -105,182 +97,144 @@ export async function loadConfig<S extends v.GenericSchema>(
   const { role, schema, shortForms = {} } = options;
   const env = { ...(options.env ?? process.env) };
   const looked = options.file === undefined ? standardFiles(role, env) : [options.file];
-  const source = await findSource(looked, { required: options.file !== undefined });
-  const { file } = source;
+  const file = options.file ?? looked.find(exists) ?? null;
+  const document = file === null ? NO_DOCUMENT : await readFile(file);
   const surroundings = surroundingsOf(env, file === null ? process.cwd() : dirname(resolve(file)));
-  const prefix = variablePrefix(role);
+  const naming = { prefix: `PICKET_${role.toUpperCase()}_`, shortForms };
   const warnings: string[] = [];
   for (;;) {
-    const examined = examine(schema, { source, env, prefix, shortForms, surroundings });
-    const lenient = examined.findings.filter(({ variable = "" }) => shortForms[variable]?.lenient);
+    const examined = examine(schema, { file, document, env, surroundings, ...naming });
+    const lenient = examined.problems.filter(({ variable = "" }) => shortForms[variable]?.lenient);
     if (lenient.length === 0) {
-      if (examined.findings.length > 0) throw failure(examined.findings, { file, looked, prefix, shortForms });
-      return { config: examined.value, file, warnings: [...warnings, ...examined.warnings] };
+      if (examined.problems.length > 0) throw failure(examined.problems, { file, looked, ...naming });
+      return { config: examined.value, file, warnings: [...warnings, ...examined.warnings.map(line)] };
     }
-    // once more without the variables that may be wrong
-    for (const finding of lenient) {
-      warnings.push(`${line(finding)}: passed over`);
-      delete env[finding.variable ?? ""];
+    // Once more without the variables that may be wrong.
+    for (const problem of lenient) {
+      warnings.push(`${line(problem)}: passed over`);
+      delete env[problem.variable ?? ""];
     }
   }
 }
 
 function standardFiles(role: string, env: Record<string, string | undefined>): string[] {
   const xdg = env["XDG_CONFIG_HOME"] ?? "";
-  // the XDG specification: a relative path is to be ignored
+  // The XDG specification: a relative path is to be ignored.
   const home = isAbsolute(xdg) ? xdg : join(env["HOME"] || homedir(), ".config");
   return [join(home, "picket", `${role}.yaml`), `/etc/picket/${role}.yaml`];
 }
 
-interface Source {
-  file: string | null;
-  document: Document;
-}
-
-/** The first of `files` that is there. A folder that may not be looked into counts as empty, unless the file is `required`. */
-async function findSource(files: readonly string[], { required }: { required: boolean }): Promise<Source> {
-  for (const file of files) {
-    try {
-      if (!required) await stat(file);
-    } catch {
-      continue;
-    }
-    const document = await readDocumentFile(file);
-    if (document.faults.length > 0) {
-      throw new ConfigError(document.faults.map(({ line, col, text }) => `${file}:${line}:${col}: ${text}`));
-    }
-    if (document.value !== undefined && !isMapping(document.value)) {
-      throw new ConfigError([`${file}:1:1: expected a mapping ("key: value" lines)`]);
-    }
-    return { file, document };
-  }
-  return { file: null, document: emptyDocument() };
-}
-
-async function readDocumentFile(file: string): Promise<Document> {
-  let handle: FileHandle | undefined;
+/** Whether a file is there; one in a folder that may not be looked into isn't. */
+function exists(file: string): boolean {
   try {
-    handle = await open(file);
-    if ((await handle.stat()).isDirectory()) throw new ConfigError([`${file}: is a folder, expected a YAML file`]);
-    const bytes = await readAtMost(handle, LARGEST_FILE + 1);
-    if (bytes.length > LARGEST_FILE)
-      throw new ConfigError([`${file}: is over ${LARGEST_FILE} bytes, which no configuration is`]);
-    return readDocument(decode(bytes, file));
-  } catch (error) {
-    if (error instanceof ConfigError) throw error;
-    const code = error instanceof Error && "code" in error ? String(error.code) : "unknown error";
-    throw new ConfigError([
-      `${file}: ${code === "ENOENT" || code === "ENOTDIR" ? "does not exist" : `cannot be read: ${code}`}`,
-    ]);
-  } finally {
-    await handle?.close();
-  }
-}
-
-async function readAtMost(handle: FileHandle, limit: number): Promise<Uint8Array> {
-  const bytes = new Uint8Array(limit);
-  let length = 0;
-  while (length < limit) {
-    const { bytesRead } = await handle.read(bytes, length, limit - length);
-    if (bytesRead === 0) break;
-    length += bytesRead;
-  }
-  return bytes.subarray(0, length);
-}
-
-function decode(bytes: Uint8Array, file: string): string {
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    statSync(file);
+    return true;
   } catch {
-    const valid = new TextDecoder().decode(bytes).split("�")[0] ?? "";
-    const line = valid.split("\n").length;
-    throw new ConfigError([`${file}:${line}:${valid.length - valid.lastIndexOf("\n")}: not UTF-8 text`]);
+    return false;
   }
 }
 
-/** Steps 3 to 5 of the header. `value` is only of use when nothing was found. */
-function examine<S extends v.GenericSchema>(
-  schema: S,
-  options: {
-    source: Source;
-    env: Record<string, string | undefined>;
-    prefix: string;
-    shortForms: ShortForms;
-    surroundings: Surroundings;
-  },
-): { value: v.InferOutput<S>; findings: Finding[]; warnings: string[] } {
-  const { source, surroundings } = options;
-  const { value: written } = source.document;
-  const root = shapeOf(schema);
-  const data = copyMapping(isMapping(written) ? written : {});
-  const origins = new Origins();
-  const { overrides, unknown } = readOverrides({ ...options, root });
-  const misfits = applyOverrides(data, { overrides, origins });
-  const surveyed = survey(data, { root, surroundings });
-  // path() finds the surroundings in valibot's configuration; v.safeParse would drop them on the way
-  const config: v.Config<v.BaseIssue<unknown>> & { surroundings: Surroundings } = { message: UNWORDED, surroundings };
-  const { issues = [], value } = schema["~run"]({ value: data }, config);
+async function readFile(file: string): Promise<Document> {
+  const bytes = await readBytes(file);
+  if (bytes.length > LARGEST_FILE)
+    throw new ConfigError([`${file}: is over ${LARGEST_FILE} bytes, which no configuration is`]);
+  const text = new TextDecoder().decode(bytes);
+  if (!isUtf8(bytes)) {
+    const valid = text.split("�")[0] ?? "";
+    const at = `${valid.split("\n").length}:${valid.length - valid.lastIndexOf("\n")}`;
+    throw new ConfigError([`${file}:${at}: not UTF-8 text`]);
+  }
+  const document = readDocument(text);
+  if (document.problems.length > 0) {
+    throw new ConfigError(
+      document.problems.map((problem) => `${file}:${problem.line}:${problem.col}: ${problem.text}`),
+    );
+  }
+  if (document.value === undefined || isMapping(document.value)) return document;
+  throw new ConfigError([`${file}:1:1: expected a mapping ("key: value" lines)`]);
+}
 
-  const shapes = (path: Path): Shape[] => shapesAlong(root, { path, data });
-  const misfit = new Set(misfits.map(({ path }) => keyPath(path)));
-  const problems = [...surveyed.problems, ...issues.flatMap((issue) => problemsOf(issue, { data, shapes }))];
-  const find = (problem: Problem): Finding => locate(problem, { ...source, origins });
-  const findings = [
-    ...problems.filter(({ path }) => !misfit.has(keyPath(path))).map(find),
-    ...misfits.map(({ variable, path, text }) => fromVariable(variable, { path, text })),
-    ...unknown.map(({ variable, text }) => fromVariable(variable, { path: [], text })),
-  ];
-  return { value, findings, warnings: surveyed.warnings.map((warning) => line(find(warning))) };
+/** The bytes of a file, and no more of them than tell that it is too large: it may be a pipe without end. */
+async function readBytes(file: string): Promise<Uint8Array> {
+  try {
+    return Buffer.concat(await Array.fromAsync<Buffer>(createReadStream(file, { end: LARGEST_FILE })));
+  } catch (error) {
+    const { code = "unknown error" } = error as NodeJS.ErrnoException;
+    const absent = code === "ENOENT" || code === "ENOTDIR";
+    if (code === "EISDIR") throw new ConfigError([`${file}: is a folder, expected a YAML file`]);
+    throw new ConfigError([`${file}: ${absent ? "does not exist" : `cannot be read: ${code}`}`]);
+  }
 }
 
 /** A problem and where it comes from: a variable, a place in a file, or (something is absent, and there is no file) nowhere. */
-interface Finding {
-  problem: Problem;
+interface Located extends Problem {
   variable?: string;
   place?: Place & { file: string };
 }
 
-function locate(problem: Problem, { file, document, origins }: Source & { origins: Origins }): Finding {
-  const { path, of, missing } = problem;
-  const variable = origins.of(missing === true ? path.slice(0, -1) : path);
-  if (variable !== undefined) return { problem, variable };
-  return file === null ? { problem } : { problem, place: { file, ...document.place(path, of) } };
+/** What a configuration is made from. */
+interface Sources {
+  file: string | null;
+  document: Document;
+  env: Record<string, string | undefined>;
+  prefix: string;
+  shortForms: ShortForms;
+  surroundings: Surroundings;
 }
 
-function fromVariable(variable: string, { path, text }: { path: Path; text: string }): Finding {
-  return { variable, problem: { path, of: "value", text } };
+/** Steps 3 to 5 of the header. `value` is only of use when there are no problems. */
+function examine<S extends v.GenericSchema>(
+  schema: S,
+  { file, document, surroundings, ...variables }: Sources,
+): { value: v.InferOutput<S>; problems: Located[]; warnings: Located[] } {
+  const data = copyMapping(isMapping(document.value) ? document.value : {});
+  const { origins, problems: misfits } = applyEnvironment(data, { ...variables, root: schema });
+  const surveyed = survey(data, { root: schema, surroundings });
+  // path() finds the surroundings in valibot's configuration; v.safeParse would drop them on the way.
+  const config: v.Config<v.BaseIssue<unknown>> & { surroundings: Surroundings } = { message: UNWORDED, surroundings };
+  const { issues = [], value } = schema["~run"]({ value: data }, config);
+
+  const locate = (problem: Problem): Located => {
+    const { path, of = "value", missing } = problem;
+    const variable = origins.of(missing === true ? path.slice(0, -1) : path);
+    if (variable !== undefined) return { ...problem, variable };
+    return file === null ? problem : { ...problem, place: { file, ...document.place(path, of) } };
+  };
+  // What a variable says wrongly is not missing, too.
+  const misfit = new Set(misfits.map(({ path }) => keyPath(path)));
+  const problems = [...surveyed.problems, ...issues.flatMap((issue) => problemsOf(issue, { data, root: schema }))]
+    .filter(({ path }) => path.length === 0 || !misfit.has(keyPath(path)))
+    .map(locate);
+  return { value, problems: [...problems, ...misfits], warnings: surveyed.warnings.map(locate) };
 }
 
-function line({ problem, variable, place }: Finding): string {
+function line({ path, text, variable, place }: Located): string {
   const from = place === undefined ? variable : `${place.file}:${place.line}:${place.col}`;
-  return [from, keyPath(problem.path), problem.text].filter(Boolean).join(": ");
+  return [from, keyPath(path), text].filter(Boolean).join(": ");
 }
 
-/** The error to throw for what was found: in the order of the file, then the environment's. */
+/** The error to throw for these problems: in the order of the file, then the environment's. */
 function failure(
-  findings: readonly Finding[],
+  problems: readonly Located[],
   {
     file,
     looked,
     ...naming
   }: { file: string | null; looked: readonly string[]; prefix: string; shortForms: ShortForms },
 ): ConfigError {
-  const inOrder = findings.toSorted((a, b) => rank(a.place) - rank(b.place));
-  const lines = [...new Set(inOrder.map((finding) => line(finding) + remedy(finding, naming)))];
-  if (file !== null) return new ConfigError(lines);
-  const absent = findings.every(({ problem, variable }) => problem.missing === true || variable === undefined);
-  const none = `no configuration file (looked for ${looked.join(" and ")})`;
-  return absent ? new MissingSettings([...lines, none]) : new ConfigError(lines);
+  // Without a file to put a missing setting into, the variable to set.
+  const remedy = ({ path, missing, place }: Located): string =>
+    place === undefined && missing === true ? `: set ${variableFor(path, naming)}` : "";
+  const inOrder = problems.toSorted((a, b) => rank(a.place) - rank(b.place));
+  const lines = [...new Set(inOrder.map((problem) => line(problem) + remedy(problem)))];
+  if (file !== null || problems.some(({ missing, variable }) => !missing && variable !== undefined)) {
+    return new ConfigError(lines);
+  }
+  return new MissingSettings([...lines, `no configuration file (looked for ${looked.join(" and ")})`]);
 }
 
 function rank(place: Place | undefined): number {
-  return place === undefined ? Number.POSITIVE_INFINITY : place.line * (LARGEST_FILE + 1) + place.col;
-}
-
-/** Without a file to put a missing setting into, the variable to set. */
-function remedy({ problem, place }: Finding, naming: { prefix: string; shortForms: ShortForms }): string {
-  if (place !== undefined || problem.missing !== true) return "";
-  return `: set ${variableFor(problem.path, naming)}`;
+  return place === undefined ? Number.MAX_VALUE : place.line * (LARGEST_FILE + 1) + place.col;
 }
 
 /**
@@ -295,8 +249,6 @@ function printable(value: unknown, path: Path): unknown {
   if (value instanceof Secret) return String(value);
   if (Array.isArray(value)) return value.map((item, index) => printable(item, [...path, index]));
   if (typeof value === "string") return shown(value, path);
-  if (typeof value === "bigint") return String(value);
-  if (typeof value === "function" || typeof value === "symbol") return undefined;
   if (!isMapping(value)) return value;
   const { toJSON } = value;
   if (typeof toJSON === "function") return printable(toJSON.call(value), path);

@@ -2,7 +2,7 @@
 
 import * as v from "valibot";
 import {
-  type Broken,
+  type Problem,
   httpUrl,
   isLoopback,
   nameSegment,
@@ -28,22 +28,22 @@ const Receiver = v.pipe(
     timeout_seconds: v.optional(seconds({ min: 0.1, max: 120 }), 30),
   }),
   rule(({ url, client_cert_file: cert, client_key_file: key }) => {
-    const broken = tokenReadable("url", url);
+    const problems = tokenReadable("url", url);
     if (!cert !== !key) {
-      broken.push({
+      problems.push({
         path: ["client_cert_file"],
-        message: 'client certificates need "client_cert_file" and "client_key_file"',
+        text: 'client certificates need "client_cert_file" and "client_key_file"',
       });
     }
-    return broken;
+    return problems;
   }),
 );
 
 /** A token goes to another machine only where nobody on the way can read it. */
-function tokenReadable(key: string, url: string): Broken[] {
+function tokenReadable(key: string, url: string): Problem[] {
   const { protocol, hostname } = new URL(url);
   if (protocol === "https:" || isLoopback(hostname)) return [];
-  return [{ path: [key], message: "http would send the token readable: only https, or http to this machine" }];
+  return [{ path: [key], text: "http would send the token readable: only https, or http to this machine" }];
 }
 
 const ProxmoxNode = v.pipe(
@@ -66,14 +66,14 @@ const ProxmoxNode = v.pipe(
     ),
   }),
   rule(({ endpoint, ca_file, fingerprint }) => {
-    const broken = tokenReadable("endpoint", endpoint);
+    const problems = tokenReadable("endpoint", endpoint);
     if (ca_file !== undefined && fingerprint !== undefined) {
-      broken.push({ path: ["fingerprint"], message: 'given beside "ca_file": one of the two has to go' });
+      problems.push({ path: ["fingerprint"], text: 'given beside "ca_file": set one of them, not both' });
     }
     if (fingerprint !== undefined && endpoint.startsWith("http:")) {
-      broken.push({ path: ["fingerprint"], message: "http has no certificate: https is needed" });
+      problems.push({ path: ["fingerprint"], text: "http has no certificate: https is needed" });
     }
-    return broken;
+    return problems;
   }),
 );
 

@@ -2,7 +2,7 @@
 
 import * as v from "valibot";
 import {
-  type Broken,
+  type Problem,
   dataFolder,
   isLoopback,
   listen,
@@ -39,13 +39,13 @@ const Verify = v.pipe(
   v.strictObject({ scheme: v.picklist(SCHEMES), ...secret("secret") }),
   rule(({ scheme, secret }) => {
     if (scheme !== "none" && secret.length === 0) {
-      return [{ path: ["scheme"], message: `${scheme} needs a secret: set "secret_file" (or "secret")` }];
+      return [{ path: ["scheme"], text: `${scheme} needs a secret: set "secret_file" (or "secret")` }];
     }
     try {
       compileVerifier({ scheme, secrets: secret });
       return [];
     } catch (error) {
-      return [{ path: ["secret"], message: (error as Error).message }];
+      return [{ path: ["secret"], text: (error as Error).message }];
     }
   }),
 );
@@ -109,32 +109,32 @@ export const Config = v.pipe(
   rule((config: Config) => [...sources(config), ...routes(config), ...openDoors(config)]),
 );
 
-function* sources(config: Config): Generator<Broken> {
+function* sources(config: Config): Generator<Problem> {
   if (!config.webhook && !config.drop_folder) {
-    yield { path: [], message: 'nothing to collect: set "webhook", "drop_folder" or both' };
+    yield { path: [], text: 'nothing to collect: set "webhook", "drop_folder" or both' };
   }
 }
 
-function* routes({ webhook }: Config): Generator<Broken> {
+function* routes({ webhook }: Config): Generator<Problem> {
   const seen = new Set(["/health", "/metrics"]);
   for (const [index, route] of (webhook?.routes ?? []).entries()) {
     const at = ["webhook", "routes", index, "path"];
-    if (seen.has(route.path)) yield { path: at, message: `"${route.path}" is taken already` };
+    if (seen.has(route.path)) yield { path: at, text: `"${route.path}" is taken already` };
     seen.add(route.path);
   }
 }
 
-function* openDoors(config: Config): Generator<Broken> {
+function* openDoors(config: Config): Generator<Problem> {
   const { webhook } = config;
   if (!webhook || isLoopback(webhook.listen.host)) return;
   const open = webhook.routes.entries().filter(([, { verify }]) => !verify);
   for (const [index] of open) {
     yield {
       path: ["webhook", "routes", index],
-      message: `anybody who reaches ${String(webhook.listen)} could send to this route: set "verify", or "verify: { scheme: none }" if that is meant`,
+      text: `anybody who reaches ${String(webhook.listen)} could send to this route: set "verify", or "verify: { scheme: none }" if that is meant`,
     };
   }
   if (webhook.routes.length > 0) return;
-  const message = whoMayConnect({ ...config, listen: webhook.listen });
-  if (message) yield { path: ["webhook", "listen"], message };
+  const text = whoMayConnect({ ...config, listen: webhook.listen });
+  if (text) yield { path: ["webhook", "listen"], text };
 }

@@ -5,13 +5,15 @@
 // The bare name serves only the first setting of that name in the schema: an agent's hub token must not end up at
 // another service because both keys are called "token".
 
+import { isUtf8 } from "node:buffer";
 import { closeSync, constants, fstatSync, openSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import { Secret } from "../secret.ts";
-import { marked, type Shape, settings } from "./shape.ts";
+import type { Mapping, Path } from "./data.ts";
 import { resolvePath, type Surroundings } from "./paths.ts";
-import { isMapping, type Mapping, type Path } from "./data.ts";
+import { marked, markOf, type Shape, settings } from "./shape.ts";
+import { found, type Problem } from "./wording.ts";
 
 const LARGEST_SECRET = 65_536;
 
@@ -38,112 +40,98 @@ export function secret(key: string, options?: { required: true }): Record<string
   return { [key]: options?.required === true ? value : v.optional(value, []), [`${key}_file`]: file };
 }
 
-/** Where `resolveSecret` puts what it has to say, with the path that it is about. */
-export interface Findings {
-  problem(at: Path, text: string): void;
-  warning(at: Path, text: string): void;
-}
-
-/** Whom a bare credential name serves: key → the setting's path with list indexes as 0. */
+/** Which setting a bare credential name serves: key → the setting's path with list indexes as 0. */
 export type BareNames = ReadonlyMap<string, string>;
 
 /** The first setting of each secret's name in the schema. */
 export function bareNames(root: Shape): BareNames {
   const names = new Map<string, string>();
-  for (const { path, mark } of settings(root)) {
+  for (const { path, shapes } of settings(root)) {
+    const mark = shapes.map(markOf).find(Boolean);
     if (mark?.kind === "secret" && !names.has(mark.key)) names.set(mark.key, path.join("."));
   }
   return names;
 }
 
-/**
- * Puts the texts of the secret `key` into `mapping[key]` (a list), whichever way they are given, and takes
- * `mapping[key_file]` out. Leaves the key absent when there is none. Problems never quote a value.
- */
-export function resolveSecret(options: {
+interface Sought {
   mapping: Mapping;
   key: string;
   path: Path;
   surroundings: Surroundings;
   bare: BareNames;
-  findings: Findings;
-}): void {
-  const { mapping, key, path, surroundings, findings } = options;
+  problems: Problem[];
+  warnings: Problem[];
+}
+
+/**
+ * Puts the texts of the secret `key` into `mapping[key]` (a list), whichever way they are given, and takes
+ * `mapping[key_file]` out. Leaves the key absent when there is none. Adds to problems and warnings; none quotes a value.
+ */
+export function resolveSecret(sought: Sought): void {
+  const { mapping, key, path, problems } = sought;
   const fileKey = `${key}_file`;
-  const inPlace = mapping[key];
-  const byFile = mapping[fileKey];
+  const [inPlace, byFile] = [mapping[key], mapping[fileKey]];
   delete mapping[fileKey];
   if (inPlace !== undefined && byFile !== undefined) {
-    findings.problem([...path, fileKey], `given beside ${key}: one of the two has to go`);
+    problems.push({ path: [...path, fileKey], text: `given beside ${key}: set one of them, not both` });
     mapping[key] = [];
-    return;
+  } else if (inPlace !== undefined) {
+    mapping[key] = texts(inPlace, { path: [...path, key], what: "text", problems }).map(({ text }) => text);
+  } else if (byFile !== undefined) {
+    const files = texts(byFile, { path: [...path, fileKey], what: "a path", problems });
+    mapping[key] = files.flatMap((file) => fromFile(file, sought) ?? []);
+  } else {
+    const credential = fromCredential(sought);
+    if (credential !== null) mapping[key] = [credential];
   }
-  if (inPlace !== undefined) {
-    const listed = texts(inPlace, { path: [...path, key], what: "text", findings });
-    mapping[key] = listed.map(({ text }) => text);
-    return;
-  }
-  if (byFile !== undefined) {
-    const listed = texts(byFile, { path: [...path, fileKey], what: "a path", findings });
-    mapping[key] = listed.flatMap(({ text, at }) => fromFile(text, { at, surroundings, findings }) ?? []);
-    return;
-  }
-  const credential = fromCredential(options);
-  if (credential !== null) mapping[key] = [credential];
 }
 
 /** One text or a list of them, each with its place; what is neither is a problem. */
 function texts(
   value: unknown,
-  { path, what, findings }: { path: Path; what: string; findings: Findings },
+  { path, what, problems }: { path: Path; what: string; problems: Problem[] },
 ): { text: string; at: Path }[] {
   const listed = Array.isArray(value) ? (value as unknown[]) : [value];
-  if (listed.length === 0) findings.problem(path, `expected ${what} or a list of at least one, found an empty list`);
+  if (listed.length === 0) {
+    problems.push({ path, text: `expected ${what} or a list of at least one, found an empty list` });
+  }
   return listed.flatMap((text, index) => {
     const at = Array.isArray(value) ? [...path, index] : path;
     if (typeof text === "string" && text !== "") return [{ text, at }];
-    findings.problem(at, `expected ${what}, found ${describeWrong(text)}`);
+    const unquoted = typeof text === "number" || typeof text === "boolean" ? " (put it in quotes)" : "";
+    const wrong = text === "" ? "an empty one" : found(text, { show: false }) + unquoted;
+    problems.push({ path: at, text: `expected ${what}, found ${wrong}` });
     return [];
   });
 }
 
-function describeWrong(value: unknown): string {
-  if (value === "") return "an empty one";
-  if (value === null) return "nothing";
-  if (Array.isArray(value)) return "a list";
-  return isMapping(value) ? "a mapping" : `a ${typeof value} (put it in quotes)`;
-}
-
-function fromFile(
-  given: string,
-  { at, surroundings, findings }: { at: Path; surroundings: Surroundings; findings: Findings },
-): string | null {
+function fromFile({ text: given, at }: { text: string; at: Path }, sought: Sought): string | null {
+  const { surroundings, problems, warnings } = sought;
   const { credentials } = surroundings;
   if (credentials !== null && !given.includes("/") && !given.startsWith("~")) {
     const outcome = readSecret(join(credentials, given));
     if ("text" in outcome) return outcome.text;
     if (!outcome.absent) {
-      findings.problem(at, `the credential of this name ${outcome.problem}`);
+      problems.push({ path: at, text: `the credential of this name ${outcome.problem}` });
       return null;
     }
   }
   const file = resolvePath(given, surroundings);
   const outcome = readSecret(file);
-  // somebody may have put the token itself here: only what looks like a path is repeated
+  // A token may stand here by mistake: only what looks like a path is repeated.
   const name = /^(\/|~\/|\.{1,2}\/)/.test(given) ? file : "the file named here";
   if ("problem" in outcome) {
-    findings.problem(at, `${name} ${outcome.problem}`);
+    problems.push({ path: at, text: `${name} ${outcome.problem}` });
     return null;
   }
   if ((outcome.mode & 0o066) !== 0) {
     const mode = (outcome.mode & 0o777).toString(8).padStart(4, "0");
-    findings.warning(at, `${file} is open to others than its owner (mode ${mode}): chmod 600 ${file}`);
+    warnings.push({ path: at, text: `${file} is open to others than its owner (mode ${mode}): chmod 600 ${file}` });
   }
   return outcome.text;
 }
 
-function fromCredential(options: Parameters<typeof resolveSecret>[0]): string | null {
-  const { key, path, surroundings, bare, findings } = options;
+function fromCredential({ key, path, surroundings, bare, problems }: Sought): string | null {
   if (surroundings.credentials === null) return null;
   const full = [...path, key];
   const names = [full.join(".")];
@@ -153,39 +141,30 @@ function fromCredential(options: Parameters<typeof resolveSecret>[0]): string | 
     const outcome = readSecret(join(surroundings.credentials, name));
     if ("text" in outcome) return outcome.text;
     if (!outcome.absent) {
-      findings.problem(full, `the credential ${JSON.stringify(name)} ${outcome.problem}`);
+      problems.push({ path: full, text: `the credential ${JSON.stringify(name)} ${outcome.problem}` });
       return null;
     }
   }
   return null;
 }
 
-type Outcome = { text: string; mode: number } | { problem: string; absent: boolean };
-
 /** A secret's file, without its one trailing line break. Only a regular file is read, and opening it never waits (a FIFO's would). */
-function readSecret(file: string): Outcome {
+function readSecret(file: string): { text: string; mode: number } | { problem: string; absent: boolean } {
   let fd: number | undefined;
   try {
     fd = openSync(file, constants.O_RDONLY | constants.O_NONBLOCK);
     const stat = fstatSync(fd);
     if (!stat.isFile()) return { absent: false, problem: "is not a regular file" };
     if (stat.size > LARGEST_SECRET) return { absent: false, problem: `is over ${LARGEST_SECRET} bytes` };
-    const text = decode(readFileSync(fd))?.replace(/\r?\n$/, "");
-    if (text === undefined) return { absent: false, problem: "is not UTF-8 text" };
+    const bytes = readFileSync(fd);
+    if (!isUtf8(bytes)) return { absent: false, problem: "is not UTF-8 text" };
+    const text = new TextDecoder().decode(bytes).replace(/\r?\n$/, "");
     return text === "" ? { absent: false, problem: "is empty" } : { text, mode: stat.mode };
   } catch (error) {
-    const code = error instanceof Error && "code" in error ? String(error.code) : "unknown error";
+    const { code = "unknown error" } = error as NodeJS.ErrnoException;
     const absent = code === "ENOENT" || code === "ENOTDIR";
     return { absent, problem: absent ? "does not exist" : `cannot be read: ${code}` };
   } finally {
     if (fd !== undefined) closeSync(fd);
-  }
-}
-
-function decode(bytes: Uint8Array): string | undefined {
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch {
-    return undefined;
   }
 }

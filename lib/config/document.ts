@@ -22,15 +22,11 @@ export interface Place {
   col: number;
 }
 
-/** Something wrong with the text itself. Never quotes a value. */
-export interface Fault extends Place {
-  text: string;
-}
-
-/** A read document. `value` is undefined for an empty one, and of no use when there are `faults`. */
+/** A read document. `value` is undefined for an empty one, and of no use when there are `problems`. */
 export interface Document {
-  value: unknown;
-  faults: Fault[];
+  value?: unknown;
+  /** What is wrong with the text itself. Never quotes a value. */
+  problems: (Place & { text: string })[];
   /**
    * Where the value at `path` stands, or its key. What is not in the text is placed at the nearest thing around it that is:
    * a missing key at the mapping that it is missing in. What lies within an aliased value is placed where it was written.
@@ -42,7 +38,7 @@ export interface Document {
 const MOST_VALUES = 100_000;
 
 /** Beyond so many errors of syntax the rest are consequences. */
-const MOST_FAULTS = 20;
+const MOST_ERRORS = 20;
 
 /** Reads YAML text. Never throws for what the text contains. */
 export function readDocument(text: string): Document {
@@ -60,32 +56,24 @@ export function readDocument(text: string): Document {
       prettyErrors: false,
       logLevel: "error", // with "silent" a second document would go unnoticed
     });
-    const errors = [...parsed.errors, ...parsed.warnings].slice(0, MOST_FAULTS);
+    const errors = [...parsed.errors, ...parsed.warnings].slice(0, MOST_ERRORS);
     const openingOf = errors.length > 0 ? openingsOf(parsed.contents) : () => null;
-    const faults = errors.map((error) => {
+    const problems = errors.map((error) => {
       const { offset, text } = openingOf(error) ?? { offset: error.pos[0], text: syntaxText(error) };
-      return faultAt(at(offset), text);
+      return { ...at(offset), text };
     });
-    if (faults.length > 0) return broken(faults);
+    if (problems.length > 0) return { ...NO_DOCUMENT, problems };
     root = parsed.contents;
   } catch {
-    return broken([{ line: 1, col: 1, text: TOO_DEEP }]); // the parser ran out of stack
+    return { ...NO_DOCUMENT, problems: [{ ...START, text: TOO_DEEP }] }; // the parser ran out of stack
   }
   return convert(root, at);
 }
 
+const START: Place = { line: 1, col: 1 };
+
 /** A document that holds nothing: what stands for the file where there is none. */
-export function emptyDocument(): Document {
-  return { value: undefined, faults: [], place: () => ({ line: 1, col: 1 }) };
-}
-
-function faultAt({ line, col }: Place, text: string): Fault {
-  return { line, col, text };
-}
-
-function broken(faults: Fault[]): Document {
-  return { value: undefined, faults, place: () => ({ line: 1, col: 1 }) };
-}
+export const NO_DOCUMENT: Document = { problems: [], place: () => START };
 
 class Refused extends Error {
   readonly node: Node;
@@ -130,10 +118,10 @@ function convert(root: Node | null, at: (offset: number) => Place): Document {
   const start = (node: Node | null | undefined): Place => at(node?.range?.[0] ?? 0);
   try {
     const value = root === null || isBlank(root) ? undefined : toData(root);
-    return { value, faults: [], place: (path, of) => start(locate({ root, targets, path, of })) };
+    return { value, problems: [], place: (path, of) => start(locate({ root, targets, path, of })) };
   } catch (error) {
-    if (error instanceof Refused) return broken([faultAt(start(error.node), error.message)]);
-    if (error instanceof RangeError) return broken([{ line: 1, col: 1, text: TOO_DEEP }]);
+    if (error instanceof Refused) return { ...NO_DOCUMENT, problems: [{ ...start(error.node), text: error.message }] };
+    if (error instanceof RangeError) return { ...NO_DOCUMENT, problems: [{ ...START, text: TOO_DEEP }] };
     throw error;
   }
 }

@@ -4,7 +4,7 @@
 
 import { isIP, isIPv6 } from "node:net";
 import * as v from "valibot";
-import type { Path } from "./data.ts";
+import type { Problem } from "./wording.ts";
 
 /** Where to listen. Prints as `host:port`, `[host]:port` for IPv6 (`toString`, `toJSON`, not enumerable). */
 export interface Listen {
@@ -117,20 +117,14 @@ function urlOr(text: string): { username: string; password: string; href: string
   return URL.parse(text) ?? { username: "", password: "", href: text };
 }
 
-/** What a `rule` found: the path is relative to the mapping that the rule stands on. */
-export interface Broken {
-  path: Path;
-  message: string;
-}
-
 /**
  * A rule across several keys of a mapping, as a pipe item: `v.pipe(v.strictObject({…}), rule((config) => […]))`.
- * Every broken place it returns is reported there. It is asked once the mapping is right in itself.
+ * It returns problems, with paths that start at this mapping. It is asked once the mapping is valid in itself.
  */
-export function rule<T>(judge: (config: T) => Iterable<Broken>): v.RawCheckAction<T> {
+export function rule<T>(judge: (config: T) => Iterable<Problem>): v.RawCheckAction<T> {
   return v.rawCheck<T>(({ dataset, addIssue }) => {
     if (!dataset.typed) return;
-    for (const { path, message } of judge(dataset.value)) {
+    for (const { path, text: message } of judge(dataset.value)) {
       const items = path.map((key) => ({
         type: "unknown" as const,
         origin: "value" as const,

@@ -3,7 +3,7 @@
 import * as v from "valibot";
 import { isMapping, type Path } from "./data.ts";
 import { keyPath } from "./wording.ts";
-import { alternatives, marked, marksOf, type Shape, shapeOf } from "./shape.ts";
+import { alternatives, marked, marksOf, type Shape } from "./shape.ts";
 
 /** What of a setting waits for a restart: every change, or only that it appears or goes (a section that is switched on or off). */
 type Waits = "value" | "presence";
@@ -26,7 +26,7 @@ export function restartKeys(schema: v.GenericSchema): { key: string; of: Waits }
     const here = of === undefined ? [] : [{ key: keyPath(path), of }];
     return [...here, ...inside.flatMap(([key, entry]) => visit(entry, [...path, key]))];
   };
-  return visit(shapeOf(schema), []);
+  return visit(schema, []);
 }
 
 /**
@@ -58,7 +58,7 @@ export function untilRestart<C>(
     }
     return merged;
   };
-  const config = visit(shapeOf(schema), { old: former, given: next, path: [] }) as C;
+  const config = visit(schema, { old: former, given: next, path: [] }) as C;
   return { config, messages };
 }
 

@@ -1,4 +1,4 @@
-// What valibot finds, as a sentence for whoever wrote the configuration: what is expected, what was found.
+// What is wrong with a configuration, as sentences for its author: what is expected, and what was found.
 //
 // No secret gets out this way: values under keys that sound like secrets are never quoted, nor is a scalar that stands
 // where a mapping or list belongs (`auth: pk_…`), nor a URL with a password in it.
@@ -6,16 +6,15 @@
 import type * as v from "valibot";
 import { nearest } from "../nearest.ts";
 import { type Path, valueAt } from "./data.ts";
-import { alternatives, describe, markOf, type Shape, takesList, takesMapping, words } from "./shape.ts";
+import { alternatives, describe, markOf, type Shape, shapesAt, takesList, takesMapping, words } from "./shape.ts";
 
-/** What valibot reports, whichever schema it is from. */
-export type Issue = v.BaseIssue<unknown>;
-
-/** A problem with the data: where (the value or its key), what, and whether a setting is absent that should be there. */
+/** Something wrong with the data: where, and what. */
 export interface Problem {
   path: Path;
-  of: "value" | "key";
   text: string;
+  /** It is the key that is wrong, not its value. */
+  of?: "key";
+  /** A setting is absent that should be there. */
   missing?: true;
 }
 
@@ -49,34 +48,25 @@ function quoted(text: string): string {
   return JSON.stringify(text.length > 60 ? `${text.slice(0, 60)}…` : text);
 }
 
-/** An issue as problems: one, or several where a union's options have more to say. `shapes` gives the schemas at a path. */
+/** One of valibot's issues as problems: one, or several where a union's options have more to say. */
 export function problemsOf(
-  issue: Issue,
-  { data, shapes, above = [] }: { data: unknown; shapes: (path: Path) => Shape[]; above?: Path },
+  issue: v.BaseIssue<unknown>,
+  { data, root, above = [] }: { data: unknown; root: Shape; above?: Path },
 ): Problem[] {
   const path = [...above, ...(issue.path ?? []).map(({ key }) => (typeof key === "number" ? key : String(key)))];
+  const shapes = shapesAt(root, path);
   if (issue.path?.at(-1)?.origin === "key" && issue.input === undefined) {
-    return [{ path, of: "value", missing: true, text: missingText(path, shapes(path)) }];
+    return [{ path, missing: true, text: missingText(path, shapes) }];
   }
+  // In a union, an option that fails deeper down is the one that was meant.
+  const options = issue.type === "union" ? (issue.issues ?? []) : [];
+  const deeper = options.filter((inner) => inner.kind !== "schema" || inner.path !== undefined);
+  if (deeper.length > 0) return deeper.flatMap((inner) => problemsOf(inner, { data, root, above: path }));
+  const text = sentence(issue, shapes);
+  if (!text.startsWith("expected ")) return [{ path, text }];
   const value = valueAt(data, path);
-  if (issue.type === "union" && issue.issues !== undefined) {
-    // an option that fails deeper down is the one that was meant
-    const deeper = issue.issues.filter((inner) => inner.kind !== "schema" || inner.path !== undefined);
-    if (deeper.length > 0) return deeper.flatMap((inner) => problemsOf(inner, { data, shapes, above: path }));
-  }
-  if (issue.type === "variant" && issue.path !== undefined && value === undefined) {
-    return [{ path, of: "value", missing: true, text: `missing, ${sentence(issue, shapes(path))}` }];
-  }
-  const text = sentence(issue, shapes(path));
-  if (!text.startsWith("expected ")) return [{ path, of: "value", text }];
-  const show = !isSensitive(path) && !wantsStructure(issue, shapes(path));
-  return [
-    {
-      path,
-      of: "value",
-      text: `${text}, found ${found(value, { show })}${suggestion(value, { show, shapes: shapes(path) })}`,
-    },
-  ];
+  const show = !isSensitive(path) && !wantsStructure(issue, shapes);
+  return [{ path, text: `${text}, found ${found(value, { show })}${suggestion(value, { show, shapes })}` }];
 }
 
 function missingText(path: Path, shapes: readonly Shape[]): string {
@@ -85,60 +75,26 @@ function missingText(path: Path, shapes: readonly Shape[]): string {
   return `missing, give it as ${mark.key}, as ${mark.key}_file or as the credential ${quoted(path.join("."))}`;
 }
 
-function wantsStructure(issue: Issue, shapes: readonly Shape[]): boolean {
-  const all = alternatives(shapes);
-  const scalar = all.some((shape) => !takesMapping(shape) && !takesList(shape));
+function wantsStructure(issue: v.BaseIssue<unknown>, shapes: readonly Shape[]): boolean {
+  const scalar = alternatives(shapes).some((shape) => !takesMapping(shape) && !takesList(shape));
   return issue.kind === "schema" && !scalar;
 }
 
 /** A word that is nearly one of those that fit. */
 function suggestion(value: unknown, { show, shapes }: { show: boolean; shapes: readonly Shape[] }): string {
   if (!show || typeof value !== "string") return "";
-  const listed = alternatives(shapes)
-    .flatMap(words)
-    .filter((word) => typeof word === "string");
-  const near = nearest(value, listed);
+  const near = nearest(value, alternatives(shapes).flatMap(words));
   return near === undefined ? "" : `, did you mean ${JSON.stringify(near)}?`;
-}
-
-/** The message that a role's schema gives, else one of ours for what roles take from valibot directly. */
-function sentence(issue: Issue, shapes: readonly Shape[]): string {
-  return issue.message === UNWORDED ? `expected ${expectation(issue, shapes)}` : issue.message;
 }
 
 /** Stands for "the schema has no message of its own": given to valibot as the message of last resort. */
 export const UNWORDED = "\0unworded";
 
-function expectation(issue: Issue, shapes: readonly Shape[]): string {
-  if (issue.kind === "schema") return shapes.length > 0 ? describe(shapes) : "nothing here";
-  const requirement = issue.requirement;
-  const [one, many] = Array.isArray(issue.input) ? ["entry", "entries"] : ["character", "characters"];
-  const counted = `${String(requirement)} ${requirement === 1 ? one : many}`;
-  switch (issue.type) {
-    case "non_empty":
-      return Array.isArray(issue.input) ? "a list of at least one" : "text that is not empty";
-    case "min_length":
-      return `at least ${counted}`;
-    case "max_length":
-      return `at most ${counted}`;
-    case "min_value":
-      return `${String(requirement)} or more`;
-    case "max_value":
-      return `${String(requirement)} or less`;
-    case "integer":
-    case "safe_integer":
-      return "a whole number";
-    case "regex":
-      return `text that matches ${String(requirement)}`;
-    case "starts_with":
-      return `text that starts with ${JSON.stringify(requirement)}`;
-    case "ends_with":
-      return `text that ends with ${JSON.stringify(requirement)}`;
-    case "url":
-      return "a URL";
-    default:
-      return "a value that fits";
-  }
+/** The message that a role's schema gives, else one of ours for what roles take from valibot directly. */
+function sentence({ kind, type, message, requirement }: v.BaseIssue<unknown>, shapes: readonly Shape[]): string {
+  if (message !== UNWORDED) return message;
+  if (kind === "schema") return `expected ${describe(shapes)}`;
+  return type === "max_length" ? `expected at most ${String(requirement)} characters` : "expected a value that fits";
 }
 
 /** What to say about a key that is not known, given those that are, and all the schema's settings (for one that stands elsewhere). */

@@ -3,7 +3,7 @@
 import { join } from "node:path";
 import * as v from "valibot";
 import {
-  type Broken,
+  type Problem,
   type Secret,
   dataFolder,
   httpUrl,
@@ -32,7 +32,7 @@ const Llm = v.pipe(
   rule(function* ({ url, api_key }) {
     const { protocol, hostname } = new URL(url);
     if (api_key.length > 0 && protocol === "http:" && !isLoopback(hostname)) {
-      yield { path: ["url"], message: "http would send the key readable: only https, or http to this machine" };
+      yield { path: ["url"], text: "http would send the key readable: only https, or http to this machine" };
     }
   }),
 );
@@ -56,7 +56,7 @@ const Settings = v.strictObject({
         reject_from_attempt: v.optional(integer({ min: 1, unit: "attempts" }), 3),
       }),
       rule(function* ({ accept_from, reject_below }) {
-        if (reject_below > accept_from) yield { path: ["reject_below"], message: "is above accept_from" };
+        if (reject_below > accept_from) yield { path: ["reject_below"], text: "is above accept_from" };
       }),
     ),
     {},
@@ -77,7 +77,7 @@ export const Config = v.pipe(
   rule((config) => openDoor(config as Config)),
 );
 
-function* openDoor(config: Config): Generator<Broken> {
-  const message = whoMayConnect(config);
-  if (message) yield { path: ["listen"], message };
+function* openDoor(config: Config): Generator<Problem> {
+  const text = whoMayConnect(config);
+  if (text) yield { path: ["listen"], text };
 }

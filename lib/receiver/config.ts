@@ -2,7 +2,7 @@
 
 import * as v from "valibot";
 import {
-  type Broken,
+  type Problem,
   type Secret,
   dataFolder,
   httpUrl,
@@ -84,13 +84,13 @@ export const Config = v.pipe(
   rule((config) => [...openDoors(config as Config), ...gateSources(config as Config)]),
 );
 
-function* openDoors(config: Config): Generator<Broken> {
-  const message = whoMayConnect(config);
-  if (message) yield { path: ["listen"], message };
+function* openDoors(config: Config): Generator<Problem> {
+  const text = whoMayConnect(config);
+  if (text) yield { path: ["listen"], text };
 }
 
-function* gateSources({ version_gate: gate }: Config): Generator<Broken> {
+function* gateSources({ version_gate: gate }: Config): Generator<Problem> {
   if (gate.enabled && !gate.repo_path && !gate.forgejo) {
-    yield { path: ["version_gate"], message: 'nobody to ask for commits: set "forgejo", "repo_path" or both' };
+    yield { path: ["version_gate"], text: 'nobody to ask for commits: set "forgejo", "repo_path" or both' };
   }
 }

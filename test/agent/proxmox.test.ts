@@ -388,7 +388,7 @@ test("contradictions in the configuration are told", async () => {
   expect(await check("http://pve.example:8006", "")).toMatch(/^78 [^]*only https/);
   expect(await check("https://pve.example:8006", "ca_file: /x, fingerprint: AB")).toMatch(/^78 [^]*64 hex digits/);
   expect(await check("https://pve.example:8006", `ca_file: /x, fingerprint: "${"ab".repeat(32)}"`)).toMatch(
-    /^78 [^]*one of the two has to go/,
+    /^78 [^]*set one of them, not both/,
   );
   expect(await check("http://127.0.0.1:8006", `fingerprint: "${"ab".repeat(32)}"`)).toMatch(/^78 [^]*https is needed/);
 });
