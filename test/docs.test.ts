@@ -6,11 +6,17 @@ import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { parse } from "yaml";
+import { restartKeys } from "../lib/config.ts";
+import { Config as Agent } from "../lib/agent/config.ts";
+import { Config as Collector } from "../lib/collector/config.ts";
+import { Config as Observer } from "../lib/observer/config.ts";
+import { Config as Receiver } from "../lib/receiver/config.ts";
 import { Folder, ROOT, command, have, runRole, startRole } from "./kit.ts";
 import { Hub, archive } from "./receiver/kit.ts";
 
 const ROLES = ["collector", "receiver", "agent", "observer"] as const;
 type Role = (typeof ROLES)[number];
+const SCHEMAS = { collector: Collector, receiver: Receiver, agent: Agent, observer: Observer };
 
 const read = (path: string): string => readFileSync(join(ROOT, path), "utf8");
 const found = (pattern: string): string[] => [...new Bun.Glob(pattern).scanSync(ROOT)].toSorted();
@@ -18,7 +24,14 @@ const found = (pattern: string): string[] => [...new Bun.Glob(pattern).scanSync(
 /** What users read, by its path. */
 const PAGES = new Map(["README.md", "INSTALL.md", ...found("docs/*.md")].map((path) => [path, read(path)]));
 const pageOf = (role: Role): string => PAGES.get(`docs/${role}.md`)!;
-const OPERATIONS = PAGES.get("docs/operations.md")!;
+/** A section of docs/operations.md with its subsections. */
+function section(heading: string): string {
+  const text = PAGES.get("docs/operations.md")!;
+  const [line, level = ""] = new RegExp(`^(#+) ${heading}$`, "m").exec(text)!;
+  const rest = text.slice(text.indexOf(line) + line.length);
+  const end = rest.search(new RegExp(`^#{1,${level.length}} `, "m"));
+  return end === -1 ? rest : rest.slice(0, end);
+}
 
 function blocks(text: string, language: string): string[] {
   return [...text.matchAll(new RegExp(`^\`\`\`${language}\n([^]*?)^\`\`\`$`, "gm"))].map(([, block]) => block!);
@@ -189,6 +202,16 @@ describe.each(ROLES)("%s", (role) => {
     expect(said.filter(([key]) => printed.has(key)).length).toBeGreaterThan(5);
   });
 
+  test("the settings that wait for a restart are those of the schema", () => {
+    const row = new RegExp(`^\\| ${role} \\| ([^|]*) \\| ([^|]*) \\|$`, "m");
+    const [, changed = "", switched = ""] = row.exec(section("Reload"))!;
+    const listed = (cell: string): string[] => [...cell.matchAll(/`([^`]+)`/g)].map(([, key]) => key!).toSorted();
+    const waiting = restartKeys(SCHEMAS[role]);
+    const declared = (of: string): string[] => waiting.flatMap((one) => (one.of === of ? one.key : [])).toSorted();
+    expect(listed(changed)).toEqual(declared("value"));
+    expect(listed(switched)).toEqual(declared("presence"));
+  });
+
   // The agent listens nowhere.
   test.skipIf(role === "agent")("the metrics named are served", async () => {
     using folder = new Folder();
@@ -324,8 +347,7 @@ test.skipIf(!have("curl", "the observer page's curl commands"))(
 
 test('the messages that "When something fails" names are in the source', () => {
   const source = [...found("lib/**/*.ts"), ...ROLES.map((role) => `${role}.ts`), "install.sh"].map(read).join("\n");
-  const table = OPERATIONS.slice(OPERATIONS.indexOf("\n## When something fails\n"));
-  const rows = [...table.matchAll(/^\| ([^|]*) \|/gm)].map(([, seen]) => seen!);
+  const rows = [...section("When something fails").matchAll(/^\| ([^|]*) \|/gm)].map(([, seen]) => seen!);
   const named = rows.flatMap((seen) => [...seen.matchAll(/`([^`]+)`/g)].map(([, text]) => text!));
   // systemd's own words, and those with a part that varies.
   const others = new Set(["Start request repeated too quickly", "Watchdog timeout"]);
