@@ -128,7 +128,7 @@ export async function drops(): Promise<Section> {
   return {
     title: "Drops",
     command: "bun test/bench/drops.ts",
-    text: `A burst of ${count(BURST)} files renamed into the folder (their renames are part of the collector's time, not of the loop's), against a plain loop that reads, appends, syncs and deletes one after the other; median of ${ROUNDS}. Latency: from before the temporary file is written until the inbox has grown (looked at again and again), ${SINGLE} drops a round, one at a time.`,
+    text: `A burst of ${count(BURST)} files is renamed into the folder (the collector's time includes the renames, the loop's does not), against a plain loop that reads, appends, syncs and deletes one after the other; median of ${ROUNDS}. Latency: from before the temporary file is written until the inbox has grown, ${SINGLE} drops a round, one at a time.`,
     rows: [
       { what: "plain loop", figure: `${count(median(plain))} files/s`, ratio: "1" },
       {

@@ -74,12 +74,12 @@ const peers = [
 const settings = Object.entries(process.env)
   .filter(([name]) => name.startsWith("PICKET_BENCH_") && name !== "PICKET_BENCH_DIR")
   .map(([name, value]) => `${name}=${value} `);
-const head = `# Measured
+const head = `# Benchmarks
 
-One run on one machine, made again by \`${settings.join("")}bun run bench\`; read the ratios, not the figures: peers and product ran in turn on the same
-machine, whose syncs are quicker than those of most real disks. ${new Date().toISOString().slice(0, 10)}; ${peers.filter(Boolean).join(", ")}.
+One run on one machine. \`${settings.join("")}bun run bench\` repeats it. Compare the ratios, not the figures: the programs ran in turn
+on the same machine, whose syncs are faster than those of most disks. ${new Date().toISOString().slice(0, 10)}; ${peers.filter(Boolean).join(", ")}.
 
-Not measured: a network between the parties, slow disks, more than one recipient at a time.
+Not measured: a network between the programs, slow disks, more than one recipient at a time.
 `;
 const notes = await Bun.file(join(ROOT, "test/bench/NOTES.md"))
   .text()

@@ -1,4 +1,4 @@
-// Durable operations a second against a bare Bun.serve and a bare loop of appends; how long a million operations take to be
+// Durable operations per second against a bare Bun.serve and a bare loop of appends; how long a million operations take to be
 // read at a start, against jq and a JSON.parse for each line; what memory ten million take; what reading costs meanwhile.
 //   bun test/bench/operations.ts [events|replay|memory|stats]
 
@@ -221,9 +221,9 @@ export async function operations(): Promise<Section> {
     });
   });
   return {
-    title: "Durable operations a second",
+    title: "Durable operations per second",
     command: `${COMMAND} events`,
-    text: `Operations of ${count(average(kinds[0]!.posted))} bytes, a quarter with an id, a tenth failed with ever new texts; ${CONNECTIONS} connections, wrk on the same machine; median of ${ROUNDS} rounds of ${SECONDS} s in turn. Every 200 of "fdatasync" is on disk (one sync for all who wait at the same time).`,
+    text: `Operations of ${count(average(kinds[0]!.posted))} bytes, a quarter with an id, a tenth failed with a new text each; ${CONNECTIONS} connections, wrk on the same machine; median of ${ROUNDS} rounds of ${SECONDS} s in turn. Every 200 of "fdatasync" is on disk (requests that wait at the same time share one sync).`,
     rows,
   };
 }
@@ -307,7 +307,7 @@ export async function replaying(): Promise<Section> {
       what: what === "observer" ? "observer, from its start to its first answer" : what,
       figure: `${median(all).toFixed(2)} s`,
       ratio: `${(median(all) / base).toFixed(2)} times JSON.parse`,
-      aim: what === "observer" ? "2 times; quicker than jq" : "",
+      aim: what === "observer" ? "2 times; faster than jq" : "",
     }));
     const empty = await inFolder((none) => withObserver(none, (_url, child) => residentMiB(child.pid)));
     rows.push({
@@ -318,7 +318,7 @@ export async function replaying(): Promise<Section> {
     return {
       title: `A start that reads ${count(REPLAYED)} operations`,
       command: `${COMMAND} replay`,
-      text: `One log of ${count(statSync(log).size / (1 << 20))} MiB, in the page cache, no snapshot; a tenth of the operations failed and are sorted into clusters, each by a text of its own. Median of ${ROUNDS} rounds in turn.`,
+      text: `One log of ${count(statSync(log).size / (1 << 20))} MiB, in the page cache, no snapshot; a tenth of the operations failed and are sorted into clusters, each with a text of its own. Median of ${ROUNDS} rounds in turn.`,
       rows,
     };
   });
@@ -372,14 +372,14 @@ export async function remembering(): Promise<Section> {
       const rows: Row[] = seen.map(({ after, memory, seconds }, index) => ({
         what: `up to ${count(after)} operations (${Math.round(seconds)} s)`,
         figure: `${memory.toFixed(0)} MiB`,
-        ratio: `${(memory / (seen[index - 1]?.memory ?? atStart)).toFixed(2)} times the former`,
+        ratio: `${(memory / (seen[index - 1]?.memory ?? atStart)).toFixed(2)} times the row above`,
         aim: index === 2 ? "flat: 1.1 times" : "",
       }));
       rows.push({ what: "at most", figure: `${peak.toFixed(0)} MiB`, ratio: `${atStart.toFixed(0)} MiB at the start` });
       return {
         title: `Memory while ${count(OPERATIONS)} operations come in`,
         command: `${COMMAND} memory`,
-        text: `Arrays of ${count(length)} over HTTP, four at a time, each operation with an id of its own, a tenth failed; the log rotates every 256 MiB. Each figure is the median of a look every ${LOOK_MS} ms while the tenth before it came in.`,
+        text: `Arrays of ${count(length)} over HTTP, four at a time, each operation with an id of its own, a tenth failed; the log rotates every 256 MiB. Each figure is the median of samples every ${LOOK_MS} ms while the tenth before it came in.`,
         rows,
       };
     }),

@@ -220,11 +220,11 @@ export async function reporting(): Promise<Section> {
   return {
     title: "What a report costs its host",
     command: "bun test/bench/reporting.ts",
-    text: `The compiled agent without Docker, collecting and sending; against ${EXPORTER} answering a scrape with the collectors ${COLLECTORS.join(", ")}. ${count(REPORTS)} of them ${DENSE_SECONDS * 1000} ms apart after ${WARM_UP} to warm up, then ${SPARSE_REPORTS} that are ${SPARSE_SECONDS} s apart; median of ${ROUNDS} rounds in turn. Nothing to do: ${IDLE_SECONDS} s, beginning ${SETTLE_SECONDS} s after the start.`,
+    text: `The compiled agent without Docker, collecting and sending; against ${EXPORTER} answering a scrape with the collectors ${COLLECTORS.join(", ")}. ${count(REPORTS)} of them ${DENSE_SECONDS * 1000} ms apart after ${WARM_UP} to warm up, then ${SPARSE_REPORTS} that are ${SPARSE_SECONDS} s apart; median of ${ROUNDS} rounds in turn. Idle: ${IDLE_SECONDS} s, beginning ${SETTLE_SECONDS} s after the start.`,
     rows: [
       row(`CPU time of a report or scrape, ${DENSE_SECONDS * 1000} ms apart`, "ms", [mine!.dense, peer?.dense]),
       row(`CPU time of a report or scrape, ${SPARSE_SECONDS} s apart`, "ms", [mine!.sparse, peer?.sparse]),
-      row("CPU time with nothing to do, of each second", "ms", [mine!.idle, peer?.idle]),
+      row("CPU time per second while idle", "ms", [mine!.idle, peer?.idle]),
       row(`CPU time of a day with one every ${DEFAULT_SECONDS} s`, "s", [mine!.day, peer?.day]),
       row("resident memory after the run", "MiB", [mine!.mib, peer?.mib]),
     ],

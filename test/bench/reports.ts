@@ -183,7 +183,7 @@ const CONTESTANTS: { name: string; program?: string; run: (folder: string) => Pr
     ),
   },
   {
-    name: "VictoriaMetrics, import of Prometheus text, saved by and by",
+    name: "VictoriaMetrics, import of Prometheus text, saved later",
     program: "victoria-metrics",
     run: peer(
       "victoria-metrics",
@@ -197,7 +197,7 @@ const CONTESTANTS: { name: string; program?: string; run: (folder: string) => Pr
   },
 ];
 
-/** Reports a second. */
+/** Reports per second. */
 export async function reports(): Promise<Section> {
   const rates = new Map<string, number[]>();
   for (let round = 0; round < ROUNDS; round++) {
@@ -213,9 +213,9 @@ export async function reports(): Promise<Section> {
   }
   const base = median(rates.get(CONTESTANTS[0]!.name)!);
   return {
-    title: "Reports a second",
+    title: "Reports per second",
     command: "bun test/bench/reports.ts",
-    text: `A report with ${CONTAINERS} containers (${count(BODY.length)} bytes), 64 connections, 64 hosts, wrk on the same machine; median of ${ROUNDS} rounds of ${SECONDS} s in turn. The receiver's 200 means that the report is on disk; the peers answer before theirs is.`,
+    text: `A report with ${CONTAINERS} containers (${count(BODY.length)} bytes), 64 connections, 64 hosts, wrk on the same machine; median of ${ROUNDS} rounds of ${SECONDS} s in turn. The receiver's 200 means that the report is on disk; the peers answer before that.`,
     rows: [...rates].map(([what, all]) => ({
       what,
       figure: `${count(median(all))}/s`,

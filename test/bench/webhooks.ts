@@ -128,9 +128,9 @@ export async function webhooks(): Promise<Section> {
     });
   }
   return {
-    title: "Durable webhooks a second",
+    title: "Durable webhooks per second",
     command: "bun test/bench/webhooks.ts",
-    text: `GitHub's push payload (${count(BODY.length)} bytes), 64 connections, template with three fields, wrk on the same machine; median of ${ROUNDS} rounds of ${SECONDS} s in turn. Every 202 is on disk (fdatasync, shared by those who wait at the same time).`,
+    text: `GitHub's push payload (${count(BODY.length)} bytes), 64 connections, template with three fields, wrk on the same machine; median of ${ROUNDS} rounds of ${SECONDS} s in turn. Every 202 is on disk (requests that wait at the same time share one fdatasync).`,
     rows,
   };
 }

@@ -80,8 +80,8 @@ const descriptorsOf = (name: Name) =>
   );
 const text = `# Everything at once
 
-\`PICKET_LOAD_SECONDS=${SECONDS} bun run load\`, ${new Date().toISOString().slice(0, 10)}, Bun ${Bun.version}, Linux ${release()}, ${cpus().length} cores; the load's own process runs on the same
-machine. First as much as goes at once, for ${MOST_SECONDS} s; then half of that for ${SECONDS} s. ${failures} answers were not 2xx or did not come. An operation is an array of ten.
+\`PICKET_LOAD_SECONDS=${SECONDS} bun run load\`, ${new Date().toISOString().slice(0, 10)}, Bun ${Bun.version}, Linux ${release()}, ${cpus().length} cores; the program that makes the load runs on the
+same machine. It first sends as much as possible for ${MOST_SECONDS} s, then half of that for ${SECONDS} s. ${failures} answers failed (not 2xx, or none). An operation is an array of ten.
 Delivery ids are remembered for ${REMEMBERED_HOURS * 60} minutes (\`dedupe_hours: ${REMEMBERED_HOURS}\`): until then the collector's memory grows, by some 110 bytes each.
 
 | what | first third | last third | ratio |
