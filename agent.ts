@@ -12,10 +12,11 @@ import { COMMANDS } from "./lib/agent/commands.ts";
 import { Config } from "./lib/agent/config.ts";
 import { examine, worst } from "./lib/agent/doctor.ts";
 import { EpisodePlaces } from "./lib/agent/episodes.ts";
-import { type Hub, hostOf, openHub, refusedAtOnce } from "./lib/agent/hub.ts";
+import { hostOf, openHub, refusedAtOnce } from "./lib/agent/hub.ts";
 import { Sampler } from "./lib/agent/report.ts";
 import { Reporter } from "./lib/agent/reporter.ts";
 import { Shipping } from "./lib/agent/shipping.ts";
+import type { Client } from "./lib/client.ts";
 import type { Log } from "./lib/log.ts";
 import { type Called, type Running, type Service, run } from "./lib/service.ts";
 
@@ -36,7 +37,7 @@ async function main(given: Config, service: Service): Promise<Running<Config>> {
   let live = open(given, service);
   const backlog = new Backlog(join(given.data_dir, "queue"), given.queue_max_mb * MIB);
   const reporter = new Reporter({
-    hub: { send: (request) => live.hub.send(request) },
+    hub: { ask: (request) => live.hub.ask(request) },
     backlog,
     collect: (interval) => live.sampler.sample({ interval, signal: stopping }),
     interval: given.interval_seconds,
@@ -91,7 +92,7 @@ async function main(given: Config, service: Service): Promise<Running<Config>> {
 /** What a configuration opens; a reload opens anew. */
 interface Live {
   config: Config;
-  hub: Hub;
+  hub: Client;
   sampler: Sampler;
   /** What this host is called at the receiver. */
   host: () => Promise<string>;
@@ -106,12 +107,11 @@ function open(config: Config, { env, log }: Service): Live {
 async function sendHealth({ config, hub, sampler, host }: Live, signal: AbortSignal): Promise<void> {
   const queueDir = join(config.data_dir, "queue");
   const checks = await examine({ hub, sampler, queueDir, episodesDir: config.ship?.episodes_dir ?? null, signal });
-  await hub.send({
+  await hub.ask({
     method: "PUT",
     path: `/v1/host-health/${await host()}`,
     what: "send the doctor's result",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify({ state: worst(checks), checks }),
+    json: { state: worst(checks), checks },
     signal,
   });
 }
@@ -122,7 +122,7 @@ function startShipping(live: () => Live, { log, stopping, loop: addLoop }: Servi
   const places = new EpisodePlaces(settings().episodes_dir);
   const shipping = new Shipping({
     places,
-    hub: { send: (request) => live().hub.send(request) },
+    hub: { ask: (request) => live().hub.ask(request) },
     host: () => live().host(),
     log,
     signal: stopping,

@@ -291,7 +291,7 @@ test("a reload takes over what can change, and says what can't", async () => {
 test.each([
   ["", "green"],
   ['{"level":"info","msg":"episode shipped"}', "green"],
-  ['{"level":"warn","msg":"ship a: 503: busy"}', "yellow"],
+  ['{"level":"warn","msg":"ship a: answered 503: busy"}', "yellow"],
   [
     '{"level":"warn","msg":"episode \\"a\\" not shipped: no answer"}\n{"level":"error","msg":"episode put into quarantine","status":400}',
     "red",

@@ -30,7 +30,7 @@ async function ping(context: Context): Promise<void> {
   const hub = openHub((await context.loadConfig()).receiver);
   const begin = performance.now();
   const { body } = await hub
-    .send({ method: "POST", path: "/v1/ping", what: "ping", signal: context.signal })
+    .ask({ method: "POST", path: "/v1/ping", what: "ping", signal: context.signal })
     .catch(refusedAtOnce);
   const ms = Math.round(performance.now() - begin);
   if (typeof body["host"] !== "string") throw new Error(`ping ${hub.url}: it answers, but not as a receiver does`);
@@ -59,9 +59,8 @@ async function selftest(context: Context): Promise<void> {
   const report = await sampler.sample({ interval: config.interval_seconds, signal });
   show(report);
   const path = REPORT_PATHS[config.protocol];
-  const headers = { "content-type": "application/json" };
   const { status, body } = await openHub(config.receiver)
-    .send({ method: "POST", path, what: "report", headers, body: JSON.stringify(report), signal })
+    .ask({ method: "POST", path, what: "report", json: report, signal })
     .catch(refusedAtOnce);
   print(`\n${config.receiver.url}${path}: ${status} ${JSON.stringify(body)}`);
 }

@@ -8,7 +8,7 @@
 import { existsSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import * as v from "valibot";
-import { textOf } from "../body.ts";
+import { TransportError, openClient } from "../client.ts";
 
 /** How long things may take, in milliseconds. */
 export interface Patience {
@@ -171,7 +171,7 @@ export async function readContainers(
     eachOf(some, at, async (row) => {
       // One that has gone meanwhile, or whose figures can't be had, keeps what the list said.
       await what(asking, row).catch((error: unknown) => {
-        if (isLate(error)) late.add(row);
+        if (asking.signal?.aborted || (error instanceof TransportError && error.late)) late.add(row);
       });
     });
   await Promise.all([
@@ -252,35 +252,12 @@ async function eachOf<T>(all: readonly T[], atOnce: number, work: (one: T) => Pr
   await Promise.all(Array.from({ length: Math.min(atOnce, all.length) }, worker));
 }
 
-async function get({ socket, signal, patience }: Asking, path: string, ms = patience.answer): Promise<unknown> {
-  const late = AbortSignal.timeout(ms);
-  try {
-    const answer = await fetch(`http://docker${path}`, {
-      unix: socket,
-      signal: signal ? AbortSignal.any([signal, late]) : late,
-    } as RequestInit);
-    const body = await textOf(answer.body, LARGEST_ANSWER);
-    if (answer.status !== 200) throw new Error(`answered ${answer.status}${messageOf(body)}`);
-    return JSON.parse(body) as unknown;
-  } catch (error) {
-    throw new Error(`ask the Docker Engine at ${socket} for ${path}`, { cause: error });
-  }
-}
-
-/** What the engine says of an error: `{"message":"…"}`. */
-function messageOf(body: string): string {
-  try {
-    const { message } = JSON.parse(body) as { message?: unknown };
-    return typeof message === "string" ? `: ${message.slice(0, 200)}` : "";
-  } catch {
-    return "";
-  }
-}
-
-/** Whether it was ours to stop waiting; `get` wraps what `fetch` throws. */
-function isLate(error: unknown): boolean {
-  const { name, cause } = error as { name?: string; cause?: { name?: string } };
-  return [name, cause?.name].some((one) => one === "TimeoutError" || one === "AbortError");
+async function get({ socket, signal, patience }: Asking, path: string, timeoutMs = patience.answer): Promise<unknown> {
+  const engine = openClient({ url: "http://docker", unix: socket, timeoutMs, largestAnswer: LARGEST_ANSWER });
+  const what = `ask the Docker Engine at ${socket} for ${path}`;
+  const { json } = await engine.ask({ what, path, signal });
+  if (json === undefined) throw new Error(`${what}: the answer isn't JSON`);
+  return json;
 }
 
 /** Leaves out labels, and then ports, of those that have more than their share, when the receiver would refuse it all. @returns of how many. */

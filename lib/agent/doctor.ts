@@ -3,12 +3,12 @@
 
 import { accessSync, constants, existsSync, statfsSync } from "node:fs";
 import { dirname } from "node:path";
+import { type Client, HttpError } from "../client.ts";
 import { ConfigError, isLoopback } from "../config.ts";
 import { duration } from "../text.ts";
 import { errorChain } from "../log.ts";
 import { Backlog } from "./backlog.ts";
 import { EpisodePlaces } from "./episodes.ts";
-import { type Hub, HttpError } from "./hub.ts";
 import type { Sampler } from "./report.ts";
 import { ask } from "./services.ts";
 
@@ -25,7 +25,7 @@ export interface Check {
 }
 
 export interface Patient {
-  hub: Hub;
+  hub: Client;
   sampler: Sampler;
   queueDir: string;
   episodesDir: string | null;
@@ -84,7 +84,7 @@ async function way({ hub, signal }: Patient): Promise<Check[]> {
   const tls = hub.url.startsWith("https:") ? "TLS is good" : "no TLS: this machine itself";
   try {
     const before = Date.now();
-    const { body } = await hub.send({ method: "POST", path: "/v1/ping", what: "ping", signal });
+    const { body } = await hub.ask({ method: "POST", path: "/v1/ping", what: "ping", signal });
     const there = Date.parse(String(body["time"]));
     return [
       { name: "tls", state: "green", detail: tls },
@@ -275,7 +275,7 @@ export function judgeJournal(text: string): Check {
   if (old > 0) return { name, state: "red", detail: `${old} refused: the code is too old (412)`, fix };
   const bad = find(/"status":(400|413|422)/);
   if (bad > 0) return { name, state: "red", detail: `${bad} refused for good (400, 413, 422)`, fix };
-  const transient = find(/not shipped|shipping holds|: (429|5\d\d)/);
+  const transient = find(/not shipped|shipping holds|: answered (429|5\d\d)/);
   if (transient > 0) return { name, state: "yellow", detail: `${transient} times tried again`, fix };
   return { name, state: "green", detail: "no trouble in ten minutes" };
 }

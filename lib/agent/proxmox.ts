@@ -10,15 +10,23 @@
 // hourly. Numbers come as numbers or as text, depending on version and field.
 
 import * as v from "valibot";
+import { type Client, HttpError, openClient } from "../client.ts";
 import { isLoopback } from "../config.ts";
 import { errorChain } from "../log.ts";
+import { Secret } from "../secret.ts";
 import type { HostFacts, HostMetrics } from "./host.ts";
-import { type Api, type ApiSettings, openApi } from "./proxmox-api.ts";
 
 /** Which node, and how it is reached. */
-export interface ProxmoxSettings extends ApiSettings {
+export interface ProxmoxSettings {
+  /** `https://127.0.0.1:8006` */
+  endpoint: string;
   /** The node's name. */
   node: string;
+  /** An API token: `user@realm!id=uuid`. */
+  token: Secret[];
+  ca_file?: string | undefined;
+  /** SHA-256 of its certificate, hex, with or without colons. */
+  fingerprint?: string | undefined;
 }
 
 /** A guest of a report. */
@@ -74,6 +82,8 @@ export interface NodeReading {
 
 type Kind = "lxc" | "qemu";
 
+const ANSWER_MS = 10_000;
+const LARGEST_ANSWER = 32 << 20;
 /** All that comes after the status together: a node that is slow with each of many guests delays the heartbeat by no more. */
 const REST_MS = 30_000;
 /** So many guests are asked about at once. */
@@ -158,7 +168,7 @@ export class Proxmox {
   #settings: ProxmoxSettings;
   /** Is told what was left out, and which kind of trouble that is. */
   #warn: (kind: string, text: string) => void;
-  #api: Api;
+  #api: Client;
   #restMs: number;
   #specs = new Map<string, { listed: string; spec: GuestSpec; until: number }>();
   #backups = new Map<string, { all: Backup[]; until: number }>();
@@ -191,10 +201,14 @@ export class Proxmox {
 
   async #get<S extends v.GenericSchema>(path: string, schema: S, signal: AbortSignal): Promise<v.InferOutput<S>> {
     const whole = `/api2/json/nodes/${encodeURIComponent(this.#settings.node)}${path}`;
-    const parsed = v.safeParse(v.object({ data: schema }), await this.#api(whole, signal));
+    const what = `ask Proxmox at ${this.#api.url} for ${whole}`;
+    const { json } = await this.#api.ask({ what: "GET", path: whole, signal }).catch((error: unknown) => {
+      throw new Error(`${what}${hintFor(error)}`, { cause: error });
+    });
+    const parsed = v.safeParse(v.object({ data: schema }), json);
     if (parsed.success) return parsed.output.data;
     const [issue] = parsed.issues;
-    throw new Error(`ask Proxmox: ${whole} is not what it should be: ${v.getDotPath(issue) ?? ""}: ${issue.message}`);
+    throw new Error(`${what}: unexpected answer: ${v.getDotPath(issue) ?? ""}: ${issue.message}`);
   }
 
   async #guests(signal: AbortSignal): Promise<ProxmoxGuest[] | undefined> {
@@ -264,6 +278,26 @@ export class Proxmox {
     });
     return lists.flat();
   }
+}
+
+function openApi({ endpoint, token, ca_file, fingerprint }: ProxmoxSettings): Client {
+  const secret = (token[0]?.reveal() ?? "").replace(/^PVEAPIToken=/, "");
+  return openClient({
+    url: endpoint.replace(/\/+$/, ""),
+    ca_file,
+    fingerprint,
+    headers: { accept: "application/json", authorization: `PVEAPIToken=${secret}` },
+    secrets: [new Secret(secret)],
+    timeoutMs: ANSWER_MS,
+    largestAnswer: LARGEST_ANSWER,
+  });
+}
+
+function hintFor(error: unknown): string {
+  const status = error instanceof HttpError ? error.status : null;
+  if (status === 401) return " (is the token right? It has the form user@realm!id=uuid)";
+  const grant = "pveum acl modify / --tokens … --roles PVEAuditor";
+  return status === 403 ? ` (the token needs the role PVEAuditor on /: ${grant})` : "";
 }
 
 /**

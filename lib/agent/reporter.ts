@@ -9,11 +9,12 @@
 //   not kept         a sample that has to wait and can't be written to disk is lost, and counted
 //   not collected    a source that a report can't do without failed: said, and this one is left out
 
+import { HttpError, serverTime } from "../client.ts";
 import { duration } from "../text.ts";
 import { type Log, errorChain } from "../log.ts";
 import { Seldom } from "../seldom.ts";
 import type { Backlog } from "./backlog.ts";
-import { HttpError, type Sender, serverTime } from "./hub.ts";
+import type { Hub } from "./hub.ts";
 import type { Report } from "./report.ts";
 
 /** What an envelope says as a rule, and what one means that doesn't say: an agent that hears something else at its start tells that, too. */
@@ -34,7 +35,7 @@ const CLOCK_MS = 60_000;
 export const REPORT_PATHS = { report: "/v1/host-report", telemetry: "/agent/telemetry" } as const;
 
 export interface ReporterOptions {
-  hub: Sender;
+  hub: Hub;
   backlog: Backlog;
   collect: (interval: number) => Promise<Report>;
   /** Seconds, until the receiver says otherwise. */
@@ -157,11 +158,9 @@ export class Reporter {
   async #send(report: Report): Promise<void> {
     const { hub, protocol } = this.#options;
     const path = REPORT_PATHS[protocol];
-    const headers = { "content-type": "application/json" };
-    const answer = await hub.send({ method: "POST", path, what: "report", headers, body: JSON.stringify(report) });
-    const { body } = answer;
+    const { headers, body } = await hub.ask({ method: "POST", path, what: "report", json: report });
     this.sent++;
-    this.#compareClocks(serverTime(answer.headers));
+    this.#compareClocks(serverTime(headers));
     this.#adopt(body);
   }
 

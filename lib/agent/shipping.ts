@@ -11,11 +11,12 @@ import { open } from "node:fs/promises";
 import { pipeline } from "node:stream/promises";
 import { Readable, Transform } from "node:stream";
 import { createZstdCompress } from "node:zlib";
+import { HttpError, TransportError } from "../client.ts";
 import { syncFolder } from "../files.ts";
 import { type Log, errorChain } from "../log.ts";
 import { Seldom } from "../seldom.ts";
 import type { EpisodePlaces } from "./episodes.ts";
-import { HttpError, type Sender, TransportError } from "./hub.ts";
+import type { Hub } from "./hub.ts";
 import { tarOf } from "./tar.ts";
 
 /** First and longest pause after trouble, in milliseconds. */
@@ -42,7 +43,7 @@ type Outcome = Exclude<keyof Shipped, "scanned">;
 
 export interface ShippingOptions {
   places: EpisodePlaces;
-  hub: Sender;
+  hub: Hub;
   /** The name in the path: the token's host. */
   host: () => Promise<string>;
   log: Log;
@@ -173,11 +174,11 @@ export class Shipping {
     const watch = new Watch(signal, alive);
     try {
       const name = await host();
-      await hub.send({
+      await hub.ask({
         method: "PUT",
         path: `/v1/episodes/${name}/${id}.tar.zst`,
         what: `ship ${id}`,
-        patient: true,
+        timeoutMs: null,
         signal: watch.signal,
         body: watch.through(Bun.file(archive).stream()),
         headers: {

@@ -1,11 +1,9 @@
 // A language model behind an OpenAI-compatible server (also a local Ollama): asked at temperature 0, within a time, a size and a
 // budget an hour. It never fails loudly: what it can't give is a reason why not.
 
-import type { Secret } from "../secret.ts";
-import { without } from "../secret.ts";
-import { textOf } from "../body.ts";
-import { directly } from "../direct.ts";
+import { HttpError, TransportError, openClient } from "../client.ts";
 import { errorChain } from "../log.ts";
+import type { Secret } from "../secret.ts";
 
 export interface ModelSettings {
   /** `http://127.0.0.1:11434`; `/v1/chat/completions` is added unless it is there. */
@@ -52,37 +50,28 @@ export class Model {
     const { url, model, api_key, timeout_seconds } = this.#settings;
     if (this.left === 0) return { failed: `the budget of ${this.#settings.calls_per_hour} calls an hour is used up` };
     this.#calls.push(this.#clock());
-    const late = AbortSignal.timeout(timeout_seconds * 1000);
     const key = api_key[0]?.reveal();
+    const server = openClient({
+      url: endpointOf(url),
+      headers: key === undefined ? {} : { authorization: `Bearer ${key}` },
+      secrets: api_key,
+      timeoutMs: timeout_seconds * 1000,
+      largestAnswer: LARGEST_ANSWER,
+    });
+    const messages = [
+      { role: "system", content: system },
+      { role: "user", content: user },
+    ];
+    const json = { model, temperature: 0, stream: false, messages };
     try {
-      const response = await fetch(endpointOf(url), {
-        ...directly(url),
-        method: "POST",
-        redirect: "manual",
-        signal: AbortSignal.any([signal, late]),
-        headers: {
-          "content-type": "application/json",
-          ...(key === undefined ? {} : { authorization: `Bearer ${key}` }),
-        },
-        body: JSON.stringify({
-          model,
-          temperature: 0,
-          stream: false,
-          messages: [
-            { role: "system", content: system },
-            { role: "user", content: user },
-          ],
-        }),
-      });
-      const text = await textOf(response.body, LARGEST_ANSWER);
-      if (response.status !== 200) return { failed: `the model server answers ${response.status}` };
-      const content = contentOf(text);
-      return content === null
-        ? { failed: "the model server's answer has no message" }
-        : { text: without(api_key, content) };
+      const { body } = await server.ask({ what: "ask the model", method: "POST", path: "", json, signal });
+      const content = contentOf(body);
+      return content === null ? { failed: "the model server's answer has no message" } : { text: content };
     } catch (error) {
-      if (late.aborted) return { failed: `the model did not answer within ${timeout_seconds} s`, late: true };
-      return { failed: `the model is not to be had: ${without(api_key, errorChain(error))}` };
+      if (error instanceof HttpError) return { failed: `the model server answers ${error.status}` };
+      if (error instanceof TransportError && error.late)
+        return { failed: `the model did not answer within ${timeout_seconds} s`, late: true };
+      return { failed: `the model is unreachable: ${errorChain(error)}` };
     }
   }
 }
@@ -92,14 +81,9 @@ function endpointOf(url: string): string {
   return /\/v\d+$/.test(url) ? `${url}/chat/completions` : `${url}/v1/chat/completions`;
 }
 
-function contentOf(text: string): string | null {
-  try {
-    const { choices } = JSON.parse(text) as { choices?: { message?: { content?: unknown } }[] };
-    const content = choices?.[0]?.message?.content;
-    return typeof content === "string" && content.trim() !== "" ? content : null;
-  } catch {
-    return null;
-  }
+function contentOf({ choices }: { choices?: unknown }): string | null {
+  const content = (choices as { message?: { content?: unknown } | null }[] | undefined)?.[0]?.message?.content;
+  return typeof content === "string" && content.trim() !== "" ? content : null;
 }
 
 /** The last JSON object in what a model says: it may think aloud before, or put it into a code block. Null without one. */

@@ -5,8 +5,7 @@
 // instead of putting away what they have.
 
 import * as v from "valibot";
-import { textOf } from "../body.ts";
-import { directly } from "../direct.ts";
+import { openClient } from "../client.ts";
 import { Refusal } from "../http.ts";
 import { type Log, errorChain } from "../log.ts";
 import type { Secret } from "../secret.ts";
@@ -154,17 +153,21 @@ async function askForgejo(
   window: number,
 ): Promise<string[]> {
   const commits: string[] = [];
-  const signal = AbortSignal.timeout(SOURCE_MS);
-  const headers: Record<string, string> = { accept: "application/json" };
   const [secret] = token;
-  if (secret) headers["authorization"] = `token ${secret.reveal()}`;
+  const client = openClient({
+    url,
+    headers: { accept: "application/json", ...(secret ? { authorization: `token ${secret.reveal()}` } : {}) },
+    secrets: token,
+    timeoutMs: SOURCE_MS,
+    largestAnswer: LARGEST_ANSWER,
+  });
+  const signal = AbortSignal.timeout(SOURCE_MS);
   for (let page = 1; commits.length < window; page++) {
     const query = `limit=${PAGE}&page=${page}&stat=false&verification=false&files=false`;
-    const address = `${url}/api/v1/repos/${repo}/commits?${query}`;
-    const answer = await fetch(address, { ...directly(url), headers, signal, redirect: "error" });
-    if (answer.status !== 200) throw new Error(`it answers ${answer.status}`);
-    const found = v.safeParse(Commits, JSON.parse(await textOf(answer.body, LARGEST_ANSWER)));
-    if (!found.success) throw new Error("its answer is no list of commits");
+    const path = `/api/v1/repos/${repo}/commits?${query}`;
+    const { json } = await client.ask({ what: "list commits", path, signal });
+    const found = v.safeParse(Commits, json);
+    if (!found.success) throw new Error("list commits: the answer isn't a list of commits");
     const fresh = found.output.map(({ sha }) => sha).filter((sha) => !commits.includes(sha));
     if (fresh.length === 0) break;
     commits.push(...fresh);

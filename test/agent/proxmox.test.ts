@@ -359,24 +359,6 @@ describe.skipIf(!have("openssl", "Proxmox over TLS"))("Proxmox", () => {
     expect(agent.log.join("\n")).not.toContain(TOKEN.slice(16));
     await agent.kill();
   }, 60_000);
-
-  test("a server that accepts and never answers holds a report for a while only", async () => {
-    const silent = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
-    for (const settings of [{ fingerprint: "00".repeat(32) }, {}]) {
-      const stop = new AbortController();
-      const proxmox = new Proxmox(
-        { endpoint: `https://127.0.0.1:${silent.port}`, node: "pve1", token: [new Secret(TOKEN)], ...settings },
-        () => {},
-      );
-      const reading = proxmox.read(stop.signal).then(
-        () => "read",
-        (error: Error) => error.message,
-      );
-      setTimeout(() => stop.abort(), 50);
-      expect(await reading).toContain("ask Proxmox at");
-    }
-    silent.stop(true);
-  });
 });
 
 test("contradictions in the configuration are told", async () => {

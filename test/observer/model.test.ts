@@ -1,7 +1,7 @@
 // The way to a language model. What it is asked: review.test.ts, escalations.test.ts.
 
 import { expect, test } from "bun:test";
-import { BehindProxy, Folder, startRole, until } from "../kit.ts";
+import { until } from "../kit.ts";
 import { Witness } from "./kit.ts";
 
 test("a key that is changed in its file is used after a reload", async () => {
@@ -34,16 +34,3 @@ test("a key that is changed in its file is used after a reload", async () => {
     await server.stop(true);
   }
 }, 60_000);
-
-test("a proxy in the environment never sees what goes to a model on this machine", async () => {
-  await using model = new BehindProxy({});
-  using folder = new Folder();
-  const config = folder.write(
-    "observer.yaml",
-    `listen: 127.0.0.1:0\npersist_path: ""\nllm: { url: "${model.url}", model: m, api_key: secret }\n`,
-  );
-  await using observer = await startRole("observer", ["--config", config], { env: model.env });
-  const body = JSON.stringify({ file_path: "a", model: "m", response: "b", source_content: "c" });
-  const review = await fetch(`${await observer.url()}/observer/review`, { method: "POST", body });
-  expect([review.status, model.seen]).toEqual([200, ["server"]]);
-});

@@ -141,7 +141,7 @@ describe("reviews", () => {
     expect(away).toMatchObject({
       verdict: "accept",
       source: "heuristic",
-      notes: expect.stringContaining("not to be had"),
+      notes: expect.stringContaining("the model is unreachable"),
     });
     expect(witness.daemon.log.join("\n") + readFileSync(join(witness.data, "reviews.jsonl"), "utf8")).not.toContain(
       "sk-0123456789",

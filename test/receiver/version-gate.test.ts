@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync } from "node:fs";
-import { BehindProxy, Folder, have, until } from "../kit.ts";
+import { Folder, have, until } from "../kit.ts";
 import { Hub, archive, report } from "./kit.ts";
 
 test("a git that never answers holds up neither the start nor uploads, and leaves nothing running", async () => {
@@ -39,14 +39,6 @@ test.skipIf(!have("git", "a gate after a reload"))(
     expect(await hub.get("/health")).toMatchObject({ version_gate: "git" });
   },
 );
-
-test("a proxy in the environment never sees what goes to a Forgejo on this machine", async () => {
-  await using forgejo = new BehindProxy([{ sha: "a".repeat(40) }]);
-  const at = `{ url: "${forgejo.url}", repo: lab/code, token: forge-secret }`;
-  await using hub = await Hub.start({ env: forgejo.env, more: `version_gate: { enabled: true, forgejo: ${at} }` });
-  expect(hub.daemon.log.join("\n")).toContain("source=forgejo");
-  expect([...new Set(forgejo.seen)]).toEqual(["server"]);
-});
 
 describe.skipIf(!have("git", "the version gate"))("the version gate", () => {
   const REMEDIATION = `cd /opt/lab && git pull && sudo ./install.sh  # "quoted", ü`;

@@ -1,0 +1,306 @@
+// One way to ask others: the hub, the Docker Engine, Proxmox, Forgejo, a language model.
+//
+//   a time limit and a limit to the answer's size: the other side may be broken, or be something else than you think
+//   no redirects: the credentials go to the configured address alone
+//   no proxy towards this machine: a proxy from the environment would read the token
+//   no secrets in answers and errors, even where the answer repeats them
+//   a pinned certificate is judged before a byte of the request leaves
+//
+// What can go wrong, and whether another attempt helps:
+//
+//   TransportError            trouble on the way (name, network, TLS, time limit): the next attempt may work
+//   HttpError, `later`        not now or not with these credentials: 401, 403, 404, 408, 429, 5xx; Retry-After is obeyed
+//   HttpError, not `later`    the other side refuses this request: sending the same again won't help
+
+import { readFileSync } from "node:fs";
+import { type IncomingMessage, request as httpRequest } from "node:http";
+import { type TLSSocket, connect } from "node:tls";
+import { isLoopback } from "./config.ts";
+import { errorChain } from "./log.ts";
+import { type Secret, without } from "./secret.ts";
+
+/** How much of an answer that isn't JSON an error keeps, in characters. */
+const LONGEST_PAGE = 4096;
+/** The longest Retry-After, in seconds: a date may come from a clock that is wrong. */
+const LONGEST_WAIT = 3600;
+
+/** Who is asked, and how. */
+export interface Peer {
+  /** Its address; a request's path is appended. */
+  url: string;
+  /** A unix socket to connect to instead. */
+  unix?: string;
+  /** Sent with each request. */
+  headers?: Record<string, string>;
+  /** Removed from each answer and error. */
+  secrets?: readonly Secret[];
+  timeoutMs: number;
+  /** The longest answer in bytes, whole MiB. */
+  largestAnswer: number;
+  /** Certificates to trust, instead of the system's authorities. */
+  ca_file?: string | undefined;
+  client_cert_file?: string | undefined;
+  client_key_file?: string | undefined;
+  /** SHA-256 of the certificate to trust, instead of any authority: hex, with or without colons. */
+  fingerprint?: string | undefined;
+}
+
+export interface Ask {
+  /** What is being done, for errors: "report", "ship ep-1". */
+  what: string;
+  /** GET unless given. */
+  method?: "GET" | "POST" | "PUT";
+  path: string;
+  headers?: Record<string, string>;
+  body?: Bun.BodyInit;
+  /** Sent as the body, as JSON. */
+  json?: unknown;
+  signal?: AbortSignal | undefined;
+  /** Another time limit than the client's; null for none. */
+  timeoutMs?: number | null;
+}
+
+/** An answer with a status from 200 to 299. */
+export interface Reply {
+  status: number;
+  headers: Headers;
+  /** The parsed body; undefined where it isn't JSON. */
+  json: unknown;
+  /** The parsed body where it is an object, else an empty one. */
+  body: Record<string, unknown>;
+}
+
+export interface Client {
+  readonly url: string;
+  /** @throws TransportError, HttpError; the signal's reason where it was aborted. */
+  ask(request: Ask): Promise<Reply>;
+}
+
+/** No answer. */
+export class TransportError extends Error {
+  override name = "TransportError";
+  /** The time limit was reached. */
+  readonly late: boolean;
+
+  constructor(message: string, { late = false }: { late?: boolean } = {}) {
+    super(message);
+    this.late = late;
+  }
+}
+
+/** An answer with any other status. */
+export class HttpError extends Error {
+  override name = "HttpError";
+  readonly status: number;
+  /** Its JSON body where it had one. */
+  readonly body: Record<string, unknown>;
+  /** Its body as it came: JSON, else text (a proxy's page, for one), cut where it is long. */
+  readonly given: unknown;
+  /** Seconds to wait, where it says so: an hour at most. */
+  readonly retryAfter: number | null;
+  /** What time it is there, in milliseconds since 1970. */
+  readonly serverTime: number | null;
+
+  constructor(what: string, { status, reason, headers, text }: RawAnswer) {
+    const json = parse(text);
+    const body = asMapping(json);
+    const said = [body["error"], body["message"]].find((one) => typeof one === "string");
+    super(
+      `${what}: answered ${status}${said === undefined ? reason && ` ${reason}` : `: ${said.slice(0, LONGEST_PAGE)}`}`,
+    );
+    this.status = status;
+    this.body = body;
+    this.given = json ?? text.slice(0, LONGEST_PAGE);
+    this.retryAfter = retryAfter(headers);
+    this.serverTime = serverTime(headers);
+  }
+
+  /** The credentials were refused. */
+  get refusesCredentials(): boolean {
+    return this.status === 401 || this.status === 403;
+  }
+
+  /** It is about the sender and the moment, not about what was sent: try again later. */
+  get later(): boolean {
+    return this.refusesCredentials || [404, 408, 429].includes(this.status) || this.status >= 500;
+  }
+}
+
+interface RawAnswer {
+  status: number;
+  /** The words of its status line. */
+  reason: string;
+  headers: Headers;
+  text: string;
+}
+
+/** A client for one peer. Reads its certificates. @throws Error when one can't be read. */
+export function openClient(peer: Peer): Client {
+  const { url, unix, secrets = [], timeoutMs } = peer;
+  const send = peer.fingerprint === undefined ? overFetch(peer) : overPinned(peer, peer.fingerprint);
+  return {
+    url,
+    async ask({ what, method = "GET", path, headers, body, json, signal, timeoutMs: limit = timeoutMs }) {
+      // Not AbortSignal.timeout: its timer would wake an idle agent long after the answer.
+      const late = new AbortController();
+      const timer = limit === null ? undefined : setTimeout(() => late.abort(), limit);
+      let answer: RawAnswer;
+      try {
+        answer = await send(url + path, {
+          method,
+          headers: {
+            ...peer.headers,
+            ...(json === undefined ? {} : { "content-type": "application/json" }),
+            ...headers,
+          },
+          body: json === undefined ? body : JSON.stringify(json),
+          signal: signal ? AbortSignal.any([signal, late.signal]) : late.signal,
+        });
+      } catch (error) {
+        signal?.throwIfAborted();
+        const why = late.signal.aborted ? `timed out after ${limit! / 1000} s` : without(secrets, errorChain(error));
+        throw new TransportError(`${what}: no answer from ${unix ?? url}: ${why}`, { late: late.signal.aborted });
+      } finally {
+        clearTimeout(timer);
+      }
+      answer.text = without(secrets, answer.text);
+      answer.reason = without(secrets, answer.reason);
+      if (answer.status < 200 || answer.status > 299) throw new HttpError(what, answer);
+      const value = parse(answer.text);
+      return { status: answer.status, headers: answer.headers, json: value, body: asMapping(value) };
+    },
+  };
+}
+
+interface Outgoing {
+  method: string;
+  headers: Record<string, string>;
+  body: Bun.BodyInit | undefined;
+  signal: AbortSignal;
+}
+
+type Transport = (url: string, request: Outgoing) => Promise<RawAnswer>;
+
+/** The peer's certificates, read; null without any. */
+function certificatesOf({ ca_file, client_cert_file, client_key_file }: Peer): Record<string, string> | null {
+  const files = Object.entries({ ca: ca_file, cert: client_cert_file, key: client_key_file });
+  const read = files.flatMap(([name, file]) => (file === undefined ? [] : [[name, readFileSync(file, "utf8")]]));
+  return read.length === 0 ? null : (Object.fromEntries(read) as Record<string, string>);
+}
+
+function overFetch(peer: Peer): Transport {
+  const { url, unix, largestAnswer } = peer;
+  const tls = certificatesOf(peer);
+  const fixed = {
+    redirect: "manual",
+    ...(unix === undefined ? {} : { unix }),
+    ...(tls ? { tls } : {}),
+    // Bun takes false for no proxy; its types know only text.
+    ...(isLoopback(new URL(url).hostname) ? { proxy: false as unknown as string } : {}),
+  } as const;
+  return async (address, { body, ...request }) => {
+    const answer = await fetch(address, { ...fixed, ...request, ...(body === undefined ? {} : { body }) });
+    const { status, statusText: reason, headers } = answer;
+    return { status, reason, headers, text: await textOf(answer.body, largestAnswer) };
+  };
+}
+
+/**
+ * `fetch` can't judge a certificate that no authority has signed (it asks `checkServerIdentity` only for verified ones),
+ * so the connection is made first, judged, and only then written to.
+ */
+function overPinned(peer: Peer, fingerprint: string): Transport {
+  const tls = certificatesOf(peer);
+  return async (address, { method, headers, body, signal }) => {
+    const url = new URL(address);
+    const bytes = body === undefined ? undefined : await new Response(body).bytes();
+    const socket = await connectPinned(url, { ...tls, fingerprint, signal });
+    try {
+      const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
+      httpRequest(
+        {
+          method,
+          host: url.hostname,
+          path: url.pathname + url.search,
+          headers: { ...headers, host: url.host, connection: "close" },
+          createConnection: () => socket,
+          signal,
+        },
+        resolve,
+      )
+        .on("error", reject)
+        .end(bytes);
+      const answer = await promise;
+      const { statusCode: status = 0, statusMessage: reason = "" } = answer;
+      const fields = Object.entries(answer.headers).map(([name, value]): [string, string] => [name, String(value)]);
+      return { status, reason, headers: new Headers(fields), text: await textOf(answer, peer.largestAnswer) };
+    } finally {
+      socket.destroy();
+    }
+  };
+}
+
+async function connectPinned(
+  url: URL,
+  { fingerprint, signal, ...tls }: { fingerprint: string; signal: AbortSignal; cert?: string; key?: string },
+): Promise<TLSSocket> {
+  const host = url.hostname.replace(/^\[|\]$/g, "");
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const socket = connect({ ...tls, host, port: Number(url.port || 443), rejectUnauthorized: false }, resolve);
+  const stop = () => reject(signal.reason as Error);
+  socket.on("error", reject);
+  signal.addEventListener("abort", stop, { once: true });
+  if (signal.aborted) stop();
+  try {
+    await promise;
+    const shown = socket.getPeerCertificate().fingerprint256;
+    const plain = (text: string) => text.replaceAll(":", "").toLowerCase();
+    if (plain(shown) !== plain(fingerprint)) {
+      throw new Error(`its certificate has the fingerprint ${shown}, not the configured one`);
+    }
+    return socket;
+  } catch (error) {
+    socket.destroy();
+    throw error;
+  } finally {
+    signal.removeEventListener("abort", stop);
+  }
+}
+
+/** A body as text (UTF-8). @throws Error when it is over `most` bytes, or breaks off. */
+async function textOf(body: AsyncIterable<Uint8Array> | null, most: number): Promise<string> {
+  const chunks: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const chunk of body ?? []) {
+    bytes += chunk.length;
+    if (bytes > most) throw new Error(`the answer is over ${most >> 20} MiB`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString("utf8");
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text) as unknown;
+  } catch {
+    return undefined;
+  }
+}
+
+function asMapping(value: unknown): Record<string, unknown> {
+  return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : {};
+}
+
+/** What a server's Date says (RFC 9110, section 6.6.1), in milliseconds since 1970. */
+export function serverTime(headers: Headers): number | null {
+  const at = Date.parse(headers.get("date") ?? "");
+  return Number.isNaN(at) ? null : at;
+}
+
+/** RFC 9110, section 10.2.3: seconds or a date. */
+function retryAfter(headers: Headers): number | null {
+  const given = headers.get("retry-after")?.trim();
+  if (given === undefined) return null;
+  const seconds = /^\d+$/.test(given) ? Number(given) : (Date.parse(given) - Date.now()) / 1000;
+  return Number.isNaN(seconds) ? null : Math.min(Math.max(0, seconds), LONGEST_WAIT);
+}
