@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync, writeFileSync
 import { arch, freemem, loadavg, release, tmpdir, totalmem, uptime } from "node:os";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
-import { directly } from "./lib/direct.ts";
+import { openClient } from "./lib/client.ts";
 import { ownCommand } from "./lib/unit.ts";
 
 const HELP = `usage: picket try [--once]
@@ -294,13 +294,9 @@ async function send(url: string, data: unknown, headers: Record<string, string> 
   const body = JSON.stringify(data);
   const shown = Object.entries(headers).map(([name, value]) => `-H '${name}: ${value}' `);
   console.log(`$ curl ${shown.join("")}-d '${body}' ${url}`);
-  const answer = await fetch(url, {
-    method: "POST",
-    body,
-    headers: { "Content-Type": "application/json", ...headers },
-    ...directly(url),
-  });
-  console.log(`${await answer.text()}   (${answer.status})`);
+  const client = openClient({ url, headers, timeoutMs: 10_000, largestAnswer: 1 << 20 });
+  const { json, status } = await client.ask({ what: `post to ${url}`, method: "POST", path: "", json: data });
+  console.log(`${JSON.stringify(json) ?? ""}   (${status})`);
 }
 
 function tokenIn(text: string): string {
