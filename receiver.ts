@@ -12,7 +12,7 @@ import example from "./etc/receiver.yaml" with { type: "text" };
 import { isLoopback } from "./lib/config.ts";
 import { holdAlone, isDiskFull, makeFolder } from "./lib/files.ts";
 import { type Bindings, Refusal, type Server, readBody, refusalLog, serve } from "./lib/http.ts";
-import { type Log, errorChain } from "./lib/log.ts";
+import { type Log, errorChain, seldom } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
 import { isNestedDeeper } from "./lib/json.ts";
 import { Admission, type Guest, stamp, unauthorized } from "./lib/receiver/admission.ts";
@@ -33,7 +33,6 @@ import { type TakenEpisode, createTurns, episodeName, takeEpisode } from "./lib/
 import { Teller } from "./lib/receiver/teller.ts";
 import { quietPass, uploadRefused, uploadTaken } from "./lib/receiver/uploads.ts";
 import { VersionGate } from "./lib/receiver/version-gate.ts";
-import { Seldom } from "./lib/seldom.ts";
 import { type Called, type Running, type Service, run } from "./lib/service.ts";
 
 const USAGE = `picket-receiver: takes in every host's reports and episodes, and knows who went silent
@@ -388,13 +387,13 @@ function startLoops(receiver: Receiver, service: Service, teller: Teller): void 
  * limit of its unit, and stay down when there is room.
  */
 async function onceThereIsRoom<T>({ log, stopping }: Service, step: () => Promise<T>): Promise<T> {
-  const seldom = new Seldom(log);
+  const rare = seldom(log);
   for (;;) {
     try {
       return await step();
     } catch (error) {
       if (!isDiskFull(error) && !isDiskFull((error as Error).cause)) throw error;
-      seldom.warn("full", `the start waits until there is room: ${errorChain(error)}`);
+      rare.warn("full", `the start waits until there is room: ${errorChain(error)}`);
     }
     await sleep(ROOM_LOOK_MS, undefined, { signal: stopping });
   }

@@ -21,7 +21,7 @@ import {
   restartToSwitch,
   secret,
 } from "./config.ts";
-import type { Log } from "./log.ts";
+import { type Log, seldom } from "./log.ts";
 import { type Counter, type Histogram, Registry, processMetrics } from "./metrics.ts";
 import { type Secret, secretEquals } from "./secret.ts";
 
@@ -29,8 +29,6 @@ import { type Secret, secretEquals } from "./secret.ts";
 const STOP_MS = 1500;
 /** A connection on which nothing comes for so long is closed, in seconds. */
 const IDLE_SECONDS = 30;
-/** A refusal is logged once per address and reason in this time, in milliseconds. */
-const REFUSAL_LOG_MS = 60_000;
 const METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 /** The path of a file that is there and can be read. */
@@ -336,15 +334,11 @@ function plain(address: string): string {
 
 /** Logs a refusal at most once a minute per address and reason. */
 export function refusalLog(log: Log): (refusal: Refusal, ip: string, more?: Record<string, unknown>) => void {
-  const seen = new Map<string, number>();
+  const rare = seldom(log);
   return ({ status, code, log: own }, ip, more = own) => {
-    const now = performance.now();
-    const key = `${code} ${ip}`;
-    if (now - (seen.get(key) ?? Number.NEGATIVE_INFINITY) < REFUSAL_LOG_MS) return;
-    if (seen.size > 10_000) seen.clear();
-    seen.set(key, now);
-    if (status < 500) log.warn("request refused", { reason: code, ip, ...more });
-    else log.error("request failed", { reason: code, ip, ...more });
+    const fields = { reason: code, ip, ...more };
+    if (status < 500) rare.warn(`${code} ${ip}`, "request refused", fields);
+    else rare.error(`${code} ${ip}`, "request failed", fields);
   };
 }
 

@@ -22,6 +22,11 @@ export interface Log {
 /** All levels, least first: for `--log-level`. */
 export const LEVELS: readonly Level[] = ["debug", "info", "warn", "error"];
 
+/** What repeats is logged again after so long, in milliseconds. */
+const AGAIN_MS = 60_000;
+/** So many kinds are remembered: a client that changes its address with each request must not fill the memory. */
+const MOST_KINDS = 10_000;
+
 /** Longest text of one value, in characters: journald splits lines at 48 KiB by default (LineMax=). */
 const LONGEST_TEXT = 16_384;
 
@@ -41,6 +46,36 @@ export function createLog(options: { role: string; json: boolean; level: Level; 
       write(format({ ts: new Date().toISOString(), level: own, role, msg }, fields));
     };
   return { debug: at("debug"), info: at("info"), warn: at("warn"), error: at("error") };
+}
+
+/** A log for trouble that repeats: a line of one `kind` is logged at most once a minute, so that an outage can't fill the journal. */
+export interface Seldom {
+  warn(kind: string, msg: string, fields?: Fields): void;
+  error(kind: string, msg: string, fields?: Fields): void;
+}
+
+/** A `Seldom` that writes to `log`. */
+export function seldom(log: Log): Seldom {
+  const loggedAt = new Map<string, number>(); // the oldest first
+  const isDue = (kind: string): boolean => {
+    const now = performance.now();
+    if (now - (loggedAt.get(kind) ?? Number.NEGATIVE_INFINITY) < AGAIN_MS) return false;
+    loggedAt.delete(kind);
+    loggedAt.set(kind, now);
+    for (const [oldest, at] of loggedAt) {
+      if (loggedAt.size <= MOST_KINDS && now - at < AGAIN_MS) break;
+      loggedAt.delete(oldest);
+    }
+    return true;
+  };
+  return {
+    warn(kind, msg, fields) {
+      if (isDue(kind)) log.warn(msg, fields);
+    },
+    error(kind, msg, fields) {
+      if (isDue(kind)) log.error(msg, fields);
+    },
+  };
 }
 
 /** The messages of an error and of its causes, `what failed: why: why that`. Anything thrown will do; endless chains are cut. */

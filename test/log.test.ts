@@ -1,8 +1,8 @@
 // Not tested: a stderr that is full for more than a second (the line is given up).
 
-import { expect, test } from "bun:test";
+import { describe, expect, spyOn, test } from "bun:test";
 import { join } from "node:path";
-import { createLog, errorChain, type Fields, type Level } from "../lib/log.ts";
+import { createLog, errorChain, type Fields, type Level, seldom } from "../lib/log.ts";
 import { ROOT } from "./kit.ts";
 
 function lines(json: boolean, write: (log: ReturnType<typeof createLog>) => void, level: Level = "debug"): string[] {
@@ -133,4 +133,39 @@ test("lines go whole to stderr, and a reader that went away does not stop the pr
     const child = Bun.spawn(["sh", "-c", script, process.execPath, program], { stdout: "pipe", stderr: "inherit" });
     expect(await new Response(child.stdout).text()).toBe("still here\n");
   }
+});
+
+describe("trouble that repeats", () => {
+  test("is logged once a minute for each kind, as a warning or an error", () => {
+    const lines: string[] = [];
+    const rare = seldom(
+      createLog({ role: "tiny", json: false, level: "debug", write: (line) => lines.push(line.slice(9)) }),
+    );
+    const at = spyOn(performance, "now");
+    try {
+      for (const ms of [0, 1, 59_999, 60_000, 60_001]) {
+        at.mockReturnValue(1_000_000 + ms);
+        rare.warn("disk", "full", { ms });
+        rare.error("hub", "away", { ms });
+      }
+    } finally {
+      at.mockRestore();
+    }
+    expect(lines).toEqual([
+      "warn  tiny full ms=0",
+      "error tiny away ms=0",
+      "warn  tiny full ms=60000",
+      "error tiny away ms=60000",
+    ]);
+  });
+
+  test("of ever new kinds fills no memory: the oldest are forgotten", () => {
+    let lines = 0;
+    const rare = seldom(createLog({ role: "tiny", json: false, level: "debug", write: () => lines++ }));
+    for (let kind = 0; kind <= 10_000; kind++) rare.warn(String(kind), "refused");
+    rare.warn("10000", "refused");
+    expect(lines).toBe(10_001);
+    rare.warn("0", "refused");
+    expect(lines).toBe(10_002);
+  });
 });

@@ -1,9 +1,8 @@
 // One report: what every source says now. A source that fails is left out or null, and its failure is said; only where a
 // Proxmox node is reported, its status has to be there: a report without it would be of some other host.
 
-import type { Log } from "../log.ts";
+import { type Log, type Seldom, seldom } from "../log.ts";
 import { errorChain } from "../log.ts";
-import { Seldom } from "../seldom.ts";
 import { version } from "../version.ts";
 import { type DockerContainer, dockerVersion, findSocket, readContainers } from "./docker.ts";
 import { type HostMetrics, HostReader } from "./host.ts";
@@ -37,7 +36,7 @@ export class Sampler {
     this.#settings = settings;
     this.#env = env;
     this.#host = new HostReader({ root: "/", mounts: settings.disks });
-    this.#seldom = new Seldom(log);
+    this.#seldom = seldom(log);
     this.#proxmox = settings.proxmox
       ? new Proxmox(settings.proxmox, (kind, text) => this.#seldom.warn(kind, text))
       : null;

@@ -11,8 +11,7 @@
 
 import { HttpError, serverTime } from "../client.ts";
 import { duration } from "../text.ts";
-import { type Log, errorChain } from "../log.ts";
-import { Seldom } from "../seldom.ts";
+import { type Log, errorChain, type Seldom, seldom } from "../log.ts";
 import type { Backlog } from "./backlog.ts";
 import type { Hub } from "./hub.ts";
 import type { Report } from "./report.ts";
@@ -70,7 +69,7 @@ export class Reporter {
   constructor(options: ReporterOptions) {
     this.#options = options;
     this.#interval = options.interval;
-    this.#seldom = new Seldom(options.log);
+    this.#seldom = seldom(options.log);
   }
 
   /** Takes over another configuration; an interval only where it is another one than was configured before. */

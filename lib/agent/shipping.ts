@@ -13,8 +13,7 @@ import { Readable, Transform } from "node:stream";
 import { createZstdCompress } from "node:zlib";
 import { HttpError, TransportError } from "../client.ts";
 import { syncFolder } from "../files.ts";
-import { type Log, errorChain } from "../log.ts";
-import { Seldom } from "../seldom.ts";
+import { type Log, errorChain, type Seldom, seldom } from "../log.ts";
 import type { EpisodePlaces } from "./episodes.ts";
 import type { Hub } from "./hub.ts";
 import { tarOf } from "./tar.ts";
@@ -65,7 +64,7 @@ export class Shipping {
 
   constructor(options: ShippingOptions) {
     this.#options = options;
-    this.#seldom = new Seldom(options.log);
+    this.#seldom = seldom(options.log);
   }
 
   /** One pass over what is finished. */
