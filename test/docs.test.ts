@@ -37,6 +37,12 @@ function blocks(text: string, language: string): string[] {
   return [...text.matchAll(new RegExp(`^\`\`\`${language}\n([^]*?)^\`\`\`$`, "gm"))].map(([, block]) => block!);
 }
 
+/** The lines of shell blocks and sessions, and all that stands between backticks. */
+const CODE = [...PAGES.values()].flatMap((page) => [
+  ...[...blocks(page, "sh"), ...blocks(page, "console")].flatMap((block) => block.split("\n")),
+  ...[...page.matchAll(/`([^`\n]+)`/g)].map(([, span]) => span!),
+]);
+
 const example = (role: Role): string => read(`etc/${role}.yaml`);
 /** The same with a token in place, for its file isn't here. */
 const withToken = (text: string): string =>
@@ -185,12 +191,16 @@ describe.each(ROLES)("%s", (role) => {
     const keys = settings(role).flatMap((row) => row.keys);
     expect(keys.length).toBeGreaterThan(15);
     const config = folder.write("c.yaml", withToken(example(role)));
-    const env = Object.fromEntries([...keys, "no_such_key"].map((key) => [variable(role, key), "[[["]));
+    const named = [...[...PAGES.values(), example(role)].join("\n").matchAll(/\bPICKET_[A-Z]+_[A-Z_]+\b/g)]
+      .map(([name]) => name)
+      .filter((name) => name.startsWith(variable(role, "")));
+    const variables = [...keys.map((key) => variable(role, key)), ...named];
+    const env = Object.fromEntries([...variables, variable(role, "no_such_key")].map((name) => [name, "[[["]));
     const { stderr } = await runRole(role, ["--check", "--config", config], { env });
     const complaints = (name: string): string[] =>
       stderr.split("\n").filter((line) => line.includes(name) && /unknown|not a setting/.test(line));
     expect(complaints(variable(role, "no_such_key"))).toHaveLength(1);
-    expect(keys.filter((key) => complaints(`${variable(role, key)}:`).length > 0)).toEqual([]);
+    expect(variables.filter((name) => complaints(`${name}:`).length > 0)).toEqual([]);
   }, 60_000);
 
   test("the defaults of the table are those in effect", async () => {
@@ -233,24 +243,32 @@ describe.each(ROLES)("%s", (role) => {
     expect(named.filter((name) => !new RegExp(`^# TYPE ${name} `, "m").test(served))).toEqual([]);
   });
 
-  test("the commands and flags that the pages show exist", async () => {
-    const help = async (...words: string[]): Promise<string> => (await runRole(role, [...words, "--help"])).stdout;
-    const own = await help();
-    const code = [...PAGES.values()].flatMap((page) => [
-      ...[...blocks(page, "sh"), ...blocks(page, "console")].flatMap((block) => block.split("\n")),
-      ...[...page.matchAll(/`([^`\n]+)`/g)].map(([, span]) => span!),
-    ]);
-    const call = new RegExp(`(?:^|[$&] |sudo )picket[- ]${role} ([a-z-][^#;&>]*)`);
-    const shown = code.flatMap((line) => call.exec(line)?.[1]?.trim() ?? []);
-    expect(shown.length).toBeGreaterThan(3);
-    for (const call of new Set(shown)) {
+  test("the commands and flags that the pages show are those that there are", async () => {
+    const help = async (name: string): Promise<string> =>
+      (await runRole(role, [...name.split(" ").filter(Boolean), "--help"])).stdout;
+    const own = await help("");
+    const list = own.slice(own.indexOf("\ncommands:\n"), own.indexOf("\nflags:\n"));
+    const commands = [...list.matchAll(/^ {2}([a-z][a-z -]*?)(?: [A-Z[].*?)? {2}/gm)].map(([, name]) => name!);
+    const usages = new Map(await Promise.all(commands.map(async (name) => [name, await help(name)] as const)));
+
+    const calling = new RegExp(`(?:^|[$&] |sudo )picket[- ](?:${role}|<role>) ([a-z-][^#;&>]*)`);
+    const shown = CODE.flatMap((line) => calling.exec(line)?.[1]?.trim() ?? []);
+    const nameOf = (call: string): string => {
       const [first = "", second = ""] = call.split(/[ |[]/);
-      const commands = [...own.matchAll(/^ {2}([a-z]+(?: [a-z-]+)?)/gm)].map(([, name]) => name!);
-      const name = commands.find((one) => one === `${first} ${second}`) ?? commands.find((one) => one === first);
-      if (!first.startsWith("-")) expect({ call, name }).toEqual({ call, name: expect.any(String) });
-      const text = own + (name ? await help(...name.split(" ")) : "");
-      for (const [flag] of call.matchAll(/--[a-z-]+/g)) expect(`${call}: ${text}`).toMatch(new RegExp(`${flag}\\b`));
-    }
+      return commands.find((one) => one === `${first} ${second}`) ?? first;
+    };
+    const strange = shown.filter((call) => {
+      const name = call.startsWith("-") ? "" : nameOf(call);
+      const flags = [...call.matchAll(/--[a-z-]+/g)].map(([flag]) => flag);
+      const known = name === "" ? own : own + (usages.get(name) ?? "");
+      return !(name === "" || usages.has(name)) || flags.some((flag) => !new RegExp(`${flag}\\b`).test(known));
+    });
+    expect(strange).toEqual([]);
+
+    expect(commands.filter((name) => !shown.some((call) => nameOf(call) === name))).toEqual([]);
+    const flags = [own, ...usages.values()].flatMap((text) => [...text.matchAll(/--[a-z-]+/g)].map(([flag]) => flag));
+    const said = CODE.join("\n");
+    expect([...new Set(flags)].filter((flag) => !new RegExp(`${flag}\\b`).test(said))).toEqual([]);
   });
 });
 
