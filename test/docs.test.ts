@@ -79,6 +79,16 @@ test("every link leads to a file and a heading that are there", () => {
   expect(broken).toEqual([]);
 });
 
+test("the files, folders and scripts that the pages and notes name are there", () => {
+  const { scripts } = JSON.parse(read("package.json")) as { scripts: Record<string, string> };
+  const texts = [...PAGES.values(), read("CHANGELOG.md"), ...found("test/**/*.md").map(read)].join("\n");
+  const paths = [...texts.matchAll(/(?<![\w/])(?:test|etc|lib|docs)\/[\w./-]*\w/g)].map(([path]) => path);
+  expect(paths.length).toBeGreaterThan(20);
+  expect([...new Set(paths)].filter((path) => !existsSync(join(ROOT, path)))).toEqual([]);
+  const run = [...texts.matchAll(/bun run (\w+)/g)].map(([, name]) => name!);
+  expect(run.filter((name) => !(name in scripts))).toEqual([]);
+});
+
 test("links to the sections of the first README.md and INSTALL.md still lead somewhere", () => {
   const former = {
     "README.md":
