@@ -15,7 +15,9 @@ import { type Bindings, Refusal, type Server, readBody, refusalLog, serve } from
 import { type Log, errorChain, seldom } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
 import { isNestedDeeper } from "./lib/json.ts";
+import { type Outbox, createOutbox, inboxChannel } from "./lib/outbox.ts";
 import { Admission, type Guest, stamp, unauthorized } from "./lib/receiver/admission.ts";
+import { type News, createNews, eventSource } from "./lib/receiver/alerts.ts";
 import { COMMANDS } from "./lib/receiver/commands.ts";
 import { Config } from "./lib/receiver/config.ts";
 import { EpisodeIndex } from "./lib/receiver/episode-index.ts";
@@ -23,14 +25,12 @@ import { EpisodeFolder, type EpisodeStore, episodesFolder } from "./lib/receiver
 import { type Figures, countAll, createFigures, health, hostCount, statusLine } from "./lib/receiver/figures.ts";
 import { retentionPass, rollupPass } from "./lib/receiver/history.ts";
 import { type Taken, ingest } from "./lib/receiver/ingest.ts";
-import { type News, createNews } from "./lib/receiver/news.ts";
 import { Presence } from "./lib/receiver/presence.ts";
 import { readingRoutes } from "./lib/receiver/reading.ts";
 import { DEEPEST, readReport } from "./lib/receiver/report.ts";
 import { isBusy } from "./lib/receiver/database.ts";
 import { Store } from "./lib/receiver/store.ts";
 import { type TakenEpisode, createTurns, episodeName, takeEpisode } from "./lib/receiver/take-episode.ts";
-import { Teller } from "./lib/receiver/teller.ts";
 import { quietPass, uploadRefused, uploadTaken } from "./lib/receiver/uploads.ts";
 import { VersionGate } from "./lib/receiver/version-gate.ts";
 import { type Called, type Running, type Service, run } from "./lib/service.ts";
@@ -94,9 +94,11 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     receiver.gate.refresh(),
     countAll(receiver),
   ]);
-  const teller = await onceThereIsRoom(service, () => Teller.open(store, { notify: config.notify, log }));
+  const events = await onceThereIsRoom(service, () => eventSource(store, log));
+  const from = config.notify?.from ?? "receiver";
+  const outbox = createOutbox(events, inboxChannel(config.notify, { from, log }));
   const server = listenToAgents(receiver, service);
-  startLoops(receiver, service, teller);
+  startLoops(receiver, service, outbox);
   log.info("ready", { listen: String(server.address), data: config.data_dir, hosts: hostCount(receiver) });
   return {
     status: () => statusLine(receiver),
@@ -113,7 +115,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       receiver.news.ring();
       await server.stop();
       await receiver.index.close();
-      await teller.close();
+      await outbox.close();
       // On a full disk the last mark has to do.
       await receiver.presence.mark(Date.now()).catch(() => {});
       await store.close();
@@ -346,7 +348,7 @@ const inTurn = createTurns();
 // ---------------------------------------------------------------------------------------------------------------
 // Loops
 
-function startLoops(receiver: Receiver, service: Service, teller: Teller): void {
+function startLoops(receiver: Receiver, service: Service, outbox: Outbox): void {
   const { store, news } = receiver;
   let due = 0;
   const watching = service.loop({
@@ -357,7 +359,7 @@ function startLoops(receiver: Receiver, service: Service, teller: Teller): void 
       due = await watch(receiver);
     },
   });
-  const tell = service.loop({ name: "tell", every: () => 5, pass: (alive) => teller.pass(alive) });
+  const tell = service.loop({ name: "tell", every: () => 5, pass: (alive) => outbox.pass(alive) });
   const onNews = (): void => {
     watching.wake();
     tell.wake();

@@ -1,24 +1,31 @@
-// Escalations: a cluster that has become due is written down once for each level, and told to an inbox.
+// Escalations: a cluster that is due is written down once for each level, then told to an inbox (lib/outbox.ts).
 //
-//   escalations.jsonl   what was escalated, in order; from it the next start knows what need not be escalated again
-//   escalations.told    the id of the last one that the inbox has
+//   escalations.jsonl   the escalations in order; the next start reads from it what was escalated already
+//   escalations.told    the id of the last one that was told: the outbox's mark
 //
-// An escalation is written before it is told, and its id follows from the cluster's spell and level: whoever is killed in
-// between tells it again at the next start, and the inbox takes an id once. An inbox that can't be written delays it.
+// An escalation's id is derived from the cluster's spell and level.
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import { duration } from "../text.ts";
 import { writeWhole } from "../files.ts";
-import { InboxWriter } from "../inbox.ts";
 import { type Durability, Journal } from "../journal.ts";
 import type { Log } from "../log.ts";
+import {
+  type Outbox,
+  type OutboxEvent,
+  REMEMBERED_HOURS,
+  type Untold,
+  createOutbox,
+  derivedId,
+  inboxChannel,
+} from "../outbox.ts";
 import { replay } from "../replay.ts";
 import { type Cluster, type Clusters, type Example, LEVELS, type Level } from "./clusters.ts";
 import type { Answer, Model } from "./model.ts";
 
-/** Whom escalations are told. */
+/** The inbox that is told. */
 export interface Notify {
   inbox_dir: string;
   recipient: string;
@@ -78,9 +85,8 @@ export interface EscalationOptions {
   log: Log;
 }
 
-/** How long the inbox remembers what it was told, in hours, and how old an untold escalation may be, in milliseconds. */
-const REMEMBER_HOURS = 24 * 7;
-const STALE_MS = 6 * 86_400_000;
+/** An untold escalation that is older is not told any more, in milliseconds: the inbox may soon forget its id. */
+const STALE_MS = (REMEMBERED_HOURS - 24) * 3_600_000;
 const LARGEST_DIAGNOSIS = 2000;
 
 const SYSTEM = `You are the on-call engineer. You are shown failures of one operation that belong together. In at most three sentences
@@ -90,7 +96,7 @@ say what most likely causes them and what to check first. No preamble.`;
 export class Escalations {
   #options: EscalationOptions;
   #journal: Journal | null;
-  #inbox: { writer: InboxWriter; opened: boolean } | null = null;
+  #outbox: Outbox;
   /** The last escalation of each cluster. */
   #last = new Map<string, { level: Level; lastAt: number }>();
   #untold: Escalation[] = [];
@@ -100,6 +106,7 @@ export class Escalations {
   private constructor(options: EscalationOptions) {
     const { folder, durability } = options;
     this.#options = options;
+    this.#outbox = this.#createOutbox();
     this.#journal =
       folder === null
         ? null
@@ -127,12 +134,12 @@ export class Escalations {
 
   /** Takes over what a reload may change. */
   configure(changed: Pick<EscalationOptions, "cooldownMs" | "notify" | "model">): void {
-    const { inbox_dir } = changed.notify ?? {};
-    if (inbox_dir !== this.#options.notify?.inbox_dir) {
-      void this.#inbox?.writer.close();
-      this.#inbox = null;
-    }
+    const moved = JSON.stringify(changed.notify) !== JSON.stringify(this.#options.notify);
     this.#options = { ...this.#options, ...changed };
+    if (!moved) return;
+    const former = this.#outbox;
+    this.#outbox = this.#createOutbox();
+    former.close().catch((error: unknown) => this.#options.log.warn("the former inbox is not closed", { error }));
   }
 
   /** How many the inbox doesn't have yet. */
@@ -149,14 +156,14 @@ export class Escalations {
       alive();
       await this.#escalate(cluster, level, ask);
       // The next one may wait long for its diagnosis. What can't be told now is tried again below, where that is said.
-      await this.#tell(alive).catch(() => {});
+      await this.#outbox.pass(alive).catch(() => {});
     }
-    await this.#tell(alive);
+    await this.#outbox.pass(alive);
   }
 
   async close(): Promise<void> {
     await this.#journal?.close();
-    await this.#inbox?.writer.close();
+    await this.#outbox.close();
   }
 
   /** The level that a cluster has reached and was not escalated at; 0 for none. */
@@ -173,7 +180,7 @@ export class Escalations {
     const diagnosed = await diagnose(cluster, ask);
     const escalation: Escalation = {
       ts: new Date().toISOString(),
-      id: idOf(`${fingerprint} ${spell.begin} ${level}`),
+      id: derivedId(`${fingerprint} ${spell.begin} ${level}`),
       fingerprint,
       level,
       endpoint: parts.endpoint,
@@ -193,27 +200,20 @@ export class Escalations {
     log.warn(textOf(escalation), { fingerprint, level });
   }
 
-  async #tell(alive: () => void): Promise<void> {
-    const { folder } = this.#options;
-    for (let next = this.#untold[0]; next; next = this.#untold[0]) {
-      await this.#deliver(next);
-      if (folder !== null) writeWhole(join(folder, "escalations.told"), `${next.id}\n`);
-      this.#untold.shift();
-      alive();
-    }
+  #createOutbox(): Outbox {
+    const { notify, log } = this.#options;
+    return createOutbox(async () => this.#waiting(), inboxChannel(notify, { from: "observer", log }));
   }
 
-  /** A reload may change the inbox between any two. */
-  async #deliver(escalation: Escalation): Promise<void> {
-    const { notify } = this.#options;
-    if (!notify) return;
-    const inbox = (this.#inbox ??= {
-      writer: new InboxWriter({ dir: notify.inbox_dir, durability: "disk", dedupeHours: REMEMBER_HOURS }),
-      opened: false,
-    });
-    if (!inbox.opened) await inbox.writer.open();
-    inbox.opened = true;
-    await inbox.writer.deliverOnce(eventOf(escalation, notify));
+  #waiting(): Untold[] {
+    return this.#untold.map((escalation) => ({
+      event: eventOf(escalation),
+      mark: async () => {
+        const { folder } = this.#options;
+        if (folder !== null) writeWhole(join(folder, "escalations.told"), `${escalation.id}\n`);
+        this.#untold.shift();
+      },
+    }));
   }
 }
 
@@ -248,10 +248,6 @@ function readTold(folder: string): string | null {
   return existsSync(file) ? readFileSync(file, "utf8").trim() : null;
 }
 
-function idOf(text: string): string {
-  return new Bun.CryptoHasher("sha256").update(text).digest("hex").slice(0, 32);
-}
-
 /** In words, on one line. */
 function textOf({ endpoint, count, first_at, last_at, examples, shape, fingerprint }: Escalation): string {
   const ms = Date.parse(last_at) - Date.parse(first_at);
@@ -261,16 +257,13 @@ function textOf({ endpoint, count, first_at, last_at, examples, shape, fingerpri
   return `${name} keeps failing: ${count} failures within ${span}: ${error} (picket-observer clusters ${fingerprint})`;
 }
 
-function eventOf(escalation: Escalation, { recipient }: Notify) {
-  const { ts, id, level, diagnosis } = escalation;
+function eventOf(escalation: Escalation): OutboxEvent {
+  const { ts, id, level, diagnosis, fingerprint } = escalation;
   return {
-    ts,
     id,
-    from: "observer",
-    to: recipient,
-    type: "INFO" as const,
-    priority: level >= 10 ? ("urgent" as const) : ("normal" as const),
-    payload: `${textOf(escalation)}${diagnosis === null ? "" : `\n${diagnosis}`}`,
-    source: `observer:${escalation.fingerprint}`,
+    ts,
+    urgent: level >= 10,
+    text: `${textOf(escalation)}${diagnosis === null ? "" : `\n${diagnosis}`}`,
+    source: `observer:${fingerprint}`,
   };
 }

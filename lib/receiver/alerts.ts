@@ -1,9 +1,11 @@
 // Events (what happened, in order) and alerts (what is the matter now; at most one open per host and matter).
 //
-// An event is stored in the transaction that changes what it tells of, and told afterwards (`untold`, `told`): whoever tells
-// it may die in between and tells it again, and its id keeps the inbox from taking it twice.
+// An event is stored in the transaction that changes what it tells of. The outbox tells it afterwards: lib/outbox.ts.
 
+import type { Log } from "../log.ts";
+import { type Untold, derivedId } from "../outbox.ts";
 import type { Queries, Value } from "./database.ts";
+import { type Store, getNote, setNote } from "./store.ts";
 
 export type Severity = "info" | "warning" | "critical";
 
@@ -101,17 +103,39 @@ export function openAlerts(db: Queries, host: number): Promise<AlertRow[]> {
   );
 }
 
+const OUTBOX_BATCH = 100;
 const COLUMNS =
   "e.id, e.at, e.type, e.severity, h.name AS host, e.subject, e.text FROM events e JOIN hosts h ON h.id = e.host";
 
-/** The first events that nobody was told yet. */
-export function untold(db: Queries, limit: number): Promise<EventRow[]> {
-  return db.all<EventRow>(`SELECT ${COLUMNS} WHERE e.told_at IS NULL ORDER BY e.id LIMIT $1`, [limit]);
+/**
+ * The events that wait for the outbox. Each goes into the log, too: an operator looks there first. The mark is `told_at`.
+ * Ids are derived from the store's own random name and the event's number, so that no other store gives the same.
+ */
+export async function eventSource(store: Store, log: Log): Promise<() => Promise<Untold[]>> {
+  const noted = await getNote(store.read, "instance");
+  const instance = noted ?? crypto.randomUUID();
+  if (noted === null) await store.write((tx) => setNote(tx, "instance", instance));
+  /** The number of the last event in the log. */
+  let logged = 0;
+  return async () => {
+    const rows = await store.read.all<EventRow>(
+      `SELECT ${COLUMNS} WHERE e.told_at IS NULL ORDER BY e.id LIMIT ${OUTBOX_BATCH}`,
+    );
+    return rows.map(({ id, at, type, severity, text }) => {
+      if (id > logged) log[severity === "info" ? "info" : "warn"](text, { event: type });
+      logged = Math.max(logged, id);
+      const urgent = severity === "critical";
+      const ts = new Date(at).toISOString();
+      return {
+        event: { id: derivedId(`${instance}:${id}`), ts, urgent, text, source: `receiver:${type}` },
+        mark: () => store.write((tx) => markTold(tx, id)),
+      };
+    });
+  };
 }
 
-/** Notes that all events up to one were told. */
-export async function markTold(tx: Queries, id: number, at: number): Promise<void> {
-  await tx.run("UPDATE events SET told_at = $1 WHERE id <= $2 AND told_at IS NULL", [at, id]);
+async function markTold(tx: Queries, id: number): Promise<void> {
+  await tx.run("UPDATE events SET told_at = $1 WHERE id <= $2 AND told_at IS NULL", [Date.now(), id]);
 }
 
 /** Events after a number or from a time on, oldest first; with neither the newest ones. */
@@ -128,4 +152,28 @@ export async function listEvents(
 /** How an alert's matter is called: the event's type, and which container. */
 function matter(type: EventType, subject: string | undefined): string {
   return subject === undefined ? type : `${type} ${subject}`;
+}
+
+/** Wakes what waits for events: loops that tell them, streams that show them. */
+export interface News {
+  /** There may be a new event. */
+  ring(): void;
+  /** Calls back at the next ring, once. Gives a function that takes this back. */
+  once: (callback: () => void) => () => void;
+}
+
+/** Nothing waits yet. */
+export function createNews(): News {
+  let waiting = new Set<() => void>();
+  return {
+    ring() {
+      const now = waiting;
+      waiting = new Set();
+      for (const callback of now) callback();
+    },
+    once(callback) {
+      waiting.add(callback);
+      return () => waiting.delete(callback);
+    },
+  };
 }
