@@ -1,8 +1,9 @@
-// All four services as a newcomer installs them, under a really booted systemd (in namespaces of its own).
+// All four services under a really booted systemd (in namespaces of its own): as 0.1.0 installed them, a program for each
+// role, then brought up to date role by role, and from there on the one program.
 // Not tested here: a reboot, user services, other versions of systemd than this machine's.
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { copyFileSync, existsSync, mkdirSync } from "node:fs";
+import { copyFileSync, existsSync, linkSync, mkdirSync, realpathSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
 import { Folder, ROOT, command, have, until } from "../kit.ts";
@@ -10,6 +11,25 @@ import { isRoot } from "./disk.ts";
 
 const ROLES = ["collector", "receiver", "agent", "observer"] as const;
 type Role = (typeof ROLES)[number];
+
+/** Sends webhooks and drops files until it is told to stop; sends again what was not acknowledged, as senders do. */
+const SENDER = `
+import { existsSync, renameSync, writeFileSync } from "node:fs";
+const figures = { sent: 0, refused: 0 };
+for (; !existsSync("/root/enough"); figures.sent++) {
+  const text = "event " + figures.sent;
+  const headers = { "content-type": "application/json", "x-github-delivery": text };
+  const send = () => fetch("http://127.0.0.1:18790/note", { method: "POST", headers, body: JSON.stringify({ text }) });
+  while (!(await send().catch(() => null))?.ok) {
+    figures.refused++;
+    await Bun.sleep(20);
+  }
+  const drop = "/var/lib/picket/incoming/" + figures.sent;
+  writeFileSync(drop + ".tmp", JSON.stringify({ recipient: "ops", type: "INFO", payload: "drop " + figures.sent }));
+  renameSync(drop + ".tmp", drop + ".json");
+  await Bun.sleep(2);
+}
+console.log(JSON.stringify(figures));`;
 
 /** Why no systemd can be booted here; null when one can. */
 function whyNot(): string | null {
@@ -34,12 +54,19 @@ class Booted {
   async boot(): Promise<void> {
     const work = this.folder.at("machine");
     mkdirSync(work, { recursive: true });
-    mkdirSync(this.seed("opt/picket"), { recursive: true });
-    copyFileSync(join(ROOT, "install.sh"), this.seed("opt/picket/install.sh"));
-    for (const role of ROLES) {
-      const [binary = ""] = await command(role, "binary");
-      copyFileSync(binary, this.seed(`opt/picket/picket-${role}`));
-    }
+    const [link = ""] = await command("collector", "binary");
+    const bundle = (name: string, programs: string[]) => {
+      mkdirSync(this.seed("opt", name), { recursive: true });
+      copyFileSync(join(ROOT, "install.sh"), this.seed("opt", name, "install.sh"));
+      for (const program of programs) linkSync(realpathSync(link), this.seed("opt", name, program));
+    };
+    // The program called by a role's name is that role alone.
+    bundle(
+      "former",
+      ROLES.map((role) => `picket-${role}`),
+    );
+    bundle("picket", ["picket"]);
+    writeFileSync(this.seed("opt/sender.ts"), SENDER);
     const child = Bun.spawn(["bash", join(ROOT, "test/e2e/booted.sh"), work], {
       stdin: "pipe",
       stdout: "pipe",
@@ -128,12 +155,12 @@ describe.skipIf(reason !== null)("a booted systemd", () => {
 
   test("install.sh puts all four in place, and they serve", async () => {
     for (const role of ["collector", "receiver", "observer"] as const) {
-      const said = await machine.do(`sh /opt/picket/install.sh ${role}`);
+      const said = await machine.do(`sh /opt/former/install.sh ${role}`);
       expect(said).toContain(`started      picket-${role}.service`);
     }
     const added = await machine.do("picket-receiver host add web-1");
     const exports = added.match(/^export .*$/gm)!.join("; ");
-    const said = await machine.do(`${exports}; sh /opt/picket/install.sh agent`);
+    const said = await machine.do(`${exports}; sh /opt/former/install.sh agent`);
     expect(said).toContain("started      picket-agent.service");
     for (const role of ROLES) {
       expect([role, await machine.show(role, "ActiveState"), await machine.show(role, "NRestarts")]).toEqual([
@@ -147,12 +174,62 @@ describe.skipIf(reason !== null)("a booted systemd", () => {
     expect(await machine.do("ls -l /etc/picket/token")).toStartWith("-rw-------");
   }, 120_000);
 
+  test("each role in turn becomes a link to the one program; both kinds run side by side, and no event is lost or doubled", async () => {
+    const pids = async () =>
+      Object.fromEntries(await Promise.all(ROLES.map(async (role) => [role, await machine.show(role, "MainPID")])));
+    await post(machine, "http://127.0.0.1:3219/observer/event", '{"endpoint":"before"}');
+    const sending = machine.do("BUN_BE_BUN=1 /opt/picket/picket /opt/sender.ts");
+    await until("events arrive", async () => (await inbox(machine)).includes('"drop 20"'));
+    let before = await pids();
+    for (const role of ROLES) {
+      expect(await machine.do(`sh /opt/picket/install.sh ${role}`)).toContain(`restarted    picket-${role}.service`);
+      const now = await pids();
+      for (const other of ROLES) expect([other, now[other] === before[other]]).toEqual([other, other !== role]);
+      before = now;
+      expect(await machine.do(`readlink /usr/local/bin/picket-${role}`)).toBe("picket\n");
+      expect(await machine.do(`readlink /proc/${now[role]}/exe`)).toBe("/usr/local/bin/picket\n");
+      expect(await machine.do(`picket-${role} --version && picket ${role} --version`)).toMatch(/^(picket-\w+ .*\n)\1$/);
+      const sent = inboxEvents(await inbox(machine)).length;
+      await until("events go on arriving", async () => inboxEvents(await inbox(machine)).length > sent + 20);
+    }
+    for (const role of ROLES) {
+      expect(await machine.do(`sh /opt/picket/install.sh ${role}`)).toContain(
+        `running      picket-${role}.service, unchanged`,
+      );
+      expect([role, await machine.show(role, "ActiveState"), await machine.show(role, "NRestarts")]).toEqual([
+        role,
+        "active",
+        "0",
+      ]);
+    }
+    await machine.do("touch /root/enough");
+    const { sent, refused } = JSON.parse(await sending) as { sent: number; refused: number };
+    expect(refused).toBeGreaterThan(0);
+    const wanted = Array.from({ length: sent }, (_, n) => [`event ${n}`, `drop ${n}`])
+      .flat()
+      .toSorted();
+    await until("the last drop arrives", async () => (await inbox(machine)).includes(`"drop ${sent - 1}"`));
+    expect(inboxEvents(await inbox(machine)).toSorted()).toEqual(wanted);
+    expect(await machine.do("picket-observer stats")).toMatch(/^operations +1$/m);
+    expect(await machine.do("picket-receiver host list")).toMatch(/^web-1 +online/m);
+  }, 120_000);
+
+  test("a service that still runs a replaced file is restarted when its role is installed, no other one", async () => {
+    await machine.do(
+      "cp /usr/local/bin/picket /usr/local/bin/picket.new && mv /usr/local/bin/picket.new /usr/local/bin/picket",
+    );
+    const [pid, other] = [await machine.show("observer", "MainPID"), await machine.show("receiver", "MainPID")];
+    expect(await machine.do("sh /opt/picket/install.sh observer")).toContain("restarted    picket-observer.service");
+    expect(await machine.show("observer", "MainPID")).not.toBe(pid);
+    expect(await machine.show("receiver", "MainPID")).toBe(other);
+  }, 60_000);
+
   test("systemctl status shows a line of figures; each line in the journal is JSON with its fields", async () => {
     for (const [role, line] of [
       ["collector", /Status: ".*0 /],
       ["receiver", /Status: "1 online; [1-9]/],
       ["agent", /Status: "connected; \d+ reports sent/],
-      ["observer", /Status: "0 operations/],
+      ["observer", /Status: "\d+ operations/],
     ] as const) {
       // Told again when it has changed, every ten seconds.
       const status = () => machine.do(`systemctl status --no-pager picket-${role}`);
@@ -288,6 +365,13 @@ describe.skipIf(reason !== null)("a booted systemd", () => {
 
 function journal(machine: Booted, role: Role): Promise<string> {
   return machine.do(`journalctl -q -u picket-${role} -o cat --no-pager`);
+}
+
+/** The payloads of what the sender sent. */
+function inboxEvents(inbox: string): string[] {
+  const lines = inbox.split("\n").filter((line) => line !== "");
+  const payloads = lines.map((line) => (JSON.parse(line) as { payload: string }).payload);
+  return payloads.filter((payload) => /^(event|drop) \d+$/.test(payload));
 }
 
 function inbox(machine: Booted): Promise<string> {
