@@ -23,7 +23,7 @@ const ROOM_BYTES = 16 << 10;
 /** What whoever may not write somewhere can do, for errors of that kind; undefined for others. */
 export function deniedHint(code = ""): string | undefined {
   if (!/^SQLITE_(CANTOPEN|READONLY|PERM|AUTH)|^E(ACCES|PERM|ROFS)/.test(code)) return undefined;
-  return "run it as root or as the account that the service runs as; under systemd see ReadWritePaths in INSTALL.md";
+  return "run it as root or as the account that the service runs as; under systemd see ReadWritePaths in docs/operations.md";
 }
 
 /** Makes a folder with its parents and syncs every folder that got a new entry, so that a power cut can't take it back. */

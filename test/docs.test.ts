@@ -370,6 +370,18 @@ test.skipIf(!have("curl", "the observer page's curl commands"))(
   },
 );
 
+test.skipIf(!have("openssl", "the certificates of docs/operations.md"))(
+  "the commands for an authority make a certificate that it vouches for",
+  async () => {
+    using folder = new Folder();
+    const [script = ""] = blocks(section("Caddy in front"), "sh");
+    const outcome = await Bun.$`sh -ec ${`${script}\nopenssl verify -CAfile ca.pem web-1.pem`}`
+      .cwd(folder.path)
+      .quiet();
+    expect(outcome.stdout.toString()).toEndWith("web-1.pem: OK\n");
+  },
+);
+
 // ---------------------------------------------------------------------------------------------------------------
 // Messages
 
