@@ -38,8 +38,13 @@ describe.each(TARGETS)("%s", (target) => {
     });
     await agent.said(" ready ");
     expect(agent.log.join("\n")).toContain("PICKET_INTERVAL_SECONDS");
-    const { status, facts, metrics } = await hub.get<{ status: string; facts: Row; metrics: Row }>("/v1/hosts/web-1");
+    type Seen = { status: string; agent_version: string; facts: Row; metrics: Row };
+    const { status, agent_version, facts, metrics } = await hub.get<Seen>("/v1/hosts/web-1");
     expect(status).toBe("online");
+    // `picket-agent 0.2.0 (commit abc1234, …)` reports as 0.2.0+abc1234, and from source, without a commit, as 0.2.0.
+    const { stdout: line } = await runRole("agent", ["--version"], { target });
+    const [, version, commit] = /^\S+ (\S+) \(commit ([^,]+),/.exec(line)!;
+    expect(agent_version).toBe(/^[0-9a-f]{10}/.test(commit!) ? `${version}+${commit}` : version!);
     const free = Bun.spawnSync(["free", "-m"]).stdout.toString();
     expect(metrics["memory_total_mb"]).toBe(Number(/^Mem: +(\d+)/m.exec(free)![1]));
     const after = disk();

@@ -3,7 +3,7 @@
 import { type Client, HttpError, TransportError, openClient } from "../client.ts";
 import type { Secret } from "../secret.ts";
 import { RefusedCredentials } from "../service.ts";
-import { version } from "../version.ts";
+import { build } from "../version.ts";
 
 /** Longer than any answer of a receiver, in bytes. */
 const LARGEST_ANSWER = 1 << 20;
@@ -25,7 +25,7 @@ export type Hub = Pick<Client, "ask">;
 export function openHub({ token, timeout_seconds, ...reach }: HubSettings): Client {
   return openClient({
     ...reach,
-    headers: { "user-agent": `picket-agent/${version}`, authorization: `Bearer ${token[0]?.reveal() ?? ""}` },
+    headers: { "user-agent": `picket-agent/${build}`, authorization: `Bearer ${token[0]?.reveal() ?? ""}` },
     secrets: token,
     timeoutMs: timeout_seconds * 1000,
     largestAnswer: LARGEST_ANSWER,

@@ -1,9 +1,8 @@
 // One report: what every source says now. A source that fails is left out or null, and its failure is said; only where a
 // Proxmox node is reported, its status has to be there: a report without it would be of some other host.
 
-import { type Log, type Seldom, seldom } from "../log.ts";
-import { errorChain } from "../log.ts";
-import { version } from "../version.ts";
+import { type Log, type Seldom, errorChain, seldom } from "../log.ts";
+import { build } from "../version.ts";
 import { type DockerContainer, dockerVersion, findSocket, readContainers } from "./docker.ts";
 import { type HostMetrics, HostReader } from "./host.ts";
 import { type NodeReading, Proxmox, type ProxmoxSettings } from "./proxmox.ts";
@@ -94,7 +93,7 @@ export class Sampler {
     return {
       recorded_at,
       ...(host_id === undefined ? {} : { host_id }),
-      agent_version: version,
+      agent_version: build,
       interval_seconds: interval,
       host: {
         metrics: { ...metrics, ...node?.metrics, ...(ownDisks ? disksOf(metrics) : {}) },
