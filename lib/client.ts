@@ -158,8 +158,9 @@ export function openClient(peer: Peer): Client {
         });
       } catch (error) {
         signal?.throwIfAborted();
-        const why = late.signal.aborted ? `timed out after ${limit! / 1000} s` : without(secrets, errorChain(error));
-        throw new TransportError(`${what}: no answer from ${unix ?? url}: ${why}`, { late: late.signal.aborted });
+        const why = late.signal.aborted ? `timed out after ${limit! / 1000} s` : errorChain(error);
+        const message = without(secrets, `${what}: no answer from ${unix ?? url}: ${why}`);
+        throw new TransportError(message, { late: late.signal.aborted });
       } finally {
         clearTimeout(timer);
       }

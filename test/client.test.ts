@@ -105,7 +105,7 @@ test("secrets are in no error and no answer, also where the other side repeats t
   expect([unknown.message, shown(unknown).includes(token)]).toEqual(["try: answered 401: bad token [redacted]", false]);
   using echo = serve(() => Response.json({ token }));
   expect((await echo.ask({ secrets })).json).toEqual({ token: "[redacted]" });
-  const away = await failure(echo.ask({ secrets, url: "http://127.0.0.1:9" }, { path: `/${token}` }));
+  const away = await failure(echo.ask({ secrets, unix: `/nowhere/${token}` }));
   expect([away.name, shown(away).includes(token)]).toEqual(["TransportError", false]);
 });
 
