@@ -1,8 +1,8 @@
-// Reads a journal, or any file of JSON lines, from a byte on: line by line, with flat memory, whatever is in it.
+// Lines of JSON: what a line of a journal holds, and reading a whole file of them.
 
-import { statSync } from "node:fs";
+import { closeSync } from "node:fs";
+import { type Line, openFile, partialPosition, readOn } from "./cursor.ts";
 
-const NEWLINE = 0x0a;
 const BRACE = 0x7b;
 
 /** Where a line stands: its number from 1 (counted from `from`), its first byte, and the byte after its line break. */
@@ -16,8 +16,6 @@ export interface ReplayOptions {
   path: string;
   /** Byte to start at: the start of a line. Default 0. */
   from?: number;
-  /** Byte to stop at. Default: the size when the replay starts. */
-  to?: number;
   /** Lines of more bytes than this count as malformed and are never held in memory. */
   maxLine?: number;
   /** Called for each line that is JSON. */
@@ -34,69 +32,51 @@ export interface Replayed {
 }
 
 /** Reads a journal line by line with flat memory. A missing file is an empty one, what isn't a file is an error. A torn last line is left alone. */
-export async function replay(options: ReplayOptions): Promise<Replayed> {
-  const from = options.from ?? 0;
-  const maxLine = options.maxLine ?? 16 << 20;
+export async function replay({ path, from = 0, maxLine, record, malformed }: ReplayOptions): Promise<Replayed> {
   const seen: Replayed = { records: 0, malformed: 0, end: from };
-  const found = statSync(options.path, { throwIfNoEntry: false });
-  if (!found) return seen;
-  // A FIFO would be waited for, for ever.
-  if (!found.isFile()) throw new Error(`read "${options.path}": not a regular file`);
+  const fd = openFile(path);
+  if (fd === null) return seen;
   let number = 0;
-  const judge: Judge = (bytes, start, end, length) => {
+  const visit = (line: Line): void => {
     number++;
-    const place = { number, offset: seen.end, end: seen.end + length + 1 };
+    const place = { number, offset: line.offset, end: line.offset + line.length + 1 };
     seen.end = place.end;
-    if (length > maxLine) {
-      seen.malformed++;
-      options.malformed?.(place, `longer than ${maxLine} bytes`);
-      return;
-    }
-    let text = bytes.toString("utf8", start, end);
-    if (bytes[start] !== BRACE) {
-      // Zeros are where a power cut took something that wasn't synced.
-      text = text.replace(/^\0+/, "");
-      if (text.trim() === "") return;
-    }
-    let value: unknown;
-    try {
-      value = JSON.parse(text);
-    } catch {
-      seen.malformed++;
-      options.malformed?.(place, "not JSON");
-      return;
-    }
-    seen.records++;
-    options.record(value, place);
+    parseLine(line, {
+      record(value) {
+        seen.records++;
+        record(value, place);
+      },
+      malformed(reason) {
+        seen.malformed++;
+        malformed?.(place, reason);
+      },
+    });
   };
-  await eachLine(options, maxLine, judge);
+  try {
+    await readOn(fd, partialPosition({ offset: from }), { visit, longest: maxLine });
+  } finally {
+    closeSync(fd);
+  }
   return seen;
 }
 
-/** Looks at a line: bytes [start, end), of which nothing is kept when `length` is over the limit. */
-type Judge = (bytes: Buffer, start: number, end: number, length: number) => void;
-
-/** Cuts a file into lines; of a line longer than `maxLine` only the length is kept. */
-async function eachLine({ path, from = 0, to }: ReplayOptions, maxLine: number, judge: Judge): Promise<void> {
-  const file = to === undefined ? Bun.file(path).slice(from) : Bun.file(path).slice(from, to);
-  let rest: Buffer[] = [];
-  let restLength = 0;
-  for await (const chunk of file.stream()) {
-    const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
-    let at = 0;
-    for (let end = bytes.indexOf(NEWLINE); end >= 0; end = bytes.indexOf(NEWLINE, at)) {
-      if (restLength === 0) judge(bytes, at, end, end - at);
-      else {
-        const line = Buffer.concat([...rest, bytes.subarray(at, end)]);
-        judge(line, 0, line.length, restLength + end - at);
-      }
-      rest = [];
-      restLength = 0;
-      at = end + 1;
-    }
-    if (at < bytes.length) {
-      restLength += bytes.length - at;
-      rest = restLength > maxLine ? [] : [...rest, Buffer.from(bytes.subarray(at))];
-    }
+/** Gives a line's JSON to `record`, or to `malformed` why it has none. An empty line is neither. */
+export function parseLine(
+  { bytes, start, end, length }: Line,
+  { record, malformed }: { record: (value: unknown) => void; malformed: (reason: string) => void },
+): void {
+  if (length > end - start) return malformed(`longer than ${end - start} bytes`);
+  let text = bytes.toString("utf8", start, end);
+  if (bytes[start] !== BRACE) {
+    // Zeros are where a power cut took something that wasn't synced.
+    text = text.replace(/^\0+/, "");
+    if (text.trim() === "") return;
   }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return malformed("not JSON");
+  }
+  record(value);
 }
