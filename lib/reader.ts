@@ -1,38 +1,25 @@
-// Reading an inbox, with a mark that remembers how far a reader got.
+// Reading an inbox, with a mark that remembers what a reader was shown.
 //
-// <inbox_dir>/<recipient>.mark holds { offset, print, shown, held }: everything before `offset` was shown; of what follows, the lines at
-// `shown` were too. `print` is a hash of the last bytes before `offset`: the file that is there now is the file that was read
-// when it still has these bytes there. So the mark survives a rename with a new file after it, a truncation, and a copy;
-// where it doesn't fit, reading starts at the beginning, for showing twice is better than never.
-// `held` counts the passes in which an event waited for its sentinel. The mark is replaced by rename after the events
-// were written out, so a reader killed in between shows them again.
+// <inbox_dir>/<recipient>.mark: the first line is JSON, { files: [{ …position, shown, held }] }: of the file at the path, and of renamed ones
+// before it that are still followed, how far all of it was shown (lib/cursor.ts), which lines behind that were shown too (urgent
+// ones come first), and in how many passes an event waited for its sentinel. Lines are named by their offset and a hash: an
+// inbox that was rewritten can't pass for one that was shown.
+// Each event that is handed over adds a line `<generation> <offset> <hash>`: one write(2), no sync. At the end of a turn the mark is replaced
+// by rename, and synced. So a reader that is killed repeats the event in hand at most; a power cut repeats those of one turn.
+// A mark of 0.1.0, { offset, print, shown, held }, is read as well.
 
-import { closeSync, constants, existsSync, openSync, readFileSync, readSync, statSync, watch } from "node:fs";
+import { closeSync, constants, existsSync, openSync, readFileSync, watch, writeSync } from "node:fs";
 import { basename, join } from "node:path";
 import * as v from "valibot";
+import { Cursor, type Line, Position, partialPosition } from "./cursor.ts";
 import { inheritOwner, makeFolder, writeWhole } from "./files.ts";
-import { EventLine, inboxPath, statePath } from "./inbox.ts";
 import { flock, hasLibc } from "./ffi.ts";
-import { replay } from "./replay.ts";
+import { EventLine, inboxPath, statePath } from "./inbox.ts";
+import { parseLine } from "./replay.ts";
 
 /** An event as a reader shows it. */
 export type ReadEvent = v.InferOutput<typeof EventLine>;
 
-interface Found {
-  event: ReadEvent;
-  offset: number;
-}
-
-const Mark = v.object({
-  offset: v.pipe(v.number(), v.integer(), v.minValue(0)),
-  print: v.string(),
-  shown: v.array(v.number()),
-  held: v.record(v.string(), v.number()),
-});
-type Mark = v.InferOutput<typeof Mark>;
-
-const NO_MARK: Mark = { offset: 0, print: "", shown: [], held: {} };
-const PRINT_BYTES = 256;
 /** After this many passes over a held event, one warning. */
 const PASSES_BEFORE_WARNING = 3;
 
@@ -43,26 +30,32 @@ export interface ReadOptions {
   warn: (message: string) => void;
 }
 
-/**
- * Shows the events of an inbox from byte `from` on, oldest first, with flat memory; those whose sentinel is absent are left out.
- * Returns the byte to go on from later.
- */
-export function readFrom(options: ReadOptions, from: number, show: (event: ReadEvent) => void): Promise<number> {
-  return scan(options, from, ({ event }) => {
+/** Reads an inbox as it grows. */
+export function inboxCursor({ dir, recipient }: ReadOptions): Cursor {
+  return new Cursor({ path: inboxPath(dir, recipient) });
+}
+
+/** Shows the events behind the cursor, oldest first, with flat memory. Those whose sentinel is absent are left out. */
+export function readEvents(cursor: Cursor, options: ReadOptions, show: (event: ReadEvent) => void): Promise<void> {
+  return scan(cursor, options, (event) => {
     if (!waits(event)) show(event);
   });
 }
 
-/** Shows the newest `limit` events of an inbox, oldest first. Returns the byte to go on from later. */
-export async function readLast(options: ReadOptions, limit: number, show: (event: ReadEvent) => void): Promise<number> {
-  if (limit === Number.POSITIVE_INFINITY) return readFrom(options, 0, show);
+/** Shows the newest `limit` of them, oldest first. */
+export async function readLast(
+  cursor: Cursor,
+  options: ReadOptions & { limit: number },
+  show: (event: ReadEvent) => void,
+): Promise<void> {
+  const { limit } = options;
+  if (limit === Number.POSITIVE_INFINITY) return readEvents(cursor, options, show);
   const last: ReadEvent[] = [];
-  const end = await readFrom(options, 0, (event) => {
+  await readEvents(cursor, options, (event) => {
     last.push(event);
     if (last.length > limit) last.shift();
   });
   for (const event of last) show(event);
-  return end;
 }
 
 /**
@@ -90,73 +83,66 @@ export async function follow(
   watcher.close();
 }
 
-/** How far a reader got in an inbox, and what stands before it (see the mark). */
-export interface Place {
-  offset: number;
-  print: string;
-}
-
-/** The place behind the first `offset` bytes of an inbox. */
-export function placeAt({ dir, recipient }: ReadOptions, offset: number): Place {
-  return { offset, print: printBefore(inboxPath(dir, recipient), offset) };
-}
-
-/** Where to go on reading: at the beginning when the inbox was replaced or truncated since, however long it is now. */
-export function goOn({ dir, recipient }: ReadOptions, { offset, print }: Place): number {
-  const path = inboxPath(dir, recipient);
-  const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
-  return offset <= size && printBefore(path, offset) === print ? offset : 0;
-}
-
-/** What one pass over the new events gives: what to show, and `done` to move the mark over the first `count` of them. */
+/** The new events of one turn. */
 export interface NewEvents {
   /** Urgent first, then oldest first. */
   events: ReadEvent[];
-  /** Moves the mark past the first `count` events, durably, and lets other readers in. Call it once, after showing them. */
-  done: (count: number) => void;
+  /** Notes that the next of them was handed over. Call it right after each. */
+  handedOver: () => void;
+  /** Ends the turn: so many more were handed over at once. Makes the mark durable and lets other readers in. */
+  done: (more?: number) => void;
 }
 
-/** The events past the reader's mark. Two readers of one recipient take turns: `done` ends the turn. */
-export async function readNew(options: ReadOptions): Promise<NewEvents> {
+/** The events that the reader's mark doesn't cover. Two readers of one recipient take turns: `done` ends the turn. */
+export async function readNew(options: ReadOptions, cursor?: Cursor): Promise<NewEvents> {
+  const own = cursor ?? inboxCursor(options);
   const release = await takeTurn(options);
-  try {
-    return await collectNew(options, release);
-  } catch (error) {
+  const end = (): void => {
+    if (!cursor) own.close();
     release();
+  };
+  try {
+    return await collectNew(options, own, end);
+  } catch (error) {
+    end();
     throw error;
   }
 }
 
-async function collectNew(options: ReadOptions, release: () => void): Promise<NewEvents> {
-  const path = inboxPath(options.dir, options.recipient);
-  const markPath = join(options.dir, `${options.recipient}.mark`);
-  const mark = fitting(readMark(markPath), path);
-  const lines: Found[] = [];
-  const end = await scan(options, mark.offset, (found) => lines.push(found));
-  const shown = new Set(mark.shown);
-  const fresh = lines.filter(({ offset }) => !shown.has(offset));
-  const held: Record<string, number> = {};
-  const ready = fresh.filter(({ event, offset }) => {
-    if (!waits(event)) return true;
-    const passes = (mark.held[offset] ?? 0) + 1;
-    if (passes === PASSES_BEFORE_WARNING) {
+interface Found extends Spot {
+  event: ReadEvent;
+}
+
+async function collectNew(options: ReadOptions, cursor: Cursor, end: () => void): Promise<NewEvents> {
+  const path = join(options.dir, `${options.recipient}.mark`);
+  const text = existsSync(path) ? readFileSync(path, "utf8") : "";
+  const before = parseMark(text);
+  cursor.positions = before;
+  const found: Found[] = [];
+  await scan(cursor, options, (event, spot) => found.push({ event, ...spot }));
+  const mark = openMark({ path, text, before, cursor });
+  const ready = found.filter((one) => {
+    if (mark.shown(one)) return false;
+    if (!waits(one.event)) return true;
+    if (mark.hold(one) === PASSES_BEFORE_WARNING) {
+      const { id, sentinel } = one.event;
       options.warn(
-        `event ${event.id} has been held back ${passes} times: its sentinel "${event.sentinel}" does not exist`,
+        `event ${id} has been held back ${PASSES_BEFORE_WARNING} times: its sentinel "${sentinel}" does not exist`,
       );
     }
-    held[offset] = Math.min(passes, PASSES_BEFORE_WARNING + 1);
     return false;
   });
   const ordered = [...ready.filter((one) => isUrgent(one)), ...ready.filter((one) => !isUrgent(one))];
+  let next = 0;
   return {
     events: ordered.map(({ event }) => event),
-    done(count) {
+    handedOver: () => mark.note(ordered[next++]!),
+    done(more = 0) {
       try {
-        for (const { offset } of ordered.slice(0, count)) shown.add(offset);
-        const next = advance({ path, from: mark.offset, lines, end, shown, held });
-        if (JSON.stringify(next) !== JSON.stringify(mark)) writeWhole(markPath, JSON.stringify(next), 0o600);
+        for (const one of ordered.slice(next, next + more)) mark.add(one);
+        mark.close(found);
       } finally {
-        release();
+        end();
       }
     },
   };
@@ -170,66 +156,141 @@ function waits(event: ReadEvent): boolean {
   return event.sentinel !== undefined && event.sentinel !== "" && !existsSync(event.sentinel);
 }
 
-async function scan(options: ReadOptions, from: number, visit: (found: Found) => void): Promise<number> {
+function scan(cursor: Cursor, options: ReadOptions, each: (event: ReadEvent, spot: Spot) => void): Promise<void> {
   const path = inboxPath(options.dir, options.recipient);
-  const { end } = await replay({
-    path,
-    from,
-    record(value, place) {
-      const parsed = v.safeParse(EventLine, value);
-      if (parsed.success) visit({ event: parsed.output, offset: place.offset });
-      else options.warn(`${path}: skipped the line at byte ${place.offset}: not an event`);
+  return cursor.read({
+    visit(line) {
+      const skip = (reason: string): void =>
+        options.warn(`${path}: skipped the line at byte ${line.offset}: ${reason}`);
+      const record = (value: unknown): void => {
+        const parsed = v.safeParse(EventLine, value);
+        if (parsed.success) each(parsed.output, spotOf(line));
+        else skip("not an event");
+      };
+      parseLine(line, { record, malformed: skip });
     },
-    malformed: (place, reason) => options.warn(`${path}: skipped the line at byte ${place.offset}: ${reason}`),
   });
-  return end;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 // The mark
 
-interface Progress {
+/** A line of an inbox, by its place and its text. */
+interface Spot {
+  generation: number;
+  offset: number;
+  hash: string;
+}
+
+function spotOf({ bytes, start, end, generation, offset }: Line): Spot {
+  return { generation, offset, hash: Bun.hash(bytes.subarray(start, end)).toString(16) };
+}
+
+const MarkFile = v.object({
+  ...Position.entries,
+  /** Hashes of lines that were shown, by their offset; "" fits any line. */
+  shown: v.record(v.string(), v.string()),
+  /** Passes in which an event waited, by its offset. */
+  held: v.record(v.string(), v.number()),
+});
+type MarkFile = v.InferOutput<typeof MarkFile>;
+
+const Mark = v.object({ files: v.array(MarkFile) });
+const OldMark = v.object({
+  offset: v.pipe(v.number(), v.integer(), v.minValue(0)),
+  print: v.string(),
+  shown: v.array(v.number()),
+  held: v.record(v.string(), v.number()),
+});
+
+interface Turn {
   path: string;
-  from: number;
-  lines: Found[];
-  end: number;
-  shown: Set<number>;
-  held: Record<string, number>;
+  /** What is there, and what it says. */
+  text: string;
+  before: MarkFile[];
+  /** It has read everything by now. */
+  cursor: Cursor;
 }
 
-/** The mark moves to the first event that wasn't shown; what was shown behind it is remembered one by one. */
-function advance({ path, from, lines, end, shown, held }: Progress): Mark {
-  const first = lines.find(({ offset }) => !shown.has(offset));
-  const offset = first?.offset ?? Math.max(end, from);
-  const later = first ? lines.filter((line) => line.offset > offset && shown.has(line.offset)) : [];
-  return { offset, print: printBefore(path, offset), shown: later.map((line) => line.offset), held };
+/** The mark during a turn: what is shown is added to what was shown before. */
+function openMark({ path, text, before, cursor }: Turn) {
+  const held = new Map<string, number>();
+  const shown = new Map(
+    before.flatMap(({ generation, shown: lines }) =>
+      Object.entries(lines).map(([offset, hash]) => [`${generation} ${offset}`, hash]),
+    ),
+  );
+  const key = ({ generation, offset }: Spot): string => `${generation} ${offset}`;
+  const wasShown = (spot: Spot): boolean => ["", spot.hash].includes(shown.get(key(spot)) ?? "-");
+  /** Where the files were read from. */
+  const starts = cursor.positions.map((position): MarkFile => {
+    const { dev, inode, born } = position;
+    const known = before.find(({ generation }) => generation === position.generation);
+    if (known) return { ...known, dev, inode, born };
+    return { ...position, offset: 0, head: "", tail: "", shown: {}, held: {} };
+  });
+  let fd = -1;
+  const replaceBy = (files: MarkFile[]): void => {
+    const fresh = `${JSON.stringify({ files })}\n`;
+    if (fresh !== text) writeWhole(path, fresh, 0o600);
+  };
+  const ended = (end: Position, found: Found[]): MarkFile => {
+    const { generation } = end;
+    const lines = found.filter((one) => one.generation === generation);
+    const first = lines.find((one) => !wasShown(one));
+    const start = starts.find((file) => file.generation === generation)!;
+    // What was rewritten meanwhile is not what was read: then the mark stays.
+    const position = first ? (cursor.back(generation, first.offset) ?? start) : end;
+    const later = lines.filter((one) => one.offset >= position.offset);
+    const passes = later.flatMap((one) => (held.has(key(one)) ? [[one.offset, held.get(key(one))!]] : []));
+    const seen = later.filter((one) => wasShown(one)).map(({ offset, hash }) => [offset, hash]);
+    return { ...position, shown: Object.fromEntries(seen), held: Object.fromEntries(passes) };
+  };
+  return {
+    shown: wasShown,
+    /** In how many passes it has waited by now. */
+    hold(spot: Spot): number {
+      const file = before.find(({ generation }) => generation === spot.generation);
+      const passes = (file?.held[spot.offset] ?? 0) + 1;
+      held.set(key(spot), Math.min(passes, PASSES_BEFORE_WARNING + 1));
+      return passes;
+    },
+    add: (spot: Spot) => void shown.set(key(spot), spot.hash),
+    /** Adds it to the file, for a reader that is killed before the end. */
+    note(spot: Spot): void {
+      if (fd < 0) {
+        replaceBy(starts);
+        fd = openSync(path, constants.O_WRONLY | constants.O_APPEND);
+      }
+      writeSync(fd, `${key(spot)} ${spot.hash}\n`);
+      shown.set(key(spot), spot.hash);
+    },
+    close(found: Found[]): void {
+      if (fd >= 0) closeSync(fd);
+      replaceBy(cursor.positions.map((end) => ended(end, found)));
+    },
+  };
 }
 
-/** The mark, or the beginning when the inbox is another file than the one it was made for. */
-function fitting(mark: Mark, path: string): Mark {
-  const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
-  return mark.offset <= size && printBefore(path, mark.offset) === mark.print ? mark : NO_MARK;
-}
-
-function printBefore(path: string, offset: number): string {
-  if (offset === 0 || !existsSync(path)) return "";
-  const fd = openSync(path, "r");
+/** What a mark says; nothing where it was edited, since showing everything again loses nothing. */
+function parseMark(text: string): MarkFile[] {
+  const [first, ...notes] = text.split("\n");
   try {
-    const bytes = Buffer.alloc(Math.min(PRINT_BYTES, offset));
-    const n = readSync(fd, bytes, 0, bytes.length, offset - bytes.length);
-    return Bun.hash(bytes.subarray(0, n)).toString(16);
-  } finally {
-    closeSync(fd);
-  }
-}
-
-function readMark(path: string): Mark {
-  if (!existsSync(path)) return NO_MARK;
-  try {
-    return v.parse(Mark, JSON.parse(readFileSync(path, "utf8")));
+    const given: unknown = JSON.parse(first!);
+    const old = v.safeParse(OldMark, given);
+    if (old.success) {
+      const { offset, print: tail, shown, held } = old.output;
+      return [{ ...partialPosition({ offset, tail }), shown: Object.fromEntries(shown.map((at) => [at, ""])), held }];
+    }
+    const { files } = v.parse(Mark, given);
+    for (const note of notes) {
+      const [, generation, offset, hash] = /^(\d+) (\d+) ([0-9a-f]+)$/.exec(note) ?? [];
+      const file = files.find((one) => String(one.generation) === generation);
+      if (file) file.shown[offset!] = hash!;
+    }
+    return files;
   } catch {
-    // Only a rename puts a mark there, so this one was edited: showing everything again loses nothing.
-    return NO_MARK;
+    return [];
   }
 }
 

@@ -3,6 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import {
   appendFileSync,
+  existsSync,
   readFileSync,
   renameSync,
   statSync,
@@ -230,6 +231,115 @@ describe("read", () => {
     renameSync(folder.at("inbox", "next"), folder.at("inbox", "bob.inbox"));
     await until("the last is shown", () => shown.includes("three"));
     expect(shown).toContain("two x");
+  });
+
+  test("an inbox that is renamed while `--new` still prints, a longer one in its place: no event is skipped", async () => {
+    using folder = new Folder();
+    const box = new Box(folder);
+    mkdirSync(folder.at("inbox"));
+    const inbox = folder.at("inbox", "bob.inbox");
+    const lines = (name: string, count: number) =>
+      Array.from(
+        { length: count },
+        (_line, n) => `${JSON.stringify({ payload: `${name}${n} ${"x".repeat(1000)}` })}\n`,
+      );
+    writeFileSync(inbox, lines("old", 500).join(""));
+    const child = Bun.spawn([process.execPath, join(ROOT, "collector.ts"), "read", "bob", "--new", "--json"], {
+      env: { ...process.env, ...box.env },
+      stdout: "pipe",
+      stderr: "inherit",
+    });
+    // It has begun to print, and the pipe holds less than all of it.
+    await until("the first event is noted", () => {
+      const mark = folder.at("inbox", "bob.mark");
+      return existsSync(mark) && readFileSync(mark, "utf8").split("\n").length > 3;
+    });
+    appendFileSync(inbox, lines("rest", 2).join(""));
+    renameSync(inbox, folder.at("inbox", "bob.taken"));
+    writeFileSync(inbox, lines("new", 600).join(""));
+    expect((await new Response(child.stdout).text()).split("\n")).toHaveLength(501);
+    const fresh = await box.read("--new");
+    expect(fresh.map((payload) => payload.split(" ")[0])).toEqual([
+      "rest0",
+      "rest1",
+      ...Array.from({ length: 600 }, (_event, n) => `new${n}`),
+    ]);
+    expect(await box.read("--new")).toEqual([]);
+  });
+
+  test("`--new` is killed at any moment while it prints: no event is skipped, each kill repeats one at most", async () => {
+    using folder = new Folder();
+    const box = new Box(folder);
+    mkdirSync(folder.at("inbox"));
+    const inbox = folder.at("inbox", "bob.inbox");
+    const count = 10_000;
+    const line = (n: number) => JSON.stringify({ payload: `${n}`, priority: n % 7 === 0 ? "urgent" : "normal" });
+    writeFileSync(inbox, Array.from({ length: count }, (_line, n) => `${line(n)}\n`).join(""));
+    const shown: number[] = [];
+    let kills = 0;
+    for (let round = 0; shown.length - kills < count || round === 0; round++) {
+      const child = Bun.spawn([process.execPath, join(ROOT, "collector.ts"), "read", "bob", "--new", "--json"], {
+        env: { ...process.env, ...box.env },
+        stdout: "pipe",
+        stderr: "inherit",
+      });
+      // It is killed once it has printed so much.
+      let left = 20_000 + Math.random() * 60_000;
+      let text = "";
+      for await (const chunk of child.stdout.pipeThrough(new TextDecoderStream())) {
+        text += chunk;
+        left -= chunk.length;
+        if (left < 0 && child.exitCode === null) child.kill("SIGKILL");
+      }
+      if ((await child.exited) !== 0) kills++;
+      const events = text.split("\n").slice(0, -1);
+      shown.push(...events.map((event) => Number((JSON.parse(event) as { payload: string }).payload)));
+      if (events.length === 0) break;
+      if (round === 2) {
+        renameSync(inbox, folder.at("inbox", "bob.inbox.1"));
+        writeFileSync(inbox, "");
+      }
+    }
+    expect(new Set(shown).size).toBe(count);
+    expect(shown.length - count).toBeLessThanOrEqual(kills);
+    expect(kills).toBeGreaterThan(2);
+  }, 60_000);
+
+  test("a mark of 0.1.0 is gone on from, also when the inbox was renamed since", async () => {
+    using folder = new Folder();
+    const box = new Box(folder);
+    mkdirSync(folder.at("inbox"));
+    const lines = ["a", "b", "c", "d"].map((payload) => `${JSON.stringify({ payload })}\n`);
+    const offset = lines[0]!.length;
+    const print = Bun.hash(lines[0]!).toString(16);
+    // The third was urgent, and shown before the second.
+    const mark = JSON.stringify({ offset, print, shown: [2 * offset], held: {} });
+    folder.write("inbox/bob.inbox", lines.join(""));
+    folder.write("inbox/bob.mark", mark);
+    expect(await box.read("--new")).toEqual(["b", "d"]);
+    expect(await box.read("--new")).toEqual([]);
+    folder.write("inbox/bob.mark", mark);
+    renameSync(folder.at("inbox", "bob.inbox"), folder.at("inbox", "bob.inbox.1"));
+    await box.ping("bob", "e");
+    expect(await box.read("--new")).toEqual(["b", "d", "e"]);
+    // It says nothing of a file that it wasn't made for.
+    folder.write("inbox/ann.mark", mark);
+    folder.write("inbox/ann.inbox", `{"payload":"other"}\n{"payload":"one"}\n`);
+    expect((await box.run(["read", "ann", "--new"])).stdout.trim().split("\n")).toHaveLength(2);
+  });
+
+  test("an event that waits for its sentinel is shown when the inbox was renamed meanwhile", async () => {
+    using folder = new Folder();
+    const box = new Box(folder);
+    await box.ping("bob", "held", "--sentinel", folder.at("go"));
+    await box.ping("bob", "free");
+    expect(await box.read("--new")).toEqual(["free"]);
+    renameSync(folder.at("inbox", "bob.inbox"), folder.at("inbox", "bob.old"));
+    await box.ping("bob", "next");
+    expect(await box.read("--new")).toEqual(["next"]);
+    folder.write("go", "");
+    expect(await box.read("--new")).toEqual(["held"]);
+    expect(await box.read("--new")).toEqual([]);
   });
 
   test("nothing in a payload steers the terminal", async () => {

@@ -2,7 +2,7 @@
 
 import { resolve } from "node:path";
 import { NAME_SEGMENT } from "../config.ts";
-import { type ReadEvent, follow, goOn, placeAt, readFrom, readLast, readNew } from "../reader.ts";
+import { type ReadEvent, follow, inboxCursor, readEvents, readLast, readNew } from "../reader.ts";
 import { EVENT_TYPES, InboxWriter, PRIORITIES, completeEvent } from "../inbox.ts";
 import type { Durability } from "../journal.ts";
 import { printable, printableLines } from "../text.ts";
@@ -48,21 +48,19 @@ async function read(
   const { inbox_dir: dir } = await context.loadConfig();
   const source = { dir, recipient, warn: (message: string) => log.warn(message) };
   const show = (event: ReadEvent) => context.print(args.json ? printable(JSON.stringify(event)) : asLine(event));
+  const cursor = inboxCursor(source);
   const showNew = async () => {
-    const { events, done } = await readNew(source);
-    const shown = events.slice(0, limit);
-    for (const event of shown) show(event);
-    done(shown.length);
+    const { events, handedOver, done } = await readNew(source, cursor);
+    for (const event of events.slice(0, limit)) {
+      show(event);
+      handedOver();
+    }
+    done();
   };
-  let end = 0;
   if (args.new) await showNew();
-  else end = await readLast(source, limit, show);
+  else await readLast(cursor, { ...source, limit }, show);
   if (!args.follow) return;
-  let place = placeAt(source, end);
-  await follow(source, context.signal, async () => {
-    if (args.new) return showNew();
-    place = placeAt(source, await readFrom(source, goOn(source, place), show));
-  });
+  await follow(source, context.signal, () => (args.new ? showNew() : readEvents(cursor, source, show)));
 }
 
 /**

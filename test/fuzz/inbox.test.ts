@@ -4,7 +4,7 @@
 import { expect, test } from "bun:test";
 import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import * as fc from "fast-check";
-import { readFrom, readLast, readNew } from "../../lib/reader.ts";
+import { inboxCursor, readEvents, readLast, readNew } from "../../lib/reader.ts";
 import { InboxWriter, completeEvent } from "../../lib/inbox.ts";
 import { Journal, findTornLine, healFolder } from "../../lib/journal.ts";
 import { replay } from "../../lib/replay.ts";
@@ -63,10 +63,10 @@ test(
         const warnings: string[] = [];
         const source = { dir: folder.path, recipient: "bob", warn: (message: string) => warnings.push(message) };
         const all: string[] = [];
-        await readFrom(source, 0, ({ payload }) => all.push(payload));
+        await readEvents(inboxCursor(source), source, ({ payload }) => all.push(payload));
         expect(all.filter(numbered)).toEqual(good);
         const last: string[] = [];
-        await readLast(source, 3, ({ payload }) => last.push(payload));
+        await readLast(inboxCursor(source), { ...source, limit: 3 }, ({ payload }) => last.push(payload));
         expect(last).toEqual(all.slice(-3));
         const fresh = await readNew(source);
         expect(
@@ -77,7 +77,7 @@ test(
         ).toEqual(good.toSorted());
         fresh.done(fresh.events.length);
         const again = await readNew(source);
-        again.done(0);
+        again.done();
         expect(again.events).toEqual([]);
       }),
       runs(0.5),
