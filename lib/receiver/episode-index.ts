@@ -2,15 +2,17 @@
 //
 // The file is the truth and says so without this program. Looking things up in it goes through a table of the store that
 // follows it: before every look the lines that were added since are read (by whom doesn't matter: `index rebuild` is another
-// process). A file that was replaced or cut is read anew from its start. Of two lines for one episode the later one counts.
+// process). How far it was read is kept in the same transaction as the rows. A file that was replaced, cut or rewritten in place is
+// read anew from its start. Of two lines for one episode the later one counts.
 
-import { statSync } from "node:fs";
+import { closeSync } from "node:fs";
 import { join } from "node:path";
 import { createTarDecoder } from "modern-tar";
 import * as v from "valibot";
+import { type Line as FileLine, Position, fits, openFile, readOn, startOf } from "../cursor.ts";
 import { isDiskFull } from "../files.ts";
 import { Journal } from "../journal.ts";
-import { replay } from "../replay.ts";
+import { parseLine } from "../replay.ts";
 import type { EpisodeKey, EpisodeStore, StoredEpisode } from "./episodes.ts";
 import type { Queries } from "./database.ts";
 import { type Store, getNote, setNote } from "./store.ts";
@@ -42,8 +44,6 @@ const Line = v.object({
   size: v.number(),
 });
 
-/** So much of the file goes into the table at once. */
-const PIECE_BYTES = 1 << 20;
 /** A file this young may be one that the daemon is about to note, in milliseconds. */
 const YOUNG_MS = 2000;
 /** Larger ones are none, in bytes. */
@@ -148,34 +148,39 @@ export class EpisodeIndex {
   }
 
   async #readOn(): Promise<void> {
-    const found = statSync(this.path, { throwIfNoEntry: false });
     const note = await getNote(this.#store.read, "index_place");
-    const before = note === null ? null : (JSON.parse(note) as { inode: number; end: number });
-    if (!found) {
-      if (before) await this.#store.write((tx) => forget(tx));
+    const fd = openFile(this.path);
+    if (fd === null) {
+      if (note !== null) await this.#store.write((tx) => forget(tx));
       return;
     }
-    const same = before !== null && before.inode === found.ino && before.end <= found.size;
-    if (same && before.end === found.size) return;
-    const from = same ? before.end : 0;
-    if (before && !same) await this.#store.write((tx) => forget(tx));
-    let start = from;
-    let piece = PIECE_BYTES;
-    while (start < found.size) {
-      const rows: IndexRow[] = [];
-      const to = Math.min(start + piece, found.size);
-      const record = (value: unknown) => v.is(Line, value) && rows.push(value as IndexRow);
-      const { end } = await replay({ path: this.path, from: start, to, record });
-      // Nothing but the beginning of a line: a longer piece has all of it, or it is torn.
-      if (end === start && to === found.size) break;
-      piece = end === start ? piece * 2 : PIECE_BYTES;
-      await this.#store.write((tx) => adopt(tx, rows, { inode: found.ino, end }));
-      start = end;
+    try {
+      const start = startOf(fd);
+      const before = note === null ? null : asPosition(note);
+      let from = before && before.inode === start.inode && fits(fd, before) ? before : start;
+      // Rows of another file go in the same transaction that adds the first ones of this.
+      let anew = note !== null && from === start;
+      for (;;) {
+        const rows: IndexRow[] = [];
+        const record = (value: unknown) => void (v.is(Line, value) && rows.push(value as IndexRow));
+        const visit = (line: FileLine) => parseLine(line, { record, malformed: () => {} });
+        const next = await readOn(fd, from, { visit, piecemeal: true });
+        if (next === null || (next === from && !anew)) return;
+        const gone = anew;
+        await this.#store.write(async (tx) => {
+          if (gone) await forget(tx);
+          await adopt(tx, rows, next);
+        });
+        anew = false;
+        from = next;
+      }
+    } finally {
+      closeSync(fd);
     }
   }
 }
 
-async function adopt(tx: Queries, rows: IndexRow[], place: { inode: number; end: number }): Promise<void> {
+async function adopt(tx: Queries, rows: IndexRow[], position: Position): Promise<void> {
   for (const row of rows) {
     await tx.run(
       `INSERT INTO episodes (host, episode, received_at, sha256, size, line) VALUES ($1, $2, $3, $4, $5, $6)
@@ -184,7 +189,13 @@ async function adopt(tx: Queries, rows: IndexRow[], place: { inode: number; end:
       [row.host, row.episode, row.received_at, row.sha256, row.size, JSON.stringify(row)],
     );
   }
-  await setNote(tx, "index_place", JSON.stringify(place));
+  await setNote(tx, "index_place", JSON.stringify(position));
+}
+
+/** How far the table has it; null for the note of 0.1.0, which can't tell whether the file was rewritten: it is read anew once. */
+function asPosition(note: string): Position | null {
+  const parsed = v.safeParse(Position, JSON.parse(note));
+  return parsed.success ? parsed.output : null;
 }
 
 async function forget(tx: Queries): Promise<void> {

@@ -13,6 +13,7 @@ import {
   unlinkSync,
   writeFileSync,
 } from "node:fs";
+import { Database } from "bun:sqlite";
 import { join } from "node:path";
 import { until } from "../kit.ts";
 import { Hub, archive, begin, bytesOf, filesOf, indexLines, sha256, uploadHeaders } from "./kit.ts";
@@ -146,6 +147,33 @@ describe("the index", () => {
     unlinkSync(path);
     writeFileSync(path, "");
     expect(await hub.get("/v1/episodes")).toEqual({ episodes: [] });
+  });
+
+  test("an index that is rewritten in place, longer, is read anew: old rows go, new ones come", async () => {
+    await using hub = await Hub.start();
+    for (const name of ["one", "two"]) await hub.ship(name, await archive(name));
+    const listed = async () =>
+      (await hub.get<{ episodes: Row[] }>("/v1/episodes")).episodes.map(({ episode }) => episode);
+    expect(await listed()).toEqual(["one", "two"]);
+    const path = join(hub.data, "index.jsonl");
+    const [one, two] = readFileSync(path, "utf8").split("\n");
+    const row = (episode: string) => two!.replace('"two"', `"${episode}"`);
+    // The same inode: as `cp merged index.jsonl` does it.
+    writeFileSync(path, ["three", "four", "two"].map((episode) => `${row(episode)}\n`).join(""));
+    expect(new Set(await listed())).toEqual(new Set(["four", "three", "two"]));
+    await hub.daemon.kill("SIGKILL");
+    writeFileSync(path, [one, row("five"), row("six"), two].map((line) => `${line}\n`).join(""));
+    await hub.up();
+    expect(new Set(await listed())).toEqual(new Set(["five", "one", "six", "two"]));
+    // The note of 0.1.0 knows an inode and a size.
+    const { ino, size } = statSync(path);
+    await hub.daemon.kill();
+    const db = new Database(join(hub.data, "receiver.db"));
+    db.run("UPDATE meta SET value = ? WHERE key = 'index_place'", [JSON.stringify({ inode: ino, end: size })]);
+    db.close();
+    appendFileSync(path, `${row("seven")}\n`);
+    await hub.up();
+    expect(new Set(await listed())).toEqual(new Set(["five", "one", "seven", "six", "two"]));
   });
 
   test("partial files of a daemon that died are swept at the start", async () => {
