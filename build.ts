@@ -140,6 +140,8 @@ function commitOf(): string {
       return null;
     }
   };
+  // A copy without its own repository may lie in another one.
+  if (git("rev-parse", "--show-prefix") !== "") return "unknown";
   const commit = git("rev-parse", "--short=10", "HEAD");
   if (!commit) return "unknown";
   return git("status", "--porcelain", "--untracked-files=no") ? `${commit}-dirty` : commit;
