@@ -208,6 +208,8 @@ type Demo = ReturnType<typeof createDemo>;
 function createDemo() {
   const folder = mkdtempSync(join(tmpdir(), "picket-try."));
   const daemons: Subprocess[] = [];
+  // Settings of your own, such as a real receiver's address and token, are not for the demonstration.
+  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("PICKET_")));
   let ending = false;
 
   const at = (name: string): string => join(folder, name);
@@ -226,6 +228,7 @@ function createDemo() {
     if (ending) throw new Error("the demonstration ends");
     writeFileSync(at(`${role}.yaml`), `${config.join("\n")}\n`);
     const child = Bun.spawn([...ownCommand(), role, "--config", at(`${role}.yaml`)], {
+      env,
       stdio: ["ignore", "ignore", Bun.file(at(`${role}.log`))],
     });
     daemons.push(child);
@@ -250,7 +253,7 @@ function createDemo() {
   /** Runs a command of a role to its end; gives what it printed. */
   async function run(role: string, ...args: string[]): Promise<string> {
     const command = [...ownCommand(), role, ...args, "--config", at(`${role}.yaml`)];
-    const child = Bun.spawn(command, { stdio: ["ignore", "pipe", "inherit"] });
+    const child = Bun.spawn(command, { env, stdio: ["ignore", "pipe", "inherit"] });
     const said = await new Response(child.stdout).text();
     if ((await child.exited) !== 0) throw new Error(`picket ${role} ${args.join(" ")} ended with ${child.exitCode}`);
     return said;

@@ -7,7 +7,7 @@ import { Folder, ROOT, until } from "./kit.ts";
 
 function start(folder: Folder, ...args: string[]) {
   const child = Bun.spawn([process.execPath, join(ROOT, "picket.ts"), "try", ...args], {
-    env: { PATH: "/nonexistent", HOME: "/nonexistent", TMPDIR: folder.path },
+    env: { PATH: "/nonexistent", HOME: "/nonexistent", TMPDIR: folder.path, PICKET_URL: "http://127.0.0.1:1" },
     stdout: "pipe",
     stderr: "pipe",
   });
