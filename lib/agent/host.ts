@@ -1,4 +1,5 @@
-// This host's figures, from /proc, /sys and statfs. What can't be read is null and harms nothing else.
+// This host's figures, from /proc, /sys and statfs, and the states of its units, from systemctl: the only program that a report
+// starts, and only where units are configured. What can't be read is null and harms nothing else.
 //
 // In a container (LXC, Docker) the machine's /proc may show the whole machine: where a cgroup sets a limit, the limit and the
 // cgroup's own use count instead. On the machine itself there is no limit at the root of the cgroup tree (version 2 has no
@@ -324,4 +325,39 @@ function celsius(text: string | null): number | null {
   const degrees = Math.round(milli / 100) / 10;
   // Sensors that aren't wired say 0, -273 or 255.
   return degrees > -40 && degrees < 150 && degrees !== 0 ? degrees : null;
+}
+
+// -- systemd's units
+
+/** As a report has it. */
+export type ServiceStatus = "active" | "inactive" | "failed" | "unknown";
+
+const PROGRAM_MS = 5000;
+
+/** The status of each unit, in their order. Without systemd all are unknown. */
+export async function readServices(units: readonly string[]): Promise<{ name: string; status: ServiceStatus }[]> {
+  if (units.length === 0) return [];
+  // One answer a line, in order; the exit code only says whether all are active.
+  // `-.mount` is a unit, too, and looks like an option.
+  const dashed = units.some((unit) => unit.startsWith("-")) ? ["--"] : [];
+  const said = (await outputOf(["systemctl", "is-active", ...dashed, ...units]))?.split("\n") ?? [];
+  return units.map((name, index) => ({ name, status: asStatus(said[index]?.trim() ?? "") }));
+}
+
+function asStatus(text: string): ServiceStatus {
+  if (text === "active" || text === "reloading" || text === "activating") return "active";
+  if (text === "inactive" || text === "deactivating") return "inactive";
+  return text === "failed" ? "failed" : "unknown";
+}
+
+/** What a program writes to stdout, whatever its exit code; null where it isn't installed. It is ended after five seconds. */
+export async function outputOf(command: string[]): Promise<string | null> {
+  try {
+    const child = Bun.spawn(command, { stdout: "pipe", stderr: "ignore", stdin: "ignore", timeout: PROGRAM_MS });
+    const text = await new Response(child.stdout).text();
+    await child.exited;
+    return text;
+  } catch {
+    return null;
+  }
 }

@@ -4,9 +4,8 @@
 import { type Log, type Seldom, errorChain, seldom } from "../log.ts";
 import { build } from "../version.ts";
 import { type DockerContainer, dockerVersion, findSocket, readContainers } from "./docker.ts";
-import { type HostMetrics, HostReader } from "./host.ts";
+import { type HostMetrics, HostReader, readServices } from "./host.ts";
 import { type NodeReading, Proxmox, type ProxmoxSettings } from "./proxmox.ts";
-import { readServices } from "./services.ts";
 
 /** What is to be looked at, by the configuration. */
 export interface SourceSettings {
