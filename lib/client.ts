@@ -268,6 +268,17 @@ async function connectPinned(
   }
 }
 
+/** Does something for all of them, for so many at the same time. @returns the results in their order. */
+export async function eachOf<T, R>(all: readonly T[], atOnce: number, work: (one: T) => Promise<R>): Promise<R[]> {
+  const results: R[] = [];
+  const queue = all.entries();
+  const worker = async (): Promise<void> => {
+    for (const [index, one] of queue) results[index] = await work(one);
+  };
+  await Promise.all(Array.from({ length: Math.min(atOnce, all.length) }, worker));
+  return results;
+}
+
 /** A body as text (UTF-8). @throws Error when it is over `most` bytes, or breaks off. */
 async function textOf(body: AsyncIterable<Uint8Array> | null, most: number): Promise<string> {
   const chunks: Uint8Array[] = [];

@@ -8,7 +8,7 @@
 import { existsSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import * as v from "valibot";
-import { TransportError, openClient } from "../client.ts";
+import { TransportError, eachOf, openClient } from "../client.ts";
 
 /** How long things may take, in milliseconds. */
 export interface Patience {
@@ -142,13 +142,6 @@ export function findSocket(configured: string | undefined, env: Record<string, s
   return usual.find((path) => existsSync(path)) ?? null;
 }
 
-/** Where and until when an engine is asked. */
-interface Asking {
-  socket: string;
-  signal: AbortSignal | undefined;
-  patience: Patience;
-}
-
 /**
  * What the engine has, at most 500 of it: running ones first where there are more.
  * @param options.onGap called once when the report has less than the engine.
@@ -163,24 +156,22 @@ export async function readContainers(
   }: { signal?: AbortSignal; patience?: Patience; onGap?: (gap: Gap) => void } = {},
 ): Promise<DockerContainer[]> {
   const deadline = AbortSignal.timeout(patience.all);
-  const asking: Asking = { socket, signal: signal ? AbortSignal.any([signal, deadline]) : deadline, patience };
-  const listed = v.parse(Listed, await get(asking, "/containers/json?all=1", patience.list));
+  const end = signal ? AbortSignal.any([signal, deadline]) : deadline;
+  const get = engineAt(socket, patience.answer, end);
+  const listed = v.parse(Listed, await get("/containers/json?all=1", patience.list));
   const rows = liveFirst(listed, MOST_CONTAINERS).map(rowOf);
   const late = new Set<DockerContainer>();
-  const ask = (at: number, some: DockerContainer[], what: (asking: Asking, row: DockerContainer) => Promise<void>) =>
-    eachOf(some, at, async (row) => {
-      // One that has gone meanwhile, or whose figures can't be had, keeps what the list said.
-      await what(asking, row).catch((error: unknown) => {
-        if (asking.signal?.aborted || (error instanceof TransportError && error.late)) late.add(row);
-      });
-    });
+  // A container that has gone meanwhile, or whose figures don't come, keeps what the list said.
+  const ask = (some: DockerContainer[], atOnce: number, add: (row: DockerContainer) => Promise<void>) =>
+    eachOf(some, atOnce, (row) =>
+      add(row).catch((error: unknown) => {
+        if (end.aborted || (error instanceof TransportError && error.late)) late.add(row);
+      }),
+    );
+  const live = rows.filter(({ state }) => state === "running" || state === "paused");
   await Promise.all([
-    ask(INSPECTS_AT_ONCE, rows, addTimes),
-    ask(
-      STATS_AT_ONCE,
-      rows.filter(({ state }) => state === "running" || state === "paused"),
-      addFigures,
-    ),
+    ask(rows, INSPECTS_AT_ONCE, (row) => addTimes(get, row)),
+    ask(live, STATS_AT_ONCE, (row) => addFigures(get, row, () => sleep(patience.look, undefined, { signal: end }))),
   ]);
   const gap = { leftOut: listed.length - rows.length, late: late.size, shortened: shorten(rows) };
   if (gap.leftOut + gap.late + gap.shortened > 0) onGap?.(gap);
@@ -192,7 +183,7 @@ export async function dockerVersion(
   socket: string,
   { signal, patience = PATIENCE }: { signal?: AbortSignal; patience?: Patience } = {},
 ): Promise<string | null> {
-  const answer = await get({ socket, signal, patience }, "/version");
+  const answer = await engineAt(socket, patience.answer, signal)("/version");
   return v.parse(v.object({ Version: v.nullish(v.string(), null) }), answer).Version?.slice(0, 32) ?? null;
 }
 
@@ -224,40 +215,41 @@ function rowOf(one: Listed): DockerContainer {
 }
 
 /** Adds when it began and ended, and how it feels where the list didn't say so (Podman's doesn't). */
-async function addTimes(asking: Asking, row: DockerContainer): Promise<void> {
-  const path = `/containers/${encodeURIComponent(row.container_id)}/json`;
-  const { State } = v.parse(Inspected, await get(asking, path));
+async function addTimes(get: Get, row: DockerContainer): Promise<void> {
+  const { State } = v.parse(Inspected, await get(`/containers/${encodeURIComponent(row.container_id)}/json`));
   row.started_at = timeOf(State.StartedAt);
   row.finished_at = timeOf(State.FinishedAt);
   // A container that has ended keeps its last health there, which says nothing of now.
   if (row.state === "running") row.health_status ??= healthOf(State.Health?.Status);
 }
 
-async function addFigures(asking: Asking, row: DockerContainer): Promise<void> {
+/** Adds its figures; where the engine gives no earlier sample, from two looks with a `pause` between them. */
+async function addFigures(get: Get, row: DockerContainer, pause: () => Promise<void>): Promise<void> {
   const path = `/containers/${encodeURIComponent(row.container_id)}/stats?stream=false`;
-  const first = v.parse(Stats, await get(asking, path));
+  const first = v.parse(Stats, await get(path));
   row.metrics = metricsOf(first);
   if (row.metrics.cpu_percent !== null) return;
-  await sleep(asking.patience.look, undefined, asking.signal ? { signal: asking.signal } : {});
-  const second = v.parse(Stats, await get(asking, path));
+  await pause();
+  const second = v.parse(Stats, await get(path));
   row.metrics = { ...metricsOf(second), cpu_percent: wallClockPercent(first, second) };
 }
 
-/** Does it for all of them, so many at once. */
-async function eachOf<T>(all: readonly T[], atOnce: number, work: (one: T) => Promise<void>): Promise<void> {
-  const queue = all.values();
-  const worker = async (): Promise<void> => {
-    for (const one of queue) await work(one);
-  };
-  await Promise.all(Array.from({ length: Math.min(atOnce, all.length) }, worker));
-}
+/** Asks the engine for a path. */
+type Get = (path: string, timeoutMs?: number) => Promise<unknown>;
 
-async function get({ socket, signal, patience }: Asking, path: string, timeoutMs = patience.answer): Promise<unknown> {
-  const engine = openClient({ url: "http://docker", unix: socket, timeoutMs, largestAnswer: LARGEST_ANSWER });
-  const what = `ask the Docker Engine at ${socket} for ${path}`;
-  const { json } = await engine.ask({ what, path, signal });
-  if (json === undefined) throw new Error(`${what}: the answer isn't JSON`);
-  return json;
+function engineAt(socket: string, answerMs: number, signal: AbortSignal | undefined): Get {
+  const engine = openClient({
+    url: "http://docker",
+    unix: socket,
+    timeoutMs: answerMs,
+    largestAnswer: LARGEST_ANSWER,
+  });
+  return async (path, timeoutMs = answerMs) => {
+    const what = `ask the Docker Engine at ${socket} for ${path}`;
+    const { json } = await engine.ask({ what, path, signal, timeoutMs });
+    if (json === undefined) throw new Error(`${what}: the answer isn't JSON`);
+    return json;
+  };
 }
 
 /** Leaves out labels, and then ports, of those that have more than their share, when the receiver would refuse it all. @returns of how many. */
@@ -281,20 +273,24 @@ export function metricsOf({
   networks,
   blkio_stats,
 }: Stats): ContainerMetrics {
-  const nets = networks === null ? null : Object.values(networks);
-  const blocks = blkio_stats?.io_service_bytes_recursive ?? null;
+  const total = (bytes: (number | null)[] | undefined) =>
+    bytes?.reduce<number>((sum, one) => sum + (one ?? 0), 0) ?? null;
+  const nets = networks === null ? undefined : Object.values(networks);
   // "Read", "read", "rbytes": the first letter counts.
-  const sum = (letter: string) =>
-    blocks?.filter(({ op }) => op[0]?.toLowerCase() === letter).reduce((bytes, { value }) => bytes + (value ?? 0), 0) ??
-    null;
+  const blocks = (letter: string) =>
+    total(
+      blkio_stats?.io_service_bytes_recursive
+        ?.filter(({ op }) => op[0]?.toLowerCase() === letter)
+        .map(({ value }) => value),
+    );
   return {
     cpu_percent: cpuPercent(cpu_stats, precpu_stats),
     memory_usage_mb: mebibytes(memory?.usage === null || !memory ? null : withoutCache(memory.usage, memory.stats)),
     memory_limit_mb: mebibytes(memory?.limit || null),
-    network_rx_bytes: nets && nets.reduce((bytes, { rx_bytes }) => bytes + (rx_bytes ?? 0), 0),
-    network_tx_bytes: nets && nets.reduce((bytes, { tx_bytes }) => bytes + (tx_bytes ?? 0), 0),
-    block_read_bytes: sum("r"),
-    block_write_bytes: sum("w"),
+    network_rx_bytes: total(nets?.map(({ rx_bytes }) => rx_bytes)),
+    network_tx_bytes: total(nets?.map(({ tx_bytes }) => tx_bytes)),
+    block_read_bytes: blocks("r"),
+    block_write_bytes: blocks("w"),
   };
 }
 
@@ -359,27 +355,19 @@ function healthOf(said: string | null | undefined): string | null {
   return said === "healthy" || said === "unhealthy" || said === "starting" ? said : null;
 }
 
-/** Each once, in an order that stays the same: the engine's doesn't, and some versions say one twice. IPv4 and IPv6 are two. */
+/** Each once, in an order that stays the same: the engine's doesn't, and some versions name one twice. IPv4 and IPv6 are two. */
 function portsOf(ports: Listed["Ports"]): DockerContainer["ports"] {
   const byKey = new Map(
     ports.map(({ IP, PrivatePort, PublicPort, Type }) => {
       const port = { ip: IP || null, private_port: PrivatePort, public_port: PublicPort || null, type: Type };
-      return [JSON.stringify(port), port];
+      const key = [String(PrivatePort).padStart(5), Type, String(PublicPort || 0).padStart(5), IP ?? ""].join(" ");
+      return [key, port];
     }),
   );
-  return [...byKey.values()]
-    .toSorted(
-      (one, two) =>
-        one.private_port - two.private_port ||
-        compare(one.type, two.type) ||
-        (one.public_port ?? 0) - (two.public_port ?? 0) ||
-        compare(one.ip ?? "", two.ip ?? ""),
-    )
+  return [...byKey]
+    .toSorted(([one], [two]) => (one < two ? -1 : 1))
+    .map(([, port]) => port)
     .slice(0, MOST_PORTS);
-}
-
-function compare(one: string, two: string): number {
-  return one < two ? -1 : Number(one > two);
 }
 
 /** Go's zero time means never. */

@@ -10,7 +10,7 @@
 // hourly. Numbers come as numbers or as text, depending on version and field.
 
 import * as v from "valibot";
-import { type Client, HttpError, openClient } from "../client.ts";
+import { type Client, HttpError, eachOf, openClient } from "../client.ts";
 import { isLoopback } from "../config.ts";
 import { errorChain } from "../log.ts";
 import { Secret } from "../secret.ts";
@@ -221,7 +221,7 @@ export class Proxmox {
       );
       const all = lists.flat().toSorted((a, b) => a.one.vmid - b.one.vmid);
       if (all.length > MOST_GUESTS) this.#warn("guests", `${all.length} guests: only ${MOST_GUESTS} are reported`);
-      return await inParallel(all.slice(0, MOST_GUESTS), ({ kind, one }) => this.#guest(kind, one, signal));
+      return await eachOf(all.slice(0, MOST_GUESTS), AT_ONCE, ({ kind, one }) => this.#guest(kind, one, signal));
     } catch (error) {
       this.#warn("guests", `guests not read: the report goes without them: ${errorChain(error)}`);
       return undefined;
@@ -263,7 +263,7 @@ export class Proxmox {
 
   async #newestBackups(storages: v.InferOutput<typeof Storages>, signal: AbortSignal): Promise<Backup[]> {
     const holding = storages.filter(({ content, active }) => contents(content).includes("backup") && active !== 0);
-    const lists = await inParallel(holding, async ({ storage }) => {
+    const lists = await eachOf(holding, AT_ONCE, async ({ storage }) => {
       const known = this.#backups.get(storage);
       if (known && performance.now() < known.until) return known.all;
       try {
@@ -414,14 +414,4 @@ function newestOf(storage: string, content: v.InferOutput<typeof Content>): Back
       verified: newest.verification?.state ?? null,
     };
   });
-}
-
-async function inParallel<T, R>(all: readonly T[], work: (one: T) => Promise<R>): Promise<R[]> {
-  const results: R[] = [];
-  let next = 0;
-  const worker = async (): Promise<void> => {
-    for (let index = next++; index < all.length; index = next++) results[index] = await work(all[index]!);
-  };
-  await Promise.all(Array.from({ length: Math.min(AT_ONCE, all.length) }, worker));
-  return results;
 }
