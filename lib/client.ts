@@ -141,9 +141,7 @@ export function openClient(peer: Peer): Client {
   return {
     url,
     async ask({ what, method = "GET", path, headers, body, json, signal, timeoutMs: limit = timeoutMs }) {
-      // Not AbortSignal.timeout: its timer would wake an idle agent long after the answer.
-      const late = new AbortController();
-      const timer = limit === null ? undefined : setTimeout(() => late.abort(), limit);
+      using late = deadline(limit);
       let answer: RawAnswer;
       try {
         answer = await send(url + path, {
@@ -158,11 +156,9 @@ export function openClient(peer: Peer): Client {
         });
       } catch (error) {
         signal?.throwIfAborted();
-        const why = late.signal.aborted ? `timed out after ${limit! / 1000} s` : errorChain(error);
+        const why = errorChain(late.signal.aborted ? late.signal.reason : error);
         const message = without(secrets, `${what}: no answer from ${unix ?? url}: ${why}`);
         throw new TransportError(message, { late: late.signal.aborted });
-      } finally {
-        clearTimeout(timer);
       }
       answer.text = without(secrets, answer.text);
       answer.reason = without(secrets, answer.reason);
@@ -266,6 +262,14 @@ async function connectPinned(
   } finally {
     signal.removeEventListener("abort", stop);
   }
+}
+
+/** A signal that is aborted after so many milliseconds; null for never. AbortSignal.timeout's timer would wake an idle agent long after the answer. */
+export function deadline(ms: number | null): Disposable & { signal: AbortSignal } {
+  const stop = new AbortController();
+  const late = () => stop.abort(new DOMException(`timed out after ${ms! / 1000} s`, "TimeoutError"));
+  const timer = ms === null ? undefined : setTimeout(late, ms);
+  return { signal: stop.signal, [Symbol.dispose]: () => clearTimeout(timer) };
 }
 
 /** Does something for all of them, for so many at the same time. @returns the results in their order. */

@@ -8,7 +8,7 @@
 import { existsSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import * as v from "valibot";
-import { TransportError, eachOf, openClient } from "../client.ts";
+import { TransportError, deadline, eachOf, openClient } from "../client.ts";
 
 /** How long things may take, in milliseconds. */
 export interface Patience {
@@ -155,17 +155,17 @@ export async function readContainers(
     onGap,
   }: { signal?: AbortSignal; patience?: Patience; onGap?: (gap: Gap) => void } = {},
 ): Promise<DockerContainer[]> {
-  const deadline = AbortSignal.timeout(patience.all);
-  const end = signal ? AbortSignal.any([signal, deadline]) : deadline;
+  using late = deadline(patience.all);
+  const end = signal ? AbortSignal.any([signal, late.signal]) : late.signal;
   const get = engineAt(socket, patience.answer, end);
   const listed = v.parse(Listed, await get("/containers/json?all=1", patience.list));
   const rows = liveFirst(listed, MOST_CONTAINERS).map(rowOf);
-  const late = new Set<DockerContainer>();
+  const waiting = new Set<DockerContainer>();
   // A container that has gone meanwhile, or whose figures don't come, keeps what the list said.
   const ask = (some: DockerContainer[], atOnce: number, add: (row: DockerContainer) => Promise<void>) =>
     eachOf(some, atOnce, (row) =>
       add(row).catch((error: unknown) => {
-        if (end.aborted || (error instanceof TransportError && error.late)) late.add(row);
+        if (end.aborted || (error instanceof TransportError && error.late)) waiting.add(row);
       }),
     );
   const live = rows.filter(({ state }) => state === "running" || state === "paused");
@@ -173,7 +173,7 @@ export async function readContainers(
     ask(rows, INSPECTS_AT_ONCE, (row) => addTimes(get, row)),
     ask(live, STATS_AT_ONCE, (row) => addFigures(get, row, () => sleep(patience.look, undefined, { signal: end }))),
   ]);
-  const gap = { leftOut: listed.length - rows.length, late: late.size, shortened: shorten(rows) };
+  const gap = { leftOut: listed.length - rows.length, late: waiting.size, shortened: shorten(rows) };
   if (gap.leftOut + gap.late + gap.shortened > 0) onGap?.(gap);
   return rows;
 }

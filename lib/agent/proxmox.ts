@@ -10,7 +10,7 @@
 // hourly. Numbers come as numbers or as text, depending on version and field.
 
 import * as v from "valibot";
-import { type Client, HttpError, eachOf, openClient } from "../client.ts";
+import { type Client, HttpError, deadline, eachOf, openClient } from "../client.ts";
 import { isLoopback } from "../config.ts";
 import { errorChain } from "../log.ts";
 import { Secret } from "../secret.ts";
@@ -189,7 +189,8 @@ export class Proxmox {
   async read(signal: AbortSignal): Promise<NodeReading> {
     const { endpoint } = this.#settings;
     const status = await this.#get("/status", Status, signal);
-    const rest = AbortSignal.any([signal, AbortSignal.timeout(this.#restMs)]);
+    using late = deadline(this.#restMs);
+    const rest = AbortSignal.any([signal, late.signal]);
     const [guests, storages] = await Promise.all([this.#guests(rest), this.#storages(rest)]);
     return {
       ...figuresOf(status, { here: isLoopback(new URL(endpoint).hostname) }),

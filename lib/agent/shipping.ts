@@ -117,7 +117,7 @@ export class Shipping {
     try {
       return this.#place(id, archive, error);
     } catch (inPlacing) {
-      this.#pause(id, null);
+      this.#pause(id);
       this.#seldom.warn(`place ${id}`, `episode "${id}" not put into quarantine: ${errorChain(inPlacing)}`);
       return "transient";
     }
@@ -201,7 +201,7 @@ export class Shipping {
     const { places, log, signal } = this.#options;
     if (signal.aborted) return "transient";
     if (!(error instanceof HttpError)) {
-      this.#pause(id, null);
+      this.#pause(id);
       this.#seldom.warn(
         error instanceof TransportError ? "transport" : `pack ${id}`,
         `episode "${id}" not shipped: ${errorChain(error)}`,
@@ -232,17 +232,14 @@ export class Shipping {
     }
     // 429 and the like are about all of them, not about this one.
     if (error.retryAfter !== null) this.#hold(error.retryAfter);
-    else this.#pause(id, null);
+    else this.#pause(id);
     this.#seldom.warn(String(status), error.message);
     return "transient";
   }
 
-  #pause(id: string, seconds: number | null): void {
+  #pause(id: string): void {
     const failures = (this.#pauses.get(id)?.failures ?? 0) + 1;
-    this.#pauses.set(id, {
-      failures,
-      until: performance.now() + (seconds === null ? backoff(failures) : seconds * 1000),
-    });
+    this.#pauses.set(id, { failures, until: performance.now() + backoff(failures) });
   }
 
   #hold(seconds: number | null): void {

@@ -5,7 +5,7 @@
 // instead of putting away what they have.
 
 import * as v from "valibot";
-import { openClient } from "../client.ts";
+import { deadline, openClient } from "../client.ts";
 import { Refusal } from "../http.ts";
 import { type Log, errorChain } from "../log.ts";
 import type { Secret } from "../secret.ts";
@@ -161,11 +161,11 @@ async function askForgejo(
     timeoutMs: SOURCE_MS,
     largestAnswer: LARGEST_ANSWER,
   });
-  const signal = AbortSignal.timeout(SOURCE_MS);
+  using late = deadline(SOURCE_MS);
   for (let page = 1; commits.length < window; page++) {
     const query = `limit=${PAGE}&page=${page}&stat=false&verification=false&files=false`;
     const path = `/api/v1/repos/${repo}/commits?${query}`;
-    const { json } = await client.ask({ what: "list commits", path, signal });
+    const { json } = await client.ask({ what: "list commits", path, signal: late.signal });
     const found = v.safeParse(Commits, json);
     if (!found.success) throw new Error("list commits: the answer isn't a list of commits");
     const fresh = found.output.map(({ sha }) => sha).filter((sha) => !commits.includes(sha));
