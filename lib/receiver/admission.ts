@@ -1,83 +1,110 @@
-// Who is let in through an agent's doors, decided before a byte of the body is read:
+// Which requests are admitted through an agent's doors, decided before a byte of the body is read:
 //
-//   no bearer token → 401 · unknown, revoked, malformed, or its host archived → 401
-//   → over the allowance → 429 · bound to another sender → 401 → let in, `last_used_at` stamped
+//   no bearer token → 401 · unknown, revoked or malformed token, or its host is archived → 401
+//   → over the allowance → 429 · bound to another sender → 401 → admitted, `last_used_at` stamped
 //
-// A 401 has no body and says nothing of which it was; the log does. Only who is let in spends of the allowance.
+// A 401 has no body and doesn't give the reason; the log does. Only admitted requests use up the allowance.
 
-import { createHash } from "node:crypto";
-import { Refusal, bearerOf } from "../http.ts";
-import { hashToken, isToken } from "./hosts.ts";
+import { isDiskFull } from "../files.ts";
+import { Refusal, bearerOf, refusalLog } from "../http.ts";
+import type { Log } from "../log.ts";
+import type { Config } from "./config.ts";
+import { type Queries, isBusy } from "./database.ts";
+import { hashToken, isToken, sha256 } from "./hosts.ts";
 import { RateLimit } from "./rate-limit.ts";
-import type { Queries } from "./database.ts";
 import type { Store } from "./store.ts";
 
-/** A host that was let in. */
-export interface Guest {
+/** The host that an admitted request comes from. */
+export interface Sender {
   /** The host's number and name. */
   host: number;
   name: string;
   token: number;
-  /** When it was let in. */
+  /** When the request was admitted, in milliseconds since 1970. */
   at: number;
 }
 
+type Settings = Pick<Config, "rate_limit_per_minute" | "auth">;
+
 export interface AdmissionOptions {
   store: Store;
-  perMinute: number;
-  /** Whether a token belongs to whoever uses it first. */
-  bind: boolean;
-  /** Milliseconds since 1970. */
-  now: () => number;
+  config: Settings;
+  /** Counts a request that was not admitted. */
+  refused: (code: string) => void;
+  log: Log;
 }
 
-interface Found {
+interface Token {
   token: number;
   host: number;
   name: string;
   fingerprint: string | null;
 }
 
-/** The door. */
+/** Admits the requests of agents. */
 export class Admission {
   #options: AdmissionOptions;
   #limit: RateLimit;
+  #logRefusal: ReturnType<typeof refusalLog>;
 
   constructor(options: AdmissionOptions) {
     this.#options = options;
-    this.#limit = new RateLimit(options.perMinute);
+    this.#limit = new RateLimit(options.config.rate_limit_per_minute);
+    this.#logRefusal = refusalLog(options.log);
   }
 
   /** Takes over what a reload changed. */
-  configure(settings: { perMinute: number; bind: boolean }): void {
-    this.#options = { ...this.#options, ...settings };
-    this.#limit.perMinute = settings.perMinute;
+  configure(config: Settings): void {
+    this.#options = { ...this.#options, config };
+    this.#limit.perMinute = config.rate_limit_per_minute;
   }
 
-  /** Lets a request in. @throws Refusal 401, 429. */
-  async letIn(request: Request, ip: string): Promise<Guest> {
-    const { store, bind, now } = this.#options;
+  /**
+   * Judges the credentials of a request, then does the work. The work stamps the token (`stamp`); where it fails that is done here.
+   * @throws Refusal; what the work throws after the client went away.
+   */
+  async admit(request: Request, ip: string, work: (sender: Sender) => Promise<Response>): Promise<Response> {
+    const sender = await this.#judge(request, ip).catch((error: unknown) => {
+      const refusal = asRefusal(error);
+      this.#options.refused(refusal.code);
+      this.#logRefusal(refusal, ip);
+      throw refusal;
+    });
+    try {
+      return await work(sender);
+    } catch (error) {
+      await this.#options.store.write((tx) => stamp(tx, sender)).catch(() => {});
+      if (request.signal.aborted) throw error;
+      const refusal = asRefusal(error);
+      const { status, log, extra } = refusal;
+      this.#logRefusal(refusal, ip, { host: sender.name, status, field: extra["field"], ...log });
+      throw refusal;
+    }
+  }
+
+  async #judge(request: Request, ip: string): Promise<Sender> {
+    const { store, config } = this.#options;
     const bearer = bearerOf(request);
     if (bearer === undefined) throw unauthorized("missing_bearer_token");
     const found = isToken(bearer) ? await findToken(store, bearer) : undefined;
     if (!found) throw unauthorized("invalid_token");
-    const at = now();
-    const wait = this.#limit.wait(found.token, at);
-    if (wait > 0) throw tooMany(wait, found.name);
-    const sender = bind ? fingerprintOf(request, ip) : null;
-    if (sender !== null && found.fingerprint !== null && found.fingerprint !== sender)
-      throw unauthorized("fingerprint_mismatch", found.name);
-    this.#limit.take(found.token, at);
-    if (sender !== null && found.fingerprint === null) await this.#bind(found, sender);
-    return { host: found.host, name: found.name, token: found.token, at };
+    const { token, host, name } = found;
+    const at = Date.now();
+    const wait = this.#limit.wait(token, at);
+    if (wait > 0) throw tooMany(wait, name);
+    const fingerprint = config.auth.bind_fingerprint ? fingerprintOf(request, ip) : null;
+    if (fingerprint !== null && found.fingerprint !== null && found.fingerprint !== fingerprint)
+      throw unauthorized("fingerprint_mismatch", name);
+    this.#limit.take(token, at);
+    if (fingerprint !== null && found.fingerprint === null) await this.#bind(found, fingerprint);
+    return { host, name, token, at };
   }
 
-  /** The first of two that come at once binds the token. */
-  async #bind({ token, name }: Found, sender: string): Promise<void> {
-    const { store } = this.#options;
-    const changed = await store.write((tx) =>
+  /** Of two first requests at once, one binds the token. */
+  async #bind({ token, name }: Token, fingerprint: string): Promise<void> {
+    const changed = await this.#options.store.write((tx) =>
       tx.run("UPDATE tokens SET fingerprint = $1 WHERE id = $2 AND (fingerprint IS NULL OR fingerprint = $1)", [
-        sender,
+        fingerprint,
         token,
       ]),
     );
@@ -86,8 +113,8 @@ export class Admission {
 }
 
 /** Notes that a token was used. */
-export async function stamp(tx: Queries, { token, at }: Guest): Promise<void> {
-  // A slow request may end after quicker ones that were let in later; what lies ahead is from before the clock was set back.
+export async function stamp(tx: Queries, { token, at }: Sender): Promise<void> {
+  // A slow request may end after quicker ones that came later. A time that lies ahead is from before the clock was set back.
   await tx.run(
     `UPDATE tokens SET last_used_at = CASE WHEN last_used_at > $1 AND last_used_at <= $2 THEN last_used_at ELSE $1 END
      WHERE id = $3`,
@@ -95,8 +122,8 @@ export async function stamp(tx: Queries, { token, at }: Guest): Promise<void> {
   );
 }
 
-function findToken(store: Store, token: string): Promise<Found | undefined> {
-  return store.read.one<Found>(
+function findToken({ read }: Store, token: string): Promise<Token | undefined> {
+  return read.one<Token>(
     `SELECT t.id AS token, t.fingerprint, h.id AS host, h.name FROM tokens t JOIN hosts h ON h.id = t.host
      WHERE t.sha256 = $1 AND t.revoked_at IS NULL AND h.archived_at IS NULL`,
     [hashToken(token)],
@@ -104,12 +131,10 @@ function findToken(store: Store, token: string): Promise<Found | undefined> {
 }
 
 function fingerprintOf(request: Request, ip: string): string {
-  return createHash("sha256")
-    .update(`${ip}|${request.headers.get("user-agent") ?? ""}`)
-    .digest("hex");
+  return sha256(`${ip}|${request.headers.get("user-agent") ?? ""}`);
 }
 
-/** 401 that says nothing of why; the log does. */
+/** A 401 without the reason; the log has it. */
 export function unauthorized(code: string, host?: string): Refusal {
   return new Refusal(401, code, "a host's token is required", {
     empty: true,
@@ -118,10 +143,28 @@ export function unauthorized(code: string, host?: string): Refusal {
   });
 }
 
+/** @throws Refusal 403 where a request names another host than its sender. */
+export function mustBe({ name }: Sender, host: string): void {
+  if (host === name) return;
+  throw new Refusal(403, "not_your_host", "the token belongs to another host", { extra: { field: "host" } });
+}
+
 function tooMany(waitMs: number, host: string): Refusal {
   const seconds = Math.max(1, Math.ceil(waitMs / 1000));
   return new Refusal(429, "rate_limited", `too many requests with this token: one is free in ${seconds} s`, {
     headers: { "retry-after": String(seconds) },
     log: { host },
   });
+}
+
+/** An error as the answer that makes an agent do the right thing. */
+export function asRefusal(error: unknown): Refusal {
+  if (error instanceof Refusal) return error;
+  const log = { error };
+  if (isDiskFull(error)) return new Refusal(507, "disk_full", "no space left here; send it again later", { log });
+  if (isBusy(error)) {
+    const headers = { "retry-after": "5" };
+    return new Refusal(503, "busy", "the store is locked by another program; send it again later", { headers, log });
+  }
+  return new Refusal(500, "store", "it could not be stored; send it again later", { log });
 }

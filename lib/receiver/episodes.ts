@@ -16,6 +16,7 @@ import { homedir } from "node:os";
 import { isAbsolute, join } from "node:path";
 import { NAME_SEGMENT } from "../config.ts";
 import { inheritOwner, makeFolder, syncFolder } from "../files.ts";
+import type { Log } from "../log.ts";
 
 /** Written bytes are handed to the disk this often, so that the last sync is short. */
 const SYNC_EVERY_BYTES = 64 << 20;
@@ -55,14 +56,8 @@ export interface EpisodeStore {
   open(key: EpisodeKey): Blob;
   /** All of them. What lies among them and is none (another name, a folder, a link that leads nowhere) is passed over. */
   list(): AsyncIterable<StoredEpisode>;
-  /** Removes what unfinished uploads left. */
-  sweep(): Promise<Swept>;
-}
-
-/** How many files went, and what stayed because it could not be looked at or removed. */
-export interface Swept {
-  files: number;
-  failures: Error[];
+  /** Removes what unfinished uploads left, and logs what it can't remove. */
+  sweep(log: Log): Promise<void>;
 }
 
 /** The folder that a configuration means: below data_dir unless it is absolute. */
@@ -141,14 +136,15 @@ export class EpisodeFolder implements EpisodeStore {
     }
   }
 
-  async sweep(): Promise<Swept> {
-    const swept: Swept = { files: 0, failures: [] };
-    // What can't be swept (a folder of root's, say) is no reason for the others to stay, or for a daemon not to start.
+  async sweep(log: Log): Promise<void> {
+    let swept = 0;
+    const failures: unknown[] = [];
+    // A folder of root's, say, keeps neither the others from being swept nor the daemon from starting.
     const attempt = <T>(work: () => T): T | undefined => {
       try {
         return work();
       } catch (error) {
-        swept.failures.push(error as Error);
+        failures.push(error);
         return undefined;
       }
     };
@@ -160,11 +156,13 @@ export class EpisodeFolder implements EpisodeStore {
         attempt(() => {
           if (!lstatSync(path).isFile()) return;
           unlinkSync(path);
-          swept.files++;
+          swept++;
         });
       }
     }
-    return swept;
+    if (swept > 0) log.info("swept unfinished uploads", { files: swept });
+    if (failures.length > 0)
+      log.warn("unfinished uploads can't be swept", { error: failures[0], times: failures.length });
   }
 
   #path({ host, episode }: EpisodeKey): string {

@@ -9,7 +9,7 @@
 // So a late sample makes its rollups anew, whatever its age, and a pass that dies in between is done again.
 
 import { CONTAINER_METRICS, METRICS, type Metric } from "./report.ts";
-import { type ContainerSample, FINEST_STEP, MEMORY_PERCENT } from "./ingest.ts";
+import { type ContainerSample, FINEST_STEP, MEMORY_PERCENT } from "./store-report.ts";
 import { isDiskFull } from "../files.ts";
 import { type Queries, isBusy } from "./database.ts";
 import type { Store } from "./store.ts";

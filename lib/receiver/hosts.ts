@@ -1,7 +1,7 @@
 // Hosts and their tokens. A token is shown once, when it is made; only its SHA-256 is kept, so that nobody who reads the
 // store (or a backup of it) can speak for a host. A token has 238 random bits: a plain hash of it can't be guessed.
 
-import { createHash, randomInt } from "node:crypto";
+import { randomInt } from "node:crypto";
 import { NAME_SEGMENT } from "../config.ts";
 import type { Queries } from "./database.ts";
 
@@ -72,7 +72,12 @@ export function isToken(text: string): boolean {
 
 /** What is stored of a token. */
 export function hashToken(token: string): string {
-  return createHash("sha256").update(token).digest("hex");
+  return sha256(token);
+}
+
+/** In hex. */
+export function sha256(text: string): string {
+  return new Bun.CryptoHasher("sha256").update(text).digest("hex");
 }
 
 /** Makes a host, or brings an archived one back, and gives its token. */
@@ -137,6 +142,11 @@ export async function rebindHost(tx: Queries, name: string): Promise<void> {
 export async function setInterval(tx: Queries, name: string, seconds: number | null): Promise<void> {
   const host = await findHost(tx, name);
   await tx.run("UPDATE hosts SET set_interval = $1 WHERE id = $2", [seconds, host.id]);
+}
+
+/** Keeps the doctor's last result, as JSON. */
+export async function setHealth(tx: Queries, id: number, health: string): Promise<void> {
+  await tx.run("UPDATE hosts SET health = $1, health_at = $2 WHERE id = $3", [health, Date.now(), id]);
 }
 
 /** The host of that name. @throws HostError when there is none. */

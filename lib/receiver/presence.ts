@@ -8,6 +8,7 @@
 //
 // A transition is claimed by a conditional update, so that a report which comes at the same moment wins or is told after.
 
+import type { Log } from "../log.ts";
 import { duration } from "../text.ts";
 import { close, raise } from "./alerts.ts";
 import type { Status } from "./hosts.ts";
@@ -38,13 +39,12 @@ export interface PresencePass {
   next: number;
   /** How many hosts changed. */
   changed: number;
-  /** How long the receiver was away before this pass; 0 mostly, negative where the clock was set back. */
-  away: number;
 }
 
 /** Watches over the hosts of a store. */
 export class Presence {
   #store: Store;
+  #log: Log;
   /** When it was looked last; null before the first time. */
   #looked: number | null = null;
   #marked = 0;
@@ -53,8 +53,9 @@ export class Presence {
   /** Hosts whose report could not be stored: it was heard all the same. */
   #heard = new Map<number, number>();
 
-  constructor(store: Store) {
+  constructor(store: Store, log: Log) {
     this.#store = store;
+    this.#log = log;
   }
 
   /**
@@ -90,7 +91,7 @@ export class Presence {
     const failed = fallen.find((fall) => fall.status === "rejected");
     if (failed) throw failed.reason;
     const changed = fallen.reduce((sum, fall) => sum + (fall.status === "fulfilled" ? fall.value : 0), 0);
-    return { next, changed, away };
+    return { next, changed };
   }
 
   /** A host's report that came, but could not be stored. */
@@ -136,6 +137,8 @@ export class Presence {
     });
     for (const [host, at] of this.#heard) this.#heard.set(host, at + gap);
     this.#marked = now;
+    if (Math.abs(gap) >= 1000)
+      this.#log.info("was away: every deadline moves by that", { seconds: Math.round(gap / 1000) });
     return gap;
   }
 }

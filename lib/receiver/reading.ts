@@ -2,15 +2,16 @@
 
 import { type Context, Hono } from "hono";
 import { streamSSE } from "hono/streaming";
-import { NAME_SEGMENT } from "../config.ts";
+import { NAME_SEGMENT, isLoopback } from "../config.ts";
 import { type Bindings, Refusal } from "../http.ts";
 import { type EventRow, type News, listEvents, openAlerts } from "./alerts.ts";
+import type { Config } from "./config.ts";
 import type { EpisodeIndex } from "./episode-index.ts";
 import type { EpisodeStore } from "./episodes.ts";
 import { CONTAINER_SERIES, type ContainerSeries, readHistory } from "./history.ts";
 import { type Host, findHost, listHosts } from "./hosts.ts";
 import { CONTAINER_METRICS, METRICS, type Metric } from "./report.ts";
-import { type ContainerSample, MEMORY_PERCENT } from "./ingest.ts";
+import { type ContainerSample, MEMORY_PERCENT } from "./store-report.ts";
 import type { Store } from "./store.ts";
 import { episodeName } from "./take-episode.ts";
 
@@ -25,13 +26,10 @@ export interface Reading {
   store: Store;
   index: EpisodeIndex;
   episodes: EpisodeStore;
-  /** Seconds between reports for a host that was told nothing yet. */
-  interval: () => number;
-  /** Calls back once when there may be new events. */
-  onEvents: News["once"];
+  news: News;
+  /** The present configuration. */
+  config: () => Pick<Config, "poll_interval_seconds" | "auth" | "trusted_proxies">;
   stopping: AbortSignal;
-  /** Whether a request may read. @throws Refusal 401, 403. */
-  mayRead: (request: Request, ip: () => string) => void;
 }
 
 type C = Context<{ Bindings: Bindings }>;
@@ -41,7 +39,7 @@ export function readingRoutes(reading: Reading): Hono<{ Bindings: Bindings }> {
   const app = new Hono<{ Bindings: Bindings }>();
   const get = (path: string, answer: (c: C) => Promise<Response>) =>
     app.get(path, (c: C) => {
-      reading.mayRead(c.req.raw, c.env.ip);
+      mayRead(reading.config(), c.req.raw, c.env.ip);
       return answer(c);
     });
   get("/hosts", async (c) => c.json({ hosts: await allHosts(reading) }));
@@ -57,6 +55,24 @@ export function readingRoutes(reading: Reading): Hono<{ Bindings: Bindings }> {
   get("/episodes", (c) => listEpisodes(reading, c));
   get("/episodes/:host/:file", (c) => download(reading, c));
   return app;
+}
+
+/** Without an operator's token only this machine may read, and no client that a proxy on it forwards. @throws Refusal 401, 403. */
+function mayRead(
+  { auth, trusted_proxies }: Pick<Config, "auth" | "trusted_proxies">,
+  { headers }: Request,
+  ip: () => string,
+): void {
+  if (auth.token.length > 0) return;
+  if (headers.has("authorization")) {
+    throw new Refusal(401, "invalid_token", "a host's token reads nothing", {
+      headers: { "www-authenticate": "Bearer" },
+    });
+  }
+  const forwarded = headers.has("forwarded") || (trusted_proxies.length === 0 && headers.has("x-forwarded-for"));
+  if (forwarded || !isLoopback(ip())) {
+    throw new Refusal(403, "local_only", 'only this machine may read: set "auth.token_file" for others');
+  }
 }
 
 async function hostOf({ store }: Reading, c: C, parameter: string): Promise<Host> {
@@ -78,7 +94,10 @@ async function allHosts(reading: Reading): Promise<unknown[]> {
   );
   const alerts = new Map(open.map((row) => [row.host, row.alerts]));
   const hosts = await listHosts(store.read);
-  return hosts.map((host) => ({ ...summaryOf(host, reading.interval()), open_alerts: alerts.get(host.id) ?? 0 }));
+  return hosts.map((host) => ({
+    ...summaryOf(host, reading.config().poll_interval_seconds),
+    open_alerts: alerts.get(host.id) ?? 0,
+  }));
 }
 
 function summaryOf(host: Host, interval: number) {
@@ -114,7 +133,7 @@ async function oneHost(reading: Reading, host: Host): Promise<unknown> {
   );
   const alerts = await openAlerts(store.read, host.id);
   return {
-    ...summaryOf(host, reading.interval()),
+    ...summaryOf(host, reading.config().poll_interval_seconds),
     ...(json(host.extras) as object),
     last_upload_at: time(host.last_upload_at),
     containers: containers.map((one) => ({
@@ -216,7 +235,7 @@ async function events(reading: Reading, c: C): Promise<Response> {
 
 /** Server-sent events: from `Last-Event-ID` or `since` on, else what comes from now on. */
 async function stream(reading: Reading, c: C): Promise<Response> {
-  const { store, stopping, onEvents } = reading;
+  const { store, stopping, news } = reading;
   const asked = c.req.header("last-event-id") ?? c.req.query("since");
   if (asked !== undefined && !/^\d{1,15}$/.test(asked)) throw badQuery("since", "expected the number of an event");
   const newest = await listEvents(store.read, { after: null, from: null, limit: 1 });
@@ -231,18 +250,18 @@ async function stream(reading: Reading, c: C): Promise<Response> {
         last = row.id;
       }
       if (rows.length > 0) continue;
-      const woken = await somethingNew(onEvents, stopping);
+      const woken = await somethingNew(news, stopping);
       if (!woken && !stopping.aborted) await out.write(": alive\n\n");
     }
   });
 }
 
 /** Waits for news; false when only time went by. */
-function somethingNew(onEvents: Reading["onEvents"], stopping: AbortSignal): Promise<boolean> {
+function somethingNew(news: News, stopping: AbortSignal): Promise<boolean> {
   const { promise, resolve } = Promise.withResolvers<boolean>();
   const timer = setTimeout(() => resolve(false), HEARTBEAT_MS);
   const wake = () => resolve(true);
-  const forget = onEvents(wake);
+  const forget = news.once(wake);
   stopping.addEventListener("abort", wake);
   return promise.finally(() => {
     clearTimeout(timer);

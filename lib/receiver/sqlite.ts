@@ -1,4 +1,4 @@
-// The store's database as one SQLite file in WAL mode, on bun:sqlite. All that is SQLite's own is here and in schema.ts:
+// The store's database as one SQLite file in WAL mode, on bun:sqlite. All that is SQLite's own is here and in migrations.ts:
 // opening, pragmas, how parameters bind, error codes, waiting for the lock.
 //
 // One connection writes and one reads, because a statement sees what its own connection has not committed yet. Statements
@@ -13,7 +13,7 @@ import { join } from "node:path";
 import { ConfigError } from "../config.ts";
 import { cannotWrite, deniedHint, inheritOwner, makeFolder } from "../files.ts";
 import { type Database, DatabaseError, type Queries, type Value } from "./database.ts";
-import { MIGRATIONS } from "./schema.ts";
+import { MIGRATIONS } from "./migrations.ts";
 
 /** How long another process's transaction is waited for, in milliseconds. */
 const BUSY_MS = 5000;

@@ -1,6 +1,6 @@
 // How a host's uploads go: refused for long, suddenly quiet, without their commit.
 
-import type { Guest } from "./admission.ts";
+import type { Sender } from "./admission.ts";
 import { duration } from "../text.ts";
 import { close, raise } from "./alerts.ts";
 import type { Host } from "./hosts.ts";
@@ -20,7 +20,7 @@ const QUIET_MS = 60 * 60_000;
 /** Notes an upload that was taken (or that was there already). */
 export async function uploadTaken(
   tx: Queries,
-  { host }: Guest,
+  { host }: Sender,
   { at, stamped }: { at: number; stamped: boolean },
 ): Promise<void> {
   await tx.run("UPDATE hosts SET last_upload_at = $1, uploads_refused_since = NULL WHERE id = $2", [at, host]);
@@ -35,7 +35,7 @@ export async function uploadTaken(
 /** Notes an upload that was refused, and why. `unstamped`: it bore no commit where one is asked for. */
 export async function uploadRefused(
   tx: Queries,
-  { host, name }: Guest,
+  { host, name }: Sender,
   { at, why, unstamped }: { at: number; why: string; unstamped: boolean },
 ): Promise<void> {
   const row = await tx.one<Pick<Host, "status" | "uploads_refused_since" | "upload_refused_at">>(
