@@ -1,16 +1,13 @@
 // The agent against a real receiver: the host is seen, refused tokens, a receiver that is away, what is said and what is never said.
 // Not tested here: what has a file of its own in test/agent.
 
-import { beforeAll, describe, expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { configure, start, waiting } from "./agent/kit.ts";
-import { Folder, TARGETS, command, freePort, runRole, startRole, until } from "./kit.ts";
+import { Folder, TARGETS, freePort, runRole, startRole, until } from "./kit.ts";
 import { Clock, Hub, faketime } from "./receiver/kit.ts";
 
 type Row = Record<string, unknown>;
-
-// Compiling takes longer than a test may, where this file is the first to ask for it.
-beforeAll(() => command("agent", "binary"), 180_000);
 
 /** The root file system in GiB, as df has it. */
 function disk(): { size: number; used: number } {
@@ -66,7 +63,7 @@ describe.each(TARGETS)("%s", (target) => {
     expect(metrics["network_rx_bytes"] as number).toBeLessThanOrEqual(received);
     expect(metrics["network_rx_bytes"] as number).toBeGreaterThanOrEqual(received * 0.9 - 1e6);
     expect(await agent.kill()).toBe(0);
-  }, 60_000);
+  });
 });
 
 test("without URL or token it ends with 2 and names both variables", async () => {
@@ -116,11 +113,11 @@ test("a wrong token ends it with 3 on the very first report; a token that is rev
   const next = /pk_\w+/.exec((await hub.run("token", "rotate", "web-1")).stdout)![0];
   await agent.kill();
   await using again = await start(configure(folder, hub.url, next, "protocol: telemetry\n"));
-  await until("all of it has arrived", () => waiting(folder).length === 0, 120);
+  await until("all of it has arrived", () => waiting(folder).length === 0);
   const samples = hub.rows<{ n: number }>("SELECT COUNT(*) AS n FROM host_samples")[0]!.n;
   expect(samples).toBeGreaterThan(before);
   for (const log of [agent.log, again.log]) expect(log.join("\n")).not.toContain("pk_");
-}, 180_000);
+});
 
 test("the receiver away: samples wait, then arrive in order while the live report goes first", async () => {
   const port = freePort();
@@ -136,12 +133,12 @@ test("the receiver away: samples wait, then arrive in order while the live repor
   expect(agent.log.filter((line) => line.includes("report: no answer")).length).toBe(1);
   await hub.up();
   await agent.said("answers again");
-  await until("all of it has arrived", () => waiting(folder).length === 0, 120);
+  await until("all of it has arrived", () => waiting(folder).length === 0);
   expect(await hub.get("/v1/hosts/web-1")).toMatchObject({ status: "online" });
   await agent.kill();
   const samples = hub.rows<{ at: number }>("SELECT at FROM host_samples ORDER BY at");
   expect(samples.length).toBeGreaterThan(5);
-}, 180_000);
+});
 
 const library = faketime("an hour's absence of the receiver, a host's wrong clock");
 
@@ -191,37 +188,32 @@ test.skipIf(library === null)(
     // The receiver was away, not the host.
     expect(hub.rows("SELECT * FROM events")).toEqual([]);
   },
-  300_000,
 );
 
-test.skipIf(library === null)(
-  "a clock that is ten minutes wrong is said by the log and by the doctor",
-  async () => {
-    await using hub = await Hub.start();
-    using folder = new Folder();
-    const clock = new Clock(folder, library!);
-    const config = configure(folder, hub.url, hub.tokens.get("web-1")!);
-    for (const [seconds, words] of [
-      [600, "ahead of"],
-      // Taken by the receiver, as all that is less than an hour behind.
-      [-600, "behind"],
-      [-4200, "behind"],
-    ] as const) {
-      clock.offset(seconds);
-      await using agent = await startRole("agent", ["--config", config], { env: clock.env });
-      const said = await agent.said("this host's clock is");
-      expect(said).toContain(`${words} the receiver's`);
-      const { code, stdout } = await runRole("agent", ["doctor", "--config", config], { env: clock.env });
-      expect([code, stdout]).toEqual([
-        2,
-        expect.stringMatching(new RegExp(`^red +clock .*\\dm.* ${words} the receiver's`, "m")),
-      ]);
-      expect(stdout).toContain("timedatectl set-ntp true");
-      await agent.kill();
-    }
-  },
-  60_000,
-);
+test.skipIf(library === null)("a clock that is ten minutes wrong is said by the log and by the doctor", async () => {
+  await using hub = await Hub.start();
+  using folder = new Folder();
+  const clock = new Clock(folder, library!);
+  const config = configure(folder, hub.url, hub.tokens.get("web-1")!);
+  for (const [seconds, words] of [
+    [600, "ahead of"],
+    // Taken by the receiver, as all that is less than an hour behind.
+    [-600, "behind"],
+    [-4200, "behind"],
+  ] as const) {
+    clock.offset(seconds);
+    await using agent = await startRole("agent", ["--config", config], { env: clock.env });
+    const said = await agent.said("this host's clock is");
+    expect(said).toContain(`${words} the receiver's`);
+    const { code, stdout } = await runRole("agent", ["doctor", "--config", config], { env: clock.env });
+    expect([code, stdout]).toEqual([
+      2,
+      expect.stringMatching(new RegExp(`^red +clock .*\\dm.* ${words} the receiver's`, "m")),
+    ]);
+    expect(stdout).toContain("timedatectl set-ntp true");
+    await agent.kill();
+  }
+});
 
 test("no token anywhere: debug log, refusals that repeat it, errors, doctor, selftest, the process's own arguments", async () => {
   using folder = new Folder();
@@ -264,7 +256,7 @@ test("no token anywhere: debug log, refusals that repeat it, errors, doctor, sel
   texts.push(agent.log.join("\n"));
   await server.stop(true);
   for (const text of texts) expect(text).not.toContain("s".repeat(40));
-}, 60_000);
+});
 
 test("a reload takes over what can change, and says what can't", async () => {
   await using hub = await Hub.start({ more: "rate_limit_per_minute: 100000" });
@@ -291,7 +283,7 @@ test("a reload takes over what can change, and says what can't", async () => {
   await agent.said("data_dir: a change takes effect at the next start");
   await agent.kill();
   expect(existsSync(folder.at("elsewhere"))).toBe(false);
-}, 60_000);
+});
 
 test.each([
   ["", "green"],

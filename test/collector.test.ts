@@ -62,7 +62,7 @@ describe.each(TARGETS)("the collector as %s", (target) => {
     folder = new Folder();
     daemon = await startRole("collector", ["--config", config(folder)], { target });
     url = await daemon.url();
-  }, 60_000);
+  });
   afterAll(async () => {
     await daemon[Symbol.asyncDispose]();
     folder[Symbol.dispose]();
@@ -315,11 +315,11 @@ describe.each(TARGETS)("the collector as %s", (target) => {
       utimesSync(path, n, n);
     }
     renameSync(folder.at("drops.new"), folder.at("drops"));
-    await until("they are delivered", () => inboxLines(folder.at("inbox"), "grace").length === 3, 60);
+    await until("they are delivered", () => inboxLines(folder.at("inbox"), "grace").length === 3);
     expect(inboxLines(folder.at("inbox"), "grace").map((event) => event["payload"])).toEqual(["1", "2", "3"]);
     drop("later.json", `{"recipient":"grace","type":"INFO","payload":"later"}`);
     await until("a later one is delivered", () => inboxLines(folder.at("inbox"), "grace").length === 4);
-  }, 90_000);
+  });
 
   test("10,000 files at once are delivered, each once", async () => {
     mkdirSync(folder.at("staged"));
@@ -330,12 +330,11 @@ describe.each(TARGETS)("the collector as %s", (target) => {
     await until(
       "all are taken",
       () => readdirSync(folder.at("drops")).filter((name) => name.endsWith(".json")).length === 0,
-      60,
     );
     const payloads = inboxLines(folder.at("inbox"), "many").map(({ payload }) => Number(payload));
     expect(payloads.length).toBe(before + 10_000);
     expect(new Set(payloads).size).toBe(10_000);
-  }, 90_000);
+  });
 });
 
 test("a reload that fails changes nothing: the old routes and the old drop folder go on", async () => {
@@ -437,7 +436,7 @@ test("more recipients than descriptors: each gets its events, and webhooks are t
   const url = await daemon.url();
   for (const name of recipients) put(folder, `${name}.json`, name);
   // How many come through at a time depends on how many of them a pass finds; for the others pauses grow: 1, 2, 4, 8, 16 s.
-  await until("all are delivered", () => recipients.every((name) => payloads(folder, name).length === 1), 90);
+  await until("all are delivered", () => recipients.every((name) => payloads(folder, name).length === 1));
   expect((await fetch(`${url}/bob`, { method: "POST" })).status).toBe(202);
   expect(existsSync(folder.at("drops", ".dead-letter"))).toBe(false);
-}, 120_000);
+});

@@ -49,7 +49,7 @@ test("all four have their part in it; Ctrl-C ends it and leaves nothing behind",
   expect(await demo.err()).toBe("");
   for (const address of addresses) expect(await fetch(address).catch(() => "refused")).toBe("refused");
   expect(readdirSync(folder.path)).toEqual([]);
-}, 90_000);
+});
 
 test("a signal in the middle of it ends it as well", async () => {
   using folder = new Folder();
@@ -57,7 +57,7 @@ test("a signal in the middle of it ends it as well", async () => {
   await demo.says("a receiver with one host");
   expect(await demo.end("SIGTERM")).toBe(143);
   expect(readdirSync(folder.path)).toEqual([]);
-}, 90_000);
+});
 
 test("a flag that it doesn't know is wrong usage", async () => {
   using folder = new Folder();

@@ -211,7 +211,7 @@ describe.each(ROLES)("%s", (role) => {
       stderr.split("\n").filter((line) => line.includes(name) && /unknown|not a setting/.test(line));
     expect(complaints(variable(role, "no_such_key"))).toHaveLength(1);
     expect(variables.filter((name) => complaints(`${name}:`).length > 0)).toEqual([]);
-  }, 60_000);
+  });
 
   test("the defaults of the table are those in effect", async () => {
     const printed = await effective(role, withToken(example(role)));

@@ -22,7 +22,7 @@ let picket = "";
 beforeAll(async () => {
   const [link = ""] = await command("collector", "binary");
   picket = join(dirname(link), "picket");
-}, 180_000);
+});
 
 /** A folder with nothing but what is needed: the script, and the program under the names that it may have. */
 function bundle(folder: Folder, name: string, programs: string[]): string {
@@ -100,7 +100,7 @@ describe.each([
     expect(gone.code).toBe(0);
     expect([installed, link, unit, config].map((path) => existsSync(path))).toEqual([false, false, false, true]);
     expect(gone.out).toContain(config);
-  }, 60_000);
+  });
 });
 
 test("single programs of an older version are replaced one role at a time; picket goes with its last link", async () => {
@@ -148,7 +148,7 @@ test("single programs of an older version are replaced one role at a time; picke
   expect(state()).toEqual({ "picket-receiver": "file" });
   await call(one, "receiver", "--uninstall");
   expect(state()).toEqual({});
-}, 60_000);
+});
 
 test("what is missing or wrong is said", async () => {
   using folder = new Folder();

@@ -67,7 +67,7 @@ describe("appending", () => {
     await journal.append(`{"n":6}`);
     expect(lines(folder)).toEqual([`{"n":6}`]);
     await journal.close();
-  }, 60_000);
+  });
 
   test("a folder in the file's place is an error, and the journal goes on when it is gone", async () => {
     using folder = new Folder();
@@ -211,7 +211,7 @@ describe("a writer killed in the middle of a line", () => {
     expect(Array.from({ length: shells }, (_, n) => seen.get(`sh-${n + 1}`)).filter((times) => times !== 1)).toEqual(
       [],
     );
-  }, 120_000);
+  });
 });
 
 describe("replay", () => {

@@ -1,9 +1,10 @@
 // The few helpers that tests share: temporary folders, conditions, daemons as child processes, inbox lines.
 
-import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
+import { binaries } from "./binaries.ts";
 
 export const ROOT = join(import.meta.dir, "..");
 
@@ -32,7 +33,7 @@ export class Folder implements Disposable {
 type Truthy<T> = Exclude<T, undefined | null | false | "" | 0>;
 
 /** Asks until the answer is truthy, and gives it; throws with `what` after so many seconds. */
-export async function until<T>(what: string, probe: () => T | Promise<T>, seconds = 30): Promise<Truthy<T>> {
+export async function until<T>(what: string, probe: () => T | Promise<T>, seconds = 120): Promise<Truthy<T>> {
   const end = performance.now() + seconds * 1000;
   for (;;) {
     const answer = await probe();
@@ -42,36 +43,11 @@ export async function until<T>(what: string, probe: () => T | Promise<T>, second
   }
 }
 
-let binaries: Promise<string> | null = null;
-
-/** The command line of a role: `bun role.ts`, or its link to the one binary, compiled once per test process. */
+/** The command line of a role: `bun role.ts`, or its link to the one binary. */
 export async function command(role: string, target: Target): Promise<string[]> {
-  if (target === "source") return [process.execPath, join(ROOT, `${role}.ts`)];
-  const given = process.env["PICKET_TEST_BINARIES"];
-  if (given) return [join(given, `picket-${role}`)];
-  binaries ??= build();
-  return [join(await binaries, `picket-${role}`)];
-}
-
-let built: string | null = null;
-
-/** Takes away what was compiled; `bun test` does it by test/preload.ts, any other program when it ends. */
-export function removeBinaries(): void {
-  if (built !== null) rmSync(built, { recursive: true, force: true });
-}
-process.on("exit", removeBinaries);
-
-async function build(): Promise<string> {
-  const out = mkdtempSync(join(tmpdir(), "picket-test-dist-"));
-  built = out;
-  const building = Bun.spawn([process.execPath, "build.ts", "--outdir", out, "--only", "picket"], {
-    cwd: ROOT,
-    stderr: "pipe",
-    stdout: "pipe",
-  });
-  if ((await building.exited) !== 0) throw new Error(`build failed: ${await new Response(building.stderr).text()}`);
-  for (const role of ["collector", "agent", "receiver", "observer"]) symlinkSync("picket", join(out, `picket-${role}`));
-  return out;
+  return target === "source"
+    ? [process.execPath, join(ROOT, `${role}.ts`)]
+    : [join(await binaries(), `picket-${role}`)];
 }
 
 /** What a finished command left. */
@@ -218,25 +194,23 @@ export async function certificates(folder: Folder): Promise<void> {
   );
 }
 
-/** Ports below those that the kernel gives to whoever asks for any (net.ipv4.ip_local_port_range, 32768 and up). */
+/** Ports below those that the kernel gives out by itself (net.ipv4.ip_local_port_range, 32768 and up). */
 const OWN_PORTS = { from: 20_000, to: 32_000 };
-const givenPorts = new Set<number>();
 
 /**
- * A port that is free now and, unlike one that was asked for as port 0 and given back, nobody else is given meanwhile: for a
- * daemon that has to come back at the same address.
+ * A port that is free now and that no other test is given while this process lives: for a daemon that has to come back at the same
+ * address. An abstract socket named after the port keeps other processes away; the kernel takes it back.
  */
 export function freePort(): number {
   for (;;) {
     const port = OWN_PORTS.from + Math.floor(Math.random() * (OWN_PORTS.to - OWN_PORTS.from));
-    if (givenPorts.has(port)) continue;
     try {
+      Bun.listen({ unix: `\0picket-test-port-${port}`, socket: { data() {} } }).unref();
       Bun.listen({ hostname: "127.0.0.1", port, socket: { data() {} } }).stop(true);
+      return port;
     } catch {
-      continue;
+      // taken: try another
     }
-    givenPorts.add(port);
-    return port;
   }
 }
 

@@ -1,14 +1,11 @@
 // The observer: what is recorded, counted and shown, by a real process over real sockets.
 // Not tested here: crashes, power cuts and full disks (e2e/observer-faults.test.ts), and what has a file of its own in test/observer.
 
-import { beforeAll, describe, expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { Folder, TARGETS, command, have, runRole, until } from "./kit.ts";
+import { Folder, TARGETS, have, runRole, until } from "./kit.ts";
 import { type Op, Witness, ago, failure, lines } from "./observer/kit.ts";
-
-// Compiling takes longer than a test may, where this file is the first to ask for it.
-beforeAll(() => command("observer", "binary"), 180_000);
 
 describe.each(TARGETS)("%s", (target) => {
   test("three good and two failed of two sources are counted exactly, also after kill -9", async () => {
@@ -24,7 +21,7 @@ describe.each(TARGETS)("%s", (target) => {
     expect(await witness.stats()).toEqual(stats);
     expect(await witness.get("/v1/observer/stats")).toEqual(stats);
     expect(await witness.daemon.kill()).toBe(0);
-  }, 60_000);
+  });
 });
 
 test("of 2,500 the ring holds the newest 2,000, the totals say 2,500; of 15 scenarios the newest ten, in order", async () => {
@@ -274,4 +271,4 @@ test("the ring is asked since a time, not since a number", async () => {
   const status = async (since: string) => (await fetch(`${lab.url}/observer/events?since=${since}`)).status;
   for (const time of ["2026-01-31", "2026-01-31T12:00:00Z", ""]) expect(await status(time)).toBe(200);
   for (const none of ["5", "1700000000", "Jan 5", "2026-13-45", "-1"]) expect(await status(none)).toBe(400);
-}, 60_000);
+});

@@ -142,4 +142,4 @@ test("a receiver whose inbox can't be written delays what is told and loses noth
   const untold = () => hub.rows<{ n: number }>("SELECT COUNT(*) AS n FROM events WHERE told_at IS NULL")[0]!.n;
   await until("it is noted", () => untold() === 0);
   expect(inboxLines(hub.inbox, "ops").length).toBe(2);
-}, 60_000);
+});

@@ -33,7 +33,7 @@ let binary = "";
 beforeAll(async () => {
   const [link = ""] = await command("collector", "binary");
   binary = join(dirname(link), "picket");
-}, 180_000);
+});
 
 describe.each(["source", "binary"])("picket from %s", (target) => {
   const picket = () => (target === "source" ? [process.execPath, join(ROOT, "picket.ts")] : [binary]);

@@ -13,7 +13,7 @@ describe.each(TARGETS)("%s", (target) => {
   let hub: Hub;
   beforeAll(async () => {
     hub = await Hub.start({ target, hosts: ["web-1", "web-2"], more: "rate_limit_per_minute: 1000" });
-  }, 60_000);
+  });
   afterAll(() => hub[Symbol.asyncDispose]());
 
   test("a report is answered with the control envelope, the other door with nothing", async () => {

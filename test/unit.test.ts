@@ -1,6 +1,6 @@
 // The systemd units, by systemd's own tools. That the service works under them is tried on a booted systemd, not here.
 
-import { beforeAll, expect, test } from "bun:test";
+import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { unitText } from "../lib/unit.ts";
@@ -64,9 +64,6 @@ test("a path in a unit is quoted as systemd reads it", () => {
   expect(line(["/srv/my $ 100% dir/picket-agent"])).toBe('ExecStart="/srv/my $ 100%% dir/picket-agent" --json-log');
   expect(line(["/bin/bun", "/a$b/ti ny.ts"])).toBe('ExecStart=/bin/bun "/a$$b/ti ny.ts" --json-log');
 });
-
-// Compiling takes longer than a test may, where this file is the first to ask for it.
-beforeAll(() => command("observer", "binary"), 180_000);
 
 test.each(ROLES.flatMap((role) => TARGETS.map((target) => [role, target] as const)))(
   "the %s's %s prints its units for where it lies, and its example",

@@ -358,7 +358,7 @@ describe.skipIf(!have("openssl", "Proxmox over TLS"))("Proxmox", () => {
     expect(count("/qemu/201/config")).toBeGreaterThan(1);
     expect(agent.log.join("\n")).not.toContain(TOKEN.slice(16));
     await agent.kill();
-  }, 60_000);
+  });
 });
 
 test("contradictions in the configuration are told", async () => {

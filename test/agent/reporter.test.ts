@@ -53,7 +53,7 @@ test("the interval that the receiver asks for is adopted within its bounds", asy
     await agent.kill();
     await server.stop(true);
   }
-}, 60_000);
+});
 
 test("three broken rounds, and the fourth works; Retry-After is obeyed; 422 drops and names the clock", async () => {
   using folder = new Folder();
@@ -85,7 +85,7 @@ test("three broken rounds, and the fourth works; Retry-After is obeyed; 422 drop
   expect(at[5]! - at[4]!).toBeGreaterThan(1900);
   await agent.kill();
   await server.stop(true);
-}, 60_000);
+});
 
 test("a clock that is wrong is said also where the receiver takes the report, once, and when it is right again", async () => {
   using folder = new Folder();
@@ -108,7 +108,7 @@ test("a clock that is wrong is said also where the receiver takes the report, on
   await agent.said("clock agrees with the receiver's again");
   await agent.kill();
   await server.stop(true);
-}, 60_000);
+});
 
 test("refused later, the agent reports again long before the interval is over", async () => {
   using folder = new Folder();
@@ -137,4 +137,4 @@ test("refused later, the agent reports again long before the interval is over", 
   await until("what was refused has arrived", () => waiting(folder).length === 0);
   await agent.kill();
   await server.stop(true);
-}, 60_000);
+});

@@ -1,8 +1,8 @@
 // Broken configurations: each is refused with its line and a sentence that helps; all errors at once; reload.
 
-import { beforeAll, describe, expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { readFileSync, renameSync } from "node:fs";
-import { Folder, TARGETS, command, inboxLines, runRole, startRole, until } from "../kit.ts";
+import { Folder, TARGETS, inboxLines, runRole, startRole, until } from "../kit.ts";
 
 const HEAD = "agent: foreman\ninbox_dir: /tmp/inbox\nwebhook:\n  routes:\n";
 const route = (fields: string) => `${HEAD}    - { path: /a, recipient: bob, type: INFO, template: "x"${fields} }\n`;
@@ -87,9 +87,6 @@ test.each(BROKEN)("%s is refused with its place and a sentence that helps", asyn
   expect(stderr).toContain(place === "" ? `${file}:` : `${file}:${place}: `);
   expect(stderr).toContain(says);
 });
-
-// Compiling takes longer than a test may, where this file is the first to ask for it.
-beforeAll(() => command("collector", "binary"), 60_000);
 
 describe.each(TARGETS)("as %s", (target) => {
   test("all errors come at once", async () => {

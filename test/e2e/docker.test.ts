@@ -296,7 +296,7 @@ describe.skipIf(!HAS_DOCKER)("Docker", () => {
       const use = [rows.get("busy")!.metrics!.cpu_percent, printed.get("busy")!.cpu];
       expect([use, use.every(isATenthOfACpu)]).toEqual([use, true]);
     }
-  }, 180_000);
+  });
 
   test("containers that come and go all the while are no trouble", async () => {
     using folder = new Folder();
@@ -317,7 +317,7 @@ describe.skipIf(!HAS_DOCKER)("Docker", () => {
     await until("some have gone", () => gone > 3);
     over.abort();
     await churn;
-  }, 180_000);
+  });
 });
 
 describe.skipIf(!HAS_PODMAN)("Podman", () => {
@@ -358,5 +358,5 @@ describe.skipIf(!HAS_PODMAN)("Podman", () => {
     );
     const use = [rows.get("busy")!.metrics!.cpu_percent, printed.get("busy")!.cpu];
     expect([use, use.every(isATenthOfACpu)]).toEqual([use, true]);
-  }, 180_000);
+  });
 });

@@ -25,7 +25,7 @@ let milliseconds: number[] = [];
 
 beforeAll(async () => {
   [binary = ""] = await command("collector", "binary");
-}, 60_000);
+});
 beforeEach(() => {
   folder = new Folder();
   inbox = folder.at("inbox");
@@ -113,7 +113,7 @@ test("what is new comes as text, at most 10,000 characters a turn, and the secon
   expect(turns.length).toBeGreaterThan(1);
   for (const text of turns) expect(text.length).toBeLessThanOrEqual(LIMIT);
   expect(shown(...turns)).toEqual(numbered(400));
-}, 60_000);
+});
 
 test("ten at the same time show each event once, and one that is killed before it is done loses none", async () => {
   tell(numbered(300));
@@ -129,7 +129,7 @@ test("ten at the same time show each event once, and one that is killed before i
   // Budgets around the time that a call takes: some end before it shows, some after, some in between.
   for (let budget = 4; budget < 80; budget += 4) some.push((await hook({ budget })).stdout);
   expect(new Set(shown(...some, ...(await rest())))).toEqual(new Set(numbered(300)));
-}, 120_000);
+});
 
 describe("whatever happens it ends with 0", () => {
   const trouble: [string, Call, (() => void)?][] = [

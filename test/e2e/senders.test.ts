@@ -251,4 +251,4 @@ test("each delivery is one line, though the collector is killed, stopped, away a
   );
   expect(hooks.lines("github").length).toBe(deliveries.github.length);
   expect(hooks.lines("forgejo").length).toBe(before + 10);
-}, 180_000);
+});

@@ -182,7 +182,7 @@ describe.skipIf(!have("syncthing", "a drop folder that Syncthing fills"))("a dro
   beforeAll(async () => {
     pair = new Pair();
     await pair.up();
-  }, 120_000);
+  });
   afterAll(() => pair[Symbol.asyncDispose]());
 
   test(`${DROPS} drops come over, each event once, and their deletion goes back, whoever is killed meanwhile`, async () => {

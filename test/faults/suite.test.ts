@@ -3,24 +3,22 @@
 // PICKET_FAULT_SEED repeats a run. Not tested: what a disk loses that says "synced" and isn't; file systems other than ext4.
 
 import { beforeAll, expect, test } from "bun:test";
-import { dirname, join } from "node:path";
-import { command } from "../kit.ts";
+import { join } from "node:path";
+import { binaries } from "../binaries.ts";
 import { chooseSeed } from "./chance.ts";
 import { ROLES } from "./world.ts";
 
 const seed = chooseSeed();
-let binaries = "";
 beforeAll(async () => {
   console.log(`PICKET_FAULT_SEED=${seed}`);
-  binaries = dirname((await command("collector", "binary"))[0]!);
-}, 120_000);
+  await binaries();
+});
 
 for (const role of ROLES) {
   test.concurrent(`${role}: what was acknowledged outlives every fault, once and whole, and nothing is leaked`, async () => {
     const running = Bun.spawn([process.execPath, join(import.meta.dir, "run.ts")], {
       env: {
         ...process.env,
-        PICKET_TEST_BINARIES: binaries,
         PICKET_FAULT_SEED: String(seed),
         PICKET_FAULT_ROUNDS: "0",
         PICKET_FAULT_ROLES: role,
@@ -31,5 +29,5 @@ for (const role of ROLES) {
     const said = await Promise.all([new Response(running.stdout).text(), new Response(running.stderr).text()]);
     console.log(said.join("").trim());
     expect(await running.exited).toBe(0);
-  }, 240_000);
+  });
 }

@@ -125,15 +125,11 @@ test.each([
   ["a pipeline without end", `{{1${"|print".repeat(100_000)}}}`, "{}"],
   ["conditions without end", `{{if 0}}${"{{else if 0}}".repeat(50_000)}{{end}}`, "{}"],
   ["conditions in conditions", "{{if 1}}".repeat(50_000) + "{{end}}".repeat(50_000), "{}"],
-])(
-  "in bounded time and memory: %s",
-  (_what, source, body) => {
-    const before = process.memoryUsage.rss();
-    judge(source, body, "zero");
-    expect((process.memoryUsage.rss() - before) / 2 ** 20).toBeLessThan(800);
-  },
-  60_000,
-);
+])("in bounded time and memory: %s", (_what, source, body) => {
+  const before = process.memoryUsage.rss();
+  judge(source, body, "zero");
+  expect((process.memoryUsage.rss() - before) / 2 ** 20).toBeLessThan(800);
+});
 
 test(
   "a body under any content type is data or a PayloadError",

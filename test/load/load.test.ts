@@ -18,8 +18,8 @@ test("everything at once: nothing is refused, drops and episodes are all taken, 
     "all drops are taken",
     () => readdirSync(fleet.folder.at("drops")).filter((name) => name.endsWith(".json")).length === 0,
   );
-  await until("all episodes are shipped", () => readdirSync(fleet.folder.at("lab/episodes")).length === 0, 60);
+  await until("all episodes are shipped", () => readdirSync(fleet.folder.at("lab/episodes")).length === 0);
   expect(readdirSync(fleet.folder.at("drops")).filter((name) => name === ".dead-letter")).toEqual([]);
   for (const name of SERVICES) expect([name, await fleet.daemons.get(name)!.kill()]).toEqual([name, 0]);
   console.log(JSON.stringify(fleet.counts));
-}, 120_000);
+});

@@ -68,7 +68,7 @@ test("failures whose time lies ahead are escalated once, however much later the 
   type Steps = { steps: { escalate: { passes: number } } };
   await until("two looks", async () => (await lab.get<Steps>("/observer/health")).steps.escalate.passes > 2);
   expect(await escalated()).toBe(1);
-}, 60_000);
+});
 
 describe("escalation", () => {
   const three = ["a 1", "a 2", "a 3"].map((error) => failure("deploy", error));
@@ -112,7 +112,7 @@ describe("escalation", () => {
       payload: expect.stringContaining("deploy keeps failing: 3 failures within"),
     });
     expect(told!["id"]).toBe(witness.escalations()[0]!["id"] as string);
-  }, 60_000);
+  });
 
   test("10 and 100 times the threshold escalate again, urgently; successes and other causes don't count", async () => {
     await using witness = await Witness.start();
@@ -134,7 +134,7 @@ describe("escalation", () => {
       [100, 300],
     ]);
     expect(witness.told().map(({ priority }) => priority)).toEqual(["normal", "urgent", "urgent"]);
-  }, 60_000);
+  });
 
   test("failures further apart than the window don't escalate; after a day of silence it begins anew", async () => {
     await using witness = await Witness.start();
@@ -160,7 +160,7 @@ describe("escalation", () => {
       [1, 3, 3],
       [1, 3, 9],
     ]);
-  }, 60_000);
+  });
 
   test("a full, missing or foreign inbox delays it, nothing is lost, and requests go on", async () => {
     await using witness = new Witness();
@@ -181,7 +181,7 @@ describe("escalation", () => {
     await witness.again();
     await twoCycles(witness);
     expect(witness.told().length).toBe(1);
-  }, 60_000);
+  });
 
   test("a signature of one's own groups, whatever the text", async () => {
     await using witness = await Witness.start();

@@ -33,4 +33,4 @@ test("a key that is changed in its file is used after a reload", async () => {
   } finally {
     await server.stop(true);
   }
-}, 60_000);
+});

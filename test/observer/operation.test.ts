@@ -122,7 +122,7 @@ describe("an operation", () => {
     }[];
     expect(answers.map(({ accepted }) => accepted)).toEqual([true, false, true]);
     expect((await lab.get<{ total: number }>("/observer/stats")).total).toBe(2);
-  }, 60_000);
+  });
 
   test("without an endpoint is told that it is required, alone and in an array", async () => {
     await using lab = await Witness.start();
@@ -131,7 +131,7 @@ describe("an operation", () => {
     expect(alone.status).toBe(400);
     expect(await alone.json()).toMatchObject({ error, fields: [{ field: "endpoint", error: "is required" }] });
     expect(await (await lab.post("/observer/event", `[{}]`)).json()).toMatchObject([{ accepted: false, error }]);
-  }, 60_000);
+  });
 
   test("with an endless number is refused", async () => {
     await using lab = await Witness.start();
@@ -140,7 +140,7 @@ describe("an operation", () => {
       expect(answer.status).toBe(422);
       expect(await answer.json()).toMatchObject({ field });
     }
-  }, 60_000);
+  });
 
   test("of numbers that grow when they are written is counted after a restart, too", async () => {
     await using lab = new Witness();
@@ -155,7 +155,7 @@ describe("an operation", () => {
     expect(await second.said("log read")).toContain("malformed=0");
     const { stdout } = await runRole("observer", ["tail", "--config", lab.config]);
     expect(stdout).toContain("mcp");
-  }, 60_000);
+  });
 
   test("with long texts keeps the answers of /stats and /clusters short", async () => {
     await using lab = await Witness.start();
@@ -167,5 +167,5 @@ describe("an operation", () => {
     expect(JSON.stringify(stats).length).toBeLessThan(50_000);
     expect(stats.recent_scenario_ops[3]!.role).toStartWith("xxx");
     expect(JSON.stringify(await lab.get("/observer/clusters")).length).toBeLessThan(50_000);
-  }, 60_000);
+  });
 });

@@ -130,7 +130,7 @@ describe("what a playbook says", () => {
       refinements: [],
       last_at: at(40),
     });
-  }, 60_000);
+  });
 
   test("nearest rank: p50 and p95 of 1 to 20, 21 and 100", async () => {
     const upTo = (endpoint: string, most: number) =>
@@ -141,7 +141,7 @@ describe("what a playbook says", () => {
       ["21", 11, 20],
       ["20", 10, 19],
     ]);
-  }, 60_000);
+  });
 
   test("the three commonest shapes of inputs, the commonest first", async () => {
     const words = ["one", "two", "three", "four"];
@@ -153,7 +153,7 @@ describe("what a playbook says", () => {
       { shape: "job two", count: 4 },
       { shape: "job three", count: 3 },
     ]);
-  }, 60_000);
+  });
 });
 
 describe("the refinement", () => {
@@ -185,7 +185,7 @@ describe("the refinement", () => {
       [...many(2, 0, good), ...many(3, 3, mixed), ...many(0, 3, bad)],
     );
     expect(found).toEqual([["a"], [], ["a"], [], [], []]);
-  }, 60_000);
+  });
 
   test("any short field of one's own counts; a field with many values, a long one and a text do not", async () => {
     const spread = (values: number): Given[] => [
@@ -206,7 +206,7 @@ describe("the refinement", () => {
       [both("toString", "a", "b"), ["toString"]],
     ];
     expect(await fields(...cases.map(([operations]) => operations))).toEqual(cases.map(([, expected]) => expected));
-  }, 60_000);
+  });
 });
 
 test("the last operation is the one with the latest time, in whatever zone it is written", async () => {
@@ -215,7 +215,7 @@ test("the last operation is the one with the latest time, in whatever zone it is
     ok("x", { timestamp: "2026-01-31T11:00:00+04:00" }),
   ]);
   expect(playbook!.last_at).toBe("2026-01-31T10:00:00.000Z");
-}, 60_000);
+});
 
 describe("playbooks.jsonl", () => {
   test("is never seen half written, by a reader that looks all the time", async () => {
@@ -243,7 +243,7 @@ describe("playbooks.jsonl", () => {
     await reader;
     expect(seen).toBeGreaterThan(10);
     expect(sizes.size).toBeGreaterThan(2);
-  }, 60_000);
+  });
 
   test("is whole after a kill at any moment, and what that leaves beside it does no harm", async () => {
     await using lab = new Lab();
@@ -260,5 +260,5 @@ describe("playbooks.jsonl", () => {
       // A pass that is under way has one of its own there, for a moment.
       await until("the half file is gone", () => !existsSync(`${lab.file}.tmp`));
     }
-  }, 90_000);
+  });
 });

@@ -18,7 +18,7 @@ test("a review that is a list, or whose figures are one, is refused in words", a
     expect(await answer.json()).toMatchObject({ error, code: "invalid_review" });
   }
   expect(existsSync(join(lab.data, "reviews.jsonl"))).toBe(false);
-}, 60_000);
+});
 
 describe("reviews", () => {
   const stats = (groundedPct: number | null, more: Op = {}) => ({
@@ -146,7 +146,7 @@ describe("reviews", () => {
     expect(witness.daemon.log.join("\n") + readFileSync(join(witness.data, "reviews.jsonl"), "utf8")).not.toContain(
       "sk-0123456789",
     );
-  }, 60_000);
+  });
 
   test("a budget an hour; one call for each review; an escalation carries a diagnosis, or says why not", async () => {
     using llm = server(() => says("The disk of the build host is full. Look at df first."));
@@ -172,7 +172,7 @@ describe("reviews", () => {
       diagnosis_failed: expect.stringContaining("budget"),
     });
     expect([llm.asked.length, llm.most()]).toEqual([2, 1]);
-  }, 60_000);
+  });
 
   test("a model that never answers holds up neither requests nor the other steps", async () => {
     using llm = server(() => new Promise<Response>(() => {}));
@@ -189,7 +189,7 @@ describe("reviews", () => {
     );
     await witness.record({ endpoint: "b", success: true });
     expect(await witness.daemon.kill()).toBe(0);
-  }, 60_000);
+  });
 
   test("a model that lets one escalation wait in vain is not asked about the others of that pass; each is told before the next", async () => {
     let asked = 0;
@@ -207,5 +207,5 @@ describe("reviews", () => {
     const late = "the model did not answer within 3 s";
     expect(witness.escalations().map((one) => one["diagnosis_failed"])).toEqual([undefined, late, late, late]);
     expect(witness.told().map(({ payload }) => payload!.split(" keeps failing")[0])).toContain("delta epsilon");
-  }, 60_000);
+  });
 });

@@ -125,5 +125,4 @@ test.skipIf(!have("openssl", "client certificates of the receiver"))(
     expect(await call("client", "/v1/host-report", post)).toBe(200);
     expect(await call("client", "/v1/host-report", { ...post, headers: {} })).toBe(401);
   },
-  60_000,
 );

@@ -61,11 +61,7 @@ test("a line of the index whose time is none is no line: it would make every pau
   // As an editor saves it, or the table that follows the file would see nothing new.
   renameSync(path, `${path}.new`);
   copyFileSync(`${path}.new`, path);
-  await until(
-    "it is gone",
-    async () => (await hub.get<{ episodes: unknown[] }>("/v1/episodes")).episodes.length === 0,
-    10,
-  );
+  await until("it is gone", async () => (await hub.get<{ episodes: unknown[] }>("/v1/episodes")).episodes.length === 0);
   expect((await hub.run("index", "rebuild")).stdout).toBe("web-1/ep-1: line made\n1 missing line made\n");
 });
 

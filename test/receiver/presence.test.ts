@@ -22,21 +22,17 @@ describe.skipIf(!library)("with a clock that is set", () => {
     // The last mark that it was alive is up to five seconds old, and a start takes its time.
     await hub.daemon.said(/was away.*seconds=(59\d|6\d\d)/);
     expect(new Set(Object.values(statuses(hub)))).toEqual(new Set(["online"]));
-    await until(
-      "the silent one is offline",
-      async () => {
-        await Promise.all(hosts.slice(1).map((host) => reportAt(hub, 600, host)));
-        return statuses(hub)["host-0"] === "offline";
-      },
-      45,
-    );
+    await until("the silent one is offline", async () => {
+      await Promise.all(hosts.slice(1).map((host) => reportAt(hub, 600, host)));
+      return statuses(hub)["host-0"] === "offline";
+    });
     expect(Object.values(statuses(hub)).filter((status) => status === "online").length).toBe(199);
     await until("it is told", () => inboxLines(hub.inbox, "ops").length >= 2);
     expect(inboxLines(hub.inbox, "ops").map(({ source }) => source)).toEqual([
       "receiver:host.stale",
       "receiver:host.offline",
     ]);
-  }, 120_000);
+  });
 
   test.each([3600, 86_400, -3600, -86_400])(
     "a clock that jumps by %d s alarms nobody, and the switch goes on",
@@ -57,7 +53,6 @@ describe.skipIf(!library)("with a clock that is set", () => {
       const types = hub.rows<{ type: string; host: number }>("SELECT type, host FROM events");
       expect(types.every(({ host }) => host === 2)).toBe(true);
     },
-    60_000,
   );
 
   test("after the clock was set back a host that reports once more and falls silent is told in time", async () => {
@@ -75,7 +70,7 @@ describe.skipIf(!library)("with a clock that is set", () => {
     const seen = await hub.get<{ last_seen_at: string; containers: Row[] }>("/v1/hosts/web-1");
     expect(Math.abs(Date.parse(seen.last_seen_at) - Date.now())).toBeLessThan(60_000);
     await until("stale", () => statuses(hub)["web-1"] !== "online");
-  }, 120_000);
+  });
 
   test("a receiver that is stopped for a while (SIGSTOP) alarms nobody for that", async () => {
     using folder = new Folder();
@@ -88,7 +83,7 @@ describe.skipIf(!library)("with a clock that is set", () => {
     await hub.daemon.said(/was away.*seconds=18\d\d/);
     expect(statuses(hub)).toEqual({ "web-1": "online" });
     expect(hub.rows("SELECT * FROM events")).toEqual([]);
-  }, 120_000);
+  });
 });
 
 test("stale after 2 intervals, offline after 4, back with a report: events in order, lines in the inbox, alerts closed", async () => {
@@ -118,7 +113,7 @@ test("stale after 2 intervals, offline after 4, back with a report: events in or
     ["host.offline", "critical"],
     ["host.recovered", "info"],
   ]);
-}, 60_000);
+});
 
 test("a host that comes back in the same second as its alarm ends online, both events in order", async () => {
   await using hub = await Hub.start({ more: "poll_interval_seconds: 2\nrate_limit_per_minute: 100000" });
@@ -140,7 +135,7 @@ test("a host that comes back in the same second as its alarm ends online, both e
   // It falls again meanwhile: as many lines as there are events by then.
   const events = () => hub.rows("SELECT 1 FROM events").length;
   await until("each event is one line", () => inboxLines(hub.inbox, "ops").length === events());
-}, 60_000);
+});
 
 test("archived and pending hosts raise nothing", async () => {
   await using hub = await Hub.start({ more: "poll_interval_seconds: 1", hosts: ["web-1", "web-2", "web-3"] });
@@ -153,7 +148,7 @@ test("archived and pending hosts raise nothing", async () => {
   await until("web-1 is offline", () => statuses(hub)["web-1"] === "offline");
   expect(statuses(hub)).toEqual({ "web-1": "offline", "web-2": "archived", "web-3": "pending" });
   expect(hub.rows("SELECT DISTINCT host FROM events")).toEqual([{ host: 1 }]);
-}, 60_000);
+});
 
 test.skipIf(!have("strace", "a fleet that falls silent at once"))(
   "a fleet that falls silent at once is no absence of the receiver's, however slow its disk",
@@ -182,7 +177,7 @@ test.skipIf(!have("strace", "a fleet that falls silent at once"))(
     ]);
     try {
       const silent = () => hub.rows<{ hosts: number }>("SELECT COUNT(*) AS hosts FROM hosts WHERE status = 'offline'");
-      await until("all are offline", () => silent()[0]?.hosts === 150, 60);
+      await until("all are offline", () => silent()[0]?.hosts === 150);
       expect(hub.daemon.log.filter((line) => line.includes("was away"))).toEqual([]);
     } finally {
       strace.kill();

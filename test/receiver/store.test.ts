@@ -135,4 +135,4 @@ test("a store that another program has locked is 503 after a while, and holds up
   other.run("ROLLBACK");
   other.close();
   await until("it takes reports again", async () => (await hub.report()).status === 200);
-}, 60_000);
+});

@@ -139,7 +139,7 @@ describe.skipIf(!have("git", "the version gate"))("the version gate", () => {
     });
     expect((await ship(hub, "kept", landed)).status).toBe(201);
     expect((await ship(hub, "older", all[60]!)).status).toBe(412);
-  }, 60_000);
+  });
 
   test("Forgejo, page by page, with its token; git where it is away; back again", async () => {
     using folder = new Folder();
@@ -162,7 +162,7 @@ describe.skipIf(!have("git", "the version gate"))("the version gate", () => {
     hub1.set(true);
     await until("Forgejo is asked again", async () => (await ship(hub, "d", extra[0]!)).status === 201);
     expect(hub.daemon.log.join("\n")).not.toContain("forge-secret");
-  }, 60_000);
+  });
 
   test("both away from the start: 503, so that agents wait; then the first list opens it", async () => {
     using folder = new Folder();
@@ -178,5 +178,5 @@ describe.skipIf(!have("git", "the version gate"))("the version gate", () => {
     const repo = await repository(folder, 1);
     const [head = ""] = await repo.list();
     await until("it opens", async () => (await ship(hub, "a", head)).status === 201);
-  }, 60_000);
+  });
 });

@@ -134,12 +134,12 @@ test("the agent sends the reports that waited, oldest first, and ships the episo
   expect(waiting).toHaveLength(3);
   const settings = `receiver: { url: "http://127.0.0.1:${hub.port}", token: ${left.token} }\nhost_id: web-1`;
   await using _ = await startRole("agent", ["--config", configure(dir, "agent", settings)]);
-  await until("the queue is empty", () => readdirSync(join(dir, "agent/queue")).length === 0, 60);
+  await until("the queue is empty", () => readdirSync(join(dir, "agent/queue")).length === 0);
   const late = reports.filter(({ sent_at }) => sent_at !== undefined);
   expect(late.map(({ recorded_at }) => `${Date.parse(recorded_at)}.json`)).toEqual(waiting);
   await until("the episode is shipped", () => existsSync(join(dir, "lab/shipped/ep-3")));
   expect(shipped).toEqual(["/v1/episodes/web-1/ep-3.tar.zst"]);
-}, 90_000);
+});
 
 test("the observer counts nothing again, and tells the escalation that waited once", async () => {
   await using daemon = await startRole("observer", ["--config", configure(dir, "observer")]);
