@@ -84,7 +84,7 @@ async function buildAll(programs: Program[], { outdir, target, commit }: For): P
   const sums: string[] = [];
   for (const program of programs) {
     const outfile = join(outdir, program);
-    // It may be a link to another program, which the compiler would write to.
+    // The compiler would write through a link to another program.
     rmSync(outfile, { force: true });
     const problem = compile(program, { outfile, target, commit });
     if (problem !== null) {
@@ -99,7 +99,7 @@ async function buildAll(programs: Program[], { outdir, target, commit }: For): P
   return true;
 }
 
-/** Runs Bun's compiler; gives what it complained about. */
+/** Runs Bun's compiler; returns its error, or null. */
 function compile(
   program: Program,
   { outfile, target, commit }: { outfile: string; target: string | null; commit: string },
@@ -109,10 +109,10 @@ function compile(
       process.execPath,
       "build",
       "--compile",
-      // Otherwise a binary reads .env and bunfig.toml from wherever it is started.
+      // Otherwise a binary reads .env and bunfig.toml from the folder that it is started in.
       "--no-compile-autoload-dotenv",
       "--no-compile-autoload-bunfig",
-      // Parsed at build time: half the time to start. Top-level await needs the ESM format with it.
+      // The code is parsed at build time, which halves the time to start. Top-level await then needs the ESM format.
       "--bytecode",
       "--format=esm",
       "--minify-syntax",
@@ -130,7 +130,7 @@ function compile(
   return `${run.stderr.toString()}${run.stdout.toString()}`.trim() || `bun build ended with ${run.exitCode}`;
 }
 
-/** The commit's short hash, with `-dirty` where files differ from it; "unknown" without git. */
+/** The commit's short hash, with `-dirty` when files differ from it; "unknown" without git. */
 function commitOf(): string {
   const git = (...args: string[]) => {
     try {

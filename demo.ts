@@ -1,4 +1,4 @@
-// picket try: all four at work in a temporary folder, each step shown as it happens, each program a process of its own.
+// picket try: runs all four roles in a temporary folder, each as a process, and shows each step.
 // Runs until Ctrl-C, or with --once to the end of the story. Only SIGKILL makes it leave processes and files behind.
 
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync, writeFileSync } from "node:fs";
@@ -10,10 +10,10 @@ import { ownCommand } from "./lib/unit.ts";
 
 const HELP = `usage: picket try [--once]
 
-Starts all four in a temporary folder and shows a webhook, a dropped file, a report and an episode arrive, a host go silent,
-and a failure that repeats be told. Runs until Ctrl-C, and leaves nothing behind.
+Runs all four roles in a temporary folder and shows what they do: a webhook and a dropped file become events, a host reports and
+ships an episode, a silent host and a repeated failure become events, too. Runs until Ctrl-C, then removes everything.
 
-  --once   end with the story`;
+  --once   end when all is shown`;
 
 const WAIT_SECONDS = 30;
 const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 };
@@ -104,7 +104,7 @@ async function tellReceiver(demo: Demo): Promise<string> {
     `notify: { recipient: ops, inbox_dir: ${demo.at("inbox")} }`,
   ]);
   const token = tokenIn(await demo.show("receiver", "host", "add", "demo", "--url", `http://${address}`));
-  step("this machine is reported");
+  step("a report of this machine comes in");
   await send(`http://${address}/v1/host-report`, report(), { Authorization: `Bearer ${token}` });
   await demo.show("receiver", "host", "list");
   return address;
@@ -147,7 +147,7 @@ async function tellAgent(demo: Demo, receiver: string): Promise<void> {
   console.log(`${demo.log("agent").trimEnd()}\n\n${index().trimEnd()}`);
   await demo.show("receiver", "host", "list");
 
-  step("the agent stops: this machine goes silent (it was told to report every 2 s)");
+  step("the agent stops: this machine is silent (a report was due every 2 s)");
   const before = demo.inbox().length;
   agent.kill();
   await agent.exited;
@@ -163,7 +163,7 @@ async function tellObserver(demo: Demo): Promise<string> {
     "cycle_seconds: 1",
     `notify: { recipient: ops, inbox_dir: ${demo.at("inbox")} }`,
   ]);
-  step("operations are told to it: three go well, and one fails three times, each time with other numbers");
+  step("it gets operations: three succeed, and one fails three times, each time with other numbers");
   const post = (operations: unknown) => send(`http://${address}/observer/event`, operations);
   await post([
     { endpoint: "deploy", duration_ms: 840 },
@@ -178,7 +178,7 @@ async function tellObserver(demo: Demo): Promise<string> {
     const error = `job ${job}: no answer from ${host} within ${ms} ms`;
     await post({ endpoint: "backup", success: false, duration_ms: ms, error });
   }
-  step("it knows them for one failure that repeats, and says so");
+  step("it groups them as one failure that repeats, and tells ops");
   await demo.event('"from":"observer"');
   await demo.show("observer", "stats");
   await demo.show("observer", "clusters");
@@ -236,7 +236,7 @@ function createDemo() {
     return child;
   }
 
-  /** Starts a daemon on its own port, or on a free one where that is taken; gives its address. */
+  /** Starts a daemon on its own port, or on a free one if that is taken; returns its address. */
   async function daemon(role: string, port: number, config: (listen: string) => string[]): Promise<string> {
     const ready = () => / ready listen=(\S+)/.exec(log(role))?.[1];
     for (const one of [port, 0]) {
@@ -250,7 +250,7 @@ function createDemo() {
     throw new Error(`the ${role} did not start:\n${log(role)}`);
   }
 
-  /** Runs a command of a role to its end; gives what it printed. */
+  /** Runs a command of a role to its end; returns what it printed. */
   async function run(role: string, ...args: string[]): Promise<string> {
     const command = [...ownCommand(), role, ...args, "--config", at(`${role}.yaml`)];
     const child = Bun.spawn(command, { env, stdio: ["ignore", "pipe", "inherit"] });

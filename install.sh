@@ -12,11 +12,10 @@ usage() {
 	cat <<TEXT
 usage: ./$name COMMAND
 
-  try [--once]      build, start all four in a temporary folder, show a webhook, a dropped file, reports and episodes
-                    arrive, a host go silent and a failure that repeats be told; runs until Ctrl-C and leaves nothing
-                    behind (--once: ends by itself)
+  try [--once]      build it, run all four roles in a temporary folder and show what they do, until Ctrl-C (--once: until
+                    all is shown); removes everything afterwards
   test              format check, lint, types, tests
-  collector         install picket-collector on this host, enable and start it; in place of an older one if there is one
+  collector         install picket-collector on this host, or upgrade it; enable and start it
   receiver          the same for picket-receiver
   agent             the same for picket-agent
   observer          the same for picket-observer
@@ -25,8 +24,8 @@ usage: ./$name COMMAND
     --system        as a system service (the default for root)
     --uninstall     stop and remove it; data and configuration stay
 
-All four are one program, picket, with a link for each role. Needs Node.js with npm, or Bun, to build it; with a prebuilt
-picket (or picket-ROLE) beside this script it needs nothing at all.
+All roles are one program, picket, with a link for each. To build it you need Node.js with npm, or Bun. If a prebuilt picket
+(or picket-ROLE) lies beside this script, you need neither.
 DESTDIR=/some/root installs into that root and starts nothing.
 
 example: ./$name try
@@ -99,7 +98,7 @@ build() {
 
 changed=
 
-# put FROM TO MODE: by rename, because a running binary can't be written to. Says whether it changed anything.
+# put FROM TO MODE: by rename, because a running binary can't be written to. Sets `changed` if it changed anything.
 put() {
 	if [ "$(readlink -f "$1")" = "$(readlink -f "$2")" ]; then
 		say "in place     $2"
@@ -152,7 +151,7 @@ find_program() {
 	fail "there is no picket and no picket-$role beside $name, and no source to build it from"
 }
 
-# A role's own program is replaced by the link in one step. Services of other roles go on with the file that they were started from.
+# One rename replaces a role's own program by the link. Services of other roles keep running the file that they were started from.
 install_program() {
 	if [ "$(basename "$source")" != picket ]; then
 		put "$source" "$binary" 755
@@ -201,14 +200,14 @@ install_config() {
 		"$binary" example | sed "s|^  url: .*|  url: $PICKET_URL|; s|^  token_file: .*|  token_file: ${config#"$dest"}|; s|agent.yaml$|token|" >"$temporary"
 	else
 		"$binary" example >"$temporary"
-		# Without its receiver's address and token an agent has nothing to start for.
+		# An agent without its receiver's address and token would not start.
 		[ "$role" != agent ] || start=incomplete
 	fi
 	put "$temporary" "$config" 644
 	rm -f "$temporary"
 }
 
-# In a folder that Syncthing keeps in step, dead letters and unfinished files stay on this host.
+# In a folder that Syncthing synchronizes, dead letters and unfinished files stay on this host.
 tell_syncthing() {
 	folder=$(HOME=${1} "$binary" --check --print --config "$config" 2>/dev/null | sed -n '/^drop_folder:/,/^[^ ]/s/^  path: //p' | tr -d '"')
 	while [ -n "$folder" ] && [ "$folder" != / ]; do
@@ -250,7 +249,7 @@ start() {
 	fi
 }
 
-# Whether the service still runs a file that has been replaced since, as by another role's installation.
+# Whether the service runs a file that was replaced after its start, by the installation of another role for example.
 is_outdated() {
 	pid=$(control show --property=MainPID --value "picket-$role.service")
 	running=$(stat -L -c %d:%i "/proc/$pid/exe" 2>/dev/null) && [ "$running" != "$(stat -L -c %d:%i "$binary")" ]
@@ -296,7 +295,7 @@ install_role() {
 	fi
 }
 
-# Whether picket itself goes with this role: it is a link, and no other role is.
+# Whether this role is the last one that is a link to picket.
 is_last_link() {
 	is_link "$binary" || return 1
 	for other in collector receiver agent observer; do

@@ -27,7 +27,7 @@ usage: picket ROLE [COMMAND] [FLAGS]    a link named picket-ROLE is called witho
   agent       reports this host to its receiver, and ships finished episode folders
   receiver    takes in every host's reports and episodes, and knows who went silent
   observer    witnesses every operation, and escalates failures that repeat
-  try         show all four at work, in a temporary folder
+  try         run all four roles in a temporary folder, and show what they do
 
   --version   print version and commit
   --help      print this; picket ROLE --help shows what a role can do

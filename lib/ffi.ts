@@ -1,8 +1,8 @@
 // The few calls that only libc has, through bun:ffi: flock(2), write leases, AF_UNIX datagrams, CLOCK_MONOTONIC.
 //
-// bun:ffi needs a JIT and a libc it can open. A unit with MemoryDenyWriteExecute=yes has no JIT, another system may
-// have another libc: then every function here says so by its answer (null, false). Nothing throws, least of all the
-// import. Libc is opened at the first call, because a command that needs none of this shouldn't wait for it.
+// bun:ffi needs a JIT and a libc that it can open. A unit with MemoryDenyWriteExecute=yes has no JIT, another system may
+// have another libc: then every function here returns null or false. Neither a call nor the import throws. The first call
+// opens libc, so that a command without need for it doesn't wait.
 
 import { dlopen, read } from "bun:ffi";
 
@@ -33,7 +33,7 @@ type Libc = ReturnType<typeof openLinux>;
 
 let opened: Libc | null | undefined;
 
-/** Libc, opened at the first call; null where it is out of reach. */
+/** Libc, opened at the first call; null where it can't be opened. */
 function libc(): Libc | null {
   if (opened !== undefined) return opened;
   try {
@@ -49,8 +49,8 @@ export function hasLibc(): boolean {
   return libc() !== null;
 }
 
-// musl's loader answers to this name too (every `libc.*` is itself). A name that is not found would be looked for in
-// the working directory next, so there is no list of others to try.
+// musl's loader knows this name too (every `libc.*` is itself). dlopen looks for a name that it doesn't find in the working
+// directory next, so there is no list of other names to try.
 function openLinux() {
   return dlopen("libc.so.6", {
     __errno_location: { args: [], returns: "ptr" },
@@ -64,16 +64,16 @@ function openLinux() {
   }).symbols;
 }
 
-/** The calling thread's `errno`, to be read right after a call that failed. */
+/** The calling thread's `errno`; read it right after the call that failed. */
 function errno(c: Libc): number {
   const location = c.__errno_location();
   return location === null ? 0 : read.i32(location, 0);
 }
 
 /**
- * Takes or gives back the lock that belongs to an open file, flock(2). Never waits, because a wait would stop the event
- * loop. The kernel gives a lock back when the last descriptor of that opening is closed, thus also when its owner dies.
- * @returns whether it is done; false when somebody else holds the lock, and where there is no libc.
+ * Takes or releases the lock of an open file, flock(2). Never waits, because a wait would stop the event loop. The kernel
+ * releases a lock when the last descriptor of that opening is closed, so also when its owner dies.
+ * @returns whether it is done; false when another opening holds the lock, and where there is no libc.
  */
 export function flock(fd: number, operation: "exclusive" | "unlock"): boolean {
   const c = libc();
@@ -85,23 +85,23 @@ export function flock(fd: number, operation: "exclusive" | "unlock"): boolean {
 }
 
 /**
- * A write lease, fcntl(2) F_SETLEASE: granted only while nobody else has the file open. Whoever opens it during the
- * lease waits until it is released (at most /proc/sys/fs/lease-break-time, 45 s), so hold it for microseconds.
- * @returns the function that releases it; null when it isn't granted: others have the file open, the file isn't ours, the
- *   file system has no leases, there is no libc.
+ * A write lease, fcntl(2) F_SETLEASE: granted only while no other descriptor has the file open. A process that opens it
+ * during the lease waits until it is released (at most /proc/sys/fs/lease-break-time, 45 s), so hold it for microseconds.
+ * @returns the function that releases it; null when the kernel doesn't grant it: the file is open elsewhere, it belongs to
+ *   another user, its file system has no leases, or there is no libc.
  */
 export function writeLease(fd: number): (() => void) | null {
   const c = libc();
   if (c === null) return null;
-  // The kernel tells the holder about somebody who waits by SIGIO, which kills by default; SIGURG is ignored by default.
+  // The kernel signals the holder when a process waits. SIGIO, its default, would end us; SIGURG is ignored by default.
   if (c.fcntl(fd, F_SETSIG, SIGURG) !== 0 || c.fcntl(fd, F_SETLEASE, F_WRLCK) !== 0) return null;
   return () => void c.fcntl(fd, F_SETLEASE, F_UNLCK);
 }
 
 /**
  * Sends one datagram to an AF_UNIX socket, unix(7). A name that starts with `@` is in the abstract namespace.
- * A socket of its own for each, as libsystemd does it: nothing stays open, nothing is inherited by children.
- * @returns whether the kernel took it; false as well where there is no libc.
+ * Each datagram has its own socket, as in libsystemd: no descriptor stays open, children inherit none.
+ * @returns whether the kernel took it; false where there is no libc.
  */
 export function sendDatagram(name: string, text: string): boolean {
   const c = libc();

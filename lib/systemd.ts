@@ -1,8 +1,8 @@
 // What a running service tells systemd, sd_notify(3): datagrams of `NAME=value` lines to the socket in $NOTIFY_SOCKET.
 // Without systemd there is no socket, and then all of this is silent.
 //
-// The variables are for us and not for the programs that we start, so they are taken out of `process.env` when they are
-// read. Trap: `Bun.spawn` without an `env` hands down the environment the process was started with; pass `env: process.env`.
+// The variables are for this process and not for the programs that it starts, so reading them removes them from `process.env`.
+// Trap: `Bun.spawn` without an `env` passes the environment that this process was started with; pass `env: process.env`.
 
 import { monotonicMicroseconds, sendDatagram } from "./ffi.ts";
 
@@ -29,30 +29,27 @@ function takeFromEnvironment(env: Record<string, string | undefined>): Manager {
   return { socket, watchdog: ours && Number.isSafeInteger(microseconds) && microseconds > 0 ? microseconds : null };
 }
 
-/** Whether a service manager listens: $NOTIFY_SOCKET was set. */
+/** Whether a service manager started this process: $NOTIFY_SOCKET was set. */
 export function managed(): boolean {
   return current().socket !== null;
 }
 
 /**
  * Sends lines such as `READY=1` or `STATUS=3 hosts`, several joined by line breaks.
- * @returns whether it was sent; false without $NOTIFY_SOCKET, where libc is out of reach, and when nobody listens there.
+ * @returns whether it was sent; false without $NOTIFY_SOCKET, without libc, and when no process listens there.
  */
 export function notify(state: string): boolean {
   const { socket } = current();
   return socket !== null && sendDatagram(socket, state);
 }
 
-/** The lines that begin a reload; systemd wants the time with them, and `READY=1` at its end. */
+/** The lines that begin a reload; systemd expects the time with them, and `READY=1` at its end. */
 export function reloading(): string {
   const now = monotonicMicroseconds();
   return now === null ? "RELOADING=1" : `RELOADING=1\nMONOTONIC_USEC=${now}`;
 }
 
-/**
- * $WATCHDOG_USEC: how long systemd waits for `WATCHDOG=1`. Null when it doesn't
- * wait, waits for another process ($WATCHDOG_PID), or can't be told.
- */
+/** $WATCHDOG_USEC: how long systemd waits for `WATCHDOG=1`. Null when it doesn't wait, or waits for another process ($WATCHDOG_PID). */
 export function watchdogMicroseconds(): number | null {
   return current().watchdog;
 }

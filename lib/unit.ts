@@ -1,5 +1,5 @@
-// The systemd units, printed by each role for the place that it lies in. One template, etc/picket.service, says for all
-// roles and both scopes what is alike and what differs.
+// The systemd units. `picket-ROLE unit` prints one for the path that the program is called by. One template,
+// etc/picket.service, holds the lines of all roles and of both scopes, and says which role and scope each is for.
 
 import { realpathSync } from "node:fs";
 import { resolve } from "node:path";
@@ -19,7 +19,7 @@ export function unitText(role: string, scope: "system" | "user", command: string
   return `${lines.join("\n").trimEnd()}\n`.replace(/^ExecStart=\S+/m, () => `ExecStart=${quoted}`);
 }
 
-/** One word of a command line in a unit, systemd.service(5). In its first word systemd expands no `$`. */
+/** One word of a command line in a unit, systemd.service(5). systemd expands no `$` in the first word. */
 function quoteForUnit(word: string, first: boolean): string {
   let text = word.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("%", "%%");
   if (!first) text = text.replaceAll("$", () => "$$");
@@ -32,7 +32,7 @@ export function ownCommand(): string[] {
   return compiled ? [process.execPath] : [process.execPath, Bun.main];
 }
 
-/** The link that this binary is called by, which `process.execPath` follows; null when what it is called leads elsewhere. */
+/** The link that this binary was called by (`process.execPath` is what it points to); null when argv[0] leads to another file. */
 export function ownLink(): string | null {
   const name = process.argv0;
   const path = name.includes("/") ? resolve(name) : Bun.which(name);
