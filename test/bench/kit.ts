@@ -56,8 +56,15 @@ export async function withProgram<T>(
   cmd: string[],
   ready: (child: Subprocess) => Promise<unknown>,
   work: (child: Subprocess) => Promise<T>,
+  env: Record<string, string> = {},
 ): Promise<T> {
-  const child = Bun.spawn(cmd, { stdin: "ignore", stdout: "ignore", stderr: "ignore", cwd: ROOT });
+  const child = Bun.spawn(cmd, {
+    stdin: "ignore",
+    stdout: "ignore",
+    stderr: "ignore",
+    cwd: ROOT,
+    env: { ...process.env, ...env },
+  });
   try {
     for (let tries = 0; ; tries++) {
       if (child.exitCode !== null) throw new Error(`${cmd.join(" ")} ended with ${child.exitCode}`);

@@ -22,14 +22,13 @@ const ROUNDS = Number(process.env["PICKET_BENCH_ROUNDS"] ?? 5);
 const REPORTS = Number(process.env["PICKET_BENCH_REPORTS"] ?? 400);
 const WARM_UP = 100;
 const DENSE_SECONDS = 0.02;
-/** As far apart that little is left of the one before in the processor's caches, and the garbage collector has had its turn. */
-const SPARSE_SECONDS = 2;
-const SPARSE_REPORTS = 6;
-/** The runtime tidies up for half a minute after its start. */
-const SETTLE_SECONDS = 40;
-const IDLE_SECONDS = 20;
-const DEFAULT_SECONDS = 60;
-const DAY_SECONDS = 86_400;
+/** The interval of a host, and for how many of them both are watched. */
+const INTERVAL_SECONDS = 60;
+const MINUTES = Number(process.env["PICKET_BENCH_MINUTES"] ?? 5);
+/** From the start to the measurement: the runtime tidies up for half a minute, and the first report is another one than the rest. */
+const SETTLE_SECONDS = 80;
+/** What the agent's unit sets. */
+const UNIT = { BUN_GC_TIMER_DISABLE: "1", MIMALLOC_PURGE_DELAY: "60000" };
 const AGENT = join(ROOT, "dist/picket-agent");
 const EXPORTER = "prometheus-node-exporter";
 /** Those that give what a report holds of its host. */
@@ -46,13 +45,11 @@ const COLLECTORS = [
   "os",
 ];
 
-/** What a program cost, in CPU milliseconds. */
-interface Cost {
-  /** One report or scrape right after the other. */
-  dense: number;
-  /** The same far apart. */
-  sparse: number;
-  /** Resident memory after the dense ones, in MiB. */
+/** What a program costs while it has one report or scrape right after the other. */
+interface Dense {
+  /** CPU milliseconds of each. */
+  ms: number;
+  /** Resident memory afterwards, in MiB. */
   mib: number;
 }
 
@@ -109,16 +106,16 @@ async function spent(pid: number, work: () => Promise<unknown>): Promise<number>
   return (cpuSeconds(pid) - before) * 1000;
 }
 
-/** CPU milliseconds a second of a process that has nothing to do. */
-async function idleOf(pid: number): Promise<number> {
+/** CPU milliseconds a minute of a process, over some minutes. */
+async function minute(pid: number): Promise<number> {
   await Bun.sleep(SETTLE_SECONDS * 1000);
-  return (await spent(pid, () => Bun.sleep(IDLE_SECONDS * 1000))) / IDLE_SECONDS;
+  return (await spent(pid, () => Bun.sleep(MINUTES * 60_000))) / MINUTES;
 }
 
-/** A contestant: what it costs, and what it costs to do nothing. */
+/** A contestant: what it costs when it is busy, and what a minute costs with one report or scrape in it. */
 interface Contestant {
-  cost: (folder: string) => Promise<Cost>;
-  idle: (folder: string) => Promise<number>;
+  dense: (folder: string) => Promise<Dense>;
+  sparse: (folder: string) => Promise<number>;
 }
 
 function withAgent<T>(
@@ -131,23 +128,18 @@ function withAgent<T>(
       agentOn(folder, { url, interval }),
       () => taken(1),
       ({ pid }) => work({ pid, taken }),
+      UNIT,
     ),
   );
 }
 
 const agent: Contestant = {
-  async cost(folder) {
-    const dense = await withAgent(folder, DENSE_SECONDS, async ({ pid, taken }) => {
+  dense: (folder) =>
+    withAgent(folder, DENSE_SECONDS, async ({ pid, taken }) => {
       await taken(WARM_UP);
-      return { dense: (await spent(pid, () => taken(REPORTS))) / REPORTS, mib: await residentMiB(pid) };
-    });
-    const sparse = await withAgent(folder, SPARSE_SECONDS, async ({ pid, taken }) => {
-      await taken(2);
-      return (await spent(pid, () => taken(SPARSE_REPORTS))) / SPARSE_REPORTS;
-    });
-    return { ...dense, sparse };
-  },
-  idle: (folder) => withAgent(folder, DAY_SECONDS, ({ pid }) => idleOf(pid)),
+      return { ms: (await spent(pid, () => taken(REPORTS))) / REPORTS, mib: await residentMiB(pid) };
+    }),
+  sparse: (folder) => withAgent(folder, INTERVAL_SECONDS, ({ pid }) => minute(pid)),
 };
 
 function withExporter<T>(work: (child: { pid: number; scrape: () => Promise<void> }) => Promise<T>): Promise<T> {
@@ -166,34 +158,21 @@ function withExporter<T>(work: (child: { pid: number; scrape: () => Promise<void
 }
 
 const exporter: Contestant = {
-  cost: () =>
+  dense: () =>
     withExporter(async ({ pid, scrape }) => {
       /** At the agent's pace. */
-      const scrapes = async (times: number, seconds: number) => {
-        for (let n = 0; n < times; n++) await Promise.all([scrape(), Bun.sleep(seconds * 1000)]);
+      const scrapes = async (times: number) => {
+        for (let n = 0; n < times; n++) await Promise.all([scrape(), Bun.sleep(DENSE_SECONDS * 1000)]);
       };
-      await scrapes(WARM_UP, DENSE_SECONDS);
-      const dense = (await spent(pid, () => scrapes(REPORTS, DENSE_SECONDS))) / REPORTS;
-      const mib = await residentMiB(pid);
-      await scrapes(2, SPARSE_SECONDS);
-      const sparse = (await spent(pid, () => scrapes(SPARSE_REPORTS, SPARSE_SECONDS))) / SPARSE_REPORTS;
-      return { dense, mib, sparse };
+      await scrapes(WARM_UP);
+      return { ms: (await spent(pid, () => scrapes(REPORTS))) / REPORTS, mib: await residentMiB(pid) };
     }),
-  idle: () => withExporter(({ pid }) => idleOf(pid)),
+  sparse: () =>
+    withExporter(async ({ pid, scrape }) => {
+      const timer = setInterval(() => void scrape(), INTERVAL_SECONDS * 1000);
+      return minute(pid).finally(() => clearInterval(timer));
+    }),
 };
-
-/** Medians of a contestant's rounds; a day has a report every minute, and nothing to do in between. */
-function summary(costs: Cost[], idle: number): Cost & { idle: number; day: number } {
-  const sparse = median(costs.map((cost) => cost.sparse));
-  const each = sparse - idle * SPARSE_SECONDS;
-  return {
-    dense: median(costs.map(({ dense }) => dense)),
-    mib: median(costs.map(({ mib }) => mib)),
-    sparse,
-    idle,
-    day: ((each / DEFAULT_SECONDS + idle) * DAY_SECONDS) / 1000,
-  };
-}
 
 function row(what: string, unit: string, [mine, theirs]: [number, number | undefined]): Row {
   const show = (value: number) => `${value.toFixed(value < 10 ? 2 : 0)} ${unit}`;
@@ -210,23 +189,36 @@ export async function reporting(): Promise<Section> {
   const there = Bun.which(EXPORTER) !== null;
   if (!there) console.log(`skipped: ${EXPORTER} is not installed`);
   const contestants = there ? [agent, exporter] : [agent];
-  const idle = await Promise.all(contestants.map((one) => inFolder(one.idle)));
-  const costs: Cost[][] = contestants.map(() => []);
+  // Side by side: they hardly work.
+  const sparse = await Promise.all(contestants.map((one) => inFolder(one.sparse)));
+  const all: Dense[][] = contestants.map(() => []);
   for (let round = 0; round < ROUNDS; round++) {
-    for (const [index, one] of contestants.entries()) costs[index]!.push(await inFolder(one.cost));
-    console.error(`round ${round + 1}: agent, exporter: ${JSON.stringify(costs.map((all) => all.at(-1)))}`);
+    for (const [index, one] of contestants.entries()) all[index]!.push(await inFolder(one.dense));
+    console.error(`round ${round + 1}: agent, exporter: ${JSON.stringify(all.map((rounds) => rounds.at(-1)))}`);
   }
-  const [mine, peer] = contestants.map((_, index) => summary(costs[index]!, idle[index]!));
+  const medians = (of: (dense: Dense) => number): [number, number | undefined] => {
+    const [mine, theirs] = all.map((rounds) => median(rounds.map(of)));
+    return [mine!, theirs];
+  };
   return {
     title: "What a report costs its host",
     command: "bun test/bench/reporting.ts",
-    text: `The compiled agent without Docker, collecting and sending; against ${EXPORTER} answering a scrape with the collectors ${COLLECTORS.join(", ")}. ${count(REPORTS)} of them ${DENSE_SECONDS * 1000} ms apart after ${WARM_UP} to warm up, then ${SPARSE_REPORTS} that are ${SPARSE_SECONDS} s apart; median of ${ROUNDS} rounds in turn. Idle: ${IDLE_SECONDS} s, beginning ${SETTLE_SECONDS} s after the start.`,
+    text: `The compiled agent without Docker, collecting and sending, with the environment of its unit; against ${EXPORTER} answering a scrape with the collectors ${COLLECTORS.join(", ")}. One every ${INTERVAL_SECONDS} s: both side by side for ${MINUTES} minutes, beginning ${SETTLE_SECONDS} s after the start, the whole process by its CPU clock. ${DENSE_SECONDS * 1000} ms apart: ${count(REPORTS)} of them after ${WARM_UP} to warm up; median of ${ROUNDS} rounds in turn.`,
     rows: [
-      row(`CPU time of a report or scrape, ${DENSE_SECONDS * 1000} ms apart`, "ms", [mine!.dense, peer?.dense]),
-      row(`CPU time of a report or scrape, ${SPARSE_SECONDS} s apart`, "ms", [mine!.sparse, peer?.sparse]),
-      row("CPU time per second while idle", "ms", [mine!.idle, peer?.idle]),
-      row(`CPU time of a day with one every ${DEFAULT_SECONDS} s`, "s", [mine!.day, peer?.day]),
-      row("resident memory after the run", "MiB", [mine!.mib, peer?.mib]),
+      {
+        ...row(`CPU time of a minute with one report or scrape`, "ms", [sparse[0]!, sparse[1]]),
+        aim: "at most 2 times",
+      },
+      row(
+        `CPU time of a report or scrape, ${DENSE_SECONDS * 1000} ms apart`,
+        "ms",
+        medians(({ ms }) => ms),
+      ),
+      row(
+        "resident memory after the run",
+        "MiB",
+        medians(({ mib }) => mib),
+      ),
     ],
   };
 }
