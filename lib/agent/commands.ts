@@ -3,27 +3,19 @@
 import { join } from "node:path";
 import { printable, printableLines } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
+import type { Config } from "./config.ts";
 import { type Patient, type State, examine, misconfigured, worst } from "./doctor.ts";
 import { EpisodePlaces } from "./episodes.ts";
-import { type HubSettings, hostOf, openHub, refusedAtOnce } from "./hub.ts";
+import { hostOf, openHub, refusedAtOnce } from "./hub.ts";
 import { REPORT_PATHS } from "./reporter.ts";
-import { Sampler, type SourceSettings } from "./report.ts";
+import { Sampler } from "./report.ts";
 import { Shipping } from "./shipping.ts";
 
 const EXIT_RETRY = 5;
 const EXIT_FATAL = 6;
 const DOCTOR_EXIT: Record<State, number> = { green: 0, yellow: 1, red: 2 };
 
-/** What these commands ask of a configuration. */
-interface AgentSettings extends SourceSettings {
-  receiver: HubSettings;
-  interval_seconds: number;
-  protocol: "report" | "telemetry";
-  data_dir: string;
-  ship?: { episodes_dir: string } | undefined;
-}
-
-type Context<A = object> = CommandContext<AgentSettings, A>;
+type Context<A = object> = CommandContext<Config, A>;
 
 /** `ping`: credentials, TLS and the way to the receiver, without writing anything. */
 async function ping(context: Context): Promise<void> {
@@ -161,8 +153,8 @@ async function doctor(context: Context<{ json?: boolean }>): Promise<number> {
     const width = Math.max(...checks.map(({ name }) => name.length));
     for (const { name, state, detail, fix } of checks) {
       context.print(printable(`${state.padEnd(6)}  ${name.padEnd(width)}  ${detail}`));
-      // What mends it may be several lines, to be pasted.
-      if (fix) context.print(printableLines(`${" ".repeat(width + 10)}mend it: ${fix}`));
+      // A fix may be several lines, to be pasted.
+      if (fix) context.print(printableLines(`${" ".repeat(width + 10)}fix: ${fix}`));
     }
   }
   return DOCTOR_EXIT[worst(checks)];
@@ -230,4 +222,4 @@ example: picket-agent quarantine drain-unstamped --dry-run`,
     options: { "dry-run": { type: "boolean" } },
     run: drainUnstamped,
   },
-} satisfies Record<string, Command<AgentSettings>>;
+} satisfies Record<string, Command<Config>>;

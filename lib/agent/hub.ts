@@ -1,28 +1,18 @@
 // The hub (a receiver), as an agent asks it.
 
 import { type Client, HttpError, TransportError, openClient } from "../client.ts";
-import type { Secret } from "../secret.ts";
 import { RefusedCredentials } from "../service.ts";
 import { build } from "../version.ts";
+import type { Config } from "./config.ts";
 
 /** Longer than any answer of a receiver, in bytes. */
 const LARGEST_ANSWER = 1 << 20;
-
-/** How the receiver is reached. */
-export interface HubSettings {
-  url: string;
-  token: Secret[];
-  ca_file?: string | undefined;
-  client_cert_file?: string | undefined;
-  client_key_file?: string | undefined;
-  timeout_seconds: number;
-}
 
 /** What takes requests to a receiver. */
 export type Hub = Pick<Client, "ask">;
 
 /** @throws Error when a certificate can't be read. */
-export function openHub({ token, timeout_seconds, ...reach }: HubSettings): Client {
+export function openHub({ token, timeout_seconds, ...reach }: Config["receiver"]): Client {
   return openClient({
     ...reach,
     headers: { "user-agent": `picket-agent/${build}`, authorization: `Bearer ${token[0]?.reveal() ?? ""}` },

@@ -14,20 +14,10 @@ import { type Client, HttpError, deadline, eachOf, openClient } from "../client.
 import { isLoopback } from "../config.ts";
 import { errorChain } from "../log.ts";
 import { Secret } from "../secret.ts";
+import type { Config } from "./config.ts";
 import type { HostFacts, HostMetrics } from "./host.ts";
 
-/** Which node, and how it is reached. */
-export interface ProxmoxSettings {
-  /** `https://127.0.0.1:8006` */
-  endpoint: string;
-  /** The node's name. */
-  node: string;
-  /** An API token: `user@realm!id=uuid`. */
-  token: Secret[];
-  ca_file?: string | undefined;
-  /** SHA-256 of its certificate, hex, with or without colons. */
-  fingerprint?: string | undefined;
-}
+type ProxmoxSettings = NonNullable<Config["proxmox"]>;
 
 /** A guest of a report. */
 export interface ProxmoxGuest {

@@ -3,18 +3,12 @@
 
 import { type Log, type Seldom, errorChain, seldom } from "../log.ts";
 import { build } from "../version.ts";
+import type { Config } from "./config.ts";
 import { type DockerContainer, dockerVersion, findSocket, readContainers } from "./docker.ts";
 import { type HostMetrics, HostReader, readServices } from "./host.ts";
-import { type NodeReading, Proxmox, type ProxmoxSettings } from "./proxmox.ts";
+import { type NodeReading, Proxmox } from "./proxmox.ts";
 
-/** What is to be looked at, by the configuration. */
-export interface SourceSettings {
-  disks: string[];
-  docker: { enabled: boolean; socket: string };
-  proxmox?: ProxmoxSettings | undefined;
-  host_id?: string | undefined;
-  services: string[];
-}
+type SourceSettings = Pick<Config, "disks" | "docker" | "proxmox" | "host_id" | "services">;
 
 /** A report as it is sent; `recorded_at` is when it was begun. */
 export type Report = { recorded_at: string } & Record<string, unknown>;

@@ -3,16 +3,9 @@
 
 import { HttpError, TransportError, openClient } from "../client.ts";
 import { errorChain } from "../log.ts";
-import type { Secret } from "../secret.ts";
+import type { Config } from "./config.ts";
 
-export interface ModelSettings {
-  /** `http://127.0.0.1:11434`; `/v1/chat/completions` is added unless it is there. */
-  url: string;
-  model: string;
-  api_key: Secret[];
-  timeout_seconds: number;
-  calls_per_hour: number;
-}
+type ModelSettings = NonNullable<Config["llm"]>;
 
 /** Whether both mean the same server, asked with the same key; a secret's JSON doesn't tell one key from another. */
 export function sameModel(a: ModelSettings | undefined, b: ModelSettings | undefined): boolean {

@@ -8,7 +8,7 @@ import * as v from "valibot";
 import { deadline, openClient } from "../client.ts";
 import { Refusal } from "../http.ts";
 import { type Log, errorChain } from "../log.ts";
-import type { Secret } from "../secret.ts";
+import type { Config } from "./config.ts";
 
 /** How long a list is taken for true, in milliseconds. */
 const KEEP_MS = 5000;
@@ -19,16 +19,7 @@ const PAGE = 50;
 /** No such page is as large, in bytes. */
 const LARGEST_ANSWER = 16 << 20;
 
-/** What the configuration says. */
-export interface GateSettings {
-  enabled: boolean;
-  repo_path?: string | undefined;
-  forgejo?: { url: string; repo: string; token: Secret[] } | undefined;
-  /** How many commits back an agent's code may be. */
-  window: number;
-  /** What is to be pasted into the host's shell. */
-  remediation: string;
-}
+type GateSettings = Config["version_gate"];
 
 /** Where the present list is from. `kept`: both sources fail, this is the last one that they gave. */
 export type GateSource = "off" | "forgejo" | "git" | "kept" | "none";
