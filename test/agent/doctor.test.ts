@@ -14,7 +14,7 @@ test("the doctor tells of a configuration that is wrong or missing as of everyth
     expect.stringMatching(/^red +configuration +.*nonsense: unknown key/m),
   ]);
   expect(table.stdout).toContain("interval_seconds");
-  expect(table.stdout).toContain("mend it: ");
+  expect(table.stdout).toContain("fix: ");
   const env = {
     HOME: place.folder.path,
     XDG_CONFIG_HOME: place.folder.path,
@@ -52,7 +52,7 @@ test("the doctor sees what is wrong, and the receiver is told", async () => {
     fix: "cd /opt/lab && git pull",
   });
   const table = await runRole("agent", ["doctor", "--config", config]);
-  expect(table.stdout).toMatch(/^red +version gate .*\n +mend it: cd \/opt\/lab/m);
+  expect(table.stdout).toMatch(/^red +version gate .*\n +fix: cd \/opt\/lab/m);
   const foreign = await look(configure(folder, hub.url, `pk_${"x".repeat(40)}`));
   expect([foreign.code, foreign.result.checks.find(({ name }) => name === "token")?.state]).toEqual([2, "red"]);
   const away = await look(configure(folder, "http://127.0.0.1:9", token));
