@@ -4,7 +4,6 @@
 // <inbox_dir>/.picket/. Killed at any moment it loses nothing it acknowledged, and doubles no drop and no delivery that has
 // an id: what a crash leaves behind is healed by the next start (lib/journal.ts, lib/inbox.ts).
 
-import { Hono } from "hono";
 import { join } from "node:path";
 import type * as v from "valibot";
 import example from "./etc/collector.yaml" with { type: "text" };
@@ -16,18 +15,8 @@ import { type Verifier, compileVerifier } from "./lib/collector/signature.ts";
 import { TemplateError } from "./lib/collector/template.ts";
 import type { Listen } from "./lib/config.ts";
 import { cannotWrite, holdAlone, isDiskFull, makeFolder } from "./lib/files.ts";
-import {
-  type Bindings,
-  type Health,
-  Refusal,
-  type Server,
-  pathOf,
-  readBody,
-  refusalLog,
-  serve,
-  unknownPath,
-  wrongMethod,
-} from "./lib/http.ts";
+import { type Answer, type Health, type Server, pathOf, readBody, serve } from "./lib/http.ts";
+import { Refusal, refusalLog, unknownPath, wrongMethod } from "./lib/refusal.ts";
 import {
   type EventDraft,
   type InboxEvent,
@@ -152,7 +141,7 @@ function listenForWebhooks(collector: Collector, listen: Listen, drops: Drops): 
     role: "collector",
     listen,
     connection: collector.config,
-    app: createApp(collector),
+    answer: takeWebhooks(collector),
     log: collector.log,
     metrics: collector.metrics,
     health: () => health(collector, drops),
@@ -160,13 +149,11 @@ function listenForWebhooks(collector: Collector, listen: Listen, drops: Drops): 
   });
 }
 
-/** The webhook door. Routes are looked up by the path as it was sent: a path from the configuration is never a pattern. */
-export function createApp(collector: Collector): Hono<{ Bindings: Bindings }> {
+/** Routes are looked up by the path as it was sent: a path from the configuration is never a pattern. */
+function takeWebhooks(collector: Collector): Answer {
   const { figures, log } = collector;
-  const app = new Hono<{ Bindings: Bindings }>();
   const refusals = refusalLog(log);
-  app.all("*", async (c) => {
-    const request = c.req.raw;
+  return async (request, { ip }) => {
     const route = collector.routes.get(pathOf(request.url));
     if (!route) throw unknownPath();
     try {
@@ -177,11 +164,10 @@ export function createApp(collector: Collector): Hono<{ Bindings: Bindings }> {
       figures.errors.add();
       if (request.signal.aborted) throw error;
       const refusal = asRefusal(error, log);
-      if (refusal.status === 401) refusals(refusal, c.env.ip());
+      if (refusal.status === 401) refusals(refusal, ip());
       throw refusal;
     }
-  });
-  return app;
+  };
 }
 
 /** One delivery, from its signature to its lines on disk. */

@@ -10,7 +10,8 @@ import { type Context, Hono } from "hono";
 import * as v from "valibot";
 import example from "./etc/observer.yaml" with { type: "text" };
 import { cannotAppend, holdAlone, isDiskFull, makeFolder, writeWhole } from "./lib/files.ts";
-import { type Bindings, type Health, Refusal, type Server, readBody, serve } from "./lib/http.ts";
+import { type Bindings, type Health, type Server, answersOf, readBody, serve } from "./lib/http.ts";
+import { Refusal } from "./lib/refusal.ts";
 import { Journal } from "./lib/journal.ts";
 import type { Log } from "./lib/log.ts";
 import { DEEPEST, isNestedDeeper, parseJson } from "./lib/json.ts";
@@ -229,7 +230,7 @@ function listenToAll(observer: Observer, more: { stopping: AbortSignal; rotation
     role: "observer",
     listen: observer.config.listen,
     connection: observer.config,
-    app: createApp(observer, more),
+    answer: answersOf(createApp(observer, more)),
     log: observer.log,
     metrics: observer.metrics,
     health: () => health(observer),

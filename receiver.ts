@@ -10,7 +10,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type Context, Hono } from "hono";
 import example from "./etc/receiver.yaml" with { type: "text" };
 import { holdAlone, isDiskFull, makeFolder } from "./lib/files.ts";
-import { type Bindings, Refusal, type Server, readBody, serve } from "./lib/http.ts";
+import { type Bindings, type Server, answersOf, readBody, serve } from "./lib/http.ts";
+import { Refusal } from "./lib/refusal.ts";
 import { type Log, errorChain, seldom } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
 import { isNestedDeeper, parseJson } from "./lib/json.ts";
@@ -140,7 +141,7 @@ function listenToAgents(receiver: Receiver, service: Service): Server {
     role: "receiver",
     listen: receiver.config.listen,
     connection: receiver.config,
-    app: createApp(receiver, service.stopping),
+    answer: answersOf(createApp(receiver, service.stopping)),
     log: receiver.log,
     metrics: receiver.metrics,
     health: () => health(receiver, [receiver.config.data_dir, episodesFolder(receiver.config)]),

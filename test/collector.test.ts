@@ -1,5 +1,5 @@
 // The collector through its front door, as the script and as the compiled binary.
-// Reloads. Not tested here: what has a file of its own in test/collector, crashes, power cuts and full disks (test/e2e), TLS and who may connect (test/http.test.ts).
+// Reloads. Not tested here: what has a file of its own in test/collector, crashes, power cuts and full disks (test/e2e), TLS and who may connect (test/http.test.ts, test/guard.test.ts).
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { createHmac } from "node:crypto";

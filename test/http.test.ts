@@ -1,106 +1,11 @@
-// Who may connect, bodies, errors, TLS: through the collector, over real sockets.
+// Bodies, errors, TLS, the end: through the collector, over real sockets. Who may connect: guard.test.ts.
 // Not tested here: idle time-outs and thousands of connections.
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { readFileSync, renameSync } from "node:fs";
 import { connect } from "node:net";
-import { type Daemon, Folder, certificates, have, runRole, startRole, until } from "./kit.ts";
-
-const ROUTES = `  routes:
-    - { path: /open, recipient: bob, type: INFO, template: "{{ .n }}" }
-    - { path: /signed, recipient: bob, type: INFO, template: "{{ .n }}", verify: { scheme: bearer, secret: theirs } }
-`;
-
-async function start(folder: Folder, more: string, listen = "127.0.0.1:0"): Promise<Daemon> {
-  const config = folder.write(
-    "c.yaml",
-    `agent: a\ninbox_dir: ${folder.at("inbox")}\nwebhook:\n  listen: "${listen}"\n${ROUTES}${more}`,
-  );
-  return startRole("collector", ["--config", config, "--log-level", "debug"]);
-}
-
-/** Sends bytes over a socket and gives what comes back until the other side closes or `enough` is there. */
-function raw(url: string, text: string, enough: RegExp): Promise<string> {
-  const { hostname, port } = new URL(url);
-  return new Promise((resolve, reject) => {
-    const socket = connect(Number(port), hostname, () => socket.write(text));
-    let got = "";
-    socket.on("data", (chunk) => {
-      got += chunk.toString();
-      if (enough.test(got)) socket.destroy();
-    });
-    socket.on("close", () => resolve(got));
-    socket.on("error", reject);
-  });
-}
-
-describe("a token", () => {
-  test("is asked for everywhere but where a signature stands in, before a byte of the body is read", async () => {
-    using folder = new Folder();
-    await using daemon = await start(folder, "auth: { token: ours }\n");
-    const url = await daemon.url();
-    const status = async (path: string, init: RequestInit = {}) => (await fetch(url + path, init)).status;
-    const bearer = (token: string) => ({ headers: { authorization: `Bearer ${token}` } });
-    const post = (token: string) => ({ method: "POST", body: `{"n":1}`, ...bearer(token) });
-    expect(await status("/health")).toBe(401);
-    expect(await status("/metrics", bearer("wrong"))).toBe(401);
-    expect(await status("/health", bearer("ours"))).toBe(200);
-    expect(await status("/open", post("wrong"))).toBe(401);
-    expect(await status("/open", post("ours"))).toBe(202);
-    expect(await status("/signed", post("theirs"))).toBe(202);
-    expect(await status("/signed", post("ours"))).toBe(401);
-    expect(await status("/nowhere")).toBe(401);
-    const answer = await raw(url, "POST /open HTTP/1.1\r\nHost: x\r\nContent-Length: 1073741824\r\n\r\n", /\}/);
-    expect(answer).toStartWith("HTTP/1.1 401");
-    expect(answer).toContain('"code":"missing_bearer_token"');
-    await daemon.said("missing_bearer_token");
-    expect(daemon.log.filter((line) => line.includes("missing_bearer_token")).length).toBe(1);
-    expect(daemon.log.join("\n")).not.toContain("ours");
-  });
-});
-
-describe("addresses", () => {
-  test("outside the list are refused; X-Forwarded-For counts only from a trusted proxy", async () => {
-    using folder = new Folder();
-    const from = (url: string, forwarded?: string) =>
-      fetch(`${url}/health`, forwarded === undefined ? {} : { headers: { "x-forwarded-for": forwarded } });
-    {
-      await using daemon = await start(folder, "auth: { allowed_ips: [10.0.0.0/8] }\n");
-      const url = await daemon.url();
-      const refused = await from(url);
-      expect([refused.status, await refused.json()]).toEqual([
-        403,
-        { error: expect.any(String), code: "address_not_allowed" },
-      ]);
-      expect((await from(url, "10.1.2.3")).status).toBe(403);
-    }
-    await using daemon = await start(
-      folder,
-      "auth: { allowed_ips: [10.0.0.0/8] }\ntrusted_proxies: [127.0.0.1, 192.168.0.0/16]\n",
-    );
-    const url = await daemon.url();
-    expect((await from(url, "10.1.2.3")).status).toBe(200);
-    expect((await from(url, "10.1.2.3, 192.168.1.1")).status).toBe(200);
-    expect((await from(url, "10.1.2.3, 8.8.8.8")).status).toBe(403);
-    expect((await from(url, "rubbish")).status).toBe(403);
-    expect((await from(url)).status).toBe(403);
-  });
-});
-
-test("on another address than loopback, a route without verify keeps it from starting, and the sentence says what to do", async () => {
-  using folder = new Folder();
-  const config = folder.write(
-    "c.yaml",
-    `agent: a\ninbox_dir: ${folder.path}\nwebhook:\n  listen: 0.0.0.0:0\n${ROUTES}`,
-  );
-  const { code, stderr } = await runRole("collector", ["--check", "--config", config]);
-  expect(code).toBe(78);
-  expect(stderr).toContain(`${config}:6:7: webhook.routes[0]:`);
-  expect(stderr).toContain("verify: { scheme: none }");
-  const bare = folder.write("c.yaml", `agent: a\ninbox_dir: ${folder.path}\nwebhook: { listen: "0.0.0.0:0" }\n`);
-  const outcome = await runRole("collector", ["--config", bare]);
-  expect([outcome.code, outcome.stderr]).toEqual([78, expect.stringContaining('set "auth.token_file"')]);
-});
+import { raw, start } from "./http-kit.ts";
+import { type Daemon, Folder, certificates, have, until } from "./kit.ts";
 
 describe("requests that go wrong", () => {
   let folder: Folder;

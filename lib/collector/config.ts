@@ -15,7 +15,7 @@ import {
   seconds,
   secret,
 } from "../config.ts";
-import { connectionEntries, whoMayConnect } from "../http.ts";
+import { connectionEntries, whoMayConnect } from "../guard.ts";
 import { EVENT_TYPES, PRIORITIES } from "../inbox.ts";
 import { SCHEMES, compileVerifier } from "./signature.ts";
 import { type Template, compileTemplate } from "./template.ts";

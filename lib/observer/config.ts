@@ -18,7 +18,7 @@ import {
   seconds,
   secret,
 } from "../config.ts";
-import { connectionEntries, whoMayConnect } from "../http.ts";
+import { connectionEntries, whoMayConnect } from "../guard.ts";
 
 const Llm = v.pipe(
   v.strictObject({

@@ -1,7 +1,8 @@
 // What can be read of the observer: figures, the newest operations, clusters, playbooks.
 
 import { Hono } from "hono";
-import { type Bindings, Refusal } from "../http.ts";
+import type { Bindings } from "../http.ts";
+import { Refusal } from "../refusal.ts";
 import type { Cluster, Clusters } from "./clusters.ts";
 import { SOURCES, type Operation } from "./operation.ts";
 import type { Playbook } from "./playbooks.ts";

@@ -6,7 +6,8 @@
 // A 401 has no body and doesn't give the reason; the log does. Only admitted requests use up the allowance.
 
 import { isDiskFull } from "../files.ts";
-import { Refusal, bearerOf, refusalLog } from "../http.ts";
+import { bearerOf } from "../guard.ts";
+import { Refusal, refusalLog } from "../refusal.ts";
 import type { Log } from "../log.ts";
 import type { Config } from "./config.ts";
 import { type Queries, isBusy } from "./database.ts";

@@ -15,7 +15,7 @@ import {
   rule,
   secret,
 } from "../config.ts";
-import { authEntries, connectionEntries, whoMayConnect } from "../http.ts";
+import { authEntries, connectionEntries, whoMayConnect } from "../guard.ts";
 
 const Gate = v.strictObject({
   enabled: v.optional(v.boolean(), false),

@@ -3,7 +3,8 @@
 import { type Context, Hono } from "hono";
 import { streamSSE } from "hono/streaming";
 import { NAME_SEGMENT, isLoopback } from "../config.ts";
-import { type Bindings, Refusal } from "../http.ts";
+import type { Bindings } from "../http.ts";
+import { Refusal } from "../refusal.ts";
 import { type EventRow, type News, listEvents, openAlerts } from "./alerts.ts";
 import type { Config } from "./config.ts";
 import type { EpisodeIndex } from "./episode-index.ts";

@@ -8,7 +8,7 @@
 // client is told that its episode is here only if it has shown that it is this one.
 
 import { NAME_SEGMENT } from "../config.ts";
-import { Refusal } from "../http.ts";
+import { Refusal } from "../refusal.ts";
 import { type EpisodeIndex, hashOf } from "./episode-index.ts";
 import type { EpisodeKey, EpisodeStore } from "./episodes.ts";
 import type { VersionGate } from "./version-gate.ts";

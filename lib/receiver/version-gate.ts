@@ -6,7 +6,7 @@
 
 import * as v from "valibot";
 import { deadline, openClient } from "../client.ts";
-import { Refusal } from "../http.ts";
+import { Refusal } from "../refusal.ts";
 import { type Log, errorChain } from "../log.ts";
 import type { Config } from "./config.ts";
 

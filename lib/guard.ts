@@ -1,0 +1,118 @@
+// Who may connect: which addresses, with which token, and whose address a request has behind a proxy.
+
+import { accessSync, constants } from "node:fs";
+import * as v from "valibot";
+import {
+  type Cidr,
+  type Listen,
+  cidr,
+  holding,
+  isLoopback,
+  path,
+  restartToSwitch,
+  secret,
+  unmapped,
+} from "./config.ts";
+import { Refusal } from "./refusal.ts";
+import { type Secret, secretEquals } from "./secret.ts";
+
+/** The path of a file that is there and can be read. */
+function readable() {
+  return v.pipe(
+    path(),
+    v.rawCheck(({ dataset, addIssue }) => {
+      if (!dataset.typed) return;
+      try {
+        accessSync(dataset.value, constants.R_OK);
+      } catch (error) {
+        addIssue({ message: `can't be read: ${(error as NodeJS.ErrnoException).code}` });
+      }
+    }),
+  );
+}
+
+/** The schema entries of `auth`, for a role that adds some of its own. */
+export const authEntries = { ...secret("token"), allowed_ips: v.optional(v.array(cidr()), []) };
+
+/** The schema entries that say who may connect, the same for every role that listens. */
+export const connectionEntries = {
+  auth: v.optional(v.strictObject(authEntries), {}),
+  tls: restartToSwitch(
+    v.optional(v.strictObject({ cert_file: readable(), key_file: readable(), client_ca_file: v.optional(readable()) })),
+  ),
+  /** `X-Forwarded-For` is trusted from these proxies. */
+  trusted_proxies: v.optional(v.array(cidr()), []),
+};
+
+/** What `connectionEntries` gives. */
+export interface Connection {
+  auth: { token: Secret[]; allowed_ips: Cidr[] };
+  tls?: { cert_file: string; key_file: string; client_ca_file?: string | undefined } | undefined;
+  trusted_proxies: Cidr[];
+}
+
+/** Why a server with these settings must not start, and what to set; null when it may. */
+export function whoMayConnect({
+  listen,
+  auth,
+  tls,
+}: Pick<Connection, "auth" | "tls"> & { listen: Listen }): string | null {
+  const guarded = auth.token.length > 0 || auth.allowed_ips.length > 0 || tls?.client_ca_file !== undefined;
+  if (guarded || isLoopback(listen.host)) return null;
+  return `anyone who reaches ${String(listen)} could connect: set "auth.token_file", "auth.allowed_ips" or "tls.client_ca_file", or listen on 127.0.0.1`;
+}
+
+/** Lets a request in by its own credentials (a webhook's signature, an agent's token): the token isn't required. */
+export type BearsOwnCredentials = (pathname: string, method: string) => boolean;
+
+/** Judges requests before a byte of their body is read. */
+export interface Guard {
+  /** Why the request may not pass; null when it may. Its address is only asked for where it matters. */
+  refusal(request: Request, pathname: string, ip: () => string): Refusal | null;
+  /** The client's address: the peer's; behind trusted proxies the nearest hop that isn't one of them; "" where a proxy says nothing that is an address. */
+  clientAddress(request: Request, peer: string): string;
+}
+
+/** A guard with these settings. */
+export function createGuard(
+  { auth, trusted_proxies }: Connection,
+  bearsOwnCredentials: BearsOwnCredentials = () => false,
+): Guard {
+  const isAllowed = holding(auth.allowed_ips);
+  const isProxy = holding(trusted_proxies);
+  return {
+    refusal(request, pathname, ip) {
+      if (auth.allowed_ips.length > 0 && !isAllowed(ip())) {
+        return new Refusal(403, "address_not_allowed", "this address may not connect");
+      }
+      if (auth.token.length === 0 || bearsOwnCredentials(pathname, request.method)) return null;
+      const given = bearerOf(request);
+      if (given !== undefined && secretEquals(given, auth.token)) return null;
+      const headers = { "www-authenticate": "Bearer" };
+      return given === undefined
+        ? new Refusal(401, "missing_bearer_token", "a bearer token is required", { headers })
+        : new Refusal(401, "invalid_token", "the token is wrong", { headers });
+    },
+    clientAddress(request, peer) {
+      let client = unmapped(peer) ?? "";
+      if (!isProxy(client)) return client;
+      const hops = (request.headers.get("x-forwarded-for") ?? "").split(",").map((hop) => hop.trim());
+      for (const hop of hops.filter(Boolean).toReversed()) {
+        client = unmapped(withoutPort(hop)) ?? "";
+        if (!isProxy(client)) break;
+      }
+      return client;
+    },
+  };
+}
+
+/** The bearer token of a request (RFC 6750, section 2.1); undefined without one. */
+export function bearerOf(request: Request): string | undefined {
+  return /^Bearer +(\S+)$/i.exec(request.headers.get("authorization") ?? "")?.[1];
+}
+
+/** Some proxies add the port: `203.0.113.5:4711`, `[2001:db8::1]:4711`. */
+function withoutPort(hop: string): string {
+  const [, bracketed, v4] = /^(?:\[([^\]]+)\](?::\d+)?|([\d.]+):\d+)$/.exec(hop) ?? [];
+  return bracketed ?? v4 ?? hop;
+}

@@ -1,0 +1,63 @@
+// An answer that refuses a request: JSON with the reason in words and as a code, thrown by whatever finds the reason.
+
+import { type Log, seldom } from "./log.ts";
+
+/** What a refusal has besides its status, code and message. */
+interface More {
+  /** Further members of the JSON. */
+  extra?: Record<string, unknown>;
+  headers?: Record<string, string>;
+  /** Answers with the status alone. */
+  empty?: boolean;
+  /** Fields for the log alone. */
+  log?: Record<string, unknown>;
+}
+
+/** Refuses with JSON `{error, code, …extra}`, or with nothing but the status where `empty` says so. */
+export class Refusal extends Error {
+  readonly status: number;
+  readonly code: string;
+  readonly extra: Record<string, unknown>;
+  readonly headers: Record<string, string>;
+  readonly empty: boolean;
+  readonly log: Record<string, unknown>;
+
+  constructor(status: number, code: string, message: string, more: More = {}) {
+    super(message);
+    this.status = status;
+    this.code = code;
+    this.extra = more.extra ?? {};
+    this.headers = more.headers ?? {};
+    this.empty = more.empty ?? false;
+    this.log = more.log ?? {};
+  }
+
+  /** The answer itself. */
+  response(): Response {
+    const { status, headers, message: error, code, extra } = this;
+    if (this.empty) return new Response(null, { status, headers });
+    return Response.json({ error, code, ...extra }, { status, headers });
+  }
+}
+
+/** 405 with `Allow`. */
+export function wrongMethod(method: string, allow: string): Refusal {
+  return new Refusal(405, "method_not_allowed", `${method} is not possible here, only ${allow}`, {
+    headers: { allow },
+  });
+}
+
+/** 404. */
+export function unknownPath(): Refusal {
+  return new Refusal(404, "not_found", "nothing is served at this path");
+}
+
+/** Logs a refusal at most once a minute per address and reason. */
+export function refusalLog(log: Log): (refusal: Refusal, ip: string, more?: Record<string, unknown>) => void {
+  const rare = seldom(log);
+  return ({ status, code, log: own }, ip, more = own) => {
+    const fields = { reason: code, ip, ...more };
+    if (status < 500) rare.warn(`${code} ${ip}`, "request refused", fields);
+    else rare.error(`${code} ${ip}`, "request failed", fields);
+  };
+}
