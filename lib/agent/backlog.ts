@@ -1,8 +1,8 @@
 // Reports that could not be sent, on disk, one file each: `<recorded_at in ms>.json`. A place is the state: a file is a
-// report that has not arrived, and goes when it has. Written under another name and renamed, so none is ever half there;
+// report that has not arrived, and is removed when it has. Written under another name and renamed, so none is incomplete;
 // not synced: a power cut may take the last samples of an outage, and a flash card need not be written for each.
 //
-// What lies there is read once and then known: nobody but the daemon changes it.
+// The folder is read once, at the start: only the daemon changes it.
 
 import { mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

@@ -1,7 +1,7 @@
 // Containers, from the Docker Engine API on its unix socket (Podman speaks it, too). Nothing is ever sent but GET.
 //
-// The list is one call. Times (inspect) and figures (stats) are then asked for side by side, in two queues, so that slow figures
-// never keep the times waiting. One deadline ends it all: what is late, failing or gone by then keeps its place in the list
+// The list is one call. Times (inspect) and figures (stats) are then requested side by side, in two queues, so that slow figures
+// don't delay the times. One deadline ends it all: a container whose answers are late or failing by then stays in the list
 // without them. The figures are those that `docker stats` prints: its formulas are those of docker/cli,
 // cli/command/container/stats_helpers.go. Podman gives no earlier sample, so it is asked twice, see `wallClockPercent`.
 
@@ -30,11 +30,11 @@ const STATS_AT_ONCE = 128;
 const MOST_CONTAINERS = 500;
 const MOST_PORTS = 10_000;
 const ROOM_BYTES = 3 << 20;
-/** No list is that long: what goes on and on isn't an engine. */
+/** Longer than any list, in bytes. */
 const LARGEST_ANSWER = 64 << 20;
 const MIB = 1 << 20;
 
-/** What of the engine's containers a report doesn't have. */
+/** What a report lacks of the engine's containers. */
 export interface Gap {
   /** Containers over the 500 that a report may have; running ones are kept first. */
   leftOut: number;
@@ -70,7 +70,7 @@ export interface ContainerMetrics {
   block_write_bytes: number | null;
 }
 
-/** None of them can be below 0; one that is says nothing, and the receiver would refuse the whole report for it. */
+/** Never below 0: such a figure is wrong, and the receiver would refuse the whole report for it. */
 const count = v.nullish(
   v.pipe(
     v.number(),
@@ -214,7 +214,7 @@ function rowOf(one: Listed): DockerContainer {
   };
 }
 
-/** Adds when it began and ended, and how it feels where the list didn't say so (Podman's doesn't). */
+/** Adds start and end, and the health where the list has none (Podman's). */
 async function addTimes(get: Get, row: DockerContainer): Promise<void> {
   const { State } = v.parse(Inspected, await get(`/containers/${encodeURIComponent(row.container_id)}/json`));
   row.started_at = timeOf(State.StartedAt);

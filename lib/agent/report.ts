@@ -1,5 +1,5 @@
-// One report: what every source says now. A source that fails is left out or null, and its failure is said; only where a
-// Proxmox node is reported, its status has to be there: a report without it would be of some other host.
+// One report: what every source says now. A source that fails is left out or null, and the failure is logged. Only a Proxmox
+// node's own status is required where one is configured: a report without it would describe another host.
 
 import { type Log, type Seldom, errorChain, seldom } from "../log.ts";
 import { build } from "../version.ts";

@@ -1,13 +1,13 @@
 // The heartbeat: a report at once, then one every interval. What could not be sent waits on disk and goes out afterwards,
 // oldest first, while the live report always goes first.
 //
-//   sent             the envelope's interval is adopted; what waits is sent by and by
+//   sent             the envelope's interval is adopted; waiting samples follow, one at a time
 //   no answer, 5xx   the sample waits · 429, 503 and Retry-After: nothing is sent before that
-//   401, 403         on the very first report the agent ends (a wrong token shows at once); later everything is held, and the
-//                    next report comes sooner, then ever later up to the interval: what a person mends shall be seen soon
-//   400, 413, 422    this sample can't be taken, now or later: said and dropped
-//   not kept         a sample that has to wait and can't be written to disk is lost, and counted
-//   not collected    a source that a report can't do without failed: said, and this one is left out
+//   401, 403         on the very first report the agent exits (a wrong token shows at once); later everything is held and retried
+//                    with exponential backoff, from 2 s up to the interval: a token that you fix is noticed soon
+//   400, 413, 422    the receiver will never take this sample: it is logged and dropped
+//   not kept         a sample that has to wait and can't be written to disk is lost and counted
+//   not collected    a required source failed: it is logged, and this report is skipped
 
 import { HttpError, serverTime } from "../client.ts";
 import { duration } from "../text.ts";
@@ -16,11 +16,11 @@ import type { Backlog } from "./backlog.ts";
 import type { Hub } from "./hub.ts";
 import type { Report } from "./report.ts";
 
-/** What an envelope says as a rule, and what one means that doesn't say: an agent that hears something else at its start tells that, too. */
+/** The usual envelope, and the meaning of one without these fields. Anything else is logged, on the first report too. */
 const NOTHING_ASKED = JSON.stringify({ blocked: false, desired_generation: 0, has_signed_ops: false });
 const SHORTEST_SECONDS = 60;
 const LONGEST_SECONDS = 3600;
-/** From refused credentials to the next report; twice as much each time, up to the interval. */
+/** From refused credentials to the next report; doubled each time, up to the interval. */
 const FIRST_RETRY_SECONDS = 2;
 /** Waiting samples go out this far apart, in seconds: beside the live report they stay within 60 requests a minute. */
 const DRAIN_SECONDS = 1.3;
@@ -59,11 +59,11 @@ export class Reporter {
   connected = false;
   /** Reports that arrived, waiting ones included. */
   sent = 0;
-  /** Samples that the receiver didn't want. */
+  /** Samples that the receiver refused. */
   refused = 0;
-  /** Samples that could be neither sent nor kept: the disk is full, or may not be written. */
+  /** Samples that could be neither sent nor kept: the disk is full or read-only. */
   unkept = 0;
-  /** Reports that were left out, because a source that they can't do without failed. */
+  /** Reports that were skipped because a required source failed. */
   skipped = 0;
 
   constructor(options: ReporterOptions) {
@@ -72,13 +72,13 @@ export class Reporter {
     this.#seldom = seldom(options.log);
   }
 
-  /** Takes over another configuration; an interval only where it is another one than was configured before. */
+  /** Applies a reloaded configuration; the interval only where it differs from the one configured before. */
   configure({ interval, protocol }: Pick<ReporterOptions, "interval" | "protocol">): void {
     if (interval !== this.#options.interval) this.#interval = interval;
     this.#options = { ...this.#options, interval, protocol };
   }
 
-  /** Seconds from one report to the next, where all goes well. */
+  /** Seconds from one report to the next while they arrive. */
   get interval(): number {
     return this.#interval;
   }
@@ -89,7 +89,7 @@ export class Reporter {
     return Math.min(FIRST_RETRY_SECONDS * 2 ** (this.#refusals - 1), this.#interval);
   }
 
-  /** Collects and sends one; what can't be sent waits. @throws HttpError 401, 403 when `first`. */
+  /** Collects a report and sends it; one that can't be sent waits. @throws HttpError 401, 403 when `first`. */
   async round({ first = false } = {}): Promise<void> {
     const { collect, backlog, log } = this.#options;
     let report: Report;
@@ -114,7 +114,7 @@ export class Reporter {
     }
   }
 
-  /** Has a sample wait. One that can't be kept is lost, and no reason to stop reporting. */
+  /** Queues a sample. One that can't be queued is lost; reporting goes on. */
   #keep(report: Report): void {
     const { backlog } = this.#options;
     const before = backlog.dropped;
@@ -146,7 +146,7 @@ export class Reporter {
       try {
         await this.#send({ ...(report as Report), sent_at: new Date().toISOString() });
       } catch (error) {
-        // Whether the receiver is there is the live report's to find out.
+        // The live reports find out whether the receiver is back.
         this.#drainFailed = this.#judge(error) === "wait";
         if (this.#drainFailed) return;
       }
@@ -163,7 +163,7 @@ export class Reporter {
     this.#adopt(body);
   }
 
-  /** Says when this host's clock is found wrong, and when it is right again: a receiver takes reports of a clock that is behind. */
+  /** Logs when this host's clock is wrong, and when it is right again: a receiver takes reports of a clock that is behind. */
   #compareClocks(there: number | null): void {
     const off = clockOff(there);
     if ((off === null) === this.#clockRight) return;
@@ -172,7 +172,7 @@ export class Reporter {
     else this.#options.log.warn(off);
   }
 
-  /** Takes over what the control envelope says. */
+  /** Applies the control envelope. */
   #adopt(envelope: Record<string, unknown>): void {
     const { poll_interval_seconds: asked, blocked = false, desired_generation = 0, has_signed_ops = false } = envelope;
     if (typeof asked === "number" && Number.isFinite(asked)) {
@@ -186,7 +186,7 @@ export class Reporter {
     this.#envelope = said;
   }
 
-  /** Says what went wrong, and whether the sample shall wait or is lost. */
+  /** Logs what went wrong, and decides whether the sample waits or is dropped. */
   #judge(error: unknown): "wait" | "drop" {
     if (!(error instanceof HttpError)) {
       this.#seldom.warn("transport", errorChain(error));
@@ -211,7 +211,7 @@ export class Reporter {
   }
 }
 
-/** Where the receiver says another time than this host, that in words; null where they agree, or it doesn't say. */
+/** How far this host's clock is off, in words; null where it agrees with the receiver's, or the receiver doesn't say. */
 function clockOff(there: number | null): string | null {
   if (there === null) return null;
   const ahead = Date.now() - there;

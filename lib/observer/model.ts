@@ -1,5 +1,5 @@
-// A language model behind an OpenAI-compatible server (also a local Ollama): asked at temperature 0, within a time, a size and a
-// budget an hour. It never fails loudly: what it can't give is a reason why not.
+// A language model behind an OpenAI-compatible server (also a local Ollama): asked at temperature 0, with a time limit, a size
+// limit and a budget for each hour. Asking never throws: where no answer comes, the reason does.
 
 import { HttpError, TransportError, openClient } from "../client.ts";
 import { errorChain } from "../log.ts";
@@ -13,7 +13,7 @@ export function sameModel(a: ModelSettings | undefined, b: ModelSettings | undef
   return Bun.deepEquals(keys(a), keys(b)) && JSON.stringify(a) === JSON.stringify(b);
 }
 
-/** What it said, or why there is nothing; `late`: it was waited for in vain. */
+/** The answer, or why there is none; `late`: the time limit was reached. */
 export type Answer = { text: string } | { failed: string; late?: true };
 
 const HOUR_MS = 3_600_000;
@@ -23,7 +23,7 @@ const LARGEST_ANSWER = 1 << 20;
 export class Model {
   #settings: ModelSettings;
   #clock: () => number;
-  /** When the calls of the last hour were made. */
+  /** The times of the last hour's calls. */
   #calls: number[] = [];
 
   constructor(settings: ModelSettings, clock: () => number = () => performance.now()) {

@@ -1,8 +1,8 @@
 // Which commits episodes may come from: the newest ones of the maintainer's repository.
 //
-// Asked of Forgejo, else of `git log` in a clone; kept for a few seconds. Where neither answers, the last good list stays
-// and everybody is told so (`source`). As long as there has never been a list nobody is let in: 503, so that agents wait
-// instead of putting away what they have.
+// Forgejo is asked, else `git log` in a clone; the list is kept for a few seconds. If neither answers, the last good list stays in
+// force, and `source` says so. Until the first list has come every episode gets 503, so that agents wait instead of moving their
+// episodes to quarantine.
 
 import * as v from "valibot";
 import { deadline, openClient } from "../client.ts";
@@ -10,13 +10,13 @@ import { Refusal } from "../refusal.ts";
 import { type Log, errorChain } from "../log.ts";
 import type { Config } from "./config.ts";
 
-/** How long a list is taken for true, in milliseconds. */
+/** How long a list is kept, in milliseconds. */
 const KEEP_MS = 5000;
 /** How long a source may take to answer. */
 const SOURCE_MS = 4000;
 /** Forgejo gives at most so many commits a page, unless its operator allows more. */
 const PAGE = 50;
-/** No such page is as large, in bytes. */
+/** Longer than any page, in bytes. */
 const LARGEST_ANSWER = 16 << 20;
 
 type GateSettings = Config["version_gate"];
@@ -38,11 +38,11 @@ export class VersionGate {
     this.#log = log;
   }
 
-  /** Takes over what a reload changed. */
+  /** Applies a reloaded configuration. */
   configure(settings: GateSettings): void {
     const sources = ({ forgejo, repo_path, window }: GateSettings) =>
       JSON.stringify([forgejo?.url, forgejo?.repo, repo_path, window]);
-    // Another repository's list says nothing of this one.
+    // Another repository's list doesn't apply to this one.
     if (sources(settings) !== sources(this.#settings)) {
       this.#commits = null;
       this.#source = "none";
@@ -84,7 +84,7 @@ export class VersionGate {
     );
   }
 
-  /** Asks again when the list is old. Never throws: what went wrong shows in `source`. */
+  /** Asks again when the list is old. Never throws: failures show in `source`. */
   async refresh(): Promise<void> {
     if (!this.#settings.enabled) return;
     if (performance.now() - this.#askedAt < KEEP_MS) return;
@@ -117,7 +117,7 @@ export class VersionGate {
     const answered =
       (forgejo !== undefined && (await attempt("forgejo", () => askForgejo(forgejo, window)))) ||
       (path !== undefined && (await attempt("git", () => askGit(path, window))));
-    // A reload came in between: the answer is to a question that nobody has any more.
+    // A reload came in between: the answer is for the old configuration.
     if (settings !== this.#settings) return;
     if (!answered) this.#become(this.#commits === null ? "none" : "kept", failures);
     this.#askedAt = performance.now();
@@ -168,7 +168,7 @@ async function askForgejo(
 
 /** The newest commits of a clone's HEAD. */
 async function askGit(path: string, window: number): Promise<string[]> {
-  // The clone mostly belongs to somebody else than the service; that it is read here was said in the configuration.
+  // The clone mostly belongs to another user than the service; the configuration says that it may be read.
   const own = ["-c", `safe.directory=${path}`, "-c", "core.fsmonitor=false", "-c", "log.showSignature=false"];
   const git = Bun.spawn(["git", "-C", path, ...own, "log", "--format=%H", "-n", String(window)], {
     stdout: "pipe",
@@ -179,7 +179,7 @@ async function askGit(path: string, window: number): Promise<string[]> {
   });
   const answer = Promise.all([new Response(git.stdout).text(), new Response(git.stderr).text(), git.exited]);
   const { promise: late, reject } = Promise.withResolvers<never>();
-  // Not waited for any longer, whether it can be ended or not: on a disk that hangs it can't.
+  // The wait ends, whether git can be killed or not: on a disk that hangs it can't.
   const timer = setTimeout(() => {
     reject(new Error(`git gives no answer within ${SOURCE_MS / 1000} s`));
     endGroup(git.pid);

@@ -2,6 +2,11 @@
 
 import { expect, test } from "bun:test";
 import { mkdirSync } from "node:fs";
+import { Backlog } from "../../lib/agent/backlog.ts";
+import type { Hub } from "../../lib/agent/hub.ts";
+import { Reporter } from "../../lib/agent/reporter.ts";
+import { TransportError } from "../../lib/client.ts";
+import { createLog } from "../../lib/log.ts";
 import { FakeHub, Lab, configure, start, waiting } from "./kit.ts";
 import { Folder, until } from "../kit.ts";
 
@@ -137,4 +142,32 @@ test("refused later, the agent reports again long before the interval is over", 
   await until("what was refused has arrived", () => waiting(folder).length === 0);
   await agent.kill();
   await server.stop(true);
+});
+
+test("the queue is looked at only while a sample waits and live reports arrive", async () => {
+  using folder = new Folder();
+  let arrives = true;
+  const hub: Hub = {
+    async ask() {
+      if (!arrives) throw new TransportError("report: no answer");
+      return { status: 200, json: {}, body: {}, headers: new Headers() };
+    },
+  };
+  const reporter = new Reporter({
+    hub,
+    backlog: new Backlog(folder.at("queue"), 1 << 20),
+    collect: async () => ({ recorded_at: new Date().toISOString() }),
+    interval: 60,
+    protocol: "report",
+    log: createLog({ role: "agent", json: true, level: "error", write: () => {} }),
+  });
+  const pauseAfter = async (round: boolean) => {
+    arrives = round;
+    await reporter.round();
+    return reporter.drainPause;
+  };
+  expect([await pauseAfter(true), await pauseAfter(false)]).toEqual([Infinity, Infinity]);
+  expect(await pauseAfter(true)).toBeWithin(1, 5);
+  await reporter.drain();
+  expect([reporter.sent, reporter.drainPause]).toEqual([3, Infinity]);
 });
