@@ -4,31 +4,22 @@
 // <inbox_dir>/.picket/. Killed at any moment it loses nothing it acknowledged, and doubles no drop and no delivery that has
 // an id: what a crash leaves behind is healed by the next start (lib/journal.ts, lib/inbox.ts).
 
-import { join } from "node:path";
 import type * as v from "valibot";
 import example from "./etc/collector.yaml" with { type: "text" };
 import { COMMANDS } from "./lib/collector/commands.ts";
 import { Config, type Route } from "./lib/collector/config.ts";
 import { PayloadError, deliveryId, eventId, parsePayload } from "./lib/collector/delivery.ts";
 import { type DropFigures, DropFolder } from "./lib/collector/drop-folder.ts";
-import { type Verifier, compileVerifier } from "./lib/collector/signature.ts";
+import { type Header, type Verifier, compileVerifier } from "./lib/collector/signature.ts";
 import { TemplateError } from "./lib/collector/template.ts";
 import type { Listen } from "./lib/config.ts";
-import { cannotWrite, holdAlone, isDiskFull, makeFolder } from "./lib/files.ts";
+import { cannotWrite, isDiskFull } from "./lib/files.ts";
 import { type Answer, type Health, type Server, pathOf, readBody, serve } from "./lib/http.ts";
 import { Refusal, refusalLog, unknownPath, wrongMethod } from "./lib/refusal.ts";
-import {
-  type EventDraft,
-  type InboxEvent,
-  InboxWriter,
-  type Priority,
-  completeEvent,
-  randomId,
-  statePath,
-} from "./lib/inbox.ts";
+import { type InboxEvent, InboxWriter, type Priority, completeEvent, randomId, statePath } from "./lib/inbox.ts";
 import type { Log } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
-import { type Called, type Running, type Service, run } from "./lib/service.ts";
+import { type Called, type Loop, type Running, type Service, run } from "./lib/service.ts";
 
 const USAGE = `picket-collector: webhooks and dropped files in, inbox lines out
 
@@ -55,53 +46,51 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   });
   await inbox.open();
   const metrics = new Registry();
-  const collector: Collector = {
-    config,
-    inbox,
-    log,
-    metrics,
-    figures: createFigures(metrics),
-    routes: compileRoutes(config),
-  };
-  const drops = startDrops(collector, service);
-  const server = config.webhook ? listenForWebhooks(collector, config.webhook.listen, drops) : null;
-  // A collector that only takes webhooks has no other loop: the watchdog shall see when nothing reaches the disk any more.
+  const drops = { delivered: 0, dead_letters: 0, waiting: 0, errors: 0 };
+  const figures = { ...createFigures(metrics, drops), drops };
+  const collector: Collector = { config, inbox, log, metrics, figures, routes: compileRoutes(config), folder: null };
+  collector.folder = openDropFolder(collector, config);
+  const emptying = emptyDropFolder(collector, service);
+  const server = config.webhook ? listenForWebhooks(collector, config.webhook.listen) : null;
+  // A collector without a drop folder has no other loop: the watchdog has to see when nothing reaches the disk any more.
   service.loop({ name: "flush", every: () => FLUSH_CHECK_SECONDS, pass: () => inbox.settled() });
-  const listening = server && String(server.address);
   log.info("ready", {
-    listen: listening,
+    listen: server && String(server.address),
     inbox: config.inbox_dir,
     routes: collector.routes.size,
     drops: config.drop_folder?.path,
   });
   return {
-    status: () => statusLine(collector, drops),
+    status: () => statusLine(collector),
     reload(next) {
-      // What can fail comes first: a configuration is taken over as a whole, or the former one stays.
-      drops.prepare(next);
+      // What can fail comes first, so that a refused reload changes nothing.
+      const { folder } = collector;
+      const opened = openDropFolder(collector, next);
       try {
         server?.reload(next);
       } catch (error) {
-        drops.letGo();
+        if (opened !== folder) opened?.close();
         throw error;
       }
-      collector.config = next;
-      collector.routes = compileRoutes(next);
+      if (opened !== folder) folder?.close();
+      Object.assign(collector, { config: next, routes: compileRoutes(next), folder: opened });
       inbox.dedupeHours = dedupeHours(next);
-      drops.reload();
+      emptying.wake();
     },
     async stop() {
       await server?.stop();
-      drops.close();
+      collector.folder?.close();
       await inbox.close();
     },
   };
 }
 
-/** What the daemon's parts share. `config` and `routes` are replaced by a reload. */
+/** What the daemon's parts share. A reload replaces `config`, `routes` and `folder`. */
 interface Collector {
   config: Config;
   routes: Map<string, CompiledRoute>;
+  /** The drop folder; null without one. */
+  folder: DropFolder | null;
   inbox: InboxWriter;
   figures: Figures;
   metrics: Registry;
@@ -136,7 +125,7 @@ function compileRoutes({ webhook }: Config): Map<string, CompiledRoute> {
   return new Map((webhook?.routes ?? []).map((route) => [route.path, compile(route)]));
 }
 
-function listenForWebhooks(collector: Collector, listen: Listen, drops: Drops): Server {
+function listenForWebhooks(collector: Collector, listen: Listen): Server {
   return serve({
     role: "collector",
     listen,
@@ -144,7 +133,7 @@ function listenForWebhooks(collector: Collector, listen: Listen, drops: Drops): 
     answer: takeWebhooks(collector),
     log: collector.log,
     metrics: collector.metrics,
-    health: () => health(collector, drops),
+    health: () => health(collector),
     bearsOwnCredentials: (path) => collector.routes.get(path)?.signed === true,
   });
 }
@@ -174,12 +163,7 @@ function takeWebhooks(collector: Collector): Answer {
 async function receive(collector: Collector, route: CompiledRoute, request: Request): Promise<Response> {
   const { headers } = request;
   const header = (name: string) => headers.get(name) ?? undefined;
-  const early = route.verifier.early(header, Date.now());
-  if (early !== null) throw new Refusal(401, "signature", early);
-  const body = await readBody(request, MAX_BODY_BYTES);
-  const wrong = route.verifier.verify(header, body, Date.now());
-  if (wrong !== null) throw new Refusal(401, "signature", wrong);
-
+  const body = await verifiedBody(route.verifier, request, header);
   const data = await parsePayload(body, header("content-type"));
   const context = { missing: route.missing, header, query: queryOf(request.url) };
   if (route.when && route.when.render(data, context).trim() !== "true") {
@@ -199,6 +183,17 @@ async function receive(collector: Collector, route: CompiledRoute, request: Requ
   return new Response(`{"id":"${id}"}`, ACCEPTED);
 }
 
+/** Reads the body and checks its signature (lib/collector/signature.ts). A request that its headers rule out isn't read. */
+async function verifiedBody(verifier: Verifier, request: Request, header: Header): Promise<Uint8Array> {
+  const early = verifier.early(header, Date.now());
+  if (early !== null) throw new Refusal(401, "signature", early);
+  const body = await readBody(request, MAX_BODY_BYTES);
+  const wrong = verifier.verify(header, body, Date.now());
+  if (wrong !== null) throw new Refusal(401, "signature", wrong);
+  return body;
+}
+
+/** Appends an event to its recipient's inbox, durably; `once`: unless its id is there already. */
 async function deliver({ inbox, figures }: Collector, event: InboxEvent, once: boolean): Promise<void> {
   if (!once) await inbox.deliver(event);
   else if ((await inbox.deliverOnce(event)) === "already") return figures.duplicates.add();
@@ -228,98 +223,57 @@ function queryOf(url: string): (name: string) => string | undefined {
 // ---------------------------------------------------------------------------------------------------------------
 // Drops
 
-interface Drops {
-  folder(): DropFolder | null;
-  /** Makes the folder of a configuration, unless it is the present one: that may go and come back. Throws when it can't. */
-  prepare(config: Config): void;
-  /** Lets go of every folder but the present configuration's. */
-  letGo(): void;
-  reload(): void;
-  close(): void;
-}
-
-/** Runs the drop folder of the configuration, also when a reload brings another one. */
-function startDrops(collector: Collector, service: Service): Drops {
-  const { log } = collector;
-  let folder: DropFolder | null = null;
-  let next: number | null = null;
-  const held = new Map<string, () => void>();
-  const prepare = ({ drop_folder: wanted }: Config) => {
-    if (!wanted || wanted.path === folder?.path) return;
-    makeFolder(wanted.path, 0o755);
-    if (!held.has(wanted.path)) held.set(wanted.path, holdFolder(collector, wanted.path));
-  };
-  const letGo = () => {
-    for (const [path, release] of held) {
-      if (path === collector.config.drop_folder?.path) continue;
-      release();
-      held.delete(path);
-    }
-  };
-  const follow = () => {
-    const settings = collector.config.drop_folder;
-    const same = settings !== undefined && folder?.path === settings.path;
-    if (!same) {
-      folder?.close();
-      folder = null;
-    }
-    letGo();
-    if (!settings) return;
-    const options = { settleMs: settings.settle_ms, agent: collector.config.agent };
-    if (folder) return folder.configure(options);
-    const deliverDrop = (event: EventDraft & { id: string }) => deliver(collector, completeEvent(event), true);
-    folder = new DropFolder({ path: settings.path, ...options, log, deliver: deliverDrop });
-  };
-  const figure = (name: keyof DropFigures) => () => folder?.figures[name] ?? 0;
-  collector.metrics.counted("picket_drops_total", "Drops delivered.", figure("delivered"));
-  collector.metrics.counted("picket_dead_letters_total", "Drops moved to .dead-letter.", figure("dead_letters"));
-  collector.metrics.gauge(
-    "picket_drops_waiting",
-    "Drops that stay because the inbox can't be written.",
-    figure("waiting"),
-  );
-  const poll = () => collector.config.drop_folder?.poll_fallback_seconds ?? DEFAULT_POLL_SECONDS;
-  prepare(collector.config);
-  follow();
-  const loop = service.loop({
-    name: "drops",
-    every: () => Math.min(poll(), (next ?? Number.POSITIVE_INFINITY) / 1000),
-    async pass(alive) {
-      next = null;
-      next = (await folder?.pass(alive, () => loop.wake(), service.stopping)) ?? null;
+/** Opens the drop folder of a configuration, unless it is the present one: that may be gone for now, and come back. Throws when it can't. */
+function openDropFolder(collector: Collector, { drop_folder }: Config): DropFolder | null {
+  const { folder, inbox, figures, log } = collector;
+  if (!drop_folder || folder?.path === drop_folder.path) return drop_folder ? folder : null;
+  return new DropFolder({
+    path: drop_folder.path,
+    stateFolder: statePath(inbox.dir),
+    settleMs: () => collector.config.drop_folder?.settle_ms ?? drop_folder.settle_ms,
+    log,
+    figures: figures.drops,
+    deliver({ recipient, type, priority, payload, sentinel }, { id, source }) {
+      const from = collector.config.agent;
+      const draft = {
+        id,
+        from,
+        to: recipient,
+        type,
+        priority: priority || "normal",
+        payload,
+        sentinel,
+        source,
+      } as const;
+      return deliver(collector, completeEvent(draft), true);
     },
   });
-  return {
-    folder: () => folder,
-    prepare,
-    letGo,
-    reload() {
-      follow();
-      loop.wake();
-    },
-    close: () => folder?.close(),
-  };
 }
 
-/** Two collectors that empty one folder would deliver twice what both see: the second one doesn't start. Gives what ends the hold. */
-function holdFolder({ inbox, log }: Collector, folder: string): () => void {
-  const name = new Bun.CryptoHasher("sha256").update(folder).digest("hex").slice(0, 16);
-  try {
-    makeFolder(statePath(inbox.dir), 0o700);
-    return holdAlone("picket-collector", join(statePath(inbox.dir), `drops-${name}.lock`));
-  } catch (error) {
-    if (error instanceof Error && "hint" in error && !("code" in error))
-      throw new Error(`empty "${folder}"`, { cause: error });
-    // A full disk for one: that is no reason not to start.
-    log.warn("no telling whether another collector empties the drop folder, too", { path: folder, error });
-    return () => {};
-  }
+/** The loop over whichever drop folder is configured now. */
+function emptyDropFolder(collector: Collector, { loop, stopping }: Service): Loop {
+  let soon: number | null = null;
+  const poll = () => collector.config.drop_folder?.poll_fallback_seconds ?? DEFAULT_POLL_SECONDS;
+  const emptying = loop({
+    name: "drops",
+    every: () => Math.min(poll(), (soon ?? Number.POSITIVE_INFINITY) / 1000),
+    async pass(alive) {
+      soon = null;
+      soon = (await collector.folder?.pass(alive, () => emptying.wake(), stopping)) ?? null;
+    },
+  });
+  return emptying;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 // Figures
 
-function createFigures(metrics: Registry) {
+type Figures = ReturnType<typeof createFigures> & { drops: DropFigures };
+
+function createFigures(metrics: Registry, drops: DropFigures) {
+  metrics.counted("picket_drops_total", "Drops delivered.", () => drops.delivered);
+  metrics.counted("picket_dead_letters_total", "Drops moved to .dead-letter.", () => drops.dead_letters);
+  metrics.gauge("picket_drops_waiting", "Drops that stay because the inbox can't be written.", () => drops.waiting);
   return {
     received: metrics.counter("picket_webhooks_received_total", "Deliveries to known routes."),
     emitted: metrics.counter("picket_events_total", "Events written to an inbox, durable."),
@@ -328,12 +282,10 @@ function createFigures(metrics: Registry) {
     duplicates: metrics.counter("picket_duplicates_total", "Deliveries and drops that had been delivered before."),
   };
 }
-type Figures = ReturnType<typeof createFigures>;
 
 /** `/health`: whether the inbox can be written now, and the figures. */
-function health({ figures, inbox, config }: Collector, drops: Drops): Health {
+function health({ figures, inbox, config, folder }: Collector): Health {
   const problem = cannotWrite(inbox.dir);
-  const dropped = drops.folder()?.figures;
   return {
     ok: problem === null,
     figures: {
@@ -343,18 +295,18 @@ function health({ figures, inbox, config }: Collector, drops: Drops): Health {
       uptime_sec: Math.floor(process.uptime()),
       filtered: figures.filtered.value,
       duplicates: figures.duplicates.value,
-      ...(dropped ? { drops: dropped } : {}),
+      ...(folder ? { drops: figures.drops } : {}),
       durability: config.durability,
       ...(problem === null ? {} : { problem }),
     },
   };
 }
 
-function statusLine({ figures }: Collector, drops: Drops): string {
-  const dropped = drops.folder()?.figures;
-  const waiting = dropped?.waiting ? `, ${dropped.waiting} drops waiting` : "";
-  const dead = dropped?.dead_letters ? `, ${dropped.dead_letters} dead letters` : "";
-  return `${figures.emitted.value} events, ${figures.errors.value} errors${dead}${waiting}`;
+function statusLine({ figures }: Collector): string {
+  const { waiting, dead_letters } = figures.drops;
+  const dead = dead_letters > 0 ? `, ${dead_letters} dead letters` : "";
+  const stay = waiting > 0 ? `, ${waiting} drops waiting` : "";
+  return `${figures.emitted.value} events, ${figures.errors.value} errors${dead}${stay}`;
 }
 
 /** Runs the role: by itself, or as a part of picket.ts. */

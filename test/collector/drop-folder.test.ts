@@ -32,12 +32,13 @@ function dropped(
   const ids: string[] = [];
   const drops = new DropFolder({
     path: folder.at("in"),
-    settleMs,
-    agent: "foreman",
+    stateFolder: folder.at("state"),
+    settleMs: () => settleMs,
+    figures: { delivered: 0, dead_letters: 0, waiting: 0, errors: 0 },
     log: createLog({ role: "collector", json: false, level: "error", write: () => {} }),
     now,
-    deliver(event) {
-      ids.push(event.id);
+    deliver(_drop, { id }) {
+      ids.push(id);
       if (ids.length === 1) during(path);
       return Promise.resolve();
     },
