@@ -49,9 +49,9 @@ export interface Escalation {
   last_at: string;
   by_source: Record<string, number>;
   examples: Example[];
-  /** What a model makes of it; null without one. */
+  /** A model's diagnosis; null without one. */
   diagnosis: string | null;
-  /** Why there is no diagnosis although a model is configured. */
+  /** Why a configured model gave no diagnosis. */
   diagnosis_failed?: string;
 }
 
@@ -59,7 +59,7 @@ const time = v.pipe(
   v.string(),
   v.check((text) => !Number.isNaN(Date.parse(text))),
 );
-/** What of a line is used when it is read back. */
+/** The fields of a line that are used when it is read back. */
 const Written = v.looseObject({
   ts: time,
   id: v.pipe(v.string(), v.minLength(1)),
@@ -75,7 +75,7 @@ const Written = v.looseObject({
 });
 
 export interface EscalationOptions {
-  /** Where its files lie; null keeps them in memory. */
+  /** The folder of its files; null: in memory only. */
   folder: string | null;
   durability: Durability;
   clusters: Clusters;
@@ -85,14 +85,14 @@ export interface EscalationOptions {
   log: Log;
 }
 
-/** An untold escalation that is older is not told any more, in milliseconds: the inbox may soon forget its id. */
+/** An older escalation is not told any more, in milliseconds: the inbox may soon forget its id. */
 const STALE_MS = (REMEMBERED_HOURS - 24) * 3_600_000;
 const LARGEST_DIAGNOSIS = 2000;
 
 const SYSTEM = `You are the on-call engineer. You are shown failures of one operation that belong together. In at most three sentences
 say what most likely causes them and what to check first. No preamble.`;
 
-/** Escalates, and remembers what was. */
+/** Escalates each cluster once for each level. */
 export class Escalations {
   #options: EscalationOptions;
   #journal: Journal | null;
@@ -100,7 +100,7 @@ export class Escalations {
   /** The last escalation of each cluster. */
   #last = new Map<string, { level: Level; lastAt: number }>();
   #untold: Escalation[] = [];
-  /** How many were written since the start. */
+  /** The number of escalations since the start. */
   count = 0;
 
   private constructor(options: EscalationOptions) {
@@ -113,7 +113,7 @@ export class Escalations {
         : new Journal({ path: join(folder, "escalations.jsonl"), durability, intents: join(folder, ".picket") });
   }
 
-  /** Reads what was escalated. */
+  /** Reads the escalations so far. */
   static async open(options: EscalationOptions): Promise<Escalations> {
     const self = new Escalations(options);
     const { folder } = options;
@@ -142,12 +142,12 @@ export class Escalations {
     former.close().catch((error: unknown) => this.#options.log.warn("the former inbox is not closed", { error }));
   }
 
-  /** How many the inbox doesn't have yet. */
+  /** The number that the inbox doesn't have yet. */
   get waiting(): number {
     return this.#untold.length;
   }
 
-  /** Escalates what is due, and tells what was not told. Throws when it can't be written: a later pass does it. */
+  /** Escalates clusters that are due, and tells what waits. Throws where it can't: a later pass does it. */
   async pass({ signal, alive = () => {} }: { signal: AbortSignal; alive?: () => void }): Promise<void> {
     const ask = asker(() => this.#options.model, signal);
     for (const cluster of this.#options.clusters.list()) {
@@ -155,7 +155,7 @@ export class Escalations {
       if (level === 0) continue;
       alive();
       await this.#escalate(cluster, level, ask);
-      // The next one may wait long for its diagnosis. What can't be told now is tried again below, where that is said.
+      // The next one may wait long for its diagnosis. If this fails, the pass below tries again and throws.
       await this.#outbox.pass(alive).catch(() => {});
     }
     await this.#outbox.pass(alive);
@@ -169,7 +169,7 @@ export class Escalations {
   /** The level that a cluster has reached and was not escalated at; 0 for none. */
   #due({ fingerprint, spell }: Cluster): Level | 0 {
     const last = this.#last.get(fingerprint);
-    // After a long silence it begins anew.
+    // After a long silence the levels begin again.
     const done = last && spell.begin < last.lastAt + this.#options.cooldownMs ? last.level : 0;
     return spell.reached > done ? spell.reached : 0;
   }
@@ -217,10 +217,10 @@ export class Escalations {
   }
 }
 
-/** Asks the model there is, null without one. */
+/** Asks the model; null without one. */
 type Ask = (question: string) => Promise<Answer | null>;
 
-/** Asks until the model has let one wait in vain: the others are escalated without it, so that none comes minutes late. */
+/** After one answer that came too late it asks no more: the other escalations must not come minutes late. */
 function asker(model: () => Model | null, signal: AbortSignal): Ask {
   let away: Answer | null = null;
   return async (question) => {

@@ -1,4 +1,4 @@
-// Events (what happened, in order) and alerts (what is the matter now; at most one open per host and matter).
+// Events (what happened, in order) and alerts (what is wrong now; at most one open for each host and matter).
 //
 // An event is stored in the transaction that changes what it tells of. The outbox tells it afterwards: lib/outbox.ts.
 
@@ -7,9 +7,9 @@ import { type Untold, derivedId } from "../outbox.ts";
 import type { Queries, Value } from "./database.ts";
 import { type Store, getNote, setNote } from "./store.ts";
 
-export type Severity = "info" | "warning" | "critical";
+type Severity = "info" | "warning" | "critical";
 
-/** What can happen, and how bad it is. */
+/** The types of events, and their severity. */
 export const EVENTS = {
   "host.stale": "warning",
   "host.offline": "critical",
@@ -23,7 +23,7 @@ export const EVENTS = {
 } as const satisfies Record<string, Severity>;
 export type EventType = keyof typeof EVENTS;
 
-/** An event as the store has it. Times in milliseconds since 1970. */
+/** A row of `events`. Times in milliseconds since 1970. */
 export interface EventRow {
   id: number;
   at: number;
@@ -31,30 +31,30 @@ export interface EventRow {
   severity: Severity;
   /** The host's name. */
   host: string;
-  /** Which container, where it is about one. */
+  /** The container, where it is about one. */
   subject: string | null;
   text: string;
 }
 
-/** An alert as the store has it. */
-export interface AlertRow {
+/** A row of `alerts`. */
+interface AlertRow {
   what: string;
   severity: Severity;
   text: string;
   opened_at: number;
 }
 
-/** What is to be said. */
-export interface Happening {
+/** What happens. */
+interface Happening {
   host: number;
   type: EventType;
-  /** Which container. */
+  /** The container. */
   subject?: string;
   text: string;
   at: number;
 }
 
-/** Opens an alert and notes its event; nothing when one is open already. Gives whether it was opened. */
+/** Opens an alert and stores its event; false where one is open already. */
 export async function raise(tx: Queries, happening: Happening): Promise<boolean> {
   const { host, type, subject, text, at } = happening;
   const opened = await tx.run(
@@ -67,7 +67,7 @@ export async function raise(tx: Queries, happening: Happening): Promise<boolean>
   return true;
 }
 
-/** Closes what is open of these matters; gives how many were. */
+/** Closes the open alerts of these types; gives their number. */
 export async function close(
   tx: Queries,
   { host, types, subject, at }: { host: number; types: readonly EventType[]; subject?: string; at: number },
@@ -83,7 +83,7 @@ export async function close(
   return closed;
 }
 
-/** Notes an event that no alert belongs to. */
+/** Stores an event that has no alert. */
 export async function note(tx: Queries, { host, type, subject, text, at }: Happening): Promise<void> {
   await tx.run("INSERT INTO events (at, type, severity, host, subject, text) VALUES ($1, $2, $3, $4, $5, $6)", [
     at,
@@ -95,7 +95,7 @@ export async function note(tx: Queries, { host, type, subject, text, at }: Happe
   ]);
 }
 
-/** What is open at a host, oldest first. */
+/** The open alerts of a host, oldest first. */
 export function openAlerts(db: Queries, host: number): Promise<AlertRow[]> {
   return db.all<AlertRow>(
     "SELECT what, severity, text, opened_at FROM alerts WHERE host = $1 AND closed_at IS NULL ORDER BY id",
@@ -138,7 +138,7 @@ async function markTold(tx: Queries, id: number): Promise<void> {
   await tx.run("UPDATE events SET told_at = $1 WHERE id <= $2 AND told_at IS NULL", [Date.now(), id]);
 }
 
-/** Events after a number or from a time on, oldest first; with neither the newest ones. */
+/** Events after a number or from a time on, oldest first; without both the newest ones. */
 export async function listEvents(
   db: Queries,
   { after, from, limit }: { after: number | null; from: number | null; limit: number },
@@ -149,7 +149,7 @@ export async function listEvents(
   return (await ask("ORDER BY e.id DESC LIMIT $1", [])).toReversed();
 }
 
-/** How an alert's matter is called: the event's type, and which container. */
+/** The key of an alert: the event's type and the container. */
 function matter(type: EventType, subject: string | undefined): string {
   return subject === undefined ? type : `${type} ${subject}`;
 }

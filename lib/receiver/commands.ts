@@ -1,5 +1,5 @@
-// The commands at the receiver's command line: hosts, tokens, the index. They work on the store itself, also while the
-// daemon runs, which asks the store again for every request.
+// The commands: hosts, tokens, the index. They work on the store itself, also while the daemon runs: it asks the store for every
+// request.
 
 import { existsSync } from "node:fs";
 import { hostname } from "node:os";
@@ -25,7 +25,7 @@ import { storeFile } from "./sqlite.ts";
 import type { Queries } from "./database.ts";
 import { Store } from "./store.ts";
 
-/** What these commands ask of a configuration. */
+/** The settings that these commands use. */
 interface ReceiverSettings {
   listen: Listen;
   tls?: unknown;
@@ -36,7 +36,7 @@ interface ReceiverSettings {
 
 type Context<A = object> = CommandContext<ReceiverSettings, A>;
 
-/** Opens the store for one command. Only `host add` makes one: a wrong configuration shall not look like an empty fleet. */
+/** Opens the store for one command. Only `host add` makes one, so that a wrong configuration doesn't look like an empty fleet. */
 async function withStore<T>(
   context: Context,
   work: (store: Store, config: ReceiverSettings) => Promise<T>,
@@ -60,7 +60,7 @@ async function withStore<T>(
   }
 }
 
-/** One change of a host, and what to say of it. */
+/** Changes a host, and prints the text that `work` gives. */
 function change(context: Context, work: (tx: Queries, name: string) => Promise<string>): Promise<void> {
   return withStore(context, async (store) => {
     context.print(await store.write((tx) => work(tx, context.positionals[0] ?? "")));
@@ -88,7 +88,7 @@ async function giveToken(
   await withStore(context, show, { make });
 }
 
-/** How agents reach this receiver, as far as it can tell. */
+/** The receiver's URL for agents, as far as it knows. */
 function ownUrl({ listen, tls }: ReceiverSettings): string {
   if (isLoopback(listen.host)) return `${tls ? "https" : "http"}://${String(listen)}`;
   return `${tls ? "https" : "http"}://${hostname()}:${listen.port}`;
@@ -163,7 +163,7 @@ async function setHost(context: Context<{ interval?: string }>): Promise<void> {
   });
 }
 
-/** Tells on stderr how far it got, a line now and then. */
+/** Logs progress now and then. */
 function progress(context: Context): () => void {
   let looked = 0;
   let told = performance.now();
@@ -280,14 +280,14 @@ example: picket-receiver host set web-1 --interval 300`,
       }),
   },
   "host rebind": {
-    summary: "let a reinstalled machine bind its token anew",
+    summary: "let a reinstalled machine bind its token again",
     usage:
       "usage: picket-receiver host rebind HOST\n\nWith auth.bind_fingerprint: the next request binds the token.\n\nexample: picket-receiver host rebind web-1",
     positionals: HOST,
     run: (context: Context) =>
       change(context, async (tx, name) => {
         await rebindHost(tx, name);
-        return `${name}: bound to nobody; with auth.bind_fingerprint its next request binds the token`;
+        return `${name}: bound to no sender; with auth.bind_fingerprint its next request binds the token`;
       }),
   },
   "token rotate": {

@@ -1,13 +1,12 @@
-// Where episodes lie: finished archives that are never changed and never overwritten.
+// The place of episodes: finished archives that are never changed and never overwritten.
 //
 // In a folder an episode is `<host>/<episode>.tar.zst`. Taking one in:
 //
-//   1. bytes go to `<host>/.<episode>.tar.zst.<random>.partial`, beside the target, so that no other file system is in between
+//   1. bytes go to `<host>/.<episode>.tar.zst.<random>.partial`, beside the target and so on the same file system
 //   2. the file is synced, then linked to its name: link(2) fails where the name is taken, a rename would replace it
 //   3. the partial name goes, and the folder is synced: the name survives a power cut
 //
-// Killed before 2 only a partial file is left; whoever starts or looks hourly sweeps those that nobody writes any more.
-// Killed after 2 the episode is whole.
+// Killed before 2 it leaves a partial file, which the next start or the hourly sweep removes. Killed after 2 the episode is whole.
 
 import { type Stats, existsSync, linkSync, lstatSync, readdirSync, renameSync, statSync, unlinkSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
@@ -18,7 +17,7 @@ import { NAME_SEGMENT } from "../config.ts";
 import { inheritOwner, makeFolder, syncFolder } from "../files.ts";
 import type { Log } from "../log.ts";
 
-/** Written bytes are handed to the disk this often, so that the last sync is short. */
+/** A sync begins each time so many bytes are written, so that the last sync is short. */
 const SYNC_EVERY_BYTES = 64 << 20;
 /** Chunks of the network are gathered into writes of this size. */
 const WRITE_BYTES = 1 << 20;
@@ -30,37 +29,37 @@ export interface EpisodeKey {
   episode: string;
 }
 
-/** An episode that is there. */
+/** An episode in its place. */
 export interface StoredEpisode extends EpisodeKey {
   size: number;
   /** Milliseconds since 1970. */
   modifiedAt: number;
 }
 
-/** An episode that comes in. */
+/** An episode on its way in. */
 export interface Upload {
   write(chunk: Uint8Array): Promise<void>;
-  /** Puts it in place, durable. `taken`: another one has the name; nothing was changed. */
+  /** Puts it in its place, durably. `taken`: another one has the name; nothing was changed. */
   commit(): Promise<"stored" | "taken">;
   /** Leaves nothing behind. May be called at any time, also after `commit`. */
   abort(): Promise<void>;
 }
 
-/** A place for episodes. Errors for want of room have the code `ENOSPC`. */
+/** A place for episodes. Where there is no room, errors have the code `ENOSPC`. */
 export interface EpisodeStore {
   upload(key: EpisodeKey): Promise<Upload>;
   find(key: EpisodeKey): Promise<StoredEpisode | null>;
-  /** Makes sure that an episode which is there survives a power cut: whoever put it there may have died before. */
+  /** Makes an episode in its place survive a power cut: the process that put it there may have died before its sync. */
   sync(key: EpisodeKey): Promise<void>;
   /** The bytes; `slice` gives a part of them. */
   open(key: EpisodeKey): Blob;
-  /** All of them. What lies among them and is none (another name, a folder, a link that leads nowhere) is passed over. */
+  /** All of them. Other names, folders and links that lead nowhere are passed over. */
   list(): AsyncIterable<StoredEpisode>;
   /** Removes what unfinished uploads left, and logs what it can't remove. */
   sweep(log: Log): Promise<void>;
 }
 
-/** The folder that a configuration means: below data_dir unless it is absolute. */
+/** The folder of a configuration: below data_dir unless it is absolute. */
 export function episodesFolder({ data_dir, episodes }: { data_dir: string; episodes: string }): string {
   if (episodes.startsWith("~/")) return join(homedir(), episodes.slice(2));
   return isAbsolute(episodes) ? episodes : join(data_dir, episodes);
@@ -169,7 +168,7 @@ export class EpisodeFolder implements EpisodeStore {
     return join(this.path, host, `${episode}${SUFFIX}`);
   }
 
-  /** The folders of hosts, also those that are links: uploads follow them. Others (`lost+found`) are none of ours. */
+  /** The folders of hosts. Links to folders count, since uploads follow them; other names (`lost+found`) don't. */
   #hosts(): string[] {
     if (!existsSync(this.path)) return [];
     const names = readdirSync(this.path).filter((name) => NAME_SEGMENT.test(name));
@@ -177,7 +176,7 @@ export class EpisodeFolder implements EpisodeStore {
   }
 }
 
-/** What lies at a path; undefined where nothing does, also where a link leads nowhere. */
+/** The file at a path; undefined where there is none, or a link that leads nowhere. */
 function look(path: string): Stats | undefined {
   try {
     return statSync(path, { throwIfNoEntry: false });
@@ -187,7 +186,7 @@ function look(path: string): Stats | undefined {
   }
 }
 
-/** Gives a file its name unless that is taken. Afterwards the old name may still be there. */
+/** Gives a file its name, unless the name is taken. The old name may remain. */
 function place(partial: string, target: string): boolean {
   try {
     linkSync(partial, target);
@@ -195,8 +194,7 @@ function place(partial: string, target: string): boolean {
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === "EEXIST") return false;
-    // exFAT and some network file systems know no hard links. Between look and rename is no await: only another process
-    // that writes the same folder could come in between.
+    // exFAT and some network file systems have no hard links. Nothing in this process runs between the check and the rename.
     if (code !== "EPERM" && code !== "ENOTSUP" && code !== "EOPNOTSUPP" && code !== "ENOSYS") throw error;
     if (existsSync(target)) return false;
     renameSync(partial, target);
@@ -204,7 +202,7 @@ function place(partial: string, target: string): boolean {
   }
 }
 
-/** Writes one file in large pieces, one under way while the next is gathered. */
+/** Writes one file in large pieces: one is written while the next is gathered. */
 class FileWriter {
   #file: FileHandle;
   #buffer = Buffer.allocUnsafe(WRITE_BYTES);
@@ -245,14 +243,14 @@ class FileWriter {
     await this.#file.close();
   }
 
-  /** Hands the buffer over; waits for the one before it, so that two are in memory at most. */
+  /** Writes the buffer after the one before it is written: two are in memory at most. */
   async #flush(): Promise<void> {
     await this.#writing;
     const full = this.#buffer.subarray(0, this.#filled);
     [this.#buffer, this.#spare] = [this.#spare, this.#buffer];
     this.#filled = 0;
     this.#writing = this.#put(full);
-    // It is awaited by the next flush; until then nobody would hear of its failure.
+    // The next flush awaits it and throws its error.
     this.#writing.catch(() => {});
   }
 
@@ -264,7 +262,7 @@ class FileWriter {
     this.#unsynced += bytes.length;
     if (this.#unsynced < SYNC_EVERY_BYTES) return;
     this.#unsynced = 0;
-    // Writing goes on meanwhile; it waits where the disk falls behind by a whole step.
+    // Writing goes on meanwhile, and waits where the disk is a whole step behind.
     await this.#syncing;
     this.#syncing = this.#file.datasync();
     this.#syncing.catch(() => {});

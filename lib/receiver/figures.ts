@@ -20,7 +20,7 @@ export function createFigures(metrics: Registry, gate: VersionGate) {
     "picket_episodes_total",
     "Uploads by outcome: stored, known (were here already), refused.",
   );
-  // From the start: what appears with 1 has no rate.
+  // With 0 from the start: a counter that appears with 1 has no rate.
   for (const outcome of ["stored", "known", "refused"]) episodes({ outcome });
   const hosts = new Map<string, number>();
   metrics.gauge("picket_hosts", "Hosts by status.", () =>
@@ -42,10 +42,9 @@ export function createFigures(metrics: Registry, gate: VersionGate) {
     totals,
   };
 }
-/** What `createFigures` gives. */
 export type Figures = ReturnType<typeof createFigures>;
 
-/** What the figures are of. */
+/** What the figures count. */
 export interface Counted {
   store: Store;
   index: EpisodeIndex;
@@ -53,7 +52,7 @@ export interface Counted {
   figures: Figures;
 }
 
-/** Counts what is in the store, for figures that are asked for at any time. */
+/** Counts the rows of the store for the gauges. */
 export async function countAll({ store, figures, index }: Counted): Promise<void> {
   const rows = await store.read.all<{ status: string; hosts: number }>(
     "SELECT status, COUNT(*) AS hosts FROM hosts GROUP BY status",
@@ -66,7 +65,7 @@ export async function countAll({ store, figures, index }: Counted): Promise<void
   Object.assign(figures.totals, { alerts: open?.alerts ?? 0, ...(await index.totals()) });
 }
 
-/** `/health`: whether reports and episodes can be taken now (these folders have to be writable), and the figures. */
+/** `/health`: whether reports and episodes can be taken now, for which these folders must be writable, and the figures. */
 export async function health(counted: Counted, folders: string[]): Promise<Health> {
   const { store, figures, gate } = counted;
   const problem = folders.map(cannotWrite).find((one) => one !== null) ?? store.problem;

@@ -1,12 +1,12 @@
-// What was: samples thinned out with age, and read back in the coarsest grain that will do.
+// The history of figures: samples are thinned out with age, and read back in the coarsest grain that is fine enough.
 //
 //   raw samples     48 hours
 //   600 s rollups   30 days
 //   3600 s          a year
 //   86400 s         a year: a page over a year reads 365 rows
 //
-// Every sample marks its ten minutes as due; a pass makes the rollup once they are over and marks the hour, that one the day.
-// So a late sample makes its rollups anew, whatever its age, and a pass that dies in between is done again.
+// Each sample marks its ten minutes as due. When they are over, a pass makes their rollup and marks the hour, then the day. So
+// a late sample updates its rollups at any age, and a pass that is killed is repeated.
 
 import { CONTAINER_METRICS, METRICS, type Metric } from "./report.ts";
 import { type ContainerSample, FINEST_STEP, MEMORY_PERCENT } from "./store-report.ts";
@@ -20,14 +20,14 @@ const STEPS = [FINEST_STEP, HOUR, DAY] as const;
 type Step = (typeof STEPS)[number];
 /** How long each grain is kept, in seconds; 0 is a raw sample. */
 const KEPT: Record<0 | Step, number> = { 0: 48 * HOUR, 600: 30 * DAY, 3600: 366 * DAY, 86400: 366 * DAY };
-/** How many rollups a pass makes before it gives others a turn. */
+/** The most rollups of one pass: others get a turn after it. */
 const PER_PASS = 500;
 
-/** What is rolled up of a container. */
+/** The figures of a container that are rolled up. */
 export const CONTAINER_SERIES = ["cpu_percent", "memory_usage_mb", "memory_percent"] as const;
 export type ContainerSeries = (typeof CONTAINER_SERIES)[number];
 
-/** min, mean, max, and how many samples they are of. */
+/** min, mean and max of `count` samples. */
 type Summary = [min: number, mean: number, max: number, count: number];
 type Summaries = Record<string, Summary>;
 
@@ -35,8 +35,8 @@ type Summaries = Record<string, Summary>;
 // Rolling up
 
 /**
- * One pass: makes what is due; gives how many rollups were made and whether more wait. One that can't be made (of a broken row) is
- * nobody else's trouble: its error is thrown when the others are made.
+ * One pass over the rollups that are due; gives the number of those it made, and whether more wait. The error of one that can't be
+ * made (a broken row) is thrown after the others are made.
  */
 export async function rollupPass(
   store: Store,
@@ -68,7 +68,7 @@ export async function rollupPass(
 async function rollUp(tx: Queries, { host, step, at }: { host: number; step: Step; at: number }): Promise<void> {
   const rolled = step === FINEST_STEP ? await fromSamples(tx, host, at) : await fromRollups(tx, { host, step, at });
   await tx.run("DELETE FROM rollups_due WHERE step = $1 AND at = $2 AND host = $3", [step, at, host]);
-  // Nothing finer is left: what was made of it while it was there stays.
+  // The finer rows are gone by their age: the rollup that was made of them stays.
   if (rolled === null) return;
   const [metrics, containers] = rolled;
   await tx.run(
@@ -159,14 +159,14 @@ function merge(a: Summary | undefined, b: Summary): Summary {
 // ---------------------------------------------------------------------------------------------------------------
 // Retention
 
-/** Takes away what is older than its grain is kept, host by host; gives how many rows that were. */
+/** Deletes rows that are older than their grain is kept, host by host; gives their number. */
 export async function retentionPass(store: Store, { now, alive }: { now: number; alive: () => void }): Promise<number> {
   const hosts = await store.read.all<{ id: number }>("SELECT id FROM hosts");
   let gone = 0;
   for (const { id } of hosts) {
     alive();
     gone += await store.write(async (tx) => {
-      // Whole buckets, and none that is still to be rolled up.
+      // Whole ten minutes, and none that wait for their rollup.
       const bucket = FINEST_STEP * 1000;
       const due = await tx.one<{ at: number | null }>(
         "SELECT MIN(at) AS at FROM rollups_due WHERE step = $1 AND host = $2",
@@ -197,30 +197,30 @@ export async function retentionPass(store: Store, { now, alive }: { now: number;
 // ---------------------------------------------------------------------------------------------------------------
 // Reading
 
-/** Which series, and how much of it. Times in milliseconds since 1970. */
-export interface HistoryQuery {
+/** A series and its range. Times in milliseconds since 1970. */
+interface HistoryQuery {
   host: number;
   metric: Metric | ContainerSeries;
   /** The container's number; null is the host itself. */
   container: number | null;
   from: number;
   to: number;
-  /** At most so many points. */
+  /** The most points. */
   points: number;
   now: number;
 }
 
-export interface HistoryPoint {
+interface HistoryPoint {
   at: number;
   min: number;
   mean: number;
   max: number;
 }
 
-export interface History {
+interface History {
   /** Seconds from one point to the next. */
   step: number;
-  /** Rows that were read for it. */
+  /** The rows that were read for it. */
   rows: number;
   points: HistoryPoint[];
 }
@@ -228,8 +228,8 @@ export interface History {
 /** Reads a series, downsampled. */
 export async function readHistory(db: Queries, query: HistoryQuery): Promise<History> {
   const { from, to, points, now } = query;
-  // Points are whole multiples of their width, so that the same hour is the same point for whoever asks. The first one then
-  // begins before `from`: one point more is covered by the others. A single point is all there is.
+  // Points begin at multiples of their width, so that an hour is the same point in each answer. The first one then begins before
+  // `from`, so the others share the range. A single point covers all of it.
   const wanted = (to - from) / 1000 / Math.max(points - 1, 1);
   const grain = grainFor(wanted, (now - from) / 1000);
   const width = Math.max(Math.ceil(wanted), grain, 1) * 1000;
@@ -238,7 +238,7 @@ export async function readHistory(db: Queries, query: HistoryQuery): Promise<His
     const bucket = points === 1 ? from : Math.max(Math.floor(Math.max(at, from) / width) * width, from);
     buckets.set(bucket, merge(buckets.get(bucket), summary));
   };
-  // What is not rolled up yet is read in finer grains: the coarse one ends where its newest row does.
+  // Rows that are not rolled up yet are read in finer grains, from where the coarse one ends.
   let start = from;
   let rows = 0;
   for (const step of STEPS.toReversed().filter((one) => one <= grain)) {

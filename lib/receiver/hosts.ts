@@ -1,15 +1,15 @@
-// Hosts and their tokens. A token is shown once, when it is made; only its SHA-256 is kept, so that nobody who reads the
-// store (or a backup of it) can speak for a host. A token has 238 random bits: a plain hash of it can't be guessed.
+// Hosts and their tokens. A token is shown once, when it is made. The store has its SHA-256 only, so that the store or a backup
+// of it gives no access. A token has 238 random bits: that makes a plain hash safe.
 
 import { randomInt } from "node:crypto";
 import { NAME_SEGMENT } from "../config.ts";
 import type { Queries } from "./database.ts";
 
 export const STATUSES = ["pending", "online", "stale", "offline", "archived"] as const;
-/** `pending` never reported; `archived` is let in no more. */
+/** `pending`: it has never reported. `archived`: its requests are refused. */
 export type Status = (typeof STATUSES)[number];
 
-/** A host as the store has it. Times in milliseconds since 1970. */
+/** A row of `hosts`. Times in milliseconds since 1970. */
 export interface Host {
   id: number;
   name: string;
@@ -23,7 +23,7 @@ export interface Host {
   /** Receipt of the last report that wasn't late. */
   last_seen_at: number | null;
   last_recorded_at: number | null;
-  /** For how long the receiver itself was away since then. */
+  /** How long the receiver itself was away since then. */
   away_ms: number;
   agent_version: string | null;
   /** JSON. */
@@ -37,8 +37,8 @@ export interface Host {
   upload_refused_at: number | null;
 }
 
-/** A token as the store has it. */
-export interface TokenRow {
+/** A row of `tokens`. */
+interface TokenRow {
   id: number;
   host: string;
   created_at: number;
@@ -47,7 +47,7 @@ export interface TokenRow {
   fingerprint: string | null;
 }
 
-/** What is asked for can't be done: the message says why, the hint what can. */
+/** A command can't be done: the message says why, the hint what to do. */
 export class HostError extends Error {
   override name = "HostError";
   hint: string | undefined;
@@ -61,7 +61,7 @@ const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789
 const TOKEN = /^pk_[A-Za-z0-9]{40}$/;
 
 /** `pk_` and 40 random letters and digits. */
-export function newToken(): string {
+function newToken(): string {
   return `pk_${Array.from({ length: 40 }, () => ALPHABET[randomInt(ALPHABET.length)]).join("")}`;
 }
 
@@ -70,7 +70,7 @@ export function isToken(text: string): boolean {
   return TOKEN.test(text);
 }
 
-/** What is stored of a token. */
+/** The stored form of a token. */
 export function hashToken(token: string): string {
   return sha256(token);
 }
@@ -93,7 +93,7 @@ export async function addHost(tx: Queries, name: string, now: number): Promise<s
     throw new HostError(`host "${name}" exists already`, `for a new token: picket-receiver token rotate ${name}`);
   }
   if (found) {
-    // It begins anew: that it shipped nothing, or was refused, while it was out of service is nobody's trouble.
+    // Forget its uploads from before: a pause while it was archived is no reason for an alert.
     await tx.run(
       `UPDATE hosts SET status = 'pending', archived_at = NULL, last_upload_at = NULL, uploads_refused_since = NULL
        WHERE id = $1`,
@@ -115,7 +115,7 @@ export async function rotateToken(tx: Queries, name: string, now: number): Promi
   return giveToken(tx, host.id, now);
 }
 
-/** Revokes all active tokens of a host; gives how many those were. */
+/** Revokes all active tokens of a host; gives their number. */
 export async function revokeTokens(tx: Queries, name: string, now: number): Promise<number> {
   const host = await findHost(tx, name);
   return tx.run("UPDATE tokens SET revoked_at = $1 WHERE host = $2 AND revoked_at IS NULL", [now, host.id]);
@@ -132,13 +132,13 @@ export async function archiveHost(tx: Queries, name: string, now: number): Promi
   await tx.run("UPDATE alerts SET closed_at = $1 WHERE host = $2 AND closed_at IS NULL", [now, host.id]);
 }
 
-/** Lets the next request bind the host's token anew: for a machine that was reinstalled or has moved. */
+/** Lets the next request bind the host's token again: for a machine that was reinstalled or has moved. */
 export async function rebindHost(tx: Queries, name: string): Promise<void> {
   const host = await findHost(tx, name);
   await tx.run("UPDATE tokens SET fingerprint = NULL WHERE host = $1", [host.id]);
 }
 
-/** Sets how often one host shall report, in seconds; null is as often as all others. */
+/** Sets the seconds between reports of one host; null: the same as all others. */
 export async function setInterval(tx: Queries, name: string, seconds: number | null): Promise<void> {
   const host = await findHost(tx, name);
   await tx.run("UPDATE hosts SET set_interval = $1 WHERE id = $2", [seconds, host.id]);

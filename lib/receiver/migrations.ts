@@ -1,8 +1,8 @@
 // The store's tables, as steps from one version to the next. A step that was released is never changed: add another.
 //
-// Samples are kept in the shape in which they are read: a host's figures of one moment are one row, those of all its
-// containers another. A row per container would touch a page per container and report; reading one container's history
-// from the host's rows costs a few milliseconds.
+// Samples are stored as they are read: the figures of a host at one moment are one row, those of all its containers another.
+// A row for each container would touch a page for each container and report. Reading one container's history from the host's
+// rows takes a few milliseconds.
 
 /** `MIGRATIONS[n]` brings tables of version n to version n + 1. */
 export const MIGRATIONS: readonly (readonly string[])[] = [

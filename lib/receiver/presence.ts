@@ -1,12 +1,12 @@
-// Who is alive: the dead-man's switch.
+// Decides that a host is silent: the dead-man's switch.
 //
 //   pending → online → (2 intervals without a report) stale → (4) offline → (a report) online
 //
-// The receipt of the last report decides, by this machine's clock. The receiver's own absence is nobody's silence: it leaves
-// an alive mark, and where time went by without it (it was down, stopped, asleep, or the clock was set, either way), every
-// deadline moves by that time.
+// The receipt of the last report counts, by this machine's clock. The receiver's own absence counts as no host's silence: it
+// stores an alive mark, and when time has passed without the receiver (it was down, stopped or asleep, or the clock was set
+// forward or back), every deadline moves by that time.
 //
-// A transition is claimed by a conditional update, so that a report which comes at the same moment wins or is told after.
+// A conditional update makes each transition, so that a report at the same moment either prevents it or ends it.
 
 import type { Log } from "../log.ts";
 import { duration } from "../text.ts";
@@ -15,11 +15,11 @@ import type { Status } from "./hosts.ts";
 import type { Queries } from "./database.ts";
 import { type Store, getNote, setNote } from "./store.ts";
 
-/** It is looked at least this often, in milliseconds. */
+/** The longest time between two looks, in milliseconds. */
 const LOOK_MS = 1000;
 /** Longer than this between two looks is an absence. */
 const ABSENCE_MS = 3 * LOOK_MS;
-/** The alive mark in the store is this old at most. */
+/** The greatest age of the alive mark. */
 const MARK_MS = 5000;
 const STALE_AFTER = 2;
 const OFFLINE_AFTER = 4;
@@ -34,7 +34,7 @@ interface Watched {
 }
 
 /** What a pass found. */
-export interface PresencePass {
+interface PresencePass {
   /** Milliseconds until something may be due. */
   next: number;
   /** How many hosts changed. */
@@ -45,12 +45,12 @@ export interface PresencePass {
 export class Presence {
   #store: Store;
   #log: Log;
-  /** When it was looked last; null before the first time. */
+  /** When the last look was; null before the first. */
   #looked: number | null = null;
   #marked = 0;
   /** When the receiver last came back from an absence, or began. */
   #backAt = Date.now();
-  /** Hosts whose report could not be stored: it was heard all the same. */
+  /** When a report came last that could not be stored, by host: it is a sign of life all the same. */
   #heard = new Map<number, number>();
 
   constructor(store: Store, log: Log) {
@@ -59,9 +59,9 @@ export class Presence {
   }
 
   /**
-   * One pass. The first one has to come before any report does.
+   * One pass. The first must run before any report comes.
    * @param options.now milliseconds since 1970.
-   * @param options.interval seconds between reports for a host that was told nothing yet.
+   * @param options.interval seconds between reports for a host that was told none yet.
    */
   async pass({ now, interval }: { now: number; interval: number }): Promise<PresencePass> {
     const away = await this.#giveBack(now);
@@ -85,8 +85,7 @@ export class Presence {
       const due = silence < stale ? stale - silence : offline - silence;
       if (due > 0) next = Math.min(next, due);
     }
-    // Together: a fleet that falls silent at once shares its syncs. One by one they would take so long that the next pass took it
-    // for an absence.
+    // Together, so that they share transactions: one by one a large fleet would take so long that the next pass saw an absence.
     const fallen = await Promise.allSettled(falls);
     const failed = fallen.find((fall) => fall.status === "rejected");
     if (failed) throw failed.reason;
@@ -94,7 +93,7 @@ export class Presence {
     return { next, changed };
   }
 
-  /** A host's report that came, but could not be stored. */
+  /** A host's report came, but could not be stored. */
   heard(host: number, at: number): void {
     this.#heard.set(host, at);
   }
@@ -110,7 +109,7 @@ export class Presence {
     this.#marked = now;
   }
 
-  /** Moves all deadlines by the time that the receiver was away; gives that. */
+  /** Moves all deadlines by the time that the receiver was away, and gives that time. */
   async #giveBack(now: number): Promise<number> {
     const first = this.#looked === null;
     const before = this.#looked ?? Number((await getNote(this.#store.read, "alive_at")) ?? now);
@@ -119,20 +118,20 @@ export class Presence {
     if (gap === 0) return 0;
     await this.#store.write(async (tx) => {
       if (gap > 0) {
-        // At the start nobody has reported since; later those who have were not seen before the gap began.
+        // At the start no host has reported since. Later only hosts count that were last seen before the gap.
         await tx.run(
           "UPDATE hosts SET away_ms = away_ms + $1 WHERE status IN ('online', 'stale') AND last_seen_at <= $2",
           [gap, first ? now : before + LOOK_MS],
         );
       } else {
-        // Receipts are put where this clock would have had them; who has reported by it was seen within the last look.
+        // Moves receipts to this clock, except those of reports since the clock was set.
         await tx.run("UPDATE hosts SET last_seen_at = last_seen_at + $1 WHERE last_seen_at > $2 OR last_seen_at < $3", [
           gap,
           now,
           first ? now : now - 2 * LOOK_MS,
         ]);
       }
-      // With it, or a receiver that is killed in between gives it twice.
+      // In the same transaction: a receiver that is killed in between must not give the time twice.
       await setNote(tx, "alive_at", String(now));
     });
     for (const [host, at] of this.#heard) this.#heard.set(host, at + gap);
@@ -143,7 +142,7 @@ export class Presence {
   }
 }
 
-/** Moves a host down; 0 when a report was quicker. */
+/** Moves a host to stale or offline; 0 where a report came first. */
 async function fallSilent(
   tx: Queries,
   { host, now, silence, offline }: { host: Watched; now: number; silence: number; offline: boolean },
@@ -158,7 +157,7 @@ async function fallSilent(
   const text = (state: string) =>
     `${host.name} is ${state}: no report for ${duration(silence)} (every ${host.interval} s expected)`;
   if (host.status === "online") await raise(tx, { host: host.id, type: "host.stale", text: text("stale"), at: now });
-  // One silence is one open alert: the graver takes the place of the other.
+  // One silence is one open alert: offline replaces stale.
   if (offline) await close(tx, { host: host.id, types: ["host.stale"], at: now });
   if (offline) await raise(tx, { host: host.id, type: "host.offline", text: text("offline"), at: now });
   return 1;

@@ -1,10 +1,10 @@
-// A sliding window per key: at most so many in any 60 seconds. In memory only: a restart gives everybody a fresh allowance.
+// A sliding window for each key: so many in any 60 seconds at most. In memory only: a restart begins with a full allowance.
 
 const WINDOW_MS = 60_000;
-/** Keys that have been quiet are forgotten once there are so many. */
+/** Quiet keys are forgotten when there are more keys than this. */
 const SWEEP_AT = 4096;
 
-/** Counts who was let in when. */
+/** Remembers when each key took one. */
 export class RateLimit {
   #taken = new Map<string | number, number[]>();
   #perMinute: number;
@@ -13,7 +13,7 @@ export class RateLimit {
     this.#perMinute = perMinute;
   }
 
-  /** Changes the allowance for everybody. */
+  /** Changes the allowance of all keys. */
   set perMinute(perMinute: number) {
     this.#perMinute = perMinute;
   }
@@ -37,7 +37,7 @@ export class RateLimit {
     const times = this.#taken.get(key);
     if (!times) return [];
     let old = 0;
-    // A clock that was set back would lock everybody out for as long as it was ahead: what lies ahead doesn't count.
+    // Times that lie ahead are from before the clock was set back, and don't count.
     while (old < times.length && (times[old]! <= now - WINDOW_MS || times[old]! > now)) old++;
     if (old > 0) times.splice(0, old);
     if (times.length === 0) this.#taken.delete(key);

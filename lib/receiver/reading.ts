@@ -1,4 +1,4 @@
-// What an operator reads: hosts, their history, events (also as a stream), episodes. JSON with times in RFC 3339.
+// The routes that an operator reads: hosts, their history, events (also as a stream), episodes. JSON with times in RFC 3339.
 
 import { type Context, Hono } from "hono";
 import { streamSSE } from "hono/streaming";
@@ -18,9 +18,9 @@ import { episodeName } from "./take-episode.ts";
 
 const DAY_MS = 86_400_000;
 const MOST_ROWS = 10_000;
-/** Containers and guests of a host: those that are there, then those that went last. */
+/** The most containers and guests of a host: present ones first, then those that went last. */
 const MOST_PARTS = 1000;
-/** A stream says something this often, so that proxies and clients know it is alive, in milliseconds. */
+/** How often a quiet stream sends a comment, so that proxies and clients keep it open, in milliseconds. */
 const HEARTBEAT_MS = 15_000;
 
 export interface Reading {
@@ -234,7 +234,7 @@ async function events(reading: Reading, c: C): Promise<Response> {
   return c.json({ events: rows.map(eventOf), next: rows.at(-1)?.id ?? after ?? 0 });
 }
 
-/** Server-sent events: from `Last-Event-ID` or `since` on, else what comes from now on. */
+/** Server-sent events: from `Last-Event-ID` or `since` on, else from now on. */
 async function stream(reading: Reading, c: C): Promise<Response> {
   const { store, stopping, news } = reading;
   const asked = c.req.header("last-event-id") ?? c.req.query("since");
@@ -257,7 +257,7 @@ async function stream(reading: Reading, c: C): Promise<Response> {
   });
 }
 
-/** Waits for news; false when only time went by. */
+/** Waits for news; false where none came for a while. */
 function somethingNew(news: News, stopping: AbortSignal): Promise<boolean> {
   const { promise, resolve } = Promise.withResolvers<boolean>();
   const timer = setTimeout(() => resolve(false), HEARTBEAT_MS);
@@ -315,7 +315,7 @@ async function download({ episodes, index }: Reading, c: C): Promise<Response> {
   });
 }
 
-/** The one range asked for; null where none is, or something that is better answered with all of it. */
+/** The single range of the header; null where the answer is all of it. */
 function rangeOf(header: string | undefined, size: number): { start: number; end: number } | "unsatisfiable" | null {
   const [, first, last] = /^bytes=(\d*)-(\d*)$/.exec(header?.trim() ?? "") ?? [];
   if (first === undefined || last === undefined || (first === "" && last === "")) return null;

@@ -3,7 +3,7 @@
 import * as v from "valibot";
 import { isNestedDeeper } from "../json.ts";
 
-/** A value that is neither here nor null counts as unknown. */
+/** A missing or null value is unknown: null. */
 const known = <T>(schema: v.GenericSchema<unknown, T>) => v.nullish(schema, null);
 
 const text = (most: number) => {
@@ -26,7 +26,7 @@ function between(least: number, most: number, { whole = false, message }: { whol
 
 const atLeastZero = between(0, Number.MAX_VALUE, { message: "expected a number of 0 or more" });
 
-/** RFC 3339 with its zone: a time without one means something else on each machine. */
+/** RFC 3339 with its zone: without one a time depends on the machine. */
 const DATE_TIME = /^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$/;
 const NO_DATE_TIME = 'expected a date-time with its zone, such as "2026-01-31T12:00:00Z"';
 
@@ -40,10 +40,10 @@ function parseTime(given: string): number {
   return Date.parse(given.replace(" ", "T").toUpperCase());
 }
 
-/** Deeper than this nothing is taken: what comes back out of the store has to be written as JSON again. */
+/** The deepest nesting that is taken: JSON.stringify must be able to write it again. */
 export const DEEPEST = 16;
 const MOST_CONTAINERS = 500;
-/** Longest of the lists whose content is the agent's own. */
+/** The longest list of free content. */
 const LONGEST = 10_000;
 
 function isList(value: unknown): value is unknown[] {
@@ -59,7 +59,7 @@ const list = known(
 );
 const mapping = v.custom<Record<string, unknown>>(isMapping, `expected a mapping, at most ${DEEPEST} levels deep`);
 
-/** A list whose length is judged before its elements: what is too long costs nothing more. */
+/** A list whose length is checked before its elements. */
 function atMost<T>(most: number, what: string, element: v.GenericSchema<unknown, T>) {
   return v.pipe(
     v.custom<unknown[]>(Array.isArray, "expected a list"),
@@ -201,7 +201,7 @@ const Report = v.object(
         "expected a mapping",
       ),
     ),
-    /** Our own agents tell it; where another one means something else by it, it is ignored as other fields are. */
+    /** Picket's own field: another agent's field of that name is ignored. */
     services: v.fallback(list, null),
     storage_targets: list,
     backups: list,
@@ -212,12 +212,12 @@ const Report = v.object(
   "expected a mapping",
 );
 
-/** A report that is in order. Times in milliseconds since 1970, what is unknown is null. */
+/** A valid report. Times in milliseconds since 1970, unknown values are null. */
 export type Report = v.InferOutput<typeof Report>;
 export type Container = v.InferOutput<typeof Container>;
 export type Guest = v.InferOutput<typeof Guest>;
 
-/** A field that breaks the contract: `containers[3].metrics.cpu_percent`, and what was expected. */
+/** A field that breaks the contract, such as `containers[3].metrics.cpu_percent`, and what was expected. */
 export interface BrokenField {
   field: string;
   error: string;
@@ -225,14 +225,14 @@ export interface BrokenField {
 
 const AHEAD_MS = 5 * 60_000;
 const BEHIND_MS = 60 * 60_000;
-/** So long an agent may take from its figures to its sending. */
+/** How long an agent may take from its figures to sending them. */
 const SAMPLING_MS = 30_000;
 
 /**
  * Reads a report.
  * @param options.now milliseconds since 1970; `recorded_at` (with `sent_at`: that one) lies between an hour before and five minutes after it.
  * @param options.backfillMs how old `recorded_at` may be where `sent_at` is given.
- * @returns the report, or every field that is wrong.
+ * @returns the report, or every broken field.
  */
 export function readReport(
   data: unknown,
@@ -305,7 +305,7 @@ function readContainerMetrics(value: unknown): NonNullable<Container["metrics"]>
   return figures;
 }
 
-/** Whether a report comes from a queue rather than from now: it is history then, and says nothing of the present. */
+/** Whether a report comes from a queue: then it is history and says nothing of the present. */
 export function isLate({ recorded_at: recorded, sent_at: sent }: Report, intervalSeconds: number): boolean {
   return sent !== null && sent - recorded > Math.max((intervalSeconds * 1000) / 2, SAMPLING_MS);
 }

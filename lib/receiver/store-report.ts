@@ -169,7 +169,7 @@ async function updateContainers(update: Update, reported: Container[] | null): P
   return rows;
 }
 
-/** A container that isn't among those present: new, or back again. An old report doesn't bring it back. */
+/** Adds a container that is new or back again. An old report doesn't bring it back. */
 async function addContainer({ tx, host, at, old }: Update, containerId: string, description: string): Promise<number> {
   const update = old ? "SET host = containers.host" : "SET description = excluded.description, gone_at = NULL";
   const row = await tx.one<{ id: number }>(
@@ -196,7 +196,7 @@ function isUnhealthy(container: Described | undefined): boolean {
   return container?.health_status === "unhealthy" && !STOPPED.has(container.state ?? "");
 }
 
-/** What a container's change means. A container that was first seen stopped has not stopped. */
+/** Raises and closes the alerts of a container. One that was stopped when it was first seen has not stopped. */
 async function tellOfContainer({ tx, host, at }: Update, before: Described | undefined, now: Described): Promise<void> {
   const about = { host: host.id, subject: now.name, at };
   const who = `${host.name}: container ${now.name}`;
@@ -236,7 +236,7 @@ async function updateGuests({ tx, host, at, old }: Update, reported: Guest[] | n
     const before = known.get(guest.vmid);
     known.delete(guest.vmid);
     const { vmid, ...described } = guest;
-    // A spec that couldn't be read this time is still what it was.
+    // The agent could not read the spec this time: keep the former one.
     const spec = described.spec ?? (before ? (JSON.parse(before.description) as Guest).spec : null);
     const description = JSON.stringify({ ...described, spec });
     if (before && (old || before.description === description)) {
@@ -262,7 +262,7 @@ async function updateGuests({ tx, host, at, old }: Update, reported: Guest[] | n
 
 /** The figures of one container in `workload_samples`: those of CONTAINER_METRICS, then memory_percent. */
 export type ContainerSample = (number | null)[];
-/** Where memory_percent stands in a ContainerSample. */
+/** The index of memory_percent in a ContainerSample. */
 export const MEMORY_PERCENT = CONTAINER_METRICS.length;
 
 const INSERT_HOST_SAMPLE = `INSERT INTO host_samples (host, at, ${METRICS.join(", ")})

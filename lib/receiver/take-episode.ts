@@ -1,11 +1,11 @@
-// An episode comes in. In this order, and each step before a byte more is asked for than it needs:
+// Takes in an episode. In this order, and each step reads no more than it needs:
 //
 //   headers (400) → commit (400, 412, 503) → length (413) → body, hashed while it is written beside its target
 //   → hash, length and magic number (400) → its name, unless that is taken → a line in the index → 201
 //
-// The name is taken: the same bytes are a sender's retry after a lost answer, 200, and a line that a crash kept out of
-// the index is written now; other bytes are 409 and change nothing. What the body says is hashed in that case, too: a
-// client is told that its episode is here only if it has shown that it is this one.
+// Where the name is taken, the same bytes are a retry after a lost answer: 200, and where a crash prevented the line in the index
+// it is written now. Other bytes are 409 and change nothing. The body is hashed in that case, too: only a client that has sent
+// these bytes is told that they are here.
 
 import { NAME_SEGMENT } from "../config.ts";
 import { Refusal } from "../refusal.ts";
@@ -16,7 +16,7 @@ import type { VersionGate } from "./version-gate.ts";
 /** A zstd frame begins with one of these (RFC 8878, sections 3.1.1 and 3.1.2): data, or what decoders skip. */
 const MAGIC = new Set([0xfd2fb528, ...Array.from({ length: 16 }, (_, n) => 0x184d2a50 + n)]);
 
-/** An upload on which nothing comes for so long is given up. How slowly it comes is its own affair. */
+/** An upload ends when nothing comes for this long. It may be as slow as it likes. */
 const STALLED_MS = 30_000;
 
 export interface Taking {
@@ -24,7 +24,7 @@ export interface Taking {
   index: EpisodeIndex;
   gate: VersionGate;
   maxBytes: number;
-  /** Makes those who are about to give or look at one name wait for each other, until its line is in the index. */
+  /** Makes uploads of one name wait for each other until its line is in the index. */
   inTurn: Turns;
 }
 
@@ -47,16 +47,16 @@ export function createTurns(): Turns {
   };
 }
 
-/** What came of it: 201 `stored`, 200 `known`. */
+/** The result: 201 `stored`, 200 `known`. */
 export interface TakenEpisode {
   outcome: "stored" | "known";
   sha256: string;
   size: number;
-  /** Whether it bore its commit. */
+  /** Whether it had its commit. */
   stamped: boolean;
 }
 
-/** What the headers of an upload say. */
+/** The headers of an upload. */
 interface Announced {
   sha256: string;
   schema: number;
@@ -94,7 +94,7 @@ export async function takeEpisode(taking: Taking, key: EpisodeKey, request: Requ
     const size = await readThrough(request, { announced, maxBytes, write: (chunk) => upload.write(chunk) });
     return await turn(async () => {
       if ((await upload.commit()) === "taken") return compare(taking, key, announced, size);
-      // A file that was taken away comes back: its line is there already.
+      // Where a file was removed and comes back, the line is there already.
       if (!(await taking.index.find(key))) await addRow(taking, key, announced, size);
       return { outcome: "stored", sha256: announced.sha256, size, stamped: announced.commit !== null };
     });
@@ -123,7 +123,7 @@ function readHeaders({ headers }: Request): Announced {
   return { sha256, schema: 1, commit, length: length === null ? null : Number(length) };
 }
 
-/** Reads the body to its end, handing it on; gives its size. */
+/** Reads the body to its end, and writes it; gives its size. */
 async function readThrough(
   request: Request,
   {
@@ -177,25 +177,25 @@ async function* chunksOf({ body }: Request): AsyncIterable<Uint8Array> {
   }
 }
 
-/** Another upload has the name: was it this one? */
+/** Compares an upload with the episode that has its name. */
 async function compare(taking: Taking, key: EpisodeKey, announced: Announced, size: number): Promise<TakenEpisode> {
   const there = await taking.episodes.find(key);
-  if (!there) throw new Error(`compare episode "${key.host}/${key.episode}": it was taken away meanwhile`);
+  if (!there) throw new Error(`compare episode "${key.host}/${key.episode}": it was removed meanwhile`);
   const row = await taking.index.find(key);
   const noted = { sha256: await hashOf(taking.episodes.open(key)), size: there.size };
-  // Whoever hears 200 may throw its own copy away.
+  // A client that gets 200 may delete its own copy.
   if (row && noted.sha256 !== row.sha256) {
     const what = `episode "${key.episode}" is damaged here: keep yours; its operator has to move the file away`;
     throw new Refusal(500, "damaged", what);
   }
   if (noted.sha256 !== announced.sha256) throw otherBytes(key, noted);
-  // Whoever put it there may have died before its name was on the disk.
+  // The process that put it there may have died before its name was on the disk.
   await taking.episodes.sync(key);
   if (!row) await addRow(taking, key, announced, size);
   return { outcome: "known", sha256: noted.sha256, size, stamped: announced.commit !== null };
 }
 
-/** Refuses other bytes under a name that the index knows, also where the file was taken away. */
+/** Refuses other bytes under a name that the index has, also where the file was removed. */
 async function refuseOther({ index }: Taking, key: EpisodeKey, announced: Announced): Promise<void> {
   const row = await index.find(key);
   if (row && row.sha256 !== announced.sha256) throw otherBytes(key, row);

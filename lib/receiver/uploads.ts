@@ -1,4 +1,4 @@
-// How a host's uploads go: refused for long, suddenly quiet, without their commit.
+// Alerts of a host's uploads: refused for long, quiet for longer than usual, without their commit.
 
 import type { Sender } from "./admission.ts";
 import { duration } from "../text.ts";
@@ -7,17 +7,17 @@ import type { Host } from "./hosts.ts";
 import type { Queries } from "./database.ts";
 import type { Store } from "./store.ts";
 
-/** Every upload refused for so long is an alert. */
+/** When every upload is refused for this long, that is an alert. */
 const FAILING_MS = 30 * 60_000;
 const DAY_MS = 86_400_000;
-/** So many uploads say what is usual, and fewer than QUIET_LEAST say nothing. */
+/** The latest uploads that show what is usual; fewer than QUIET_LEAST show nothing. */
 const QUIET_SAMPLES = 50;
 const QUIET_LEAST = 5;
 /** Quieter than usual: more than twice the longest pause, and at least an hour. */
 const QUIET_FACTOR = 2;
 const QUIET_MS = 60 * 60_000;
 
-/** Notes an upload that was taken (or that was there already). */
+/** Stores that an upload was taken, or was here already. */
 export async function uploadTaken(
   tx: Queries,
   { host }: Sender,
@@ -32,7 +32,7 @@ export async function uploadTaken(
   await close(tx, { host, types: over, at });
 }
 
-/** Notes an upload that was refused, and why. `unstamped`: it bore no commit where one is asked for. */
+/** Stores that an upload was refused, and why. `unstamped`: it lacked the commit that the version gate asks for. */
 export async function uploadRefused(
   tx: Queries,
   { host, name }: Sender,
@@ -48,7 +48,7 @@ export async function uploadRefused(
     const text = `${name} sends episodes without a commit (X-Code-Commit): the version gate refuses them`;
     await raise(tx, { host, type: "host.unstamped", text, at });
   }
-  // Refusals that lie a day apart are no row of them.
+  // Refusals more than a day apart are separate.
   const { uploads_refused_since: first, upload_refused_at: last } = row;
   const since = first === null || last === null || at - last > DAY_MS ? at : first;
   await tx.run("UPDATE hosts SET uploads_refused_since = $1, upload_refused_at = $2 WHERE id = $3", [since, at, host]);
@@ -60,7 +60,7 @@ export async function uploadRefused(
 
 /**
  * Looks for hosts that shipped within a day and are quiet for longer than is usual for them.
- * @param options.since when the receiver last came back from an absence: what was quiet before says nothing.
+ * @param options.since when the receiver last came back from an absence: a pause before that says nothing.
  */
 export async function quietPass(store: Store, { now, since }: { now: number; since: number }): Promise<number> {
   const hosts = await store.read.all<Host>(
@@ -69,7 +69,7 @@ export async function quietPass(store: Store, { now, since }: { now: number; sin
   );
   let raised = 0;
   for (const { id, name, last_upload_at: last } of hosts) {
-    // Nor does a host's own absence, which was told already.
+    // Nor does a host's own absence, which has its own alert.
     const back = await store.read.one<{ at: number | null }>(
       "SELECT MAX(at) AS at FROM events WHERE host = $1 AND type = 'host.recovered'",
       [id],
