@@ -6,15 +6,15 @@
 // Killed at any moment it loses nothing it acknowledged: an operation is in the log before it is counted or answered.
 
 import { dirname, join } from "node:path";
-import { type Context, Hono } from "hono";
+import { Hono } from "hono";
 import * as v from "valibot";
 import example from "./etc/observer.yaml" with { type: "text" };
 import { cannotAppend, holdAlone, isDiskFull, makeFolder, writeWhole } from "./lib/files.ts";
-import { type Bindings, type Health, type Server, answersOf, readBody, serve } from "./lib/http.ts";
+import { type Bindings, type Health, type Server, answersOf, readJson, serve } from "./lib/http.ts";
 import { Refusal } from "./lib/refusal.ts";
 import { Journal } from "./lib/journal.ts";
 import type { Log } from "./lib/log.ts";
-import { DEEPEST, isNestedDeeper, parseJson } from "./lib/json.ts";
+import { DEEPEST, isNestedDeeper } from "./lib/json.ts";
 import { type Counter, Registry } from "./lib/metrics.ts";
 import { Clusters } from "./lib/observer/clusters.ts";
 import { COMMANDS } from "./lib/observer/commands.ts";
@@ -248,11 +248,13 @@ function createApp(
     return Response.json({ status: ok ? "ok" : "failing", ...figures }, { status: ok ? 200 : 503 });
   });
   routes.post("/event", async (c) => {
-    const answer = await takeEvent(observer, await bodyOf(c));
+    const answer = await takeEvent(observer, await readJson(c.req.raw, MAX_BODY_BYTES));
     if (observer.operations.full) rotation.wake();
     return Response.json(answer);
   });
-  routes.post("/review", async (c) => Response.json(await review(observer, await bodyOf(c), stopping)));
+  routes.post("/review", async (c) =>
+    Response.json(await review(observer, await readJson(c.req.raw, MAX_BODY_BYTES), stopping)),
+  );
   const { clusters, recorder } = observer;
   routes.route(
     "/",
@@ -274,15 +276,6 @@ function health({ recorder, config, steps, escalations }: Observer): Health {
     ...(broken === null ? {} : { error: broken }),
   };
   return { ok: broken === null, figures };
-}
-
-async function bodyOf(c: Context<{ Bindings: Bindings }>): Promise<unknown> {
-  const body = await readBody(c.req.raw, MAX_BODY_BYTES);
-  try {
-    return parseJson(body);
-  } catch (error) {
-    throw new Refusal(400, "bad_json", `the body is ${(error as Error).message}`);
-  }
 }
 
 interface Accepted {

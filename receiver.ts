@@ -10,11 +10,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type Context, Hono } from "hono";
 import example from "./etc/receiver.yaml" with { type: "text" };
 import { holdAlone, isDiskFull, makeFolder } from "./lib/files.ts";
-import { type Bindings, type Server, answersOf, readBody, serve } from "./lib/http.ts";
+import { type Bindings, type Server, answersOf, readJson, serve } from "./lib/http.ts";
 import { Refusal } from "./lib/refusal.ts";
+import { isNestedDeeper } from "./lib/json.ts";
 import { type Log, errorChain, seldom } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
-import { isNestedDeeper, parseJson } from "./lib/json.ts";
 import { type Outbox, createOutbox, inboxChannel } from "./lib/outbox.ts";
 import { Admission, type Sender, asRefusal, mustBe, stamp, unauthorized } from "./lib/receiver/admission.ts";
 import { type News, createNews, eventSource } from "./lib/receiver/alerts.ts";
@@ -24,12 +24,12 @@ import { EpisodeIndex } from "./lib/receiver/episode-index.ts";
 import { EpisodeFolder, type EpisodeStore, episodesFolder } from "./lib/receiver/episodes.ts";
 import { type Figures, countAll, createFigures, health, hostCount, statusLine } from "./lib/receiver/figures.ts";
 import { retentionPass, rollupPass } from "./lib/receiver/history.ts";
-import { type Stored, storeReport } from "./lib/receiver/store-report.ts";
 import { setHealth } from "./lib/receiver/hosts.ts";
 import { Presence } from "./lib/receiver/presence.ts";
 import { readingRoutes } from "./lib/receiver/reading.ts";
 import { DEEPEST, readReport } from "./lib/receiver/report.ts";
 import { Store } from "./lib/receiver/store.ts";
+import { type Stored, storeReport } from "./lib/receiver/store-report.ts";
 import { type TakenEpisode, createTurns, episodeName, takeEpisode } from "./lib/receiver/take-episode.ts";
 import { quietPass, uploadRefused, uploadTaken } from "./lib/receiver/uploads.ts";
 import { VersionGate } from "./lib/receiver/version-gate.ts";
@@ -87,15 +87,14 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     metrics,
     log,
   };
-  // Before any host can report: the time that the receiver was away counts as no host's silence.
-  await onceThereIsRoom(service, () => watch(receiver));
   await episodes.sweep(log);
-  await Promise.all([
-    onceThereIsRoom(service, () => receiver.index.follow()),
-    receiver.gate.refresh(),
-    countAll(receiver),
-  ]);
-  const events = await onceThereIsRoom(service, () => eventSource(store, log));
+  const events = await onceThereIsRoom(service, async () => {
+    // Before any host can report: the time that the receiver was away counts as no host's silence.
+    await watch(receiver);
+    await receiver.index.follow();
+    return eventSource(store, log);
+  });
+  await Promise.all([gate.refresh(), countAll(receiver)]);
   const from = config.notify?.from ?? "receiver";
   const outbox = createOutbox(events, inboxChannel(config.notify, { from, log }));
   const server = listenToAgents(receiver, service);
@@ -182,10 +181,9 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
       mustBe(sender, c.req.param("host"));
       const result = await readJson(c.req.raw, MAX_HEALTH_BYTES);
       if (isNestedDeeper(result, DEEPEST)) throw new Refusal(422, "too_deep", "the body is nested too deeply");
-      const text = JSON.stringify(result);
       await store.write(async (tx) => {
         await stamp(tx, sender);
-        await setHealth(tx, sender.host, text);
+        await setHealth(tx, sender.host, JSON.stringify(result));
       });
       return new Response(null, { status: 204 });
     }),
@@ -199,18 +197,8 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
       return Response.json({ sha256, size }, { status: outcome === "stored" ? 201 : 200 });
     }),
   );
-  const config = () => receiver.config;
-  app.route("/v1", readingRoutes({ store, index, episodes, news, config, stopping }));
+  app.route("/v1", readingRoutes({ store, index, episodes, news, config: () => receiver.config, stopping }));
   return app;
-}
-
-async function readJson(request: Request, cap: number): Promise<unknown> {
-  const body = await readBody(request, cap);
-  try {
-    return parseJson(body);
-  } catch (error) {
-    throw new Refusal(400, "bad_json", `the body is ${(error as Error).message}`);
-  }
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -357,16 +345,6 @@ async function watch({ config, presence, news }: Receiver): Promise<number> {
 
 /** Runs the role: by itself, or as a part of picket.ts. */
 export const start = (called?: Called) =>
-  run(
-    "receiver",
-    {
-      usage: USAGE,
-      schema: Config,
-      main,
-      commands: COMMANDS,
-      example,
-    },
-    called,
-  );
+  run("receiver", { usage: USAGE, schema: Config, main, commands: COMMANDS, example }, called);
 
 if (import.meta.main) await start();

@@ -15,6 +15,7 @@ import { readFileSync } from "node:fs";
 import type { Hono } from "hono";
 import { type Listen, listenAddress } from "./config.ts";
 import { type BearsOwnCredentials, type Connection, createGuard } from "./guard.ts";
+import { parseJson } from "./json.ts";
 import type { Log } from "./log.ts";
 import { type Counter, type Histogram, Registry, processMetrics } from "./metrics.ts";
 import { Refusal, refusalLog, unknownPath, wrongMethod } from "./refusal.ts";
@@ -268,6 +269,16 @@ export function readBody(request: Request, cap: number): Promise<Uint8Array> {
   if (length === null) return readChunks(request, cap);
   if (Number(length) > cap) throw tooLarge(cap);
   return request.bytes();
+}
+
+/** The body as JSON. Throws Refusal as `readBody`, and 400 for another body. */
+export async function readJson(request: Request, cap: number): Promise<unknown> {
+  const body = await readBody(request, cap);
+  try {
+    return parseJson(body);
+  } catch (error) {
+    throw new Refusal(400, "bad_json", `the body is ${(error as Error).message}`);
+  }
 }
 
 async function readChunks(request: Request, cap: number): Promise<Uint8Array> {

@@ -1,7 +1,7 @@
 // The receiver's commands on the store, while the daemon runs.
 
 import { describe, expect, test } from "bun:test";
-import { Hub } from "./kit.ts";
+import { Hub, report } from "./kit.ts";
 
 describe("commands on the store, while the daemon runs", () => {
   test("add, rotate, revoke, archive, and back", async () => {
@@ -43,6 +43,19 @@ describe("commands on the store, while the daemon runs", () => {
     expect(await say("host", "set", "web-1")).toEqual([2, expect.stringContaining("--interval")]);
     expect(await say("host", "set", "web-1", "--interval", "0")).toEqual([2, expect.stringContaining("1 to 86400")]);
     expect(await say("host", "ad", "web-1")).toEqual([2, expect.stringContaining('"host add"')]);
+  });
+
+  test("host list shows the whole version of each agent, with its commit", async () => {
+    await using hub = await Hub.start({ hosts: ["web-1", "a-host-with-a-long-name"] });
+    const versions = ["0.2.0", `0.2.0+${"abcdef0123".repeat(4)}`];
+    for (const [index, host] of ["web-1", "a-host-with-a-long-name"].entries()) {
+      expect((await hub.report({ ...report(), agent_version: versions[index] }, { host })).status).toBe(200);
+    }
+    const { stdout } = await hub.run("host", "list");
+    const rows = stdout.trimEnd().split("\n");
+    expect(rows.map((row) => row.split(/ {2,}/).at(-1))).toEqual(["AGENT", versions[1]!, versions[0]!]);
+    const listed = JSON.parse((await hub.run("host", "list", "--json")).stdout) as { agent_version: string }[];
+    expect(listed.map(({ agent_version }) => agent_version)).toEqual(versions.toReversed());
   });
 
   test("a host with an interval of its own is told so by its next report", async () => {
