@@ -243,8 +243,7 @@ async function runCommand<S extends v.GenericSchema>(
 
 async function runDaemon<S extends v.GenericSchema>(life: Life<S>, log: Log): Promise<number> {
   life.top.strays = log;
-  const reloads = createReloads(life, log);
-  process.on("SIGHUP", () => reloads.ask());
+  const reloads = createReloads(log);
   const { stopping, stopped } = awaitStop(log);
   const { config, warnings } = await load(life);
   for (const warning of warnings) log.warn(warning);
@@ -259,7 +258,14 @@ async function runDaemon<S extends v.GenericSchema>(life: Life<S>, log: Log): Pr
   }
   if (!stopping.aborted) {
     begin(loops, log, status());
-    reloads.begin({ running, config, loops, status, stopping });
+    const reload = createReload(life, log, { running, config });
+    reloads.begin(async () => {
+      if (stopping.aborted) return;
+      notify(reloading());
+      await reload();
+      loops.reconsider();
+      if (!stopping.aborted) notify(ready(status()));
+    });
     await stopped;
   }
   await Promise.race([loops.ended(), Bun.sleep(LOOPS_END_MS)]);
@@ -339,73 +345,57 @@ function createTeller(status: () => string): (all: boolean) => void {
   };
 }
 
-/** What a reload has to do with, once `main` has returned. */
-interface Target<C> {
-  running: Running<C>;
-  /** The configuration that it runs with. */
-  config: C;
-  loops: Loops;
-  status: () => string;
-  stopping: AbortSignal;
-}
-
 /** SIGHUPs: those before the start is over wait for it, those during a reload make one more afterwards. */
-function createReloads<S extends v.GenericSchema>(life: Life<S>, log: Log) {
-  let target: Target<v.InferOutput<S>> | undefined;
-  let asked = 0;
-  let busy = false;
-
+function createReloads(log: Log): { begin(reload: () => Promise<void>): void } {
+  let reload: (() => Promise<void>) | undefined;
+  let isAsked = false;
+  let isBusy = false;
   async function work(): Promise<void> {
-    if (busy || target === undefined) return;
-    const { loops, status, stopping } = target;
-    busy = true;
-    while (asked > 0 && !stopping.aborted) {
-      asked = 0;
-      notify(reloading());
-      await reload(life, log, target);
-      loops.reconsider();
-      if (!stopping.aborted) notify(ready(status()));
+    if (isBusy || !reload) return;
+    isBusy = true;
+    while (isAsked) {
+      isAsked = false;
+      await reload();
     }
-    busy = false;
+    isBusy = false;
   }
-
+  process.on("SIGHUP", () => {
+    log.debug("SIGHUP");
+    isAsked = true;
+    void work();
+  });
   return {
-    ask(): void {
-      log.debug("SIGHUP");
-      asked++;
-      void work();
-    },
-    begin(begun: Target<v.InferOutput<S>>): void {
-      target = begun;
+    begin(begun) {
+      reload = begun;
       void work();
     },
   };
 }
 
-/** Reads the file again. A valid one takes effect; an invalid one is refused, and the former stays. */
-async function reload<S extends v.GenericSchema>(
+/** Reads the file again. A valid one takes effect, but for what waits for a restart; an invalid one is refused, and the former stays. */
+function createReload<S extends v.GenericSchema>(
   life: Life<S>,
   log: Log,
-  target: Target<v.InferOutput<S>>,
-): Promise<void> {
-  const { running } = target;
-  try {
-    const { config: next, warnings } = await load(life);
-    for (const warning of warnings) log.warn(warning);
-    if (!running.reload) {
-      log.warn("configuration is valid, but takes effect at the next start only");
-      return;
+  { running, config: first }: { running: Running<v.InferOutput<S>>; config: v.InferOutput<S> },
+): () => Promise<void> {
+  let former = first;
+  return async () => {
+    try {
+      const { config: next, warnings } = await load(life);
+      for (const warning of warnings) log.warn(warning);
+      if (!running.reload) return log.warn("configuration is valid, but takes effect at the next start only");
+      const { config, messages, problems } = untilRestart(life.options.schema, { former, next });
+      for (const message of messages) log.warn(message);
+      if (problems.length > 0) throw new ConfigError(problems);
+      await running.reload(config);
+      former = config;
+      log.info("configuration reloaded");
+    } catch (error) {
+      for (const problem of error instanceof ConfigError ? error.problems : [errorChain(error)]) log.error(problem);
+      log.error("configuration refused: the former one stays");
+      if (error instanceof Error && error.stack) log.debug(error.stack);
     }
-    const { config, messages } = untilRestart(life.options.schema, { former: target.config, next });
-    await running.reload(config);
-    target.config = config;
-    for (const message of messages) log.warn(message);
-    log.info("configuration reloaded");
-  } catch (error) {
-    for (const problem of error instanceof ConfigError ? error.problems : [errorChain(error)]) log.error(problem);
-    log.error("configuration refused: the former one stays");
-    if (error instanceof Error && error.stack) log.debug(error.stack);
-  }
+  };
 }
 
 /** Calls `first` at the first SIGINT or SIGTERM; a second one ends the process at once. */

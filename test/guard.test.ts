@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { ROUTES, raw, start } from "./http-kit.ts";
-import { Folder, runRole } from "./kit.ts";
+import { Folder, runRole, startRole } from "./kit.ts";
 
 describe("a token", () => {
   test("is asked for everywhere but where a signature stands in, before a byte of the body is read", async () => {
@@ -70,4 +70,18 @@ test("on another address than loopback, a route without verify keeps it from sta
   const bare = folder.write("c.yaml", `agent: a\ninbox_dir: ${folder.path}\nwebhook: { listen: "0.0.0.0:0" }\n`);
   const outcome = await runRole("collector", ["--config", bare]);
   expect([outcome.code, outcome.stderr]).toEqual([78, expect.stringContaining('set "auth.token_file"')]);
+});
+
+test("a reload that would leave an open door is refused: the address waits for a restart, the token doesn't", async () => {
+  using folder = new Folder();
+  const write = (listen: string, more: string) =>
+    folder.write("c.yaml", `agent: a\ninbox_dir: ${folder.at("inbox")}\nwebhook: { listen: "${listen}" }\n${more}`);
+  await using daemon = await startRole("collector", ["--config", write("0.0.0.0:0", "auth: { token: ours }\n")]);
+  const url = (await daemon.url()).replace("0.0.0.0", "127.0.0.1");
+  write("127.0.0.1:0", "");
+  daemon.child.kill("SIGHUP");
+  await daemon.said("webhook.listen: a change takes effect at the next start");
+  await daemon.said("webhook.listen: anyone who reaches 0.0.0.0:0 could connect");
+  await daemon.said("the former one stays");
+  expect((await fetch(`${url}/health`)).status).toBe(401);
 });

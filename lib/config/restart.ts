@@ -31,12 +31,13 @@ export function restartKeys(schema: v.GenericSchema): { key: string; of: Waits }
 
 /**
  * What of the configuration `next` takes effect at once: `next` with the values of `former` where a change waits for a
- * restart, and a message for each such change.
+ * restart, and a message for each such change. Old and new values together may break a rule that each configuration
+ * keeps: the token goes, but the old address, which others reach, stays. Then there are `problems`: refuse `next`.
  */
 export function untilRestart<C>(
   schema: v.GenericSchema<unknown, C>,
   { former, next }: { former: C; next: C },
-): { config: C; messages: string[] } {
+): { config: C; messages: string[]; problems: string[] } {
   const messages: string[] = [];
   const visit = (shape: Shape, { old, given, path }: { old: unknown; given: unknown; path: Path }): unknown => {
     const of = waitsOf(shape);
@@ -59,7 +60,18 @@ export function untilRestart<C>(
     return merged;
   };
   const config = visit(schema, { old: former, given: next, path: [] }) as C;
-  return { config, messages };
+  return { config, messages, problems: messages.length > 0 ? brokenRules(schema, config) : [] };
+}
+
+/** The rules of the whole configuration (see `rule`), asked again. */
+function brokenRules(schema: v.GenericSchema & Shape, config: unknown): string[] {
+  const rules = (schema.pipe ?? []).filter(
+    (item) => item.type === "raw_check",
+  ) as unknown as v.RawCheckAction<unknown>[];
+  return rules.flatMap((rule) => {
+    const { issues = [] } = rule["~run"]({ typed: true, value: config }, {});
+    return issues.map((issue) => [v.getDotPath(issue), issue.message].filter(Boolean).join(": "));
+  });
 }
 
 function waitsOf(shape: Shape): Waits | undefined {

@@ -15,7 +15,9 @@ const Schema = v.pipe(
     web: restartToSwitch(v.optional(v.strictObject({ port: restart(v.number()), name: v.optional(v.string(), "") }))),
     auth: v.optional(v.strictObject({ ...secret("token") }), {}),
   }),
-  rule(() => []),
+  rule(({ listen, auth }) =>
+    listen.host === "127.0.0.1" || auth.token.length > 0 ? [] : [{ path: ["listen"], text: "is open to all" }],
+  ),
 );
 
 const parse = (given: v.InferInput<typeof Schema>) => v.parse(Schema, given);
@@ -61,7 +63,12 @@ describe("a reload", () => {
   ];
   test.each(rows)("%s", (_, former, next, config, messages) => {
     const kept = untilRestart(Schema, { former: parse(former), next: parse(next) });
-    expect(kept).toEqual({ config: parse(config), messages });
+    expect(kept).toEqual({ config: parse(config), messages, problems: [] });
+  });
+
+  test("that would break a rule together with a former value tells so", () => {
+    const [former, next] = [parse({ listen: "0.0.0.0:80", auth: { token: "x" } }), parse({ listen: "127.0.0.1:80" })];
+    expect(untilRestart(Schema, { former, next }).problems).toEqual(["listen: is open to all"]);
   });
 
   test("takes secrets over", () => {
