@@ -7,14 +7,12 @@
 
 import { dirname, join } from "node:path";
 import { Hono } from "hono";
-import * as v from "valibot";
 import example from "./etc/observer.yaml" with { type: "text" };
-import { cannotAppend, holdAlone, isDiskFull, makeFolder, writeWhole } from "./lib/files.ts";
+import { cannotAppend, holdAlone, isDiskFull, makeFolder } from "./lib/files.ts";
 import { type Bindings, type Health, type Server, answersOf, readJson, serve } from "./lib/http.ts";
-import { Refusal } from "./lib/refusal.ts";
+import { type BrokenField, Refusal, refuseFields } from "./lib/refusal.ts";
 import { Journal } from "./lib/journal.ts";
 import type { Log } from "./lib/log.ts";
-import { DEEPEST, isNestedDeeper } from "./lib/json.ts";
 import { type Counter, Registry } from "./lib/metrics.ts";
 import { Clusters } from "./lib/observer/clusters.ts";
 import { COMMANDS } from "./lib/observer/commands.ts";
@@ -24,11 +22,11 @@ import { Escalations } from "./lib/observer/escalations.ts";
 import { createFigures } from "./lib/observer/figures.ts";
 import { Model, sameModel } from "./lib/observer/model.ts";
 import { OpLog } from "./lib/observer/op-log.ts";
-import { type BrokenField, type Operation, readOperation } from "./lib/observer/operation.ts";
-import { type Playbook, playbooksOf } from "./lib/observer/playbooks.ts";
+import { readOperation } from "./lib/observer/operation.ts";
+import { type Playbook, playbooksOf, writePlaybooks } from "./lib/observer/playbooks.ts";
 import { readingRoutes } from "./lib/observer/reading.ts";
 import { Ledger, Recorder } from "./lib/observer/recorder.ts";
-import { ReviewInput, type Verdict, askModel, judge } from "./lib/observer/review.ts";
+import { type Verdict, askModel, judge, readReview } from "./lib/observer/review.ts";
 import { type Called, type Loop, type Running, type Service, run } from "./lib/service.ts";
 
 const USAGE = `picket-observer: witnesses every operation, and escalates failures that repeat
@@ -86,7 +84,19 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     model,
     log,
   });
-  const record = async (ops: Operation[]) => void (await recorder.record(ops));
+  const corrections =
+    config.overseer_corrections === undefined
+      ? null
+      : new Corrections({
+          path: config.overseer_corrections,
+          folder,
+          record: async (ops) => void (await recorder.record(ops)),
+          known: (id) => ledger.ids.has(id),
+        });
+  const reviews =
+    folder === null
+      ? null
+      : new Journal({ path: join(folder, "reviews.jsonl"), durability, intents: join(folder, ".picket") });
   const metrics = new Registry();
   const steps = new Map<string, Loop>();
   const figures = createFigures(metrics, { ledger, escalations, steps });
@@ -96,25 +106,14 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     operations,
     clusters,
     escalations,
-    corrections:
-      config.overseer_corrections === undefined
-        ? null
-        : new Corrections({
-            path: config.overseer_corrections,
-            folder,
-            record,
-            known: (id) => ledger.ids.has(id),
-          }),
-    reviews:
-      folder === null
-        ? null
-        : new Journal({ path: join(folder, "reviews.jsonl"), durability, intents: join(folder, ".picket") }),
-    playbooks: [],
+    corrections,
+    reviews,
     model,
     metrics,
-    reviewed: ({ verdict, source }) => figures.reviews({ verdict, source }),
     steps,
     log,
+    playbooks: [],
+    reviewed: ({ verdict, source }) => figures.reviews({ verdict, source }),
   };
   const rotation = startSteps(observer, service);
   const server = listenToAll(observer, { stopping: service.stopping, rotation });
@@ -209,9 +208,7 @@ function startSteps(observer: Observer, service: Service): Loop {
     async (alive) => {
       observer.playbooks = await playbooksOf(recorder.ledger.tally.newest(), alive);
       const { persist_path } = observer.config;
-      if (persist_path === "") return;
-      const lines = observer.playbooks.map((playbook) => `${JSON.stringify(playbook)}\n`);
-      writeWhole(join(dirname(persist_path), "playbooks.jsonl"), lines.join(""));
+      if (persist_path !== "") writePlaybooks(dirname(persist_path), observer.playbooks);
     },
   );
   return step("rotate", cycle, async (alive) => {
@@ -278,15 +275,10 @@ function health({ recorder, config, steps, escalations }: Observer): Health {
   return { ok: broken === null, figures };
 }
 
-interface Accepted {
-  accepted: true;
-  ring_size: number;
-}
-
 /** Records what a request brought: one operation, or an array of which each item is answered for. */
-async function takeEvent({ recorder }: Observer, data: unknown): Promise<Accepted | unknown[]> {
+async function takeEvent({ recorder }: Observer, data: unknown): Promise<unknown> {
   const now = Date.now();
-  const accepted = (): Accepted => ({ accepted: true, ring_size: recorder.ledger.tally.ringSize });
+  const accepted = () => ({ accepted: true, ring_size: recorder.ledger.tally.ringSize });
   if (!Array.isArray(data)) {
     const read = readOperation(data, now);
     if ("broken" in read) throw invalid(read.broken);
@@ -308,9 +300,7 @@ async function takeEvent({ recorder }: Observer, data: unknown): Promise<Accepte
 /** A missing endpoint and an unknown source are bad requests; all else is valid JSON that breaks the contract. */
 function invalid(broken: BrokenField[]): Refusal {
   const status = broken.some(({ field }) => field === "endpoint" || field === "source") ? 400 : 422;
-  const named = broken.map(({ field, error }) => (field === "" ? error : `${field}: ${error}`));
-  const extra = { field: broken[0]?.field, fields: broken };
-  return new Refusal(status, "invalid_operation", named.slice(0, 5).join("; "), { extra });
+  return refuseFields(status, "invalid_operation", broken);
 }
 
 function notStored(error: unknown): never {
@@ -319,20 +309,13 @@ function notStored(error: unknown): never {
   throw new Refusal(500, "log", "the log can't be written; send it again later", { log });
 }
 
+/** Judges an answer; the model decides where it can be asked. Each review is kept with its input. */
 async function review(
   { config, model, reviews, reviewed }: Observer,
   data: unknown,
   stopping: AbortSignal,
 ): Promise<Verdict> {
-  const parsed = v.safeParse(ReviewInput, data);
-  if (!parsed.success) {
-    const fields = parsed.issues.map((issue) => ({ field: v.getDotPath(issue) ?? "", error: issue.message }));
-    const named = fields.map(({ field, error }) => (field === "" ? error : `${field}: ${error}`)).join("; ");
-    throw new Refusal(422, "invalid_review", named, { extra: { field: fields[0]?.field, fields } });
-  }
-  const input = parsed.output;
-  // What is kept has to be written as JSON again.
-  if (isNestedDeeper(input, DEEPEST)) throw new Refusal(422, "too_deep", `nested more than ${DEEPEST} levels deep`);
+  const input = readReview(data);
   let verdict = judge(input, config.review);
   if (model) {
     const asked = await askModel(input, model, stopping);

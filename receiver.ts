@@ -11,7 +11,7 @@ import { type Context, Hono } from "hono";
 import example from "./etc/receiver.yaml" with { type: "text" };
 import { holdAlone, isDiskFull, makeFolder } from "./lib/files.ts";
 import { type Bindings, type Server, answersOf, readJson, serve } from "./lib/http.ts";
-import { Refusal } from "./lib/refusal.ts";
+import { Refusal, refuseFields } from "./lib/refusal.ts";
 import { isNestedDeeper } from "./lib/json.ts";
 import { type Log, errorChain, seldom } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
@@ -215,9 +215,7 @@ async function takeReport(
   const read = readReport(data, { now: at, backfillMs: config.backfill_hours * HOUR_MS });
   if ("broken" in read) {
     figures.invalid.add();
-    const named = read.broken.map(({ field, error }) => `${field}: ${error}`);
-    const extra = { field: read.broken[0]?.field, fields: read.broken };
-    throw new Refusal(422, "invalid_report", named.slice(0, 5).join("; "), { extra });
+    throw refuseFields(422, "invalid_report", read.broken);
   }
   const { report } = read;
   if (report.host_id !== null) mustBe(sender, report.host_id);

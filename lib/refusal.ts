@@ -40,6 +40,18 @@ export class Refusal extends Error {
   }
 }
 
+/** A field that breaks a contract; `field` is empty where all of the value does. */
+export interface BrokenField {
+  field: string;
+  error: string;
+}
+
+/** Refuses valid JSON that breaks its contract: the message names the first fields, the answer all of them. */
+export function refuseFields(status: number, code: string, fields: BrokenField[]): Refusal {
+  const named = fields.map(({ field, error }) => (field === "" ? error : `${field}: ${error}`));
+  return new Refusal(status, code, named.slice(0, 5).join("; "), { extra: { field: fields[0]?.field, fields } });
+}
+
 /** 405 with `Allow`. */
 export function wrongMethod(method: string, allow: string): Refusal {
   return new Refusal(405, "method_not_allowed", `${method} is not possible here, only ${allow}`, {

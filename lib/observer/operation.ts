@@ -6,6 +6,7 @@
 // The fields are checked by hand because an observer does little else: with valibot that took five times as long.
 
 import { DEEPEST, isNestedDeeper } from "../json.ts";
+import type { BrokenField } from "../refusal.ts";
 
 /** Where operations come from. */
 export const SOURCES = ["mcp", "scenario", "langfuse", "overseer_correction", "workflow", "inbox"] as const;
@@ -41,12 +42,6 @@ export interface Operation {
   /** When it came in, of one whose timestamp lies ahead of that. */
   observed_at?: string;
   [unknown: string]: unknown;
-}
-
-/** A field that breaks the contract. */
-export interface BrokenField {
-  field: string;
-  error: string;
 }
 
 /** An operation as it is given: checked, with nothing filled in yet. */

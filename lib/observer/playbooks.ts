@@ -4,6 +4,8 @@
 // with what (a model, a version, any field of one's own). Where one value of a field keeps failing while another one works for
 // the same endpoint, that is named: it is the refinement a playbook proposes.
 
+import { join } from "node:path";
+import { writeWhole } from "../files.ts";
 import type { Operation } from "./operation.ts";
 import { shapeOf } from "./fingerprint.ts";
 import { inSlices } from "./slices.ts";
@@ -45,6 +47,11 @@ const LONGEST_VALUE = 64;
 /** A value keeps failing, or works, when it was tried so often and fails, or succeeds, in such a share. */
 const TRIED = 3;
 const MOSTLY = 0.8;
+
+/** Writes all playbooks into a folder, in place of the former ones. */
+export function writePlaybooks(folder: string, playbooks: Playbook[]): void {
+  writeWhole(join(folder, "playbooks.jsonl"), playbooks.map((playbook) => `${JSON.stringify(playbook)}\n`).join(""));
+}
 
 /** Fields that are no configuration: what happened, when, how long, and texts. */
 const NOT_CONFIGURATION = new Set([

@@ -2,6 +2,8 @@
 // second model may be asked first, and the heuristic answers when that is away, slow or talks nonsense.
 
 import * as v from "valibot";
+import { DEEPEST, isNestedDeeper } from "../json.ts";
+import { Refusal, refuseFields } from "../refusal.ts";
 import { type Model, objectIn } from "./model.ts";
 
 /** What decides where, in percent and attempts. */
@@ -36,7 +38,7 @@ function map(expected: string) {
 }
 
 /** What is to be judged; unknown fields are kept for the record. */
-export const ReviewInput = v.pipe(
+const ReviewInput = v.pipe(
   map("expected a JSON object"),
   v.looseObject(
     {
@@ -63,6 +65,19 @@ export const ReviewInput = v.pipe(
   ),
 );
 export type ReviewInput = v.InferOutput<typeof ReviewInput>;
+
+/** Reads what is to be judged. @throws Refusal that names every broken field. */
+export function readReview(data: unknown): ReviewInput {
+  const parsed = v.safeParse(ReviewInput, data);
+  if (!parsed.success) {
+    const fields = parsed.issues.map((issue) => ({ field: v.getDotPath(issue) ?? "", error: issue.message }));
+    throw refuseFields(422, "invalid_review", fields);
+  }
+  // It has to be written as JSON again.
+  if (isNestedDeeper(parsed.output, DEEPEST))
+    throw new Refusal(422, "too_deep", `nested more than ${DEEPEST} levels deep`);
+  return parsed.output;
+}
 
 /** Judges by the share of claims that are grounded. */
 export function judge({ grounding_stats: stats, attempt }: ReviewInput, limits: Thresholds): Verdict {
