@@ -177,10 +177,11 @@ export function have(program: string, test: string): boolean {
 /** Makes ca, foreign-ca, server, renewed, client, foreign (of the foreign one) and expired, each a .pem and a .key, with openssl. */
 export async function certificates(folder: Folder): Promise<void> {
   const sh = (script: string) => Bun.$`sh -c ${script}`.cwd(folder.path).quiet();
+  const key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1";
   const authority = (name: string) =>
-    `openssl req -x509 -newkey rsa:2048 -nodes -keyout ${name}.key -out ${name}.pem -days 2 -subj /CN=${name}`;
+    `openssl req -x509 ${key} -nodes -keyout ${name}.key -out ${name}.pem -days 2 -subj /CN=${name}`;
   const signed = (name: string, by: string, days = "-days 2") =>
-    `openssl req -newkey rsa:2048 -nodes -keyout ${name}.key -out ${name}.csr -subj /CN=localhost && printf 'subjectAltName=IP:127.0.0.1,DNS:localhost' > ext && openssl x509 -req -in ${name}.csr -CA ${by}.pem -CAkey ${by}.key -CAcreateserial ${days} -extfile ext -out ${name}.pem`;
+    `openssl req ${key} -nodes -keyout ${name}.key -out ${name}.csr -subj /CN=localhost && printf 'subjectAltName=IP:127.0.0.1,DNS:localhost' > ext && openssl x509 -req -in ${name}.csr -CA ${by}.pem -CAkey ${by}.key -CAcreateserial ${days} -extfile ext -out ${name}.pem`;
   await sh(
     [
       authority("ca"),
