@@ -180,7 +180,7 @@ test("the version gate's remediation is logged whole; drain-unstamped puts away 
   await server.stop(true);
 });
 
-test("4,000 folders that are refused cost 4,000 requests, and the good one behind them is shipped", async () => {
+test("1,000 folders that are refused cost 1,000 requests, and the good one behind them is shipped", async () => {
   let puts = 0;
   const server = hubThat(({ url }) => {
     puts++;
@@ -189,11 +189,11 @@ test("4,000 folders that are refused cost 4,000 requests, and the good one behin
       : Response.json({ error: "no" }, { status: 400 });
   });
   using place = new Lab(`http://127.0.0.1:${server.port}`);
-  for (let n = 0; n < 4000; n++) place.episode(`bad-${n}`, {}, null);
+  for (let n = 0; n < 1000; n++) place.episode(`bad-${n}`, {}, null);
   place.episode("good");
   const { code, stdout } = await place.once();
-  expect([code, stdout]).toEqual([6, "scanned=4001 shipped=1 transient=0 conflicts=0 fatal=4000\n"]);
-  expect(puts).toBe(4001);
+  expect([code, stdout]).toEqual([6, "scanned=1001 shipped=1 transient=0 conflicts=0 fatal=1000\n"]);
+  expect(puts).toBe(1001);
   expect((await place.once()).stdout).toBe("scanned=0 shipped=0 transient=0 conflicts=0 fatal=0\n");
   await server.stop(true);
 });

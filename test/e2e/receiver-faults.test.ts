@@ -1,6 +1,6 @@
 // What the receiver promises when things break: kill -9, a power cut, a full disk, a client that stalls.
 // Not tested: what a disk loses that says "synced" and isn't; file systems other than ext4 and tmpfs.
-// PICKET_FAULT_SECONDS sets how long it is killed again and again (10).
+// PICKET_FAULT_SECONDS sets how long it is killed again and again (10; `bun run test:long` 60).
 
 import { describe, expect, test } from "bun:test";
 import { Database } from "bun:sqlite";

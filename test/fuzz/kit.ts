@@ -18,7 +18,7 @@ export const SEED = Number(process.env["PICKET_FUZZ_SEED"] ?? (INPUTS > SHORT ? 
 console.log(`fuzzing: PICKET_FUZZ_SEED=${SEED} PICKET_FUZZ_INPUTS=${INPUTS}`);
 
 /** For `test`: as long as so many inputs may take. */
-export const TIMEOUT_MS = 30_000 + INPUTS * 30;
+export const TIMEOUT_MS = 300_000 + INPUTS * 30;
 
 /** For `exchange`: silence of so many milliseconds is no answer, and not a machine that is busy. */
 export const PATIENCE_MS = 30_000;

@@ -85,7 +85,7 @@ test(
   "the observer's files of any content are read, and what comes afterwards is kept",
   async () => {
     using folder = new Folder();
-    const given = sample(files, 0.1);
+    const given = sample(files, 0.05);
     const notify = { inbox_dir: folder.at("inbox"), recipient: "ops" };
     for (const { log, segment, snapshot, escalations, told, state, corrections } of given) {
       rmSync(folder.at("data"), { recursive: true, force: true });
