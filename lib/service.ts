@@ -108,14 +108,14 @@ export interface Command<C> extends Calling {
 export type Environment = Record<string, string | undefined>;
 
 /** What makes a role out of this. */
-export interface Role<S extends v.GenericSchema> {
+export interface Role<C> {
   /** The head of the help: what it is, and an example to paste. */
   usage: string;
-  schema: S;
+  schema: v.GenericSchema<unknown, C>;
   /** Environment variables with a name of their own, see config.ts. */
   shortForms?: ShortForms;
-  main(config: v.InferOutput<S>, service: Service): Promise<Running<v.InferOutput<S>>>;
-  commands?: Record<string, Command<v.InferOutput<S>>>;
+  main(config: C, service: Service): Promise<Running<C>>;
+  commands?: Record<string, Command<C>>;
   /** The text of the annotated configuration in `etc/`. */
   example: string;
 }
@@ -129,9 +129,9 @@ export interface Called {
 }
 
 /** Runs a role as `picket-<role>`: the daemon, or what its command line asks for. Ends the process. */
-export async function run<S extends v.GenericSchema>(
+export async function run<C>(
   role: string,
-  options: Role<S>,
+  options: Role<C>,
   { argv, command }: Called = { argv: process.argv.slice(2), command: ownCommand() },
 ): Promise<never> {
   const program = `picket-${role}`;
@@ -151,16 +151,16 @@ export async function run<S extends v.GenericSchema>(
   }
 }
 
-interface Life<S extends v.GenericSchema> {
+interface Life<C> {
   role: string;
   program: string;
-  options: Role<S>;
-  commands: Record<string, Command<v.InferOutput<S>>>;
+  options: Role<C>;
+  commands: Record<string, Command<C>>;
   request: Request;
   top: Top;
 }
 
-async function answer<S extends v.GenericSchema>(life: Life<S>): Promise<number> {
+async function answer<C>(life: Life<C>): Promise<number> {
   const { role, program, options, commands, request } = life;
   const command = request.command === null ? undefined : commands[request.command];
   if (request.help) {
@@ -200,13 +200,13 @@ function builtIn(role: string, example: string, command: string[]): Record<strin
   };
 }
 
-async function load<S extends v.GenericSchema>({ role, options, request }: Life<S>): Promise<Loaded<v.InferOutput<S>>> {
+async function load<C>({ role, options, request }: Life<C>): Promise<Loaded<C>> {
   const { schema, shortForms = {} } = options;
   const file = request.config === undefined ? {} : { file: request.config };
   return loadConfig({ role, schema, shortForms, env: process.env, ...file });
 }
 
-async function check<S extends v.GenericSchema>(life: Life<S>): Promise<number> {
+async function check<C>(life: Life<C>): Promise<number> {
   const { config, warnings } = await load(life);
   for (const warning of warnings) printError(`${life.program}: warning: ${warning}`);
   print("ok");
@@ -214,11 +214,7 @@ async function check<S extends v.GenericSchema>(life: Life<S>): Promise<number> 
   return 0;
 }
 
-async function runCommand<S extends v.GenericSchema>(
-  life: Life<S>,
-  command: Command<v.InferOutput<S>>,
-  log: Log,
-): Promise<number> {
+async function runCommand<C>(life: Life<C>, command: Command<C>, log: Log): Promise<number> {
   const stop = new AbortController();
   onStopSignals((signal) => {
     stop.abort();
@@ -241,13 +237,13 @@ async function runCommand<S extends v.GenericSchema>(
   return code ?? 0;
 }
 
-async function runDaemon<S extends v.GenericSchema>(life: Life<S>, log: Log): Promise<number> {
+async function runDaemon<C>(life: Life<C>, log: Log): Promise<number> {
   life.top.strays = log;
   const reloads = createReloads(log);
   const { stopping, stopped } = awaitStop(log);
   const { config, warnings } = await load(life);
   for (const warning of warnings) log.warn(warning);
-  let running: Running<v.InferOutput<S>> | undefined;
+  let running: Running<C> | undefined;
   const status = (): string => statusLine(running);
   const loops = createLoops({ log, stopping, watchdogMs: watchdogMs(), sign: createTeller(status) });
   try {
@@ -373,10 +369,10 @@ function createReloads(log: Log): { begin(reload: () => Promise<void>): void } {
 }
 
 /** Reads the file again. A valid one takes effect, but for what waits for a restart; an invalid one is refused, and the former stays. */
-function createReload<S extends v.GenericSchema>(
-  life: Life<S>,
+function createReload<C>(
+  life: Life<C>,
   log: Log,
-  { running, config: first }: { running: Running<v.InferOutput<S>>; config: v.InferOutput<S> },
+  { running, config: first }: { running: Running<C>; config: C },
 ): () => Promise<void> {
   let former = first;
   return async () => {

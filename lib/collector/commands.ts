@@ -4,20 +4,13 @@ import { resolve } from "node:path";
 import { NAME_SEGMENT } from "../config.ts";
 import { type ReadEvent, follow, inboxCursor, readEvents, readLast, readNew } from "../reader.ts";
 import { EVENT_TYPES, InboxWriter, PRIORITIES, completeEvent } from "../inbox.ts";
-import type { Durability } from "../journal.ts";
 import { printable, printableLines } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
+import type { Config } from "./config.ts";
 
 const HOOK_CHARACTERS = 10_000;
 
-/** What these commands ask of a configuration. */
-interface InboxSettings {
-  agent: string;
-  inbox_dir: string;
-  durability: Durability;
-}
-
-type Context<A> = CommandContext<InboxSettings, A>;
+type Context<A> = CommandContext<Config, A>;
 
 /** `ping RECIPIENT TEXT`: appends one event and prints its id. */
 async function ping(
@@ -198,4 +191,4 @@ example: PICKET_IDENTITY=bob picket-collector hook`,
     neverFails: true,
     run: hook,
   },
-} satisfies Record<string, Command<InboxSettings>>;
+} satisfies Record<string, Command<Config>>;

@@ -2,6 +2,7 @@
 
 import { printable, printableLines } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
+import type { Config } from "./config.ts";
 import { Clusters } from "./clusters.ts";
 import { readAll, readLog, segmentsOf } from "./op-log.ts";
 import type { Operation } from "./operation.ts";
@@ -14,18 +15,10 @@ const LOOK_MS = 250;
 const MINUTE_MS = 60_000;
 const HOUR_MS = 3_600_000;
 
-/** What these commands ask of a configuration. */
-interface ObserverSettings {
-  persist_path: string;
-  escalation_threshold: number;
-  window_minutes: number;
-  cooldown_hours: number;
-}
-
-type Context<A = object> = CommandContext<ObserverSettings, A>;
+type Context<A = object> = CommandContext<Config, A>;
 
 /** The log's path. @throws UsageError when nothing is written. */
-async function logOf(context: Context): Promise<{ path: string; config: ObserverSettings }> {
+async function logOf(context: Context): Promise<{ path: string; config: Config }> {
   const config = await context.loadConfig();
   if (config.persist_path === "") {
     throw new UsageError("there is no log: persist_path is empty", "ask the daemon: GET /observer/stats");
@@ -162,4 +155,4 @@ Exit code 1 when there is something.
 example: picket-observer check`,
     run: check,
   },
-} satisfies Record<string, Command<ObserverSettings>>;
+} satisfies Record<string, Command<Config>>;

@@ -3,9 +3,10 @@
 
 import { existsSync } from "node:fs";
 import { hostname } from "node:os";
-import { type Listen, isLoopback } from "../config.ts";
+import { isLoopback } from "../config.ts";
 import { printable } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
+import type { Config } from "./config.ts";
 import { EpisodeIndex, rebuild, verify } from "./episode-index.ts";
 import { EpisodeFolder, episodesFolder } from "./episodes.ts";
 import {
@@ -26,20 +27,12 @@ import type { Queries } from "./database.ts";
 import { Store } from "./store.ts";
 
 /** The settings that these commands use. */
-interface ReceiverSettings {
-  listen: Listen;
-  tls?: unknown;
-  data_dir: string;
-  episodes: string;
-  poll_interval_seconds: number;
-}
-
-type Context<A = object> = CommandContext<ReceiverSettings, A>;
+type Context<A = object> = CommandContext<Config, A>;
 
 /** Opens the store for one command. Only `host add` makes one, so that a wrong configuration doesn't look like an empty fleet. */
 async function withStore<T>(
   context: Context,
-  work: (store: Store, config: ReceiverSettings) => Promise<T>,
+  work: (store: Store, config: Config) => Promise<T>,
   { make = false } = {},
 ): Promise<T> {
   const config = await context.loadConfig();
@@ -77,7 +70,7 @@ async function giveToken(
   if (url !== undefined && !(/^https?:\/\/[^\s'"]+$/.test(url) && URL.canParse(url))) {
     throw new UsageError(`--url "${url}" is no http or https URL`, "such as --url https://hub.example");
   }
-  const show = async (store: Store, config: ReceiverSettings): Promise<void> => {
+  const show = async (store: Store, config: Config): Promise<void> => {
     const token = await store.write((tx) => give(tx, name, Date.now()));
     const lines = `export PICKET_URL=${url ?? ownUrl(config)}\nexport PICKET_TOKEN=${token}`;
     context.print(`${name}: ${said}. On that host (the token is not shown again):\n\n${lines}`);
@@ -89,7 +82,7 @@ async function giveToken(
 }
 
 /** The receiver's URL for agents, as far as it knows. */
-function ownUrl({ listen, tls }: ReceiverSettings): string {
+function ownUrl({ listen, tls }: Config): string {
   if (isLoopback(listen.host)) return `${tls ? "https" : "http"}://${String(listen)}`;
   return `${tls ? "https" : "http"}://${hostname()}:${listen.port}`;
 }
@@ -327,4 +320,4 @@ example: picket-receiver host set web-1 --interval 300`,
       "usage: picket-receiver index verify\n\nExit code 1 when something differs. Safe while the daemon runs.\n\nexample: picket-receiver index verify",
     run: verifyIndex,
   },
-} satisfies Record<string, Command<ReceiverSettings>>;
+} satisfies Record<string, Command<Config>>;
