@@ -156,8 +156,8 @@ function escapeControls(text: string): string {
   });
 }
 
-/** Writes the whole line or gives it up. A pipe that is full for now (EAGAIN) is waited for, up to about a second. */
-function writeStderr(line: string): void {
+/** Writes a whole line to stderr or gives it up. A pipe that is full for now (EAGAIN) is waited for, up to about a second. */
+export function writeStderr(line: string): void {
   const bytes = Buffer.from(`${line}\n`);
   let offset = 0;
   for (let attempts = 0; offset < bytes.length && attempts < 500;) {

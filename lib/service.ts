@@ -4,10 +4,8 @@
 //        └ daemon: configuration → main → READY=1 → loops … SIGTERM → loops end → stop → 0
 //                       └ 78, 2      └ 1, 3          └ SIGHUP: RELOADING=1, reload, READY=1
 //
-// Exit codes: 0 done · 1 it failed while running · 2 wrong usage, or a required setting is missing · 3 the other side
-// refused our credentials · 78 the configuration is invalid (EX_CONFIG, sysexits.h) · 128 + N at a second signal N.
+// What the exit codes mean: lib/exit.ts.
 
-import { writeSync } from "node:fs";
 import type * as v from "valibot";
 import {
   commandHelp,
@@ -15,27 +13,20 @@ import {
   groupHelp,
   helpText,
   parseCommandLine,
-  UsageError,
   type Args,
   type Calling,
   type Request,
 } from "./command-line.ts";
-import {
-  ConfigError,
-  loadConfig,
-  MissingSettings,
-  printConfig,
-  untilRestart,
-  type Loaded,
-  type ShortForms,
-} from "./config.ts";
-import { createLog, errorChain, type Log } from "./log.ts";
+import { ConfigError, loadConfig, printConfig, untilRestart, type Loaded, type ShortForms } from "./config.ts";
+import { print, report, takeStrays, type Top } from "./exit.ts";
+import { createLog, errorChain, type Log, writeStderr } from "./log.ts";
 import { createLoops, toldToStop, type Loop, type LoopOptions, type Loops } from "./loop.ts";
 import { managed, notify, reloading, watchdogMicroseconds } from "./systemd.ts";
 import { ownCommand, unitText } from "./unit.ts";
 import { versionLine } from "./version.ts";
 
 export { UsageError, type Args } from "./command-line.ts";
+export { RefusedCredentials } from "./exit.ts";
 export type { Loop, LoopOptions, LoopStats } from "./loop.ts";
 
 /** After a signal: how long the loops may take to end before `stop` is called all the same. */
@@ -46,17 +37,6 @@ const STOP_MS = 2500;
 const STOP_SIGNALS = { SIGINT: 130, SIGTERM: 143 };
 /** How often `STATUS=` is told at most. */
 const STATUS_MS = 10_000;
-
-/** The other side refused our credentials (401, 403): exit code 3, and units don't restart on it. */
-export class RefusedCredentials extends Error {
-  override name = "RefusedCredentials";
-  hint: string | undefined;
-
-  constructor(message: string, options?: ErrorOptions & { hint?: string }) {
-    super(message, options);
-    this.hint = options?.hint;
-  }
-}
 
 /** What a role's `main` hands back once it really serves. */
 export interface Running<C> {
@@ -208,7 +188,7 @@ async function load<C>({ role, options, request }: Life<C>): Promise<Loaded<C>> 
 
 async function check<C>(life: Life<C>): Promise<number> {
   const { config, warnings } = await load(life);
-  for (const warning of warnings) printError(`${life.program}: warning: ${warning}`);
+  for (const warning of warnings) writeStderr(`${life.program}: warning: ${warning}`);
   print("ok");
   if (life.request.print) print(printConfig(config));
   return 0;
@@ -404,92 +384,4 @@ function onStopSignals(first: (signal: keyof typeof STOP_SIGNALS) => void): void
   };
   process.on("SIGINT", handle("SIGINT"));
   process.on("SIGTERM", handle("SIGTERM"));
-}
-
-/** Who hears about errors: `log` where stderr is JSON, else it is text. `strays` is the log of a daemon. */
-interface Top {
-  program: string;
-  log: Log | null;
-  strays: Log | null;
-  debug: boolean;
-  neverFails: boolean;
-}
-
-/** A program with a dropped promise must not limp on: what nobody caught ends it. */
-function takeStrays(top: Top): void {
-  const die = (error: unknown): never => {
-    if (top.strays === null) process.exit(report(error, top));
-    top.strays.error("unexpected error, giving up", { error });
-    if (error instanceof Error && error.stack) top.strays.debug(error.stack);
-    process.exit(1);
-  };
-  process.on("uncaughtException", die);
-  process.on("unhandledRejection", die);
-}
-
-/** The one printer of errors. Returns what they mean as an exit code. */
-function report(error: unknown, { program, log, debug, neverFails }: Top): number {
-  const lines = error instanceof ConfigError ? [...error.problems] : [errorChain(error)];
-  const hint = findHint(error);
-  const stack = debug && error instanceof Error ? error.stack : undefined;
-  if (log) {
-    for (const line of lines) log.error(line, { hint, stack });
-    return neverFails ? 0 : exitCode(error);
-  }
-  // Problems stand at the start of their lines, where editors look for FILE:LINE:COL.
-  if (error instanceof MissingSettings) lines.unshift(`${program}: error: a required setting is missing`);
-  else if (error instanceof ConfigError) lines.unshift(`${program}: error: the configuration is invalid`);
-  else lines[0] = `${program}: error: ${lines[0]}`;
-  for (const line of lines) printError(line);
-  if (hint !== undefined) printError(`hint: ${hint}`);
-  if (stack !== undefined) printError(stack);
-  return neverFails ? 0 : exitCode(error);
-}
-
-/** The first hint in an error's chain. */
-function findHint(error: unknown): string | undefined {
-  if (!(error instanceof Error)) return undefined;
-  return "hint" in error && typeof error.hint === "string" ? error.hint : findHint(error.cause);
-}
-
-function exitCode(error: unknown): number {
-  if (error instanceof UsageError || error instanceof MissingSettings) return 2;
-  if (error instanceof ConfigError) return 78;
-  return error instanceof RefusedCredentials ? 3 : 1;
-}
-
-/** To stdout; ends the program, and that well, when nobody reads any more. */
-function print(text: string): void {
-  try {
-    writeAll(1, text.endsWith("\n") ? text : `${text}\n`);
-  } catch (error) {
-    if (isCode(error, "EPIPE")) process.exit(0);
-    throw new Error("cannot write to stdout", { cause: error });
-  }
-}
-
-/** To stderr; a closed one is no reason to stop. */
-function printError(line: string): void {
-  try {
-    writeAll(2, `${line}\n`);
-  } catch {
-    // Nobody is left to be told.
-  }
-}
-
-/** Writes everything, also to a pipe that somebody else made non-blocking and that is full for now. */
-function writeAll(fd: number, text: string): void {
-  const bytes = Buffer.from(text);
-  for (let offset = 0; offset < bytes.length;) {
-    try {
-      offset += writeSync(fd, bytes, offset);
-    } catch (error) {
-      if (!isCode(error, "EAGAIN")) throw error;
-      Bun.sleepSync(2);
-    }
-  }
-}
-
-function isCode(error: unknown, code: string): boolean {
-  return error instanceof Error && "code" in error && error.code === code;
 }
