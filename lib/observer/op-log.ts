@@ -4,7 +4,7 @@
 //   ops.000001.jsonl …   full segments, oldest first; nothing reads them but `check`, `tail` and people
 //   snapshot.json        what is known of all full segments, so that a start reads only ops.jsonl
 //
-// Rotation: everything under way is awaited, the snapshot is written beside its place and renamed (it says which file, by inode,
+// Rotation: everything under way is awaited, the snapshot is written beside its place and renamed (it says which file, by inode and hashes,
 // it covers up to which byte, and under which number that goes), then the log is renamed. Killed in between, or when the rename
 // fails, the next start finds a log that is covered up to there and reads only what came after; being full, it is rotated soon.
 // Without a snapshot, or with a broken one, all segments are read.
@@ -27,6 +27,7 @@ import {
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import * as v from "valibot";
+import { type Position, fits, openFile, partialPosition, positionAt, startOf } from "../cursor.ts";
 import { makeFolder, syncFolder, writeWhole } from "../files.ts";
 import { type Durability, Journal, healFolder } from "../journal.ts";
 import { replay } from "../replay.ts";
@@ -73,9 +74,11 @@ const Snapshot = v.object({
   version: v.literal(SNAPSHOT_VERSION),
   /** All segments up to this number. */
   covers: v.number(),
-  /** The last of them, as it was before its rename, and how long. */
+  /** The last of them, as it was before its rename, and how long; hashes of its first and last bytes, which 0.1.0 did not keep. */
   inode: v.number(),
   bytes: v.number(),
+  head: v.optional(v.string(), ""),
+  tail: v.optional(v.string(), ""),
   state: v.unknown(),
 });
 
@@ -156,8 +159,8 @@ export class OpLog {
       // Also where the segments were packed away: one that is put back must not be taken for a new one.
       const number = Math.max(segmentsOf(path).at(-1)?.number ?? 0, this.#covered) + 1;
       const state = this.#options.books.save();
-      const { ino: inode, size: bytes } = statSync(path);
-      const snapshot = { version: SNAPSHOT_VERSION, covers: number, inode, bytes, state };
+      const { inode, offset: bytes, head, tail } = endOf(path);
+      const snapshot = { version: SNAPSHOT_VERSION, covers: number, inode, bytes, head, tail, state };
       writeWhole(snapshotPath(path), JSON.stringify(snapshot));
       renameSync(path, segmentPath(path, number));
       this.#covered = number;
@@ -267,14 +270,32 @@ function restore(path: string, books: Books): { covered: number; from: number } 
   const file = snapshotPath(path);
   if (!existsSync(file)) return { covered: 0, from: 0 };
   try {
-    const { covers, inode, bytes, state } = v.parse(Snapshot, JSON.parse(readFileSync(file, "utf8")));
+    const { covers, inode, bytes, head, tail, state } = v.parse(Snapshot, JSON.parse(readFileSync(file, "utf8")));
     books.restore(state);
-    const here = existsSync(segmentPath(path, covers)) ? undefined : statSync(path, { throwIfNoEntry: false });
-    const known = here?.ino === inode && here.size >= bytes;
-    return { covered: covers, from: known ? bytes : 0 };
+    const here = existsSync(segmentPath(path, covers)) ? null : openFile(path);
+    if (here === null) return { covered: covers, from: 0 };
+    try {
+      // A log that was copied has another inode: what is in it tells.
+      const known =
+        (tail !== "" || startOf(here).inode === inode) && fits(here, partialPosition({ offset: bytes, head, tail }));
+      return { covered: covers, from: known ? bytes : 0 };
+    } finally {
+      closeSync(here);
+    }
   } catch {
     books.reset();
     return { covered: 0, from: 0 };
+  }
+}
+
+/** How much there is of a log that nothing is appended to. */
+export function endOf(path: string): Position {
+  const fd = openFile(path);
+  if (fd === null) throw new Error(`read "${path}": it is missing`);
+  try {
+    return positionAt(fd, fstatSync(fd).size);
+  } finally {
+    closeSync(fd);
   }
 }
 
