@@ -91,7 +91,6 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
           path: config.overseer_corrections,
           folder,
           record: async (ops) => void (await recorder.record(ops)),
-          known: (id) => ledger.ids.has(id),
         });
   const reviews =
     folder === null

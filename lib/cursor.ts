@@ -34,8 +34,8 @@ const NEWLINE = 0x0a;
 const LONGEST_LINE = 16 << 20;
 /** Renamed files that are still followed. */
 const MOST_FORMER = 4;
-/** A folder in which files are being renamed is listed again until two listings agree. */
-const LISTINGS = 5;
+/** So often a folder in which files are being renamed is listed. */
+const LISTINGS = 10;
 
 const wholeNumber = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 
@@ -56,7 +56,7 @@ export const Position = v.object({
 });
 export type Position = v.InferOutput<typeof Position>;
 
-/** Where older versions left only some of it: it fits any file that has these bytes. */
+/** A position of which only some is known: it fits every file that has these bytes. */
 export function partialPosition(known: Partial<Position> & { offset: number }): Position {
   // Without a time no rotated file is newer.
   return { dev: 0, inode: 0, born: 0, mtime: Number.MAX_SAFE_INTEGER, generation: 1, head: "", tail: "", ...known };
@@ -195,6 +195,8 @@ export interface CursorOptions {
 }
 
 export interface Pass {
+  /** Called once it is known which files are to be read: the positions are where that begins. */
+  begin?: () => void;
   /** Called for each new line, in the order of the files and their lines. */
   visit: (line: Line) => unknown;
   /**
@@ -241,9 +243,10 @@ export class Cursor {
   }
 
   /** Reads everything that is new. @throws Error when something else than a file lies at the path. */
-  async read({ visit, settle, signal }: Pass): Promise<void> {
+  async read({ begin, visit, settle, signal }: Pass): Promise<void> {
     this.#locate();
     this.#letGo();
+    begin?.();
     for (const file of this.#files) {
       while (file.fd >= 0) {
         if (signal?.aborted) return;
@@ -284,7 +287,7 @@ export class Cursor {
     const is = here === null ? null : startOf(here);
     if (here !== null && (!last || (isSame(is!, last.position) && fits(here, last.position)))) {
       if (!last) this.#files.push({ position: is!, fd: here });
-      else if (last.fd < 0) last.fd = here;
+      else if (last.fd < 0) adopt(last, here);
       else closeSync(here);
       this.#reopenFormer();
     } else if (last) {
@@ -301,14 +304,13 @@ export class Cursor {
     else if (!fits(last.fd, last.position)) shut(last);
     if (here !== null && isCopy(here, last)) {
       shut(last);
-      last.fd = here;
-      last.position = { ...last.position, ...fileOf(fstatSync(here)) };
+      adopt(last, here);
       return;
     }
     if (last.fd < 0) {
       const copies = siblings.filter(({ rank }) => rank !== null).toReversed();
-      last.fd = last.position.offset > 0 ? firstOpen(copies, (fd) => fits(fd, last.position)) : -1;
-      if (last.fd >= 0) last.position = { ...last.position, ...fileOf(fstatSync(last.fd)) };
+      const fd = last.position.offset > 0 ? firstOpen(copies, (one) => fits(one, last.position)) : -1;
+      if (fd >= 0) adopt(last, fd);
     }
     let { generation } = last.position;
     for (const sibling of this.#missed(siblings, last, is)) {
@@ -356,21 +358,13 @@ export class Cursor {
 
   /** The regular files in the folder; those that a rotation named have a rank and come in the order of their age. */
   #siblings(): Sibling[] {
-    const folder = dirname(this.#path);
-    let found = listing(folder);
-    for (let n = 1; n < LISTINGS; n++) {
-      const again = listing(folder);
-      const agree = again.length === found.length && again.every((file, index) => alike(file, found[index]!));
-      found = again;
-      if (agree) break;
-    }
     const rank = (path: string): number | null => {
       const match = this.#rotated.exec(basename(path));
       const digits = (match?.[1] ?? match?.[2])?.replaceAll(/\D/g, "");
       // Short numbers count backwards (`.1` is the newest), dates and padded numbers forwards.
       return digits === undefined ? null : digits.length < 6 ? -Number(digits) : Number(digits);
     };
-    return found
+    return agreedListing(dirname(this.#path))
       .map((file) => ({ ...file, rank: rank(file.path) }))
       .toSorted((a, b) => (a.rank ?? -Infinity) - (b.rank ?? -Infinity));
   }
@@ -381,6 +375,17 @@ type FileOf = Pick<Position, "dev" | "inode" | "born" | "mtime">;
 interface Sibling extends FileOf {
   path: string;
   rank: number | null;
+}
+
+/** A folder in which files are being renamed is listed until two listings agree. */
+function agreedListing(folder: string): Omit<Sibling, "rank">[] {
+  let found = listing(folder);
+  for (let n = 1; n < LISTINGS; n++) {
+    const before = found;
+    found = listing(folder);
+    if (found.length === before.length && found.every((file, index) => alike(file, before[index]!))) break;
+  }
+  return found;
 }
 
 function listing(folder: string): Omit<Sibling, "rank">[] {
@@ -404,13 +409,14 @@ function fileOf({ dev, ino: inode, birthtimeMs: born, mtimeMs: mtime }: Stats): 
   return { dev, inode, born, mtime };
 }
 
+/** Whether it is the same file. Older versions left no device. */
 function isSame(one: FileOf, other: FileOf): boolean {
-  return one.dev === other.dev && one.inode === other.inode;
+  return one.inode === other.inode && (one.dev === other.dev || one.dev === 0 || other.dev === 0);
 }
 
 /** Whether the last file is gone, and the one at the path begins with all of it. */
 function isCopy(here: number, { fd, position }: Followed): boolean {
-  if (fd < 0) return fits(here, position);
+  if (fd < 0) return position.offset > 0 && fits(here, position);
   const { nlink, size } = fstatSync(fd);
   return nlink === 0 && fits(here, positionAt(fd, size, position));
 }
@@ -423,13 +429,30 @@ function reopen(position: Position, siblings: Sibling[]): number {
 
 function firstOpen(siblings: Sibling[], suits: (fd: number) => boolean): number {
   for (const sibling of siblings) {
-    const fd = openToRead(sibling.path);
-    if (fd === null) continue;
-    // It may have been renamed in this moment, and another one be there.
-    if (isSame(fileOf(fstatSync(fd)), sibling) && suits(fd)) return fd;
-    closeSync(fd);
+    const fd = openSibling(sibling);
+    if (fd >= 0 && suits(fd)) return fd;
+    if (fd >= 0) closeSync(fd);
   }
   return -1;
+}
+
+/** Opens a file that was listed, also when it was renamed since; -1 when it is gone. */
+function openSibling(sibling: Sibling): number {
+  let { path } = sibling;
+  for (let n = 0; n < LISTINGS; n++) {
+    const fd = openToRead(path);
+    if (fd !== null && isSame(fileOf(fstatSync(fd)), sibling)) return fd;
+    if (fd !== null) closeSync(fd);
+    const now = agreedListing(dirname(path)).find((one) => isSame(one, sibling));
+    if (!now) return -1;
+    path = now.path;
+  }
+  return -1;
+}
+
+function adopt(file: Followed, fd: number): void {
+  file.fd = fd;
+  file.position = { ...file.position, ...fileOf(fstatSync(fd)) };
 }
 
 function shut(file: Followed): void {

@@ -11,7 +11,7 @@
 import { closeSync, constants, existsSync, openSync, readFileSync, watch, writeSync } from "node:fs";
 import { basename, join } from "node:path";
 import * as v from "valibot";
-import { Cursor, type Line, Position, partialPosition } from "./cursor.ts";
+import { Cursor, type Line, type Pass, Position, partialPosition } from "./cursor.ts";
 import { inheritOwner, makeFolder, writeWhole } from "./files.ts";
 import { flock, hasLibc } from "./ffi.ts";
 import { EventLine, inboxPath, statePath } from "./inbox.ts";
@@ -119,8 +119,11 @@ async function collectNew(options: ReadOptions, cursor: Cursor, end: () => void)
   const before = parseMark(text);
   cursor.positions = before;
   const found: Found[] = [];
-  await scan(cursor, options, (event, spot) => found.push({ event, ...spot }));
-  const mark = openMark({ path, text, before, cursor });
+  let starts: readonly Position[] = [];
+  await scan(cursor, { ...options, begin: () => (starts = cursor.positions) }, (event, spot) =>
+    found.push({ event, ...spot }),
+  );
+  const mark = openMark({ path, text, before, starts, cursor });
   const ready = found.filter((one) => {
     if (mark.shown(one)) return false;
     if (!waits(one.event)) return true;
@@ -156,9 +159,14 @@ function waits(event: ReadEvent): boolean {
   return event.sentinel !== undefined && event.sentinel !== "" && !existsSync(event.sentinel);
 }
 
-function scan(cursor: Cursor, options: ReadOptions, each: (event: ReadEvent, spot: Spot) => void): Promise<void> {
+function scan(
+  cursor: Cursor,
+  options: ReadOptions & Pick<Pass, "begin">,
+  each: (event: ReadEvent, spot: Spot) => void,
+): Promise<void> {
   const path = inboxPath(options.dir, options.recipient);
   return cursor.read({
+    begin: options.begin ?? (() => {}),
     visit(line) {
       const skip = (reason: string): void =>
         options.warn(`${path}: skipped the line at byte ${line.offset}: ${reason}`);
@@ -208,12 +216,14 @@ interface Turn {
   /** What is there, and what it says. */
   text: string;
   before: MarkFile[];
+  /** Where the files were read from. */
+  starts: readonly Position[];
   /** It has read everything by now. */
   cursor: Cursor;
 }
 
 /** The mark during a turn: what is shown is added to what was shown before. */
-function openMark({ path, text, before, cursor }: Turn) {
+function openMark({ path, text, before, starts, cursor }: Turn) {
   const held = new Map<string, number>();
   const shown = new Map(
     before.flatMap(({ generation, shown: lines }) =>
@@ -222,12 +232,9 @@ function openMark({ path, text, before, cursor }: Turn) {
   );
   const key = ({ generation, offset }: Spot): string => `${generation} ${offset}`;
   const wasShown = (spot: Spot): boolean => ["", spot.hash].includes(shown.get(key(spot)) ?? "-");
-  /** Where the files were read from. */
-  const starts = cursor.positions.map((position): MarkFile => {
-    const { dev, inode, born } = position;
+  const begun = starts.map((position): MarkFile => {
     const known = before.find(({ generation }) => generation === position.generation);
-    if (known) return { ...known, dev, inode, born };
-    return { ...position, offset: 0, head: "", tail: "", shown: {}, held: {} };
+    return { ...position, shown: known?.shown ?? {}, held: known?.held ?? {} };
   });
   let fd = -1;
   const replaceBy = (files: MarkFile[]): void => {
@@ -238,7 +245,7 @@ function openMark({ path, text, before, cursor }: Turn) {
     const { generation } = end;
     const lines = found.filter((one) => one.generation === generation);
     const first = lines.find((one) => !wasShown(one));
-    const start = starts.find((file) => file.generation === generation)!;
+    const start = begun.find((file) => file.generation === generation)!;
     // What was rewritten meanwhile is not what was read: then the mark stays.
     const position = first ? (cursor.back(generation, first.offset) ?? start) : end;
     const later = lines.filter((one) => one.offset >= position.offset);
@@ -259,7 +266,7 @@ function openMark({ path, text, before, cursor }: Turn) {
     /** Adds it to the file, for a reader that is killed before the end. */
     note(spot: Spot): void {
       if (fd < 0) {
-        replaceBy(starts);
+        replaceBy(begun);
         fd = openSync(path, constants.O_WRONLY | constants.O_APPEND);
       }
       writeSync(fd, `${key(spot)} ${spot.hash}\n`);

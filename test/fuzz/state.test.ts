@@ -113,7 +113,6 @@ test(
       const reader = new Corrections({
         path: folder.at("data", "corrections.jsonl"),
         folder: folder.at("data"),
-        known: (id) => ledger.ids.has(id),
         record,
       });
       await reader.pass();
