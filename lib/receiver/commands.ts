@@ -7,7 +7,7 @@ import { isLoopback } from "../config.ts";
 import { printable } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 import type { Config } from "./config.ts";
-import { EpisodeIndex, rebuild, verify } from "./episode-index.ts";
+import { type Check, EpisodeIndex, rebuild, verify } from "./episode-index.ts";
 import { EpisodeFolder, episodesFolder } from "./episodes.ts";
 import {
   type Host,
@@ -156,24 +156,21 @@ async function setHost(context: Context<{ interval?: string }>): Promise<void> {
   });
 }
 
-/** Logs progress now and then. */
-function progress(context: Context): () => void {
-  let looked = 0;
-  let told = performance.now();
-  return () => {
-    looked++;
-    if (performance.now() - told < 5000) return;
-    told = performance.now();
-    context.log.info("looking", { episodes: looked });
-  };
-}
-
-function withIndex<T>(context: Context, work: (check: Parameters<typeof rebuild>[0]) => Promise<T>): Promise<T> {
+/** Opens the index for one command, which logs now and then how many episodes it has looked at. */
+function withIndex<T>(context: Context, work: (check: Check, looked: () => number) => Promise<T>): Promise<T> {
   return withStore(context, async (store, config) => {
+    let looked = 0;
+    let logged = performance.now();
+    const progress = (): void => {
+      looked++;
+      if (performance.now() - logged < 5000) return;
+      logged = performance.now();
+      context.log.info("looking", { episodes: looked });
+    };
     const index = new EpisodeIndex(store);
+    const episodes = new EpisodeFolder(episodesFolder(config));
     try {
-      const episodes = new EpisodeFolder(episodesFolder(config));
-      return await work({ index, episodes, signal: context.signal, progress: progress(context) });
+      return await work({ index, episodes, signal: context.signal, progress }, () => looked);
     } finally {
       await index.close();
     }
@@ -186,26 +183,15 @@ async function rebuildIndex(context: Context): Promise<void> {
   context.print(made.length === 0 ? "nothing was missing" : `${many(made.length, "missing line")} made`);
 }
 
-async function verifyIndex(context: Context): Promise<number> {
-  return withIndex(context, async (check) => {
+function verifyIndex(context: Context): Promise<number> {
+  return withIndex(context, async (check, looked) => {
     let differences = 0;
-    let looked = 0;
-    const counting = {
-      ...check,
-      progress: (key: { host: string; episode: string }) => {
-        looked++;
-        check.progress(key);
-      },
-    };
-    for await (const { host, episode, what, detail } of verify(counting)) {
+    for await (const { host, episode, what, detail } of verify(check)) {
       differences++;
       context.print(printable(`${host}/${episode}: ${what}: ${detail}`));
     }
-    context.print(
-      differences === 0
-        ? `${many(looked, "episode")}, all as the index says`
-        : `${many(looked, "episode")}, ${many(differences, "difference")}`,
-    );
+    const result = differences === 0 ? "all as the index says" : many(differences, "difference");
+    context.print(`${many(looked(), "episode")}, ${result}`);
     return differences === 0 ? 0 : 1;
   });
 }
