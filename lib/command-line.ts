@@ -72,7 +72,8 @@ type FlagToken = Extract<Token, { kind: "option" }>;
  */
 export function parseCommandLine(argv: string[], commands: Record<string, Calling>): Request {
   const every = everyFlag(commands);
-  const { tokens } = parseArgs({ args: argv, options: every, strict: false, allowPositionals: true, tokens: true });
+  const parsed = parseArgs({ args: argv, options: every, strict: false, allowPositionals: true, tokens: true });
+  const { tokens } = parsed;
   const flags = tokens.filter((token) => token.kind === "option");
   for (const flag of flags) refuseUnknown(flag, every);
   const asksHelp = flags.some((flag) => flag.name === "help");
@@ -84,7 +85,6 @@ export function parseCommandLine(argv: string[], commands: Record<string, Callin
     if (group === null) refuseForeign(flag, command, own, commands);
     refuseMalformed(flag, every);
   }
-  const parsed = parseArgs({ args: argv, options: every, strict: true, allowPositionals: true });
   const args: Args = { ...parsed.values };
   for (const [name, { default: fallback }] of Object.entries(own)) args[name] ??= fallback;
   const request = { ...commonPart(args), command, group, args, positionals: parsed.positionals.slice(words) };

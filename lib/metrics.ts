@@ -50,7 +50,7 @@ export class Registry {
     };
   }
 
-  /** A gauge that is asked when somebody looks; NaN leaves the sample out. */
+  /** A gauge whose value is asked for at each scrape; NaN leaves the sample out. */
   gauge(name: string, help: string, value: () => number | [Labels, number][]): void {
     this.#register(name, {
       type: "gauge",
@@ -65,7 +65,7 @@ export class Registry {
     });
   }
 
-  /** A counter that somebody else keeps. */
+  /** A counter that is kept elsewhere. */
   counted(name: string, help: string, value: () => number): void {
     this.#register(name, { type: "counter", help, samples: () => [`${name} ${value()}`] });
   }

@@ -66,7 +66,7 @@ export interface CommandContext<C, A = Args> {
   positionals: string[];
   /** The configuration; its warnings are logged. @throws ConfigError, MissingSettings. */
   loadConfig: () => Promise<C>;
-  /** Writes to stdout, with a line break if the text doesn't end with one. Nobody reads any more (`| head`): ends the program, exit code 0. */
+  /** Writes to stdout, with a line break if the text doesn't end with one. Ends the program with exit code 0 when the reader is gone (`| head`). */
   print: (text: string) => void;
   /** All of stdin as text. */
   stdin: () => Promise<string>;
@@ -79,7 +79,7 @@ export interface CommandContext<C, A = Args> {
  * the daemon's place. `run` returns the exit code if it isn't 0.
  */
 export interface Command<C> extends Calling {
-  /** Ends with 0 whatever happens, wrong usage included: for whoever takes another code as "stop the work". */
+  /** Ends with 0 whatever happens, wrong usage included: for a caller that takes any other code as "stop the work". */
   neverFails?: boolean;
   // A method, so that a function that names its flags (see CommandContext) fits.
   run(context: CommandContext<C>): Promise<number | void>;
@@ -117,7 +117,7 @@ export async function run<C>(
   const program = `picket-${role}`;
   const top: Top = { program, log: null, strays: null, debug: false, neverFails: false };
   takeStrays(top);
-  managed(); // also takes systemd's variables out of the environment, before anybody starts a program
+  managed(); // also takes systemd's variables out of the environment, before a program is started
   try {
     if (argv.includes("--json-log")) top.log = createLog({ role, json: true, level: "error" });
     const commands = { ...options.commands, ...builtIn(role, options.example, command) };
@@ -278,7 +278,7 @@ function statusLine(running: Running<never> | undefined): string {
 /** Says that it serves, and starts the loops. */
 function begin(loops: Loops, log: Log, status: string): void {
   if (!notify(ready(status)) && managed()) {
-    log.warn("systemd can't be told: nobody listens there, or libc is out of reach (is MemoryDenyWriteExecute set?)");
+    log.warn("systemd can't be notified: its socket is gone, or libc is unreachable (is MemoryDenyWriteExecute set?)");
   }
   // A role whose work is done by its request handlers alone has no loop; its work goes on as long as the event loop does.
   if (loops.count() === 0 && managed()) {

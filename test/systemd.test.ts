@@ -183,7 +183,7 @@ test.each(deaf)("a daemon that can't tell systemd, because %s, serves with one w
   daemon.signal("SIGTERM");
   const { code, err } = await daemon.ends();
   expect(code).toBe(0);
-  expect(err.match(/ warn .*systemd can't be told/g)?.length).toBe(1);
+  expect(err.match(/ warn .*systemd can't be notified/g)?.length).toBe(1);
 });
 
 test("without NOTIFY_SOCKET all of it is silent, a watchdog's period included", async () => {

@@ -39,7 +39,7 @@ const Receiver = v.pipe(
   }),
 );
 
-/** A token goes to another machine only where nobody on the way can read it. */
+/** A token goes to another machine only encrypted. */
 function tokenReadable(key: string, url: string): Problem[] {
   const { protocol, hostname } = new URL(url);
   if (protocol === "https:" || isLoopback(hostname)) return [];

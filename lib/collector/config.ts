@@ -131,7 +131,7 @@ function* openDoors(config: Config): Generator<Problem> {
   for (const [index] of open) {
     yield {
       path: ["webhook", "routes", index],
-      text: `anybody who reaches ${String(webhook.listen)} could send to this route: set "verify", or "verify: { scheme: none }" if that is meant`,
+      text: `anyone who reaches ${String(webhook.listen)} could send to this route: set "verify", or "verify: { scheme: none }" to allow that`,
     };
   }
   if (webhook.routes.length > 0) return;

@@ -91,6 +91,6 @@ function* openDoors(config: Config): Generator<Problem> {
 
 function* gateSources({ version_gate: gate }: Config): Generator<Problem> {
   if (gate.enabled && !gate.repo_path && !gate.forgejo) {
-    yield { path: ["version_gate"], text: 'nobody to ask for commits: set "forgejo", "repo_path" or both' };
+    yield { path: ["version_gate"], text: 'no source of commits: set "forgejo", "repo_path" or both' };
   }
 }
