@@ -10,13 +10,14 @@
 // read before the first delivery to a recipient. So a second sync per event isn't needed, and a reader that takes the inbox
 // away doesn't bring old events back.
 
-import { closeSync, existsSync, fstatSync, openSync, readSync, readdirSync, rmSync, statSync } from "node:fs";
+import { closeSync, fstatSync, readSync } from "node:fs";
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import * as v from "valibot";
 import { NAME_SEGMENT } from "./config.ts";
-import { makeFolder } from "./files.ts";
+import { makeFolder, openToRead } from "./files.ts";
 import { type Durability, Journal, healFolder } from "./journal.ts";
+import { Ledger } from "./ledger.ts";
 import { replay } from "./replay.ts";
 
 export const EVENT_TYPES = ["INFO", "NEEDS-RESPONSE", "ACK-REQUEST"] as const;
@@ -132,7 +133,8 @@ export class InboxWriter {
   constructor(options: InboxOptions) {
     this.dir = options.dir;
     this.#options = options;
-    this.#ledger = new Ledger(options);
+    const { dir, dedupeHours: hours, now, onLedgerError: onError } = options;
+    this.#ledger = new Ledger({ folder: statePath(dir), hours, now, onError });
   }
 
   /** Makes the folder, heals what a dead writer left, and reads the ledger. */
@@ -253,11 +255,6 @@ export class InboxWriter {
 const MOST_OPEN = 64;
 /** How much of an inbox is searched for ids that the ledger may have lost: far more than a second of the highest rate. */
 const TAIL_BYTES = 64 << 20;
-const FORGET_EVERY_MS = 10_000;
-/** So long an id is kept in any case: whoever starts after a crash delivers what was left within that time. */
-const KEPT_MS = 600_000;
-/** How many bytes of events may be delivered before the ledger is synced. */
-const SYNC_BYTES = 16 << 20;
 
 /** Whether the window doesn't matter: `dedupe_hours` is about deliveries, a drop that was delivered is over. */
 function isDrop({ source }: Pick<InboxEvent, "source">): boolean {
@@ -269,10 +266,12 @@ function isDrop({ source }: Pick<InboxEvent, "source">): boolean {
  * FIFO in its place would be waited for, by the whole daemon.
  */
 function tailStart(path: string, bytes: number): number {
-  if (!statSync(path, { throwIfNoEntry: false })?.isFile()) return -1;
-  const fd = openSync(path, "r");
+  const fd = openToRead(path);
+  if (fd === null) return -1;
   try {
-    const { size } = fstatSync(fd);
+    const stats = fstatSync(fd);
+    if (!stats.isFile()) return -1;
+    const { size } = stats;
     let at = Math.max(0, size - bytes);
     const block = Buffer.alloc(64 << 10);
     while (at > 0 && at < size) {
@@ -286,152 +285,4 @@ function tailStart(path: string, bytes: number): number {
   } finally {
     closeSync(fd);
   }
-}
-
-/** Milliseconds since 1970 as they were when this was called, going on by a clock that nobody sets. */
-function steadyTime(): () => number {
-  const began = Date.now() - performance.now();
-  return () => began + performance.now();
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-
-/**
- * The ledger: which derived ids were delivered, and when. Lines `{"at":<ms>,"key":"<recipient>/<id>"}` in files of one window each,
- * so that forgetting is deleting the file before the last.
- */
-class Ledger {
-  hours: number;
-  #dir: string;
-  /** What the lines say. */
-  #wall: () => number;
-  /** By which this process forgets: a clock that is set by a day must not make it forget, or remember for a day longer. */
-  #now: () => number;
-  #onError: (error: Error) => void;
-  #seen = new Map<string, number>();
-  #file: { start: number; journal: Journal } | null = null;
-  #unsynced = 0;
-  #forgetAt = 0;
-
-  constructor(options: InboxOptions) {
-    this.hours = options.dedupeHours;
-    this.#dir = statePath(options.dir);
-    this.#wall = options.now ?? Date.now;
-    this.#now = options.now ?? steadyTime();
-    this.#onError = options.onLedgerError ?? (() => {});
-  }
-
-  get size(): number {
-    return this.#seen.size;
-  }
-
-  /** What was delivered before is forgotten. */
-  get oldest(): number {
-    return this.#now() - this.#window();
-  }
-
-  async load(): Promise<void> {
-    const { oldest } = this;
-    for (const path of this.#files()) {
-      // What isn't a file holds no ids, and is no reason not to start.
-      if (!statSync(path, { throwIfNoEntry: false })?.isFile()) continue;
-      await replay({
-        path,
-        record: (value) => {
-          const { at, key } = (value ?? {}) as { at?: unknown; key?: unknown };
-          if (typeof key !== "string" || typeof at !== "number" || !(at >= oldest)) return;
-          this.#seen.set(key, Math.min(at, this.#now()));
-        },
-      });
-    }
-  }
-
-  /** Whether it was delivered within the window. */
-  has(key: string): boolean {
-    const at = this.#seen.get(key);
-    return at !== undefined && at >= this.oldest;
-  }
-
-  /** Whether it was delivered, as far as this process remembers: for the window, and for `KEPT_MS` at least. */
-  knows(key: string): boolean {
-    return this.#seen.has(key);
-  }
-
-  /** Takes in what the inbox itself remembers. What a wrong clock puts into the future was delivered now at the latest. */
-  recall(key: string, at: number): void {
-    if (!this.#seen.has(key)) this.#seen.set(key, Math.min(at, this.#now()));
-  }
-
-  add(key: string, bytes: number): void {
-    const at = this.#now();
-    this.#seen.delete(key);
-    this.#seen.set(key, at);
-    if (at >= this.#forgetAt) this.#forget(at);
-    // Not awaited by the delivery, and no reason for it to fail: the event is durable in the inbox, which is searched after a crash.
-    this.#note(key, bytes).catch((error: Error) => this.#onError(error));
-  }
-
-  async #note(key: string, bytes: number): Promise<void> {
-    const wall = this.#wall();
-    const journal = this.#journal(wall);
-    this.#unsynced += bytes;
-    const sync = this.#unsynced >= SYNC_BYTES;
-    if (sync) this.#unsynced = 0;
-    await journal.append(`{"at":${wall},"key":"${key}"}`);
-    if (sync) await journal.sync();
-  }
-
-  async close(): Promise<void> {
-    await this.#file?.journal.close();
-  }
-
-  #window(): number {
-    return this.hours * 3_600_000;
-  }
-
-  /** The map is in order of time: the oldest are first. */
-  #forget(now: number): void {
-    this.#forgetAt = now + FORGET_EVERY_MS;
-    const oldest = now - Math.max(this.#window(), KEPT_MS);
-    for (const [key, at] of this.#seen) {
-      if (at >= oldest) break;
-      this.#seen.delete(key);
-    }
-  }
-
-  #files(): string[] {
-    if (!existsSync(this.#dir)) return [];
-    const names = readdirSync(this.#dir).filter((name) => /^delivered-\d{8}T\d{6}\d*Z?\.jsonl$/.test(name));
-    return names.toSorted().map((name) => join(this.#dir, name));
-  }
-
-  #journal(now: number): Journal {
-    const window = Math.max(this.#window(), 3_600_000);
-    const start = Math.floor(now / window) * window;
-    if (this.#file?.start === start) return this.#file.journal;
-    const name = `delivered-${stamp(start)}.jsonl`;
-    if (this.#file) {
-      this.#file.journal.close().catch((error: Error) => this.#onError(error));
-      this.#sweep(name, now - 2 * window);
-    }
-    const journal = new Journal({ path: join(this.#dir, name), durability: "os", intents: null });
-    this.#file = { start, journal };
-    return journal;
-  }
-
-  #sweep(current: string, before: number): void {
-    for (const path of this.#files()) {
-      if (path.endsWith(current) || path >= join(this.#dir, `delivered-${stamp(before)}`)) continue;
-      try {
-        rmSync(path, { force: true });
-      } catch (error) {
-        this.#onError(error as Error);
-      }
-    }
-  }
-}
-
-/** A time in a file's name, in seconds: sorted by name is sorted by time. */
-function stamp(at: number): string {
-  return new Date(at).toISOString().replace(/[-:]|\.\d+/g, "");
 }
