@@ -8,7 +8,7 @@ import { LEVELS, type Level } from "./log.ts";
 import { nearest } from "./nearest.ts";
 
 /** Flags as `node:util` parseArgs has them. */
-export type Flags = NonNullable<ParseArgsConfig["options"]>;
+type Flags = NonNullable<ParseArgsConfig["options"]>;
 
 /** The values of flags by name: text, or true, or a list of them for a flag with `multiple`. */
 export type Args = Record<string, string | boolean | (string | boolean)[] | undefined>;

@@ -75,7 +75,7 @@ export interface Loaded<T> {
   warnings: string[];
 }
 
-export interface LoadOptions<S> {
+interface LoadOptions<S> {
   /** `collector`: names the files to look for and the variables. */
   role: string;
   schema: S;

@@ -186,7 +186,7 @@ interface Followed {
   fd: number;
 }
 
-export interface CursorOptions {
+interface CursorOptions {
   path: string;
   /** A rotation may also put its number before the extension: `ops.000001.jsonl`. */
   numberInside?: boolean;

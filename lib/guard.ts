@@ -66,7 +66,7 @@ export function whoMayConnect({
 export type BearsOwnCredentials = (pathname: string, method: string) => boolean;
 
 /** Judges requests before a byte of their body is read. */
-export interface Guard {
+interface Guard {
   /** Why the request may not pass; null when it may. Its address is only asked for where it matters. */
   refusal(request: Request, pathname: string, ip: () => string): Refusal | null;
   /** The client's address: the peer's; behind trusted proxies the nearest hop that isn't one of them; "" where a proxy says nothing that is an address. */

@@ -43,7 +43,7 @@ export interface Health {
 /** Answers a request that may pass, or throws a Refusal. */
 export type Answer = (request: Request, bindings: Bindings) => Response | Promise<Response>;
 
-export interface ServeOptions {
+interface ServeOptions {
   role: string;
   listen: Listen;
   connection: Connection;

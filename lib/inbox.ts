@@ -45,7 +45,7 @@ export interface InboxEvent {
 }
 
 /** What a caller knows of an event; `ts` and `id` are filled in where they are absent. */
-export type EventDraft = Omit<InboxEvent, "ts" | "id"> & { ts?: string | undefined; id?: string | undefined };
+type EventDraft = Omit<InboxEvent, "ts" | "id"> & { ts?: string | undefined; id?: string | undefined };
 
 /** The schema of a line, for readers: lenient where other programs write (only `payload` has to be there). */
 export const EventLine = v.looseObject({
@@ -66,7 +66,7 @@ export function completeEvent(draft: EventDraft): InboxEvent {
 }
 
 /** The line of an event, without its line break: compact JSON, keys in their fixed order, empty optional ones left out. */
-export function formatEvent(event: InboxEvent): string {
+function formatEvent(event: InboxEvent): string {
   const { ts, id, from, to, type, priority, payload, sentinel, source } = event;
   return JSON.stringify({
     ts,
@@ -105,7 +105,7 @@ export function statePath(dir: string): string {
   return join(dir, ".picket");
 }
 
-export interface InboxOptions {
+interface InboxOptions {
   dir: string;
   durability: Durability;
   /** How long a derived id is remembered, in hours. */

@@ -55,7 +55,7 @@ const MAX_HEAL_BYTES = 64 << 20;
 /** `disk`: acknowledged means fdatasynced. `os`: acknowledged means in the page cache, lost in a power cut. */
 export type Durability = "disk" | "os";
 
-export interface JournalOptions {
+interface JournalOptions {
   /** The file. It and its folder are made when they are missing (file 0600, folder 0755). */
   path: string;
   durability: Durability;

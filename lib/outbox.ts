@@ -24,7 +24,7 @@ export interface OutboxEvent {
 }
 
 /** Takes events. An id that it has taken already counts as told. */
-export interface Channel {
+interface Channel {
   name: string;
   /** Resolves when the event is durable there. */
   tell(event: OutboxEvent): Promise<void>;

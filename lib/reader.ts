@@ -23,7 +23,7 @@ export type ReadEvent = v.InferOutput<typeof EventLine>;
 /** After this many passes over a held event, one warning. */
 const PASSES_BEFORE_WARNING = 3;
 
-export interface ReadOptions {
+interface ReadOptions {
   dir: string;
   recipient: string;
   /** Told of malformed lines, and of events that wait long for their sentinel. */
@@ -84,7 +84,7 @@ export async function follow(
 }
 
 /** The new events of one turn. */
-export interface NewEvents {
+interface NewEvents {
   /** Urgent first, then oldest first. */
   events: ReadEvent[];
   /** Notes that the next of them was handed over. Call it right after each. */

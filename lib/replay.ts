@@ -6,13 +6,13 @@ import { type Line, openFile, partialPosition, readOn } from "./cursor.ts";
 const BRACE = 0x7b;
 
 /** Where a line stands: its number from 1 (counted from `from`), its first byte, and the byte after its line break. */
-export interface LinePlace {
+interface LinePlace {
   number: number;
   offset: number;
   end: number;
 }
 
-export interface ReplayOptions {
+interface ReplayOptions {
   path: string;
   /** Byte to start at: the start of a line. Default 0. */
   from?: number;
@@ -25,7 +25,7 @@ export interface ReplayOptions {
 }
 
 /** What a replay saw. `end` is the byte after the last complete line: a torn last line lies behind it. */
-export interface Replayed {
+interface Replayed {
   records: number;
   malformed: number;
   end: number;

@@ -308,7 +308,7 @@ function cpuPercent(now: v.InferOutput<typeof Cpu>, before: v.InferOutput<typeof
  * Of one CPU, by the clock, from two answers: Podman's have no earlier sample, and its system_cpu_usage leaves out the idle time
  * (github.com/containers/podman/issues/24730 and 28761), so that the usual formula gives any figure but the right one.
  */
-export function wallClockPercent(first: Stats, second: Stats): number | null {
+function wallClockPercent(first: Stats, second: Stats): number | null {
   const ms = Date.parse(second.read ?? "") - Date.parse(first.read ?? "");
   const [from, to] = [first.cpu_stats.cpu_usage?.total_usage, second.cpu_stats.cpu_usage?.total_usage];
   if (!(ms > 0) || typeof from !== "number" || typeof to !== "number") return null;

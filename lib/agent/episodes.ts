@@ -34,7 +34,7 @@ const REASON = "quarantine_reason.json";
 const SUFFIX = ".tar.zst";
 
 /** Why an episode was put away. */
-export interface QuarantineReason {
+interface QuarantineReason {
   /** The answer's status; null where it wasn't sent. */
   status: number | null;
   /** The answer's body, or what is wrong. */

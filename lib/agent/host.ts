@@ -35,18 +35,18 @@ export interface HostFacts {
 }
 
 /** Room in bytes: of a file system as statfs(2) says, or of memory. */
-export interface DiskSpace {
+interface DiskSpace {
   total: number;
   used: number;
 }
 
 /** The one that a mount point is on. */
-export interface FileSystem extends DiskSpace {
+interface FileSystem extends DiskSpace {
   /** What tells it from others: st_dev of stat(2). */
   device: number;
 }
 
-export interface HostOptions {
+interface HostOptions {
   /** Where proc/, sys/ and etc/ lie: "/" but for tests. */
   root: string;
   /** Mount points whose space is added up; what lies on one file system counts once. */
@@ -330,7 +330,7 @@ function celsius(text: string | null): number | null {
 // -- systemd's units
 
 /** As a report has it. */
-export type ServiceStatus = "active" | "inactive" | "failed" | "unknown";
+type ServiceStatus = "active" | "inactive" | "failed" | "unknown";
 
 const PROGRAM_MS = 5000;
 

@@ -20,7 +20,7 @@ import type { HostFacts, HostMetrics } from "./host.ts";
 type ProxmoxSettings = NonNullable<Config["proxmox"]>;
 
 /** A guest of a report. */
-export interface ProxmoxGuest {
+interface ProxmoxGuest {
   vmid: number;
   name: string | null;
   kind: Kind;
@@ -29,14 +29,14 @@ export interface ProxmoxGuest {
   controller_version: "";
 }
 
-export interface GuestSpec {
+interface GuestSpec {
   cores: number | null;
   memory_mb: number | null;
   disk_gb: number | null;
 }
 
 /** A storage of a report. */
-export interface StorageTarget {
+interface StorageTarget {
   name: string;
   type: string | null;
   content: string[];
@@ -47,7 +47,7 @@ export interface StorageTarget {
 }
 
 /** The newest backup of a guest on a storage. */
-export interface Backup {
+interface Backup {
   vmid: number | null;
   storage: string;
   volume: string;

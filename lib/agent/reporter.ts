@@ -33,7 +33,7 @@ const CLOCK_MS = 60_000;
 /** The doors of a receiver, by the protocol that is configured. */
 export const REPORT_PATHS = { report: "/v1/host-report", telemetry: "/agent/telemetry" } as const;
 
-export interface ReporterOptions {
+interface ReporterOptions {
   hub: Hub;
   backlog: Backlog;
   collect: (interval: number) => Promise<Report>;

@@ -30,7 +30,7 @@ const SIGN_MS = 1000;
 const COMPRESSED_CHUNK = 1 << 18;
 
 /** What a pass did: `transient` and `conflicts` stay where they are, `fatal` is in quarantine. */
-export interface Shipped {
+interface Shipped {
   scanned: number;
   shipped: number;
   transient: number;
@@ -40,7 +40,7 @@ export interface Shipped {
 
 type Outcome = Exclude<keyof Shipped, "scanned">;
 
-export interface ShippingOptions {
+interface ShippingOptions {
   places: EpisodePlaces;
   hub: Hub;
   /** The name in the path: the token's host. */

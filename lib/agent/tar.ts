@@ -16,7 +16,7 @@ const SLASH = Buffer.from("/");
 const readAt = promisify(read);
 
 /** What was left out, by its path. */
-export type Skipped = (path: string, why: string) => void;
+type Skipped = (path: string, why: string) => void;
 
 /**
  * The tar of `folder`, its entries below `name/`, in chunks of 1 MiB but for the last: zstd's bytes depend on how its input is

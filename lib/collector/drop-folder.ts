@@ -27,7 +27,7 @@ const SYNCTHING_MARK = ".stfolder";
 /** So long a file that Syncthing may just have renamed into place is left alone: it gets its mtime only then. */
 const ARRIVAL_MS = 200;
 
-export interface DropFolderOptions {
+interface DropFolderOptions {
   path: string;
   /** The collector's own folder; a lock in it keeps other collectors away from this drop folder. */
   stateFolder: string;

@@ -18,7 +18,7 @@ import { found, type Problem } from "./wording.ts";
 const LARGEST_SECRET = 65_536;
 
 /** How a secret is written in a configuration: one, or several for rotation. */
-export type SecretSchema = v.GenericSchema<string | string[], Secret[]>;
+type SecretSchema = v.GenericSchema<string | string[], Secret[]>;
 
 /**
  * The schema entries of a secret, to be spread into a `v.strictObject`: `{ ...secret("token", { required: true }) }`
@@ -41,7 +41,7 @@ export function secret(key: string, options?: { required: true }): Record<string
 }
 
 /** Which setting a bare credential name serves: key → the setting's path with list indexes as 0. */
-export type BareNames = ReadonlyMap<string, string>;
+type BareNames = ReadonlyMap<string, string>;
 
 /** The first setting of each secret's name in the schema. */
 export function bareNames(root: Shape): BareNames {

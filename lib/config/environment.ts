@@ -27,7 +27,7 @@ import type { Problem } from "./wording.ts";
 export type ShortForms = Readonly<Record<string, { path: readonly string[]; lenient?: boolean }>>;
 
 /** A variable's problem: with what it sets, or with its name (an empty path). */
-export type VariableProblem = Problem & { variable: string };
+type VariableProblem = Problem & { variable: string };
 
 interface Override {
   variable: string;
@@ -56,7 +56,7 @@ function level(step: string | number): string {
 }
 
 /** Which variable each value came from, by its path as JSON; what lies in it came from there, too. */
-export class Origins extends Map<string, string> {
+class Origins extends Map<string, string> {
   /** Notes that the value at `path` came from `variable`, unless another one is noted. */
   note(path: Path, variable: string): void {
     const name = JSON.stringify(path);

@@ -11,7 +11,7 @@ import { type Fingerprint, fingerprintOf } from "./fingerprint.ts";
 import { inSlices } from "./slices.ts";
 
 /** When a cluster is escalated. */
-export interface EscalationRules {
+interface EscalationRules {
   threshold: number;
   windowMs: number;
   cooldownMs: number;
@@ -45,7 +45,7 @@ export interface Cluster {
 }
 
 /** Failures without a long silence between them. */
-export interface Spell {
+interface Spell {
   begin: number;
   count: number;
   /** Times of the newest failures, ascending, as many as the threshold. */

@@ -35,7 +35,7 @@ const OldState = v.object({
   ),
 });
 
-export interface CorrectionsOptions {
+interface CorrectionsOptions {
   path: string;
   /** Where corrections.json lies; null remembers nothing across restarts. */
   folder: string | null;

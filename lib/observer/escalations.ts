@@ -26,13 +26,13 @@ import { type Cluster, type Clusters, type Example, LEVELS, type Level } from ".
 import type { Answer, Model } from "./model.ts";
 
 /** The inbox that is told. */
-export interface Notify {
+interface Notify {
   inbox_dir: string;
   recipient: string;
 }
 
 /** A line of escalations.jsonl. */
-export interface Escalation {
+interface Escalation {
   /** RFC 3339: when it was escalated. */
   ts: string;
   id: string;
@@ -74,7 +74,7 @@ const Written = v.looseObject({
   diagnosis: v.nullish(v.string(), null),
 });
 
-export interface EscalationOptions {
+interface EscalationOptions {
   /** The folder of its files; null: in memory only. */
   folder: string | null;
   durability: Durability;

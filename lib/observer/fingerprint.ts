@@ -11,7 +11,7 @@
 // with the text, and the text is capped before the first pattern sees it.
 
 /** What the fingerprint is made of; names as in an operation. */
-export interface Failure {
+interface Failure {
   endpoint: string;
   error?: string | null | undefined;
   output_summary?: string | null | undefined;

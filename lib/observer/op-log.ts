@@ -50,7 +50,7 @@ export interface Books {
   reset(): void;
 }
 
-export interface OpLogOptions {
+interface OpLogOptions {
   /** `…/ops.jsonl`; null keeps nothing. */
   path: string | null;
   rotateBytes: number;

@@ -31,7 +31,7 @@ export interface Playbook {
 }
 
 /** A value that keeps failing while another works. */
-export interface Refinement {
+interface Refinement {
   field: string;
   failing: { value: string; failures: number; count: number };
   working: { value: string; successes: number; count: number };

@@ -9,7 +9,7 @@ import type { Playbook } from "./playbooks.ts";
 import { RING_SIZE, type Tally } from "./tally.ts";
 
 /** What the routes show. */
-export interface Shown {
+interface Shown {
   tally: () => Tally;
   clusters: Clusters;
   playbooks: () => Playbook[];

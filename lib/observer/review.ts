@@ -7,7 +7,7 @@ import { Refusal, refuseFields } from "../refusal.ts";
 import { type Model, objectIn } from "./model.ts";
 
 /** What decides where, in percent and attempts. */
-export interface Thresholds {
+interface Thresholds {
   accept_from: number;
   reject_below: number;
   reject_from_attempt: number;
@@ -64,7 +64,7 @@ const ReviewInput = v.pipe(
     "expected a JSON object",
   ),
 );
-export type ReviewInput = v.InferOutput<typeof ReviewInput>;
+type ReviewInput = v.InferOutput<typeof ReviewInput>;
 
 /** Reads what is to be judged. @throws Refusal that names every broken field. */
 export function readReview(data: unknown): ReviewInput {

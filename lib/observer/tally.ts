@@ -19,7 +19,7 @@ export interface Stats {
 }
 
 /** An operation of source `scenario`; what is absent is left out. */
-export interface ScenarioOp {
+interface ScenarioOp {
   timestamp: string;
   endpoint: string;
   success: boolean;

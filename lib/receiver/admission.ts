@@ -27,7 +27,7 @@ export interface Sender {
 
 type Settings = Pick<Config, "rate_limit_per_minute" | "auth">;
 
-export interface AdmissionOptions {
+interface AdmissionOptions {
   store: Store;
   config: Settings;
   /** Counts a request that was not admitted. */

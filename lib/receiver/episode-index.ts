@@ -18,7 +18,7 @@ import type { Queries } from "./database.ts";
 import { type Store, getNote, setNote } from "./store.ts";
 
 /** A line of the index, keys in their order. */
-export interface IndexRow {
+interface IndexRow {
   /** RFC 3339. */
   received_at: string;
   host: string;
@@ -251,7 +251,7 @@ export async function rowOf(episodes: EpisodeStore, stored: StoredEpisode): Prom
 }
 
 /** What `verify` found wrong with one episode. */
-export interface Difference extends EpisodeKey {
+interface Difference extends EpisodeKey {
   what: "missing file" | "missing line" | "other size" | "other hash" | "unreadable";
   detail: string;
 }

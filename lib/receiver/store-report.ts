@@ -21,7 +21,7 @@ import type { Queries, Value } from "./database.ts";
 /** The finest step of the rollups, in seconds. */
 export const FINEST_STEP = 600;
 
-export interface Received {
+interface Received {
   sender: Sender;
   report: Report;
   /** When its last byte came, in milliseconds since 1970. */

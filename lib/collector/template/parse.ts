@@ -48,7 +48,7 @@ export type Node =
   | { kind: "break" | "continue"; at: number };
 
 /** A template's own nodes, and those of the templates it defines. */
-export interface Tree {
+interface Tree {
   nodes: Node[];
   defined: Map<string, Node[]>;
 }
