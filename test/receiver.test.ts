@@ -145,64 +145,6 @@ describe.each(TARGETS)("%s", (target) => {
     expect(health.status).toBe(403);
   });
 
-  test("what is null or absent overwrites no fact; unknown fields are ignored", async () => {
-    await hub.report(report({ host: { metrics: {}, facts: { kernel: "6.1", cpu_count: 8 } } }), { host: "web-2" });
-    await hub.report(
-      report({ host: { metrics: {}, facts: { cpu_count: null, os: "Debian" } }, novelty: { deep: [1] } }),
-      { host: "web-2" },
-    );
-    expect(await hub.get("/v1/hosts/web-2")).toMatchObject({ facts: { kernel: "6.1", cpu_count: 8, os: "Debian" } });
-  });
-
-  test("containers and guests are kept per host, with their figures; who is absent is gone and stays known", async () => {
-    const guests = [
-      {
-        vmid: "101",
-        name: "db",
-        kind: "lxc",
-        status: "running",
-        spec: { cores: 2, memory_mb: 512, disk_gb: 8 },
-        controller_version: "",
-      },
-      { vmid: 102, kind: "qemu" },
-    ];
-    await hub.report(
-      report({ containers: [container("nginx"), container("db", { metrics: { memory_usage_mb: 5 } })], guests }),
-    );
-    await hub.report(report({ containers: [container("nginx")] }), { host: "web-2" });
-    await hub.report(
-      report({
-        containers: [container("nginx", { status: "Up 4 hours" })],
-        guests: [{ vmid: 101, kind: "lxc", status: "stopped" }],
-      }),
-    );
-    // No list is no news: Docker could not be asked.
-    await hub.report(report());
-    const { containers, guests: shown } = await hub.get<{ containers: Row[]; guests: Row[] }>("/v1/hosts/web-1");
-    expect(containers).toMatchObject([
-      { name: "nginx", status: "Up 4 hours", gone_at: null, metrics: { memory_usage_mb: 50, memory_percent: 16.67 } },
-      { name: "db", gone_at: expect.any(String), metrics: null },
-    ]);
-    expect(shown).toMatchObject([
-      { vmid: 101, status: "stopped", spec: { cores: 2 }, gone_at: null },
-      { vmid: 102, status: "unknown", spec: null, gone_at: expect.any(String) },
-    ]);
-    expect(
-      hub.rows<Row>(
-        "SELECT COUNT(*) AS n FROM containers WHERE container_id = (SELECT container_id FROM containers WHERE id = 1)",
-      ),
-    ).toEqual([{ n: 2 }]);
-  });
-
-  test("501 containers are too many; a container's id twice is one", async () => {
-    const many = Array.from({ length: 501 }, (_, n) => container(`c${n}`));
-    expect((await hub.report(report({ containers: many }), { host: "web-2" })).status).toBe(422);
-    expect((await hub.report(report({ containers: [...many.slice(0, 499), many[0]] }), { host: "web-2" })).status).toBe(
-      200,
-    );
-    expect((await hub.report(report({ containers: [] }), { host: "web-2" })).status).toBe(200);
-  });
-
   test("ping tells which host one is, and the doctor's result is shown to the operator", async () => {
     const pong = await fetch(`${hub.url}/v1/ping`, { method: "POST", headers: hub.bearer() });
     expect([pong.status, await pong.json()]).toEqual([200, { host: "web-1", time: expect.stringMatching(/Z$/) }]);

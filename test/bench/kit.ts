@@ -5,6 +5,9 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
+import { freePort } from "../kit.ts";
+
+export { freePort };
 
 export const ROOT = join(import.meta.dir, "../..");
 
@@ -83,13 +86,6 @@ export async function withProgram<T>(
     child.kill("SIGTERM");
     await child.exited;
   }
-}
-
-export function freePort(): number {
-  const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
-  const { port } = server;
-  server.stop(true);
-  return port;
 }
 
 export interface Load {

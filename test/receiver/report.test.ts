@@ -90,11 +90,3 @@ test("figures that took their time are no report from a queue", async () => {
   expect((await hub.report(report({ sent_at: new Date().toISOString() }, 9000))).status).toBe(200);
   expect(await hub.get("/v1/hosts/web-1")).toMatchObject({ status: "online" });
 });
-
-test("reports sent twice are one sample", async () => {
-  await using hub = await Hub.start();
-  const body = report({ containers: [container("app")] });
-  await Promise.all([hub.report(body), hub.report(body), hub.report(body)]);
-  expect(hub.rows("SELECT COUNT(*) AS n FROM host_samples")).toEqual([{ n: 1 }]);
-  expect(hub.rows("SELECT COUNT(*) AS n FROM workload_samples")).toEqual([{ n: 1 }]);
-});
