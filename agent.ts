@@ -1,19 +1,18 @@
 #!/usr/bin/env bun
 // picket-agent: reports this host to a receiver, as a heartbeat, and ships finished episode folders.
-// Reads its YAML, or PICKET_URL and PICKET_TOKEN alone; /proc, /sys, the Docker Engine's socket and a Proxmox node's API. Writes
-// <data_dir>/queue: reports that could not be sent yet; outbox/, shipped/ and quarantine/ beside <ship.episodes_dir>. Listens nowhere.
-// Killed at any moment it loses the sample it was taking, nothing else: an episode's state is the place where it lies.
+// Reads its YAML, or just PICKET_URL and PICKET_TOKEN; /proc, /sys, the Docker Engine's socket and a Proxmox node's API. Writes
+// <data_dir>/queue: reports that could not be sent yet; outbox/, shipped/ and quarantine/ beside <ship.episodes_dir>. Doesn't listen.
+// A crash loses at most the report being collected: an episode's state is the folder it lies in.
 
 import { type FSWatcher, existsSync, watch } from "node:fs";
-import { join } from "node:path";
 import example from "./etc/agent.yaml" with { type: "text" };
 import { Backlog } from "./lib/agent/backlog.ts";
 import { COMMANDS } from "./lib/agent/commands.ts";
 import { Config } from "./lib/agent/config.ts";
-import { examine, worst } from "./lib/agent/doctor.ts";
-import { EpisodePlaces } from "./lib/agent/episodes.ts";
-import { hostOf, openHub, refusedAtOnce } from "./lib/agent/hub.ts";
-import { Sampler } from "./lib/agent/report.ts";
+import { examine, overall, queueDirOf } from "./lib/agent/doctor.ts";
+import { EpisodeFolders } from "./lib/agent/episodes.ts";
+import { exitIfRefused, hostOf, openHub } from "./lib/agent/hub.ts";
+import { FIRST_SAMPLE_MS, Sampler } from "./lib/agent/report.ts";
 import { Reporter } from "./lib/agent/reporter.ts";
 import { Shipping } from "./lib/agent/shipping.ts";
 import type { Client } from "./lib/client.ts";
@@ -30,12 +29,11 @@ const USAGE = `picket-agent: reports this host to a receiver, as a heartbeat, an
 
 const MIB = 1 << 20;
 const HOUR_MS = 3_600_000;
-const FIRST_LOOK_MS = 200;
 
 async function main(given: Config, service: Service): Promise<Running<Config>> {
   const { log, stopping } = service;
   let live = open(given, service);
-  const backlog = new Backlog(join(given.data_dir, "queue"), given.queue_max_mb * MIB);
+  const backlog = new Backlog(queueDirOf(given), given.queue_max_mb * MIB);
   const reporter = new Reporter({
     hub: { ask: (request) => live.hub.ask(request) },
     backlog,
@@ -44,15 +42,14 @@ async function main(given: Config, service: Service): Promise<Running<Config>> {
     protocol: given.protocol,
     log,
   });
-  // CPU use is that between two looks.
-  await Bun.sleep(FIRST_LOOK_MS);
-  await reporter.round({ first: true }).catch(refusedAtOnce);
+  await Bun.sleep(FIRST_SAMPLE_MS);
+  await reporter.round({ first: true }).catch(exitIfRefused);
   let rounds = 1;
   const reports = service.loop({
     name: "report",
     every: () => reporter.pause,
     async pass() {
-      // A loop's first pass comes at once, and the first round was before it.
+      // The first round ran above: refused credentials must end the start.
       if (rounds++ > 1) await reporter.round();
       if (reporter.drainPause < Infinity) drain.wake();
     },
@@ -63,7 +60,7 @@ async function main(given: Config, service: Service): Promise<Running<Config>> {
     async pass() {
       const { interval } = reporter;
       await reporter.drain();
-      // The answer to one that waited tells the interval, too, and that takes effect at once.
+      // The answer to a queued report may change the interval, too, and that takes effect at once.
       if (reporter.interval !== interval) reports.wake();
     },
   });
@@ -74,7 +71,7 @@ async function main(given: Config, service: Service): Promise<Running<Config>> {
     connected: reporter.connected,
     docker: live.sampler.dockerSocket ?? "none",
     proxmox: given.proxmox?.node ?? "none",
-    waiting: backlog.count,
+    queued: backlog.count,
   });
   return {
     status: () => statusLine(reporter, backlog),
@@ -89,12 +86,12 @@ async function main(given: Config, service: Service): Promise<Running<Config>> {
   };
 }
 
-/** What a configuration opens; a reload opens anew. */
+/** What depends on the configuration; a reload replaces it. */
 interface Live {
   config: Config;
   hub: Client;
   sampler: Sampler;
-  /** What this host is called at the receiver. */
+  /** This host's name at the receiver. */
   host: () => Promise<string>;
 }
 
@@ -103,92 +100,92 @@ function open(config: Config, { env, log }: Service): Live {
   return { config, hub, sampler: new Sampler(config, { env, log }), host: hostOf(hub, config.host_id) };
 }
 
-/** What the doctor says, to where operators look. Hourly, and by itself: a receiver that is away is the reports' to tell of. */
+/** Sends the doctor's result, so that it shows at the receiver. */
 async function sendHealth({ config, hub, sampler, host }: Live, signal: AbortSignal): Promise<void> {
-  const queueDir = join(config.data_dir, "queue");
-  const checks = await examine({ hub, sampler, queueDir, episodesDir: config.ship?.episodes_dir ?? null, signal });
+  const checks = await examine({ config, hub, sampler, signal });
   await hub.ask({
     method: "PUT",
     path: `/v1/host-health/${await host()}`,
     what: "send the doctor's result",
-    json: { state: worst(checks), checks },
+    json: { state: overall(checks), checks },
     signal,
   });
 }
 
-/** Ships what is finished: a scan every few seconds is the truth, the watch makes it quick. */
+/** Ships finished episodes. A scan every few seconds finds them all; the watch only makes it faster. */
 function startShipping(live: () => Live, { log, stopping, loop: addLoop }: Service): { close(): void } {
   const settings = () => live().config.ship!;
-  const places = new EpisodePlaces(settings().episodes_dir);
+  const folders = new EpisodeFolders(settings().episodes_dir);
   const shipping = new Shipping({
-    places,
+    folders,
     hub: { ask: (request) => live().hub.ask(request) },
     host: () => live().host(),
     log,
     signal: stopping,
   });
   let watcher: FSWatcher | null = null;
-  const watched = () => watchFor(places.episodes, { log, found: () => loop.wake(), ended: () => (watcher = null) });
-  let sweptAt = Number.NEGATIVE_INFINITY;
+  const startWatcher = () =>
+    watchFor(folders.episodes, { log, onMarker: () => loop.wake(), onEnd: () => (watcher = null) });
+  let expiredAt = Number.NEGATIVE_INFINITY;
   const loop = addLoop({
     name: "ship",
     every: () => settings().scan_seconds,
     async pass(alive) {
-      watcher ??= watched();
+      watcher ??= startWatcher();
       const { shipped, fatal } = await shipping.pass({ alive });
-      // A folder that has moved away is still watched, and the kernel has only so many watches for all programs together.
+      // A folder that was moved stays watched, and the kernel limits the number of watches.
       if (shipped + fatal > 0) {
         watcher?.close();
-        watcher = watched();
+        watcher = startWatcher();
       }
-      if (performance.now() - sweptAt < HOUR_MS) return;
-      sweptAt = performance.now();
+      if (performance.now() - expiredAt < HOUR_MS) return;
+      expiredAt = performance.now();
       const { shipped_keep_days, quarantine_keep_days } = settings();
-      const now = Date.now();
-      const left = (old: string, error: unknown) => log.warn("old episode not removed", { path: old, error });
-      const gone =
-        places.expire(places.shipped, { days: shipped_keep_days, now, left }) +
-        places.expire(places.quarantine, { days: quarantine_keep_days, now, left });
-      if (gone > 0) log.info("old episodes removed", { episodes: gone });
+      const onError = (path: string, error: unknown) => log.warn("old episode not removed", { path, error });
+      const removed =
+        folders.expire(folders.shipped, { days: shipped_keep_days, onError }) +
+        folders.expire(folders.quarantine, { days: quarantine_keep_days, onError });
+      if (removed > 0) log.info("old episodes removed", { episodes: removed });
     },
   });
   return { close: () => watcher?.close() };
 }
 
+/** Watches a folder for done.marker files; null if it can't be watched. */
 function watchFor(
   folder: string,
-  { log, found, ended }: { log: Log; found: () => void; ended: () => void },
+  { log, onMarker, onEnd }: { log: Log; onMarker: () => void; onEnd: () => void },
 ): FSWatcher | null {
   if (!existsSync(folder)) return null;
   try {
     const end = () => {
       watcher.close();
-      ended();
+      onEnd();
     };
     const watcher = watch(folder, { recursive: true }, (_, name) => {
-      // Without a name it is the folder itself that has gone, or the kernel's queue was too short: watched anew by the next pass.
+      // No name: the folder itself was moved, or the kernel's queue overflowed. The next pass watches it again.
       if (!name) end();
-      if (!name || name.endsWith("done.marker")) found();
+      if (!name || name.endsWith("done.marker")) onMarker();
     });
     watcher.on("error", (error) => {
-      log.debug("watching ended, scanning goes on", { error });
+      log.debug("watching ended, scanning continues", { error });
       end();
     });
     return watcher;
   } catch (error) {
-    log.debug("not watched, only scanned", { error });
+    log.debug("the folder can't be watched, only scanned", { error });
     return null;
   }
 }
 
 function statusLine(reporter: Reporter, backlog: Backlog): string {
   const { connected, sent, skipped } = reporter;
-  const lost = backlog.dropped + reporter.refused + reporter.unkept;
+  const lost = backlog.dropped + reporter.rejected + reporter.lost;
   const figures = [
     `${connected ? "connected" : "not connected"}; ${sent} reports sent`,
-    ...(backlog.count ? [`${backlog.count} waiting`] : []),
+    ...(backlog.count ? [`${backlog.count} queued`] : []),
     ...(lost ? [`${lost} lost`] : []),
-    ...(skipped ? [`${skipped} left out`] : []),
+    ...(skipped ? [`${skipped} skipped`] : []),
   ];
   return figures.join(", ");
 }

@@ -1,14 +1,14 @@
-// Reports that could not be sent, on disk, one file each: `<recorded_at in ms>.json`. A place is the state: a file is a
-// report that has not arrived, and is removed when it has. Written under another name and renamed, so none is incomplete;
-// not synced: a power cut may take the last samples of an outage, and a flash card need not be written for each.
+// Reports that could not be sent, on disk, one file each: `<recorded_at in ms>.json`, removed when it has arrived. A file is
+// written under another name and renamed, so none is incomplete. It isn't synced: a power cut may take the last reports of an
+// outage, which spares flash cards a sync for each.
 //
 // The folder is read once, at the start: only the daemon changes it.
 
 import { mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
-/** A report that waits. */
-export interface Waiting {
+/** A queued report. */
+export interface Queued {
   path: string;
   /** Milliseconds since 1970. */
   recordedAt: number;
@@ -18,59 +18,52 @@ export interface Waiting {
 /** The queue. */
 export class Backlog {
   readonly dir: string;
-  #maxBytes: number;
+  maxBytes: number;
   /** Oldest first. */
-  #waiting: Waiting[];
+  #queue: Queued[];
   #bytes: number;
-  /** How many were dropped for want of room since the start. */
+  /** Reports dropped since the start because the queue was full. */
   dropped = 0;
 
   constructor(dir: string, maxBytes: number) {
     this.dir = dir;
-    this.#maxBytes = maxBytes;
-    this.#waiting = waitingIn(dir);
-    this.#bytes = this.#waiting.reduce((sum, { bytes }) => sum + bytes, 0);
+    this.maxBytes = maxBytes;
+    this.#queue = queuedIn(dir);
+    this.#bytes = this.#queue.reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
-  /** Changes how many bytes it may hold. */
-  set maxBytes(bytes: number) {
-    this.#maxBytes = bytes;
-  }
-
-  /** How many wait. */
   get count(): number {
-    return this.#waiting.length;
+    return this.#queue.length;
   }
 
-  /** The one that has waited for longest. */
-  get oldest(): Waiting | undefined {
-    return this.#waiting[0];
+  get oldest(): Queued | undefined {
+    return this.#queue[0];
   }
 
-  /** Keeps a report; drops the oldest ones where there is no room for it. Two of the same millisecond are both kept. */
+  /** Queues a report; drops the oldest ones if there is no room for it. */
   add(report: { recorded_at: string }): void {
     mkdirSync(this.dir, { recursive: true, mode: 0o700 });
     const text = JSON.stringify(report);
     const bytes = Buffer.byteLength(text);
-    while (this.#waiting[0] && this.#bytes + bytes > this.#maxBytes) {
-      this.remove(this.#waiting[0]);
+    while (this.#queue[0] && this.#bytes + bytes > this.maxBytes) {
+      this.remove(this.#queue[0]);
       this.dropped++;
     }
     let recordedAt = Date.parse(report.recorded_at);
-    while (this.#waiting.some((one) => one.recordedAt === recordedAt)) recordedAt++;
-    // At the end, but for a clock that was set back.
-    const after = this.#waiting.findLastIndex((one) => one.recordedAt < recordedAt);
-    const name = `${recordedAt}.json`;
-    // One name for all: what a kill leaves is written over by the next.
+    while (this.#queue.some((one) => one.recordedAt === recordedAt)) recordedAt++;
+    const path = join(this.dir, `${recordedAt}.json`);
+    // The same name each time: what a crash leaves is overwritten.
     const fresh = join(this.dir, ".next.tmp");
     writeFileSync(fresh, text, { mode: 0o600 });
-    renameSync(fresh, join(this.dir, name));
-    this.#waiting.splice(after + 1, 0, { path: join(this.dir, name), recordedAt, bytes });
+    renameSync(fresh, path);
+    // Usually the end, but a clock may be set back.
+    const after = this.#queue.findLastIndex((one) => one.recordedAt < recordedAt);
+    this.#queue.splice(after + 1, 0, { path, recordedAt, bytes });
     this.#bytes += bytes;
   }
 
-  /** Reads one; null when it isn't there any more or is no report. */
-  read({ path }: Waiting): Record<string, unknown> | null {
+  /** Reads a report; null if the file is gone or damaged. */
+  read({ path }: Queued): Record<string, unknown> | null {
     try {
       return JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>;
     } catch {
@@ -78,21 +71,18 @@ export class Backlog {
     }
   }
 
-  /**
-   * Takes one out: it has arrived, or never will. Throws where its file can't be removed; it is forgotten all the same until the
-   * next start, so that it isn't sent again and again.
-   */
-  remove(one: Waiting): void {
-    const index = this.#waiting.indexOf(one);
+  /** Removes a report. Throws when its file can't be removed; until the next start it isn't sent again all the same. */
+  remove(one: Queued): void {
+    const index = this.#queue.indexOf(one);
     if (index >= 0) {
-      this.#waiting.splice(index, 1);
+      this.#queue.splice(index, 1);
       this.#bytes -= one.bytes;
     }
     rmSync(one.path, { force: true });
   }
 }
 
-function waitingIn(dir: string): Waiting[] {
+function queuedIn(dir: string): Queued[] {
   let names: string[];
   try {
     names = readdirSync(dir).filter((name) => /^\d+\.json$/.test(name));
@@ -102,11 +92,8 @@ function waitingIn(dir: string): Waiting[] {
   return names
     .map((name) => {
       const path = join(dir, name);
-      return {
-        path,
-        recordedAt: Number.parseInt(name, 10),
-        bytes: statSync(path, { throwIfNoEntry: false })?.size ?? 0,
-      };
+      const bytes = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+      return { path, recordedAt: Number.parseInt(name, 10), bytes };
     })
     .toSorted((a, b) => a.recordedAt - b.recordedAt);
 }

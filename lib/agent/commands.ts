@@ -1,14 +1,13 @@
-// The commands at the agent's command line: try the way to the receiver, look at what is collected, ship once, quarantine.
+// The agent's commands: ping, selftest, doctor, --once, quarantine.
 
-import { join } from "node:path";
 import { printable, printableLines } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 import type { Config } from "./config.ts";
-import { type Patient, type State, examine, misconfigured, worst } from "./doctor.ts";
-import { EpisodePlaces } from "./episodes.ts";
-import { hostOf, openHub, refusedAtOnce } from "./hub.ts";
+import { type State, examine, misconfigured, overall } from "./doctor.ts";
+import { EpisodeFolders } from "./episodes.ts";
+import { exitIfRefused, hostOf, openHub } from "./hub.ts";
 import { REPORT_PATHS } from "./reporter.ts";
-import { Sampler } from "./report.ts";
+import { FIRST_SAMPLE_MS, Sampler } from "./report.ts";
 import { Shipping } from "./shipping.ts";
 
 const EXIT_RETRY = 5;
@@ -17,15 +16,15 @@ const DOCTOR_EXIT: Record<State, number> = { green: 0, yellow: 1, red: 2 };
 
 type Context<A = object> = CommandContext<Config, A>;
 
-/** `ping`: credentials, TLS and the way to the receiver, without writing anything. */
+/** `ping`: tries name, TLS, token and clock; writes nothing. */
 async function ping(context: Context): Promise<void> {
   const hub = openHub((await context.loadConfig()).receiver);
   const begin = performance.now();
   const { body } = await hub
     .ask({ method: "POST", path: "/v1/ping", what: "ping", signal: context.signal })
-    .catch(refusedAtOnce);
+    .catch(exitIfRefused);
   const ms = Math.round(performance.now() - begin);
-  if (typeof body["host"] !== "string") throw new Error(`ping ${hub.url}: it answers, but not as a receiver does`);
+  if (typeof body["host"] !== "string") throw new Error(`ping "${hub.url}": the answer is not a receiver's`);
   const there = Date.parse(String(body["time"]));
   const skew = Number.isNaN(there) ? "" : `, clocks differ by ${Math.round(Math.abs(Date.now() - there) / 1000)} s`;
   context.print(printable(`${hub.url} knows this host as "${body["host"]}" (${ms} ms${skew})`));
@@ -33,15 +32,14 @@ async function ping(context: Context): Promise<void> {
 
 const SOURCES = ["hub", "docker", "proxmox", "host"];
 
-/** `selftest [hub|docker|proxmox|host]`: one collection, shown; for hub one report, and what came back. */
+/** `selftest [hub|docker|proxmox|host]`: collects once and shows it; `hub` also sends it as a report and shows the answer. */
 async function selftest(context: Context): Promise<void> {
   const [what = "hub"] = context.positionals;
   if (!SOURCES.includes(what)) throw new UsageError(`selftest "${what}" is not one of ${SOURCES.join(", ")}`);
   const config = await context.loadConfig();
   const { env, log, signal, print } = context;
   const sampler = new Sampler(config, { env, log });
-  // CPU use is that between two looks.
-  await Bun.sleep(200);
+  await Bun.sleep(FIRST_SAMPLE_MS);
   const show = (value: unknown) => print(JSON.stringify(value, null, 2));
   if (what === "host") return show(sampler.host());
   if (what === "docker") {
@@ -53,37 +51,30 @@ async function selftest(context: Context): Promise<void> {
   const path = REPORT_PATHS[config.protocol];
   const { status, body } = await openHub(config.receiver)
     .ask({ method: "POST", path, what: "report", json: report, signal })
-    .catch(refusedAtOnce);
+    .catch(exitIfRefused);
   print(`\n${config.receiver.url}${path}: ${status} ${JSON.stringify(body)}`);
 }
 
 /** `--once`: one pass over the episodes. */
 async function once(context: Context): Promise<number> {
-  const config = await context.loadConfig();
-  const { ship, host_id } = config;
-  if (!ship) throw new UsageError("nothing to ship", 'set "ship.episodes_dir"');
-  const hub = openHub(config.receiver);
-  const places = new EpisodePlaces(ship.episodes_dir);
-  const shipping = new Shipping({ places, hub, host: hostOf(hub, host_id), log: context.log, signal: context.signal });
-  const done = await shipping.pass();
-  context.print(
-    Object.entries(done)
-      .map(([name, count]) => `${name}=${count}`)
-      .join(" "),
-  );
+  const { receiver, host_id, ship } = await context.loadConfig();
+  const hub = openHub(receiver);
+  const { log, signal } = context;
+  const done = await new Shipping({ folders: foldersOf(ship), hub, host: hostOf(hub, host_id), log, signal }).pass();
+  const counts = Object.entries(done).map(([name, count]) => `${name}=${count}`);
+  context.print(counts.join(" "));
   if (done.fatal + done.conflicts > 0) return EXIT_FATAL;
   return done.transient > 0 ? EXIT_RETRY : 0;
 }
 
-async function placesOf(context: Context): Promise<EpisodePlaces> {
-  const { ship } = await context.loadConfig();
-  if (!ship) throw new UsageError("nothing is shipped here", 'set "ship.episodes_dir"');
-  return new EpisodePlaces(ship.episodes_dir);
+function foldersOf(ship: Config["ship"]): EpisodeFolders {
+  if (!ship) throw new UsageError("no episodes are shipped", 'set "ship.episodes_dir"');
+  return new EpisodeFolders(ship.episodes_dir);
 }
 
 /** `quarantine list`. */
 async function listQuarantine(context: Context): Promise<void> {
-  const all = (await placesOf(context)).quarantined();
+  const all = foldersOf((await context.loadConfig()).ship).quarantined();
   if (all.length === 0) context.print("nothing is in quarantine");
   for (const { id, reason } of all) {
     const { error } = (reason?.body ?? {}) as { error?: unknown };
@@ -95,14 +86,14 @@ async function listQuarantine(context: Context): Promise<void> {
 /** `quarantine retry ID`. */
 async function retryQuarantined(context: Context): Promise<void> {
   const [id = ""] = context.positionals;
-  (await placesOf(context)).retry(id);
-  context.print(`${id}: back among the finished ones; it is shipped by the next pass`);
+  foldersOf((await context.loadConfig()).ship).retry(id);
+  context.print(`${id}: finished again; the next pass ships it`);
 }
 
-/** `quarantine drain-unstamped`: what bears no commit would be refused anyway. */
+/** `quarantine drain-unstamped`: the version gate would reject episodes without a commit. */
 async function drainUnstamped(context: Context<{ "dry-run"?: boolean }>): Promise<number> {
-  const places = await placesOf(context);
-  const unstamped = places.finished(() => {}).filter((id) => places.commit(id) === null);
+  const folders = foldersOf((await context.loadConfig()).ship);
+  const unstamped = folders.finished().filter((id) => folders.commit(id) === null);
   if (context.args["dry-run"]) {
     for (const id of unstamped) context.print(id);
     context.print(`${unstamped.length} unstamped, left where they are`);
@@ -110,102 +101,84 @@ async function drainUnstamped(context: Context<{ "dry-run"?: boolean }>): Promis
   }
   let busy = 0;
   for (const id of unstamped) {
-    const drained = drain(places, id);
-    if (!drained) busy++;
-    context.print(drained ? id : `${id}: is being shipped right now, left where it is`);
+    const unlock = folders.lock(id);
+    if (unlock === null) busy++;
+    else folders.quarantineEpisode(id, { status: null, body: { error: "no commit of 40 hex digits in meta.json" } });
+    unlock?.();
+    context.print(unlock ? id : `${id}: is being shipped right now, left where it is`);
   }
   context.print(`${unstamped.length - busy} unstamped put into quarantine`);
   return busy > 0 ? EXIT_RETRY : 0;
 }
 
-/** Puts one away, unless an agent works on it. */
-function drain(places: EpisodePlaces, id: string): boolean {
-  const release = places.hold(id);
-  if (release === null) return false;
-  try {
-    const body = { error: "no commit of 40 hex digits in meta.json" };
-    places.putAway(id, { status: null, body, time: new Date().toISOString() });
-  } finally {
-    release();
-  }
-  return true;
-}
-
-/** What is examined: all of it can be opened, as the configuration says. */
-async function patientOf(context: Context): Promise<Patient> {
-  const config = await context.loadConfig();
-  const { env, log, signal } = context;
-  return {
-    hub: openHub(config.receiver),
-    sampler: new Sampler(config, { env, log }),
-    queueDir: join(config.data_dir, "queue"),
-    episodesDir: config.ship?.episodes_dir ?? null,
-    signal,
-  };
-}
-
 /** `doctor`: a table of checks. */
 async function doctor(context: Context<{ json?: boolean }>): Promise<number> {
-  const checks = await patientOf(context).then(examine, misconfigured);
+  const { env, log, signal } = context;
+  const open = async () => {
+    const config = await context.loadConfig();
+    return { config, hub: openHub(config.receiver), sampler: new Sampler(config, { env, log }), signal };
+  };
+  const checks = await open().then(examine, misconfigured);
+  const state = overall(checks);
   if (context.args.json) {
-    context.print(JSON.stringify({ state: worst(checks), checks }));
+    context.print(JSON.stringify({ state, checks }));
   } else {
     const width = Math.max(...checks.map(({ name }) => name.length));
-    for (const { name, state, detail, fix } of checks) {
-      context.print(printable(`${state.padEnd(6)}  ${name.padEnd(width)}  ${detail}`));
+    for (const { name, state: color, detail, fix } of checks) {
+      context.print(printable(`${color.padEnd(6)}  ${name.padEnd(width)}  ${detail}`));
       // A fix may be several lines, to be pasted.
       if (fix) context.print(printableLines(`${" ".repeat(width + 10)}fix: ${fix}`));
     }
   }
-  return DOCTOR_EXIT[worst(checks)];
+  return DOCTOR_EXIT[state];
 }
 
-/** The commands, as data. */
 export const COMMANDS = {
   ping: {
-    summary: "try credentials, TLS and the way to the receiver; writes nothing",
-    usage: "usage: picket-agent ping\n\nExit code 3 when the token is refused.\n\nexample: picket-agent ping",
+    summary: "test the connection to the receiver: name, TLS, token, clock; writes nothing",
+    usage: "usage: picket-agent ping\n\nExit code 3 when the receiver rejects the token.\n\nexample: picket-agent ping",
     run: ping,
   },
   selftest: {
-    summary: "collect once, show it, send it, show the answer",
+    summary: "collect one report, show it, send it, show the answer",
     usage: `usage: picket-agent selftest [hub|docker|proxmox|host]
 
-  hub       collect all, send one report, show it and the answer (the default)
-  docker    only the containers
-  proxmox   only the node, its guests, storages and backups
-  host      only the host's own figures
+  hub       collect from all sources, send one report, show it and the answer (the default)
+  docker    show only the containers
+  proxmox   show only the node, its guests, storages and backups
+  host      show only the host's own figures
 
 example: picket-agent selftest docker`,
     positionals: { min: 0, max: 1, names: ["SOURCE"] },
     run: selftest,
   },
   doctor: {
-    summary: "look for trouble, from the folders to the receiver",
+    summary: "check the agent, from its folders to the receiver",
     usage: `usage: picket-agent doctor [--json]
 
-Exit code 0 all green, 1 something yellow, 2 something red (or a configuration that is wrong).
+Exit code 0 all green, 1 a yellow check, 2 a red check or an invalid configuration.
 
 example: picket-agent doctor`,
     options: { json: { type: "boolean" } },
     run: doctor,
   },
   "--once": {
-    summary: "ship what is finished, once, and end",
+    summary: "ship the finished episodes once, and exit",
     usage: `usage: picket-agent --once
 
-Prints scanned, shipped, transient, conflicts, fatal. Exit code 0 all well, ${EXIT_RETRY} something to try again, ${EXIT_FATAL} something refused.
+Prints the counts of scanned, shipped, transient, conflicts and fatal episodes.
+Exit code 0 all shipped, ${EXIT_RETRY} some to retry, ${EXIT_FATAL} some rejected.
 
 example: picket-agent --once`,
     run: once,
   },
   "quarantine list": {
-    summary: "show the episodes that were refused, and why",
+    summary: "show the rejected episodes, and why they were rejected",
     usage: "usage: picket-agent quarantine list\n\nexample: picket-agent quarantine list",
     run: listQuarantine,
   },
   "quarantine retry": {
-    summary: "put a refused episode back, to be shipped again",
+    summary: "move a rejected episode back, to ship it again",
     usage: "usage: picket-agent quarantine retry ID\n\nexample: picket-agent quarantine retry ep-1",
     positionals: { min: 1, max: 1, names: ["ID"] },
     run: retryQuarantined,
@@ -214,9 +187,9 @@ example: picket-agent --once`,
     summary: "put all finished episodes without a commit into quarantine",
     usage: `usage: picket-agent quarantine drain-unstamped [--dry-run]
 
-  --dry-run   only show which
+  --dry-run   only show them
 
-Safe beside a running agent: what it is shipping is left to it (exit code ${EXIT_RETRY}: run this again).
+Safe while the agent runs: an episode that it is shipping stays (exit code ${EXIT_RETRY}: run this again).
 
 example: picket-agent quarantine drain-unstamped --dry-run`,
     options: { "dry-run": { type: "boolean" } },

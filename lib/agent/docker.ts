@@ -1,32 +1,32 @@
-// Containers, from the Docker Engine API on its unix socket (Podman speaks it, too). Nothing is ever sent but GET.
+// Containers, from the Docker Engine API on its unix socket (Podman has the same API). All requests are GET.
 //
-// The list is one call. Times (inspect) and figures (stats) are then requested side by side, in two queues, so that slow figures
-// don't delay the times. One deadline ends it all: a container whose answers are late or failing by then stays in the list
-// without them. The figures are those that `docker stats` prints: its formulas are those of docker/cli,
-// cli/command/container/stats_helpers.go. Podman gives no earlier sample, so it is asked twice, see `wallClockPercent`.
+// The list is one request. Times (inspect) and figures (stats) are then requested in two concurrent queues, so that slow figures
+// don't delay the times, under one deadline: a container whose answers fail or come late stays in the list without them. The
+// formulas are those of `docker stats` (docker/cli, cli/command/container/stats_helpers.go). Podman's answers have no earlier
+// sample, so it is asked twice, see `wallClockPercent`.
 
 import { existsSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import * as v from "valibot";
 import { TransportError, deadline, eachOf, openClient } from "../client.ts";
 
-/** How long things may take, in milliseconds. */
-export interface Patience {
-  /** The list, without which there is nothing. */
+/** Timeouts in milliseconds. */
+export interface Timeouts {
+  /** For the list. */
   list: number;
-  /** Any other answer: stats takes two seconds by itself, because the engine looks twice. */
+  /** For any other answer: the engine takes two seconds for stats. */
   answer: number;
-  /** Everything together. */
+  /** For everything together. */
   all: number;
-  /** Between two looks at a container whose engine gives one only. */
-  look: number;
+  /** Between two samples, if the engine gives only one at a time. */
+  resample: number;
 }
 
-const PATIENCE: Patience = { list: 10_000, answer: 10_000, all: 30_000, look: 1000 };
-/** So many containers are asked about at once: 500 times two seconds have to fit into the deadline. Bun has 256 requests open at most. */
+const TIMEOUTS: Timeouts = { list: 10_000, answer: 10_000, all: 30_000, resample: 1000 };
+/** Concurrent requests: 500 stats of two seconds have to fit into the deadline, and Bun has at most 256 requests open. */
 const INSPECTS_AT_ONCE = 32;
 const STATS_AT_ONCE = 128;
-/** More are refused by the receiver, and so is a report of over 4 MiB or a list of over 10,000. */
+/** The receiver rejects a report with more, one of over 4 MiB, and a list of over 10,000. */
 const MOST_CONTAINERS = 500;
 const MOST_PORTS = 10_000;
 const ROOM_BYTES = 3 << 20;
@@ -38,39 +38,18 @@ const MIB = 1 << 20;
 export interface Gap {
   /** Containers over the 500 that a report may have; running ones are kept first. */
   leftOut: number;
-  /** Containers whose figures or times didn't come in time. */
+  /** Containers without figures or times, because of a timeout. */
   late: number;
-  /** Containers without their labels (and ports), because the report would have grown too big. */
+  /** Containers without labels (and ports), because the report would be too large. */
   shortened: number;
 }
 
 /** A container of a report. */
-export interface DockerContainer {
-  container_id: string;
-  name: string;
-  image: string;
-  image_tag: string | null;
-  status: string | null;
-  state: string | null;
-  health_status: string | null;
-  ports: { ip: string | null; private_port: number; public_port: number | null; type: string }[];
-  labels: Record<string, string>;
-  metrics: ContainerMetrics | null;
-  started_at: string | null;
-  finished_at: string | null;
-}
+export type DockerContainer = ReturnType<typeof rowOf>;
 
-export interface ContainerMetrics {
-  cpu_percent: number | null;
-  memory_usage_mb: number | null;
-  memory_limit_mb: number | null;
-  network_rx_bytes: number | null;
-  network_tx_bytes: number | null;
-  block_read_bytes: number | null;
-  block_write_bytes: number | null;
-}
+type ContainerMetrics = ReturnType<typeof metricsOf>;
 
-/** Never below 0: such a figure is wrong, and the receiver would refuse the whole report for it. */
+/** A negative figure becomes null: the receiver would reject the whole report for it. */
 const count = v.nullish(
   v.pipe(
     v.number(),
@@ -129,7 +108,7 @@ const Stats = v.object({
 });
 type Stats = v.InferOutput<typeof Stats>;
 
-/** Where the engine listens: as configured, else $DOCKER_HOST, else where it and Podman usually do; null where it isn't. */
+/** The engine's socket: the configured one, else $DOCKER_HOST, else the first usual path that exists; null if there is none. */
 export function findSocket(configured: string | undefined, env: Record<string, string | undefined>): string | null {
   if (configured !== undefined && configured !== "auto") return configured;
   const given = env["DOCKER_HOST"];
@@ -143,59 +122,53 @@ export function findSocket(configured: string | undefined, env: Record<string, s
 }
 
 /**
- * What the engine has, at most 500 of it: running ones first where there are more.
- * @param options.onGap called once when the report has less than the engine.
- * @throws Error when the list doesn't come in time or is something else.
+ * Reads the containers, at most 500 of them: running ones first if there are more.
+ * @param options.onGap called once if the report lacks something.
+ * @throws Error when the list fails or is invalid.
  */
 export async function readContainers(
   socket: string,
-  {
-    signal,
-    patience = PATIENCE,
-    onGap,
-  }: { signal?: AbortSignal; patience?: Patience; onGap?: (gap: Gap) => void } = {},
+  options: { signal?: AbortSignal; timeouts?: Partial<Timeouts>; onGap?: (gap: Gap) => void } = {},
 ): Promise<DockerContainer[]> {
-  using late = deadline(patience.all);
-  const end = signal ? AbortSignal.any([signal, late.signal]) : late.signal;
-  const get = engineAt(socket, patience.answer, end);
-  const listed = v.parse(Listed, await get("/containers/json?all=1", patience.list));
+  const timeouts = { ...TIMEOUTS, ...options.timeouts };
+  using late = deadline(timeouts.all);
+  const signal = options.signal ? AbortSignal.any([options.signal, late.signal]) : late.signal;
+  const get = engineAt(socket, timeouts.answer, signal);
+  const listed = v.parse(Listed, await get("/containers/json?all=1", timeouts.list));
   const rows = liveFirst(listed, MOST_CONTAINERS).map(rowOf);
-  const waiting = new Set<DockerContainer>();
-  // A container that has gone meanwhile, or whose figures don't come, keeps what the list said.
-  const ask = (some: DockerContainer[], atOnce: number, add: (row: DockerContainer) => Promise<void>) =>
+  const lateRows = new Set<DockerContainer>();
+  // After a failure (the container was removed, for one) the row keeps the list's fields.
+  const complete = (some: DockerContainer[], atOnce: number, add: (row: DockerContainer) => Promise<void>) =>
     eachOf(some, atOnce, (row) =>
       add(row).catch((error: unknown) => {
-        if (end.aborted || (error instanceof TransportError && error.late)) waiting.add(row);
+        if (signal.aborted || (error instanceof TransportError && error.late)) lateRows.add(row);
       }),
     );
   const live = rows.filter(({ state }) => state === "running" || state === "paused");
   await Promise.all([
-    ask(rows, INSPECTS_AT_ONCE, (row) => addTimes(get, row)),
-    ask(live, STATS_AT_ONCE, (row) => addFigures(get, row, () => sleep(patience.look, undefined, { signal: end }))),
+    complete(rows, INSPECTS_AT_ONCE, (row) => addTimes(get, row)),
+    complete(live, STATS_AT_ONCE, (row) => addFigures(get, row, () => sleep(timeouts.resample, undefined, { signal }))),
   ]);
-  const gap = { leftOut: listed.length - rows.length, late: waiting.size, shortened: shorten(rows) };
-  if (gap.leftOut + gap.late + gap.shortened > 0) onGap?.(gap);
+  const gap = { leftOut: listed.length - rows.length, late: lateRows.size, shortened: shorten(rows) };
+  if (gap.leftOut + gap.late + gap.shortened > 0) options.onGap?.(gap);
   return rows;
 }
 
-/** The engine's version; null when it doesn't say. */
-export async function dockerVersion(
-  socket: string,
-  { signal, patience = PATIENCE }: { signal?: AbortSignal; patience?: Patience } = {},
-): Promise<string | null> {
-  const answer = await engineAt(socket, patience.answer, signal)("/version");
+/** The engine's version; null if the answer has none. */
+export async function dockerVersion(socket: string, { signal }: { signal?: AbortSignal } = {}): Promise<string | null> {
+  const answer = await engineAt(socket, TIMEOUTS.answer, signal)("/version");
   return v.parse(v.object({ Version: v.nullish(v.string(), null) }), answer).Version?.slice(0, 32) ?? null;
 }
 
-/** In the engine's order; where there are too many, those with processes before the others. */
+/** In the engine's order; if there are too many, those with processes come first. */
 function liveFirst(listed: Listed[], most: number): Listed[] {
   if (listed.length <= most) return listed;
   const isLive = ({ State }: Listed) => State === "running" || State === "paused" || State === "restarting";
   return [...listed.filter(isLive), ...listed.filter((one) => !isLive(one))].slice(0, most);
 }
 
-/** A container as the list has it. */
-function rowOf(one: Listed): DockerContainer {
+/** A container with the list's fields. */
+function rowOf(one: Listed) {
   const [image, tag] = splitImage(one.Image);
   const status = one.Status ?? "";
   return {
@@ -208,22 +181,22 @@ function rowOf(one: Listed): DockerContainer {
     health_status: healthOf(one.Health?.Status ?? /\((?:health: )?(\w+)\)/.exec(status)?.[1]),
     ports: portsOf(one.Ports),
     labels: one.Labels,
-    metrics: null,
-    started_at: null,
-    finished_at: null,
+    metrics: null as ContainerMetrics | null,
+    started_at: null as string | null,
+    finished_at: null as string | null,
   };
 }
 
-/** Adds start and end, and the health where the list has none (Podman's). */
+/** Adds start and end, and the health if the list has none (Podman). */
 async function addTimes(get: Get, row: DockerContainer): Promise<void> {
   const { State } = v.parse(Inspected, await get(`/containers/${encodeURIComponent(row.container_id)}/json`));
   row.started_at = timeOf(State.StartedAt);
   row.finished_at = timeOf(State.FinishedAt);
-  // A container that has ended keeps its last health there, which says nothing of now.
+  // A stopped container keeps its last health there.
   if (row.state === "running") row.health_status ??= healthOf(State.Health?.Status);
 }
 
-/** Adds its figures; where the engine gives no earlier sample, from two looks with a `pause` between them. */
+/** Adds the figures. If the engine gives no earlier sample, takes a second one after `pause`. */
 async function addFigures(get: Get, row: DockerContainer, pause: () => Promise<void>): Promise<void> {
   const path = `/containers/${encodeURIComponent(row.container_id)}/stats?stream=false`;
   const first = v.parse(Stats, await get(path));
@@ -234,7 +207,6 @@ async function addFigures(get: Get, row: DockerContainer, pause: () => Promise<v
   row.metrics = { ...metricsOf(second), cpu_percent: wallClockPercent(first, second) };
 }
 
-/** Asks the engine for a path. */
 type Get = (path: string, timeoutMs?: number) => Promise<unknown>;
 
 function engineAt(socket: string, answerMs: number, signal: AbortSignal | undefined): Get {
@@ -252,9 +224,9 @@ function engineAt(socket: string, answerMs: number, signal: AbortSignal | undefi
   };
 }
 
-/** Leaves out labels, and then ports, of those that have more than their share, when the receiver would refuse it all. @returns of how many. */
+/** If the report would be too large, removes labels, and if need be ports, of the largest containers. @returns how many were shortened. */
 function shorten(rows: DockerContainer[]): number {
-  const sizeOf = (what: unknown) => Buffer.byteLength(JSON.stringify(what));
+  const sizeOf = (value: unknown) => Buffer.byteLength(JSON.stringify(value));
   if (sizeOf(rows) <= ROOM_BYTES) return 0;
   const share = Math.floor(ROOM_BYTES / rows.length);
   const big = rows.filter((row) => sizeOf(row) > share);
@@ -265,18 +237,12 @@ function shorten(rows: DockerContainer[]): number {
   return big.length;
 }
 
-/** The figures of one stats answer, as `docker stats` prints them; CPU use null where there is no earlier sample to compare with. */
-export function metricsOf({
-  cpu_stats,
-  precpu_stats,
-  memory_stats: memory,
-  networks,
-  blkio_stats,
-}: Stats): ContainerMetrics {
+/** The figures of one stats answer, as `docker stats` prints them. Without an earlier sample CPU use is null. */
+function metricsOf({ cpu_stats, precpu_stats, memory_stats: memory, networks, blkio_stats }: Stats) {
   const total = (bytes: (number | null)[] | undefined) =>
     bytes?.reduce<number>((sum, one) => sum + (one ?? 0), 0) ?? null;
   const nets = networks === null ? undefined : Object.values(networks);
-  // "Read", "read", "rbytes": the first letter counts.
+  // The field is "Read", "read" or "rbytes", depending on the version.
   const blocks = (letter: string) =>
     total(
       blkio_stats?.io_service_bytes_recursive
@@ -294,19 +260,19 @@ export function metricsOf({
   };
 }
 
-/** Of one CPU, so 150 is one and a half. */
+/** In percent of one CPU: 150 is one and a half. */
 function cpuPercent(now: v.InferOutput<typeof Cpu>, before: v.InferOutput<typeof Cpu> | undefined): number | null {
   if (!before?.system_cpu_usage) return null;
   const used = (now.cpu_usage?.total_usage ?? 0) - (before.cpu_usage?.total_usage ?? 0);
   const system = (now.system_cpu_usage ?? 0) - before.system_cpu_usage;
-  // Engines before API 1.27 don't say how many CPUs there are.
+  // Before API 1.27 there is no online_cpus.
   const cpus = now.online_cpus || (now.cpu_usage?.percpu_usage?.length ?? 0);
   return system > 0 && used > 0 ? hundredths((used / system) * cpus * 100) : 0;
 }
 
 /**
- * Of one CPU, by the clock, from two answers: Podman's have no earlier sample, and its system_cpu_usage leaves out the idle time
- * (github.com/containers/podman/issues/24730 and 28761), so that the usual formula gives any figure but the right one.
+ * In percent of one CPU, by wall-clock time between two answers. The usual formula is wrong for Podman: its answers have no earlier
+ * sample, and its system_cpu_usage leaves out idle time (github.com/containers/podman/issues/24730 and 28761).
  */
 function wallClockPercent(first: Stats, second: Stats): number | null {
   const ms = Date.parse(second.read ?? "") - Date.parse(first.read ?? "");
@@ -315,7 +281,7 @@ function wallClockPercent(first: Stats, second: Stats): number | null {
   return hundredths((Math.max(0, to - from) / (ms * 1e6)) * 100);
 }
 
-/** What the kernel gives back at once is not counted. cgroup v1 calls it total_inactive_file, v2 inactive_file. */
+/** Without cache that the kernel can free at once: total_inactive_file in cgroup v1, inactive_file in v2. */
 function withoutCache(usage: number, stats: Record<string, number>): number {
   const { total_inactive_file: v1, inactive_file: v2 = 0 } = stats;
   if (v1 !== undefined && v1 < usage) return usage - v1;
@@ -326,12 +292,12 @@ function hundredths(value: number): number {
   return Number(value.toFixed(2));
 }
 
-/** Exact: the kernel counts pages, which are 1/256 of it. */
+/** Not rounded: the kernel counts pages, which are 1/256 MiB. */
 function mebibytes(bytes: number | null): number | null {
   return bytes === null ? null : bytes / MIB;
 }
 
-/** `registry:5000/team/app:1.2@sha256:…` as image and tag; an image without a tag, or by its id alone, has none. */
+/** Splits `registry:5000/team/app:1.2@sha256:…` into image and tag; the tag is null if there is none. */
 export function splitImage(image: string): [image: string, tag: string | null] {
   const plain = image.replace(/@sha256:[0-9a-f]+$/, "");
   if (plain.startsWith("sha256:")) return [plain, null];
@@ -339,24 +305,24 @@ export function splitImage(image: string): [image: string, tag: string | null] {
   return colon > plain.lastIndexOf("/") ? [plain.slice(0, colon), plain.slice(colon + 1)] : [plain, null];
 }
 
-/** Its own name: legacy links add others, such as `/other/alias`. Some have none. */
+/** The container's own name, without those of legacy links such as `/other/alias`; its short id if it has none. */
 function nameOf(names: string[], id: string): string {
   const all = names.map((name) => name.replace(/^\//, "")).filter((name) => name !== "");
   return all.find((name) => !name.includes("/")) ?? all[0] ?? id.slice(0, 12);
 }
 
-/** A status has 32 characters in a report; `Up About a minute (health: starting)` has more, and its health is told elsewhere. */
+/** At most 32 characters: `Up About a minute (health: starting)` loses its health, which has its own field. */
 function shortStatus(status: string): string {
   return (status.length > 32 ? status.replace(/ \((health: )?\w+\)$/, "") : status).slice(0, 32);
 }
 
-/** "none" (API 1.52) and "" (Podman) mean that nothing is checked. */
-function healthOf(said: string | null | undefined): string | null {
-  return said === "healthy" || said === "unhealthy" || said === "starting" ? said : null;
+/** "none" (API 1.52) and "" (Podman) mean that there is no health check. */
+function healthOf(status: string | null | undefined): string | null {
+  return status === "healthy" || status === "unhealthy" || status === "starting" ? status : null;
 }
 
-/** Each once, in an order that stays the same: the engine's doesn't, and some versions name one twice. IPv4 and IPv6 are two. */
-function portsOf(ports: Listed["Ports"]): DockerContainer["ports"] {
+/** Sorted and without duplicates: the engine's order varies, and some versions list a port twice. IPv4 and IPv6 are two ports. */
+function portsOf(ports: Listed["Ports"]) {
   const byKey = new Map(
     ports.map(({ IP, PrivatePort, PublicPort, Type }) => {
       const port = { ip: IP || null, private_port: PrivatePort, public_port: PublicPort || null, type: Type };

@@ -1,13 +1,13 @@
-// The places of an episode on a host. A state is a place; each step is one rename, so that whoever is killed goes on from there.
+// An episode's state is the folder it lies in, and each step is one rename: shipping resumes after a crash.
 //
 //   episodes/<id>/done.marker      finished by its producer
-//   outbox/<id>.tar.zst.partial    is being packed
-//   outbox/<id>.tar.zst            packed, to be sent
-//   shipped/<id>/                  arrived
-//   quarantine/<id>/               refused; why is in quarantine_reason.json beside its files
+//   outbox/<id>.tar.zst.partial    being packed
+//   outbox/<id>.tar.zst            packed, not sent yet
+//   shipped/<id>/                  accepted by the receiver
+//   quarantine/<id>/               rejected; the reason is in quarantine_reason.json beside its files
 //
-// outbox, shipped and quarantine lie beside the episodes' folder, on the same file system. Whoever works on an episode holds
-// its folder (flock(2) on the folder itself), so that a daemon, `--once` and the quarantine's commands don't meet in one.
+// outbox, shipped and quarantine are beside the episodes' folder, on the same file system. Each step takes a lock (flock(2) on
+// the episode's folder itself), so that a daemon, `--once` and the quarantine commands never work on the same episode.
 
 import {
   closeSync,
@@ -33,18 +33,18 @@ const MARKER = "done.marker";
 const REASON = "quarantine_reason.json";
 const SUFFIX = ".tar.zst";
 
-/** Why an episode was put away. */
+/** Why an episode is in quarantine. */
 interface QuarantineReason {
-  /** The answer's status; null where it wasn't sent. */
+  /** The answer's status; null if the episode wasn't sent. */
   status: number | null;
-  /** The answer's body, or what is wrong. */
+  /** The answer's body, or a description of the problem. */
   body: unknown;
   /** RFC 3339. */
   time: string;
 }
 
 /** The folders of a host's episodes. */
-export class EpisodePlaces {
+export class EpisodeFolders {
   readonly episodes: string;
   readonly outbox: string;
   readonly shipped: string;
@@ -58,45 +58,46 @@ export class EpisodePlaces {
     this.quarantine = join(beside, "quarantine");
   }
 
-  /** Makes the folders that are ours. */
+  /** Creates the folders beside the episodes. */
   make(): void {
     for (const folder of [this.outbox, this.shipped, this.quarantine]) mkdirSync(folder, { recursive: true });
   }
 
-  /** Finished episodes, the longest finished first. What can't be shipped as it lies there is told to `odd`, with what would help. */
-  finished(odd: (name: string, remedy: string) => void): string[] {
+  /** Finished episodes, the oldest first. `invalid` is called for each that can't be shipped, with a fix. */
+  finished(invalid: (name: string, fix: string) => void = () => {}): string[] {
     const found: { id: string; at: number }[] = [];
     for (const id of existsSync(this.episodes) ? readdirSync(this.episodes) : []) {
       const at = markedAt(join(this.episodes, id, MARKER));
       if (at === null) continue;
-      if (at === "hidden") odd(id, "let it be read");
+      if (at === "unreadable") invalid(id, "make it readable");
       else if (NAME_SEGMENT.test(id)) found.push({ id, at });
-      else odd(id, "rename it");
+      else invalid(id, "rename it");
     }
     return found.toSorted((a, b) => a.at - b.at || (a.id < b.id ? -1 : 1)).map(({ id }) => id);
   }
 
   /**
-   * Takes an episode for oneself.
-   * @returns what gives it back; null when somebody else works on it, or has moved it away. Throws when it is not there.
+   * Locks an episode.
+   * @returns what unlocks it; null when another process has locked or moved it. Throws when it doesn't exist.
    */
-  hold(id: string): (() => void) | null {
+  lock(id: string): (() => void) | null {
     const folder = join(this.episodes, id);
     const fd = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY);
-    const release = () => closeSync(fd);
-    const taken = hasLibc() && !flock(fd, "exclusive");
+    const unlock = () => closeSync(fd);
+    const locked = !hasLibc() || flock(fd, "exclusive");
+    // It may have been moved between open and lock.
     const here = statSync(folder, { throwIfNoEntry: false });
-    if (!taken && here?.ino === fstatSync(fd).ino) return release;
-    release();
+    if (locked && here?.ino === fstatSync(fd).ino) return unlock;
+    unlock();
     return null;
   }
 
-  /** Where an episode's archive lies, or will. */
+  /** The path of an episode's archive. */
   archive(id: string): string {
     return join(this.outbox, `${id}${SUFFIX}`);
   }
 
-  /** The commit in meta.json; null without one of 40 hex digits. */
+  /** The commit in meta.json; null if there is none of 40 hex digits. */
   commit(id: string): string | null {
     try {
       const meta = JSON.parse(readFileSync(join(this.episodes, id, "meta.json"), "utf8")) as {
@@ -109,20 +110,21 @@ export class EpisodePlaces {
     }
   }
 
-  /** It has arrived: the folder goes to shipped, then the archive goes. */
+  /** Moves an accepted episode to shipped. After a crash in between, `sweep` removes the archive. */
   ship(id: string): void {
-    this.#move(join(this.episodes, id), this.shipped, id);
-    this.#drop(this.archive(id));
+    moveInto(this.shipped, join(this.episodes, id), id);
+    rmSync(this.archive(id), { force: true });
   }
 
-  /** It won't be taken: the folder goes to quarantine with the reason, then the archive goes. */
-  putAway(id: string, reason: QuarantineReason): void {
-    writeFileSync(join(this.episodes, id, REASON), `${JSON.stringify(reason, null, 2)}\n`);
-    this.#move(join(this.episodes, id), this.quarantine, id);
-    this.#drop(this.archive(id));
+  /** Moves an episode to quarantine, with the reason. */
+  quarantineEpisode(id: string, reason: Omit<QuarantineReason, "time">): void {
+    const text = JSON.stringify({ ...reason, time: new Date().toISOString() }, null, 2);
+    writeFileSync(join(this.episodes, id, REASON), `${text}\n`);
+    moveInto(this.quarantine, join(this.episodes, id), id);
+    rmSync(this.archive(id), { force: true });
   }
 
-  /** What is in quarantine. */
+  /** The episodes in quarantine. */
   quarantined(): { id: string; reason: QuarantineReason | null }[] {
     if (!existsSync(this.quarantine)) return [];
     return readdirSync(this.quarantine)
@@ -130,87 +132,78 @@ export class EpisodePlaces {
       .map((id) => ({ id, reason: readReason(join(this.quarantine, id, REASON)) }));
   }
 
-  /** Back to the finished ones, as it was. Throws when it isn't there, or its place is taken. */
+  /** Moves an episode from quarantine back to the finished ones. Throws when it isn't in quarantine, or its name is taken. */
   retry(id: string): void {
     const from = join(this.quarantine, id);
     const to = join(this.episodes, id);
     if (!NAME_SEGMENT.test(id) || !existsSync(from)) throw new Error(`retry "${id}": it is not in quarantine`);
     if (existsSync(to)) throw new Error(`retry "${id}": there is an episode of that name in ${this.episodes}`);
-    this.#drop(join(from, REASON));
-    // Of one that was killed while it put this away: what was refused must not be sent in place of what was mended.
-    this.#drop(this.archive(id));
+    rmSync(join(from, REASON), { force: true });
+    // A kill in `quarantineEpisode` may have left the rejected archive: it must not be sent instead of the fixed episode.
+    rmSync(this.archive(id), { force: true });
     renameSync(from, to);
   }
 
-  /** Removes what is being packed by nobody any more, and archives whose folder is gone. What can't be removed is told to `left`. */
-  sweep(left: (path: string, error: unknown) => void): void {
+  /** Removes leftovers of a crash: partial archives that no process writes, and archives whose folder has moved. */
+  sweep(onError: (path: string, error: unknown) => void): void {
     for (const name of existsSync(this.outbox) ? readdirSync(this.outbox) : []) {
       const [, id, partial] = /^(.+)\.tar\.zst(\.partial)?$/.exec(name) ?? [];
       if (id === undefined) continue;
       const path = join(this.outbox, name);
       try {
-        if (!existsSync(join(this.episodes, id))) this.#drop(path);
-        else if (partial) this.#dropUnheld(id, path);
+        if (!existsSync(join(this.episodes, id))) rmSync(path, { force: true });
+        else if (partial) this.#removeUnlocked(id, path);
       } catch (error) {
-        left(path, error);
+        onError(path, error);
       }
+    }
+  }
+
+  #removeUnlocked(id: string, path: string): void {
+    const unlock = this.lock(id);
+    try {
+      if (unlock) rmSync(path, { force: true });
+    } finally {
+      unlock?.();
     }
   }
 
   /**
-   * Removes what has lain in a folder for longer than so many days; 0 keeps it for ever. What can't be removed is told to `left`.
-   * @returns how many went.
+   * Removes what has been in a folder for longer than so many days; 0 keeps it for ever.
+   * @returns how many were removed.
    */
-  expire(
-    folder: string,
-    { days, now, left }: { days: number; now: number; left: (path: string, error: unknown) => void },
-  ): number {
+  expire(folder: string, { days, onError }: { days: number; onError: (path: string, error: unknown) => void }): number {
     if (days === 0 || !existsSync(folder)) return 0;
-    let gone = 0;
+    let removed = 0;
     for (const path of readdirSync(folder).map((id) => join(folder, id))) {
       try {
-        if (now - lstatSync(path).ctimeMs <= days * 86_400_000) continue;
+        if (Date.now() - lstatSync(path).ctimeMs <= days * 86_400_000) continue;
         rmSync(path, { recursive: true, force: true });
-        gone++;
+        removed++;
       } catch (error) {
-        left(path, error);
+        onError(path, error);
       }
     }
-    return gone;
-  }
-
-  /** Moves a folder; one of that name that is there already gets out of the way. */
-  #move(from: string, into: string, id: string): void {
-    mkdirSync(into, { recursive: true });
-    let to = join(into, id);
-    for (let n = 2; existsSync(to); n++) to = join(into, `${id}.${n}`);
-    renameSync(from, to);
-    syncFolder(into);
-  }
-
-  #dropUnheld(id: string, path: string): void {
-    const release = this.hold(id);
-    if (release === null) return;
-    this.#drop(path);
-    release();
-  }
-
-  /** Removes a file; another process's sweep may have been quicker. */
-  #drop(path: string): void {
-    rmSync(path, { force: true });
+    return removed;
   }
 }
 
-/**
- * When a marker was written, in milliseconds since 1970; null where there is none, "hidden" where that can't be seen. Nothing that lies
- * among the episodes (a file, a link to itself, somebody's own folder) keeps the others from being found.
- */
-function markedAt(marker: string): number | "hidden" | null {
+/** Moves a folder into another one; if the name is taken it gets a number. */
+function moveInto(folder: string, from: string, id: string): void {
+  mkdirSync(folder, { recursive: true });
+  let to = join(folder, id);
+  for (let n = 2; existsSync(to); n++) to = join(folder, `${id}.${n}`);
+  renameSync(from, to);
+  syncFolder(folder);
+}
+
+/** When a marker was written, in milliseconds since 1970; null if there is none: the folder may hold files and broken links, too. */
+function markedAt(marker: string): number | "unreadable" | null {
   try {
     return statSync(marker).mtimeMs;
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    return code === "ENOENT" || code === "ENOTDIR" || code === "ELOOP" ? null : "hidden";
+    return code === "ENOENT" || code === "ENOTDIR" || code === "ELOOP" ? null : "unreadable";
   }
 }
 

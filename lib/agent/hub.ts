@@ -1,4 +1,4 @@
-// The hub (a receiver), as an agent asks it.
+// The agent's client of its hub (a receiver).
 
 import { type Client, HttpError, TransportError, openClient } from "../client.ts";
 import { RefusedCredentials } from "../service.ts";
@@ -8,10 +8,9 @@ import type { Config } from "./config.ts";
 /** Longer than any answer of a receiver, in bytes. */
 const LARGEST_ANSWER = 1 << 20;
 
-/** What takes requests to a receiver. */
 export type Hub = Pick<Client, "ask">;
 
-/** @throws Error when a certificate can't be read. */
+/** Reads the certificates. @throws Error when one can't be read. */
 export function openHub({ token, timeout_seconds, ...reach }: Config["receiver"]): Client {
   return openClient({
     ...reach,
@@ -23,8 +22,8 @@ export function openHub({ token, timeout_seconds, ...reach }: Config["receiver"]
 }
 
 /**
- * The name in an upload's path: the configured one, else what the receiver calls the token's host. Asked once.
- * @throws TransportError also where the receiver refuses to say (400, for one): that says nothing about an upload, which was not sent.
+ * The host name in an upload's path: the configured one, else the token's, requested once from the receiver.
+ * @throws TransportError also for an answer such as 400: it isn't about the upload, so that must not end up in quarantine.
  */
 export function hostOf(hub: Hub, configured: string | undefined): () => Promise<string> {
   let known = configured;
@@ -35,16 +34,16 @@ export function hostOf(hub: Hub, configured: string | undefined): () => Promise<
       throw error instanceof HttpError && !error.later ? new TransportError(error.message) : error;
     });
     const { host } = body;
-    if (typeof host !== "string") throw new TransportError(`${what}: the receiver doesn't say: set "host_id"`);
+    if (typeof host !== "string") throw new TransportError(`${what}: the answer has no "host": set "host_id"`);
     known = host;
     return host;
   };
 }
 
-/** Ends the program with 3 on refused credentials: a wrong token shows at once, and another start won't help. */
-export function refusedAtOnce(error: unknown): never {
+/** Turns refused credentials into exit code 3: another start won't help. */
+export function exitIfRefused(error: unknown): never {
   if (error instanceof HttpError && error.refusesCredentials) {
-    throw new RefusedCredentials("the receiver refuses this token", {
+    throw new RefusedCredentials("the receiver rejects the token", {
       cause: error,
       hint: "on the receiver: picket-receiver token list; a new one: picket-receiver token rotate HOST",
     });

@@ -1,13 +1,13 @@
 // A node of Proxmox VE, from its API (versions 6 to 9).
 //
-//   /nodes/N/status             the node's figures; without them there is no report
-//   /nodes/N/lxc, /qemu         the guests and their status; if one of the two lists fails, guests are left out as a whole
-//   /nodes/N/{kind}/ID/config   cores, memory, disks; failing (forbidden, locked, late): the guest has no `spec`
-//   /nodes/N/storage            where guests and backups lie
-//   /nodes/N/storage/S/content  the newest backup of each guest; asked every ten minutes, such lists can be long
+//   /nodes/N/status             the node's figures; required
+//   /nodes/N/lxc, /qemu         the guests and their status; if one of the two lists fails, the report has no guests
+//   /nodes/N/{kind}/ID/config   cores, memory, disks; if it fails (forbidden, locked, late) the guest has no `spec`
+//   /nodes/N/storage            the storages of guests and backups
+//   /nodes/N/storage/S/content  the newest backup of each guest; requested every ten minutes, because the lists can be long
 //
-// The API is slow (some 20 ms of CPU a call): a guest's configuration is asked for again only when the list shows it changed, and
-// hourly. Numbers come as numbers or as text, depending on version and field.
+// The API is slow (some 20 ms of CPU a request): a guest's configuration is requested when its list entry changes, and hourly.
+// Numbers come as numbers or as text, depending on version and field.
 
 import * as v from "valibot";
 import { type Client, HttpError, deadline, eachOf, openClient } from "../client.ts";
@@ -19,75 +19,38 @@ import type { HostFacts, HostMetrics } from "./host.ts";
 
 type ProxmoxSettings = NonNullable<Config["proxmox"]>;
 
-/** A guest of a report. */
-interface ProxmoxGuest {
+/** A node's part of a report. */
+export type NodeReading = Awaited<ReturnType<Proxmox["read"]>>;
+
+interface Guest {
   vmid: number;
   name: string | null;
   kind: Kind;
-  status: "running" | "stopped" | "unknown";
+  status: string;
   spec?: GuestSpec;
-  controller_version: "";
+  controller_version: string;
 }
 
-interface GuestSpec {
-  cores: number | null;
-  memory_mb: number | null;
-  disk_gb: number | null;
-}
-
-/** A storage of a report. */
-interface StorageTarget {
-  name: string;
-  type: string | null;
-  content: string[];
-  active: boolean;
-  shared: boolean;
-  total_bytes: number | null;
-  used_bytes: number | null;
-}
-
-/** The newest backup of a guest on a storage. */
-interface Backup {
-  vmid: number | null;
-  storage: string;
-  volume: string;
-  /** RFC 3339. */
-  created_at: string | null;
-  size_bytes: number | null;
-  /** How many there are of this guest there. */
-  count: number;
-  /** What the backup server's own check said of it: `ok`, `failed`; null where there was none. */
-  verified: string | null;
-}
-
-/** What a node says of itself. What it doesn't say isn't there. */
-export interface NodeReading {
-  metrics: Partial<HostMetrics>;
-  facts: Partial<HostFacts>;
-  /** Undefined when they could not be listed. */
-  guests: ProxmoxGuest[] | undefined;
-  storage_targets: StorageTarget[];
-  backups: Backup[];
-}
-
+type GuestSpec = ReturnType<typeof specOf>;
+type Backup = ReturnType<typeof newestOf>[number];
 type Kind = "lxc" | "qemu";
 
 const ANSWER_MS = 10_000;
 const LARGEST_ANSWER = 32 << 20;
-/** All that comes after the status together: a node that is slow with each of many guests delays the heartbeat by no more. */
+/** For everything after the status: a node that is slow for each of many guests must not delay the heartbeat. */
 const REST_MS = 30_000;
-/** So many guests are asked about at once. */
+/** Concurrent requests. */
 const AT_ONCE = 8;
-/** What a report may hold. */
+/** The receiver rejects a report with more. */
 const MOST_GUESTS = 1000;
 const BACKUPS_MS = 10 * 60_000;
 const CONFIG_MS = 3_600_000;
 const MIB = 1 << 20;
 const GIB = 1 << 30;
 
-// -- what the API answers
+// -- the API's answers
 
-/** A number, also as text; null where it is neither, or below 0: the receiver would refuse the whole report for such a figure. */
+/** A number, also as text; null for anything else and below 0: the receiver would reject the whole report for it. */
 const num = v.optional(v.pipe(v.unknown(), v.transform(asNumber)), null);
 const text = v.optional(
   v.pipe(
@@ -153,10 +116,10 @@ function asNumber(given: unknown): number | null {
 
 // -- the node
 
-/** Reads a node again and again. */
+/** Reads a node. */
 export class Proxmox {
   #settings: ProxmoxSettings;
-  /** Is told what was left out, and which kind of trouble that is. */
+  /** Logs what a report lacks; `kind` limits repetitions. */
   #warn: (kind: string, text: string) => void;
   #api: Client;
   #restMs: number;
@@ -175,15 +138,15 @@ export class Proxmox {
     this.#api = openApi(settings);
   }
 
-  /** What the node says. @throws Error when it doesn't tell its own status. */
-  async read(signal: AbortSignal): Promise<NodeReading> {
+  /** Reads the node. @throws Error when its status can't be read. */
+  async read(signal: AbortSignal) {
     const { endpoint } = this.#settings;
     const status = await this.#get("/status", Status, signal);
     using late = deadline(this.#restMs);
     const rest = AbortSignal.any([signal, late.signal]);
     const [guests, storages] = await Promise.all([this.#guests(rest), this.#storages(rest)]);
     return {
-      ...figuresOf(status, { here: isLoopback(new URL(endpoint).hostname) }),
+      ...figuresOf(status, { isThisHost: isLoopback(new URL(endpoint).hostname) }),
       guests,
       storage_targets: storages.map(targetOf),
       backups: await this.#newestBackups(storages, rest),
@@ -191,9 +154,9 @@ export class Proxmox {
   }
 
   async #get<S extends v.GenericSchema>(path: string, schema: S, signal: AbortSignal): Promise<v.InferOutput<S>> {
-    const whole = `/api2/json/nodes/${encodeURIComponent(this.#settings.node)}${path}`;
-    const what = `ask Proxmox at ${this.#api.url} for ${whole}`;
-    const { json } = await this.#api.ask({ what: "GET", path: whole, signal }).catch((error: unknown) => {
+    const fullPath = `/api2/json/nodes/${encodeURIComponent(this.#settings.node)}${path}`;
+    const what = `ask Proxmox at ${this.#api.url} for ${fullPath}`;
+    const { json } = await this.#api.ask({ what: "GET", path: fullPath, signal }).catch((error: unknown) => {
       throw new Error(`${what}${hintFor(error)}`, { cause: error });
     });
     const parsed = v.safeParse(v.object({ data: schema }), json);
@@ -202,7 +165,8 @@ export class Proxmox {
     throw new Error(`${what}: unexpected answer: ${v.getDotPath(issue) ?? ""}: ${issue.message}`);
   }
 
-  async #guests(signal: AbortSignal): Promise<ProxmoxGuest[] | undefined> {
+  /** Undefined if they can't be listed. */
+  async #guests(signal: AbortSignal) {
     try {
       const lists = await Promise.all(
         (["lxc", "qemu"] as const).map(async (kind) => {
@@ -214,20 +178,20 @@ export class Proxmox {
       if (all.length > MOST_GUESTS) this.#warn("guests", `${all.length} guests: only ${MOST_GUESTS} are reported`);
       return await eachOf(all.slice(0, MOST_GUESTS), AT_ONCE, ({ kind, one }) => this.#guest(kind, one, signal));
     } catch (error) {
-      this.#warn("guests", `guests not read: the report goes without them: ${errorChain(error)}`);
+      this.#warn("guests", `guests not read, the report has none: ${errorChain(error)}`);
       return undefined;
     }
   }
 
-  async #guest(kind: Kind, one: Listed, signal: AbortSignal): Promise<ProxmoxGuest> {
-    const { vmid, name, status } = one;
-    const known = status === "running" || status === "stopped" ? status : "unknown";
-    const guest = { vmid, name: name?.slice(0, 255) ?? null, kind, status: known, controller_version: "" } as const;
+  async #guest(kind: Kind, one: Listed, signal: AbortSignal): Promise<Guest> {
+    const { vmid, name } = one;
+    const status = one.status === "running" || one.status === "stopped" ? one.status : "unknown";
+    const guest = { vmid, name: name?.slice(0, 255) ?? null, kind, status, controller_version: "" };
     try {
       return { ...guest, spec: await this.#spec(kind, one, signal) };
     } catch (error) {
-      if (signal.aborted) this.#warn("late", "guests go without their spec: the node takes too long to tell");
-      else this.#warn(`config ${kind} ${vmid}`, `guest ${vmid} (${kind}) goes without its spec: ${errorChain(error)}`);
+      if (signal.aborted) this.#warn("late", "guests without spec: the node takes too long to answer");
+      else this.#warn(`config ${kind} ${vmid}`, `guest ${vmid} (${kind}) without spec: ${errorChain(error)}`);
       return guest;
     }
   }
@@ -292,10 +256,13 @@ function hintFor(error: unknown): string {
 }
 
 /**
- * A node's figures as a report has them. `here`: the API was asked on the node itself, so that what it doesn't tell can be had
- * from /proc; else that would be another machine's, and is null.
+ * A node's figures. If the node is this host, fields that the API lacks are left out, and a report takes them from /proc; else they
+ * are null, because /proc is another machine's.
  */
-function figuresOf(status: v.InferOutput<typeof Status>, { here }: { here: boolean }) {
+function figuresOf(
+  status: v.InferOutput<typeof Status>,
+  { isThisHost }: { isThisHost: boolean },
+): { metrics: Partial<HostMetrics>; facts: Partial<HostFacts> } {
   const { cpu, uptime, memory, rootfs, loadavg, cpuinfo, kversion, pveversion } = status;
   const kernel = status["current-kernel"]?.release ?? /\b\d+\.\d+\.\S+/.exec(kversion ?? "")?.[0] ?? null;
   const product = /^pve-manager\/([^/]+)/.exec(pveversion ?? "")?.[1];
@@ -322,37 +289,36 @@ function figuresOf(status: v.InferOutput<typeof Status>, { here }: { here: boole
     arch: null,
     boot_at: null,
   };
-  return here ? { metrics: said(metrics), facts: said(facts) } : { metrics, facts };
+  return isThisHost ? { metrics: withoutNulls(metrics), facts: withoutNulls(facts) } : { metrics, facts };
 }
 
-/** Without what is null. */
-function said<T extends object>(fields: T): Partial<T> {
+function withoutNulls<T extends object>(fields: T): Partial<T> {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null)) as Partial<T>;
 }
 
-/** In whole units; null where that is no number that a report may have. */
+/** In whole units; null if the result is not a safe integer. */
 function scaled(value: number | null | undefined, unit: number, whole: (n: number) => number): number | null {
   if (value === null || value === undefined) return null;
   const scale = whole(value / unit);
   return Number.isSafeInteger(scale) ? scale : null;
 }
 
-/** The receiver takes a node's CPUs from 1 to 1024. */
+/** The receiver accepts 1 to 1024 CPUs. */
 function cpusOf(cpus: number | null | undefined): number | null {
   const whole = scaled(cpus, 1, Math.ceil);
   return whole !== null && whole >= 1 && whole <= 1024 ? whole : null;
 }
 
-/** What a guest was given, by its configuration; what that leaves open is the default, or what the list says. */
-function specOf(kind: Kind, config: Record<string, unknown>, { cpus, maxmem }: Listed): GuestSpec {
+/** A guest's resources by its configuration; if that lacks a field, the default or the list's value. */
+function specOf(kind: Kind, config: Record<string, unknown>, { cpus, maxmem }: Listed) {
   const field = (name: string) => asNumber(config[name]);
   const cores = field("cores");
   // Since version 8 memory may be written as a list of properties: "current=2048".
   const { memory } = config;
   const current = asNumber(typeof memory === "string" ? memory.replace(/^current=|,.*$/g, "") : memory);
   return {
-    // A container without cores has all of the node's, a machine has one of each. What the list says of a container may be its
-    // cpulimit, half a CPU for one: the receiver takes whole ones only.
+    // By default a container has all of the node's cores, and a machine has one core and one socket. The list's cpus of a
+    // container may be its cpulimit, such as 0.5; the receiver accepts only whole numbers.
     cores: scaled(kind === "qemu" ? (cores ?? 1) * (field("sockets") ?? 1) : (cores ?? cpus), 1, Math.ceil),
     memory_mb: current ?? scaled(maxmem, MIB, Math.floor),
     disk_gb: diskGb(config),
@@ -362,7 +328,7 @@ function specOf(kind: Kind, config: Record<string, unknown>, { cpus, maxmem }: L
 const DISK = /^(rootfs|mp\d+|ide\d+|sata\d+|scsi\d+|virtio\d+)$/;
 const UNITS: Record<string, number> = { K: 2 ** -20, M: 2 ** -10, G: 1, T: 2 ** 10 };
 
-/** All disks together in GiB; CD-ROMs are none. Null where no size is written. */
+/** The sum of the disks in GiB, without CD-ROMs; null if no disk has a size. */
 function diskGb(config: Record<string, unknown>): number | null {
   const sizes = Object.entries(config).flatMap(([name, value]) => {
     if (!DISK.test(name) || typeof value !== "string" || /(^|,)media=cdrom(,|$)/.test(value)) return [];
@@ -377,7 +343,7 @@ function contents(list: string | null): string[] {
   return (list ?? "").split(",").filter(Boolean);
 }
 
-function targetOf(one: v.InferOutput<typeof Storages>[number]): StorageTarget {
+function targetOf(one: v.InferOutput<typeof Storages>[number]) {
   const { storage, type, content, active, enabled, shared, total, used } = one;
   return {
     name: storage,
@@ -390,8 +356,8 @@ function targetOf(one: v.InferOutput<typeof Storages>[number]): StorageTarget {
   };
 }
 
-/** Of each guest the newest one. */
-function newestOf(storage: string, content: v.InferOutput<typeof Content>): Backup[] {
+/** The newest backup of each guest. `verified` is the backup server's own check: `ok`, `failed`; null if there was none. */
+function newestOf(storage: string, content: v.InferOutput<typeof Content>) {
   const byGuest = Map.groupBy(content, ({ vmid }) => vmid);
   return [...byGuest].map(([vmid, all]) => {
     const newest = all.reduce((best, one) => ((one.ctime ?? 0) > (best.ctime ?? 0) ? one : best));

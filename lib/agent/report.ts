@@ -1,28 +1,30 @@
-// One report: what every source says now. A source that fails is left out or null, and the failure is logged. Only a Proxmox
-// node's own status is required where one is configured: a report without it would describe another host.
+// Collects one report from all sources. A source that fails is left out or null, and the failure is logged. Only the status of a
+// configured Proxmox node is required: a report without it would describe another host.
 
 import { type Log, type Seldom, errorChain, seldom } from "../log.ts";
 import { build } from "../version.ts";
 import type { Config } from "./config.ts";
 import { type DockerContainer, dockerVersion, findSocket, readContainers } from "./docker.ts";
-import { type HostMetrics, HostReader, readServices } from "./host.ts";
+import { HostReader, readServices } from "./host.ts";
 import { type NodeReading, Proxmox } from "./proxmox.ts";
 
 type SourceSettings = Pick<Config, "disks" | "docker" | "proxmox" | "host_id" | "services">;
 
-/** A report as it is sent; `recorded_at` is when it was begun. */
+/** A report as it is sent; `recorded_at` is when its collection began. */
 export type Report = { recorded_at: string } & Record<string, unknown>;
 
 const HOUR_MS = 3_600_000;
+/** From the creation of a sampler to its first report: CPU use is measured between two samples. */
+export const FIRST_SAMPLE_MS = 200;
 
-/** Looks at a host again and again. CPU use counts from its making on. */
+/** Collects reports. CPU use is measured since the last one, or since its creation. */
 export class Sampler {
   #settings: SourceSettings;
   #env: Record<string, string | undefined>;
   #host: HostReader;
   #proxmox: Proxmox | null;
   #seldom: Seldom;
-  #engine: { socket: string; version: string | null; until: number } | null = null;
+  #engine: { socket: string; version: string; until: number } | null = null;
 
   constructor(settings: SourceSettings, { env, log }: { env: Record<string, string | undefined>; log: Log }) {
     this.#settings = settings;
@@ -34,7 +36,7 @@ export class Sampler {
       : null;
   }
 
-  /** Where the container engine listens; null where there is none. It may be installed later. */
+  /** The container engine's socket; null if there is none yet. */
   get dockerSocket(): string | null {
     const { enabled, socket } = this.#settings.docker;
     return enabled ? findSocket(socket, this.#env) : null;
@@ -42,10 +44,10 @@ export class Sampler {
 
   /** This host's own figures and facts. */
   host() {
-    return this.#host.look();
+    return this.#host.read();
   }
 
-  /** The containers; undefined where there is no engine, or it doesn't answer (said). */
+  /** The containers; undefined if there is no engine, or if it doesn't answer (logged). */
   async containers(signal: AbortSignal): Promise<DockerContainer[] | undefined> {
     const socket = this.dockerSocket;
     if (socket === null) return undefined;
@@ -55,7 +57,7 @@ export class Sampler {
         onGap: ({ leftOut, late, shortened }) =>
           this.#seldom.warn(
             "containers",
-            `containers: ${leftOut} left out, ${late} without figures because they came late, ${shortened} without labels`,
+            `containers: ${leftOut} left out, ${late} without figures because of the timeout, ${shortened} without labels`,
           ),
       });
     } catch (error) {
@@ -64,17 +66,15 @@ export class Sampler {
     }
   }
 
-  /** The node of Proxmox VE; null where none is configured. @throws Error when its status can't be had. */
+  /** The node of Proxmox VE; null if none is configured. @throws Error when its status can't be read. */
   async node(signal: AbortSignal): Promise<NodeReading | null> {
     return this.#proxmox ? this.#proxmox.read(signal) : null;
   }
 
-  /** Collects a report. @throws Error when a Proxmox node is to be reported and doesn't answer. */
+  /** Collects a report. @throws Error when the configured Proxmox node doesn't answer. */
   async sample({ interval, signal }: { interval: number; signal: AbortSignal }): Promise<Report> {
     const recorded_at = new Date().toISOString();
     const { host_id, services, disks } = this.#settings;
-    // The node's API knows only its root's file system.
-    const ownDisks = disks.join() !== "/";
     const [node, containers, units, docker_version] = await Promise.all([
       this.node(signal),
       this.containers(signal),
@@ -82,6 +82,9 @@ export class Sampler {
       this.#dockerVersion(signal),
     ]);
     const { metrics, facts } = this.host();
+    // The node's API has only the root file system.
+    const { disk_used_gb, disk_total_gb } = metrics;
+    const ownDisks = disks.join() === "/" ? {} : { disk_used_gb, disk_total_gb };
     const cloudflared = units.find(({ name }) => /^cloudflared(\.service)?$/.test(name));
     return {
       recorded_at,
@@ -89,7 +92,7 @@ export class Sampler {
       agent_version: build,
       interval_seconds: interval,
       host: {
-        metrics: { ...metrics, ...node?.metrics, ...(ownDisks ? disksOf(metrics) : {}) },
+        metrics: { ...metrics, ...node?.metrics, ...ownDisks },
         facts: { ...facts, ...node?.facts, docker_version },
       },
       ...(containers === undefined ? {} : { containers }),
@@ -104,18 +107,14 @@ export class Sampler {
     };
   }
 
-  /** Asked once an hour. */
+  /** Requested once an hour. */
   async #dockerVersion(signal: AbortSignal): Promise<string | null> {
     const socket = this.dockerSocket;
     if (socket === null) return null;
     const known = this.#engine;
     if (known?.socket === socket && performance.now() < known.until) return known.version;
-    const said = await dockerVersion(socket, { signal }).catch(() => null);
-    if (said !== null) this.#engine = { socket, version: said, until: performance.now() + HOUR_MS };
-    return said;
+    const version = await dockerVersion(socket, { signal }).catch(() => null);
+    if (version !== null) this.#engine = { socket, version, until: performance.now() + HOUR_MS };
+    return version;
   }
-}
-
-function disksOf({ disk_used_gb, disk_total_gb }: HostMetrics) {
-  return { disk_used_gb, disk_total_gb };
 }

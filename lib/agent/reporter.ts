@@ -1,12 +1,12 @@
-// The heartbeat: a report at once, then one every interval. What could not be sent waits on disk and goes out afterwards,
-// oldest first, while the live report always goes first.
+// The heartbeat: a report at once, then one every interval. Reports that could not be sent are queued on disk and sent later,
+// oldest first; the live report takes precedence.
 //
-//   sent             the envelope's interval is adopted; waiting samples follow, one at a time
-//   no answer, 5xx   the sample waits · 429, 503 and Retry-After: nothing is sent before that
-//   401, 403         on the very first report the agent exits (a wrong token shows at once); later everything is held and retried
-//                    with exponential backoff, from 2 s up to the interval: a token that you fix is noticed soon
-//   400, 413, 422    the receiver will never take this sample: it is logged and dropped
-//   not kept         a sample that has to wait and can't be written to disk is lost and counted
+//   accepted         the interval in the answer is adopted; queued reports follow, one at a time
+//   no answer, 5xx   the report is queued; Retry-After is obeyed
+//   401, 403         on the first report the agent exits, so that a wrong token shows at once; later reports are queued and
+//                    retried with exponential backoff, from 2 s up to the interval, so that a new token works soon
+//   400, 413, 422    the receiver will never accept this report: it is logged and dropped
+//   not queued       a report that can't be written to disk is lost and counted
 //   not collected    a required source failed: it is logged, and this report is skipped
 
 import { HttpError, serverTime } from "../client.ts";
@@ -16,53 +16,52 @@ import type { Backlog } from "./backlog.ts";
 import type { Hub } from "./hub.ts";
 import type { Report } from "./report.ts";
 
-/** The usual envelope, and the meaning of one without these fields. Anything else is logged, on the first report too. */
-const NOTHING_ASKED = JSON.stringify({ blocked: false, desired_generation: 0, has_signed_ops: false });
+/** The usual envelope, also meant by an answer without these fields. Any other is logged, on the first report too. */
+const USUAL_ENVELOPE = JSON.stringify({ blocked: false, desired_generation: 0, has_signed_ops: false });
 const SHORTEST_SECONDS = 60;
 const LONGEST_SECONDS = 3600;
-/** From refused credentials to the next report; doubled each time, up to the interval. */
+/** From rejected credentials to the next report; doubled each time, up to the interval. */
 const FIRST_RETRY_SECONDS = 2;
-/** Waiting samples go out this far apart, in seconds: beside the live report they stay within 60 requests a minute. */
+/** Between queued reports, in seconds: together with the live reports this stays within 60 requests a minute. */
 const DRAIN_SECONDS = 1.3;
-/** After a waiting sample could not be sent, in seconds. */
-const DRAIN_AGAIN_SECONDS = 5;
-
-/** Clocks may differ by so much. */
+/** After a queued report could not be sent, in seconds. */
+const DRAIN_RETRY_SECONDS = 5;
+/** Clocks may differ by this much. */
 const CLOCK_MS = 60_000;
 
-/** The doors of a receiver, by the protocol that is configured. */
+/** A receiver's routes for reports, by the configured protocol. */
 export const REPORT_PATHS = { report: "/v1/host-report", telemetry: "/agent/telemetry" } as const;
 
 interface ReporterOptions {
   hub: Hub;
   backlog: Backlog;
   collect: (interval: number) => Promise<Report>;
-  /** Seconds, until the receiver says otherwise. */
+  /** Seconds, until the receiver sets another interval. */
   interval: number;
   protocol: keyof typeof REPORT_PATHS;
   log: Log;
 }
 
-/** Reports, and remembers how it went. */
+/** Sends reports, and counts the results. */
 export class Reporter {
   #options: ReporterOptions;
   #interval: number;
-  #envelope = NOTHING_ASKED;
-  /** Nothing is sent before, by `performance.now()`: a clock that is set must not make a wait of seconds one of a day. */
+  #envelope = USUAL_ENVELOPE;
+  /** No report is sent before. By `performance.now()`, so that setting the clock doesn't lengthen the wait. */
   #notBefore = 0;
-  /** How many reports in a row had their credentials refused. */
+  /** Consecutive reports with rejected credentials. */
   #refusals = 0;
   #clockRight = true;
   #drainFailed = false;
   #seldom: Seldom;
   /** Whether the last report arrived. */
   connected = false;
-  /** Reports that arrived, waiting ones included. */
+  /** Reports that arrived, queued ones included. */
   sent = 0;
-  /** Samples that the receiver refused. */
-  refused = 0;
-  /** Samples that could be neither sent nor kept: the disk is full or read-only. */
-  unkept = 0;
+  /** Reports that the receiver rejected for good. */
+  rejected = 0;
+  /** Reports that could be neither sent nor queued: the disk is full or read-only. */
+  lost = 0;
   /** Reports that were skipped because a required source failed. */
   skipped = 0;
 
@@ -72,7 +71,7 @@ export class Reporter {
     this.#seldom = seldom(options.log);
   }
 
-  /** Applies a reloaded configuration; the interval only where it differs from the one configured before. */
+  /** Applies a reloaded configuration. A configured interval that has not changed keeps the receiver's. */
   configure({ interval, protocol }: Pick<ReporterOptions, "interval" | "protocol">): void {
     if (interval !== this.#options.interval) this.#interval = interval;
     this.#options = { ...this.#options, interval, protocol };
@@ -89,7 +88,7 @@ export class Reporter {
     return Math.min(FIRST_RETRY_SECONDS * 2 ** (this.#refusals - 1), this.#interval);
   }
 
-  /** Collects a report and sends it; one that can't be sent waits. @throws HttpError 401, 403 when `first`. */
+  /** Collects a report and sends or queues it. @throws HttpError 401, 403 when `first`. */
   async round({ first = false } = {}): Promise<void> {
     const { collect, backlog, log } = this.#options;
     let report: Report;
@@ -99,10 +98,10 @@ export class Reporter {
       this.skipped++;
       return this.#seldom.warn("collect", `no report this time: ${errorChain(error)}`);
     }
-    if (performance.now() < this.#notBefore) return this.#keep(report);
+    if (performance.now() < this.#notBefore) return this.#queue(report);
     try {
       await this.#send(report);
-      if (!this.connected && !first) log.info("the receiver answers again", { waiting: backlog.count });
+      if (!this.connected && !first) log.info("the receiver answers again", { queued: backlog.count });
       this.connected = true;
       this.#refusals = 0;
     } catch (error) {
@@ -110,32 +109,32 @@ export class Reporter {
       const refused = error instanceof HttpError && error.refusesCredentials;
       if (refused && first) throw error;
       this.#refusals = refused ? this.#refusals + 1 : 0;
-      if (this.#judge(error) === "wait") this.#keep(report);
+      if (this.#logFailure(error) === "retry") this.#queue(report);
     }
   }
 
-  /** Queues a sample. One that can't be queued is lost; reporting goes on. */
-  #keep(report: Report): void {
+  /** Queues a report. If that fails it is lost, and reporting continues. */
+  #queue(report: Report): void {
     const { backlog } = this.#options;
     const before = backlog.dropped;
     try {
       backlog.add(report);
       if (backlog.dropped > before)
-        this.#seldom.warn("full", `the queue is full: ${backlog.dropped} samples dropped so far, the oldest ones`);
+        this.#seldom.warn("full", `the queue is full: ${backlog.dropped} reports dropped so far, the oldest first`);
     } catch (error) {
-      this.unkept++;
-      this.#seldom.warn("keep", `a sample that can't be sent is lost: ${errorChain(error)}`);
+      this.lost++;
+      this.#seldom.warn("queue", `a report could be neither sent nor queued: ${errorChain(error)}`);
     }
   }
 
-  /** Seconds until the next waiting sample is sent; infinite while none waits, or while the live reports don't arrive. */
+  /** Seconds until the next queued report is sent; infinite while there is none, or while live reports don't arrive. */
   get drainPause(): number {
     if (!this.connected || this.#options.backlog.count === 0) return Infinity;
     const held = (this.#notBefore - performance.now()) / 1000;
-    return Math.max(this.#drainFailed ? DRAIN_AGAIN_SECONDS : DRAIN_SECONDS, held);
+    return Math.max(this.#drainFailed ? DRAIN_RETRY_SECONDS : DRAIN_SECONDS, held);
   }
 
-  /** Sends the oldest sample that waits. */
+  /** Sends the oldest queued report. */
   async drain(): Promise<void> {
     const { backlog } = this.#options;
     const { oldest } = backlog;
@@ -146,8 +145,7 @@ export class Reporter {
       try {
         await this.#send({ ...(report as Report), sent_at: new Date().toISOString() });
       } catch (error) {
-        // The live reports find out whether the receiver is back.
-        this.#drainFailed = this.#judge(error) === "wait";
+        this.#drainFailed = this.#logFailure(error) === "retry";
         if (this.#drainFailed) return;
       }
     }
@@ -163,58 +161,56 @@ export class Reporter {
     this.#adopt(body);
   }
 
-  /** Logs when this host's clock is wrong, and when it is right again: a receiver takes reports of a clock that is behind. */
-  #compareClocks(there: number | null): void {
-    const off = clockOff(there);
+  /** Logs when this host's clock is wrong, and when it is right again: the receiver accepts reports of a slow clock. */
+  #compareClocks(server: number | null): void {
+    const off = clockOff(server);
     if ((off === null) === this.#clockRight) return;
     this.#clockRight = off === null;
     if (off === null) this.#options.log.info("this host's clock agrees with the receiver's again");
     else this.#options.log.warn(off);
   }
 
-  /** Applies the control envelope. */
-  #adopt(envelope: Record<string, unknown>): void {
-    const { poll_interval_seconds: asked, blocked = false, desired_generation = 0, has_signed_ops = false } = envelope;
+  /** Applies the interval in an answer; logs a change of the rest. */
+  #adopt(answer: Record<string, unknown>): void {
+    const { poll_interval_seconds: asked, blocked = false, desired_generation = 0, has_signed_ops = false } = answer;
     if (typeof asked === "number" && Number.isFinite(asked)) {
       const interval = Math.min(Math.max(asked, SHORTEST_SECONDS), LONGEST_SECONDS);
       if (interval !== this.#interval) this.#options.log.info("interval adopted", { seconds: interval, asked });
       this.#interval = interval;
     }
-    const said = JSON.stringify({ blocked, desired_generation, has_signed_ops });
-    if (said === this.#envelope) return;
-    this.#options.log.info("the receiver's envelope changed", { envelope: said });
-    this.#envelope = said;
+    const envelope = JSON.stringify({ blocked, desired_generation, has_signed_ops });
+    if (envelope === this.#envelope) return;
+    this.#options.log.info("the receiver's envelope changed", { envelope });
+    this.#envelope = envelope;
   }
 
-  /** Logs what went wrong, and decides whether the sample waits or is dropped. */
-  #judge(error: unknown): "wait" | "drop" {
+  /** Logs a failure, and decides whether the report is sent again. */
+  #logFailure(error: unknown): "retry" | "drop" {
     if (!(error instanceof HttpError)) {
       this.#seldom.warn("transport", errorChain(error));
-      return "wait";
+      return "retry";
     }
     if (error.retryAfter !== null) this.#notBefore = performance.now() + error.retryAfter * 1000;
     if (error.refusesCredentials) {
-      this.#seldom.warn("credentials", `${error.message}: the token is refused, everything is held`);
-      return "wait";
+      this.#seldom.warn("credentials", `${error.message}: the token is rejected, reports are queued`);
+      return "retry";
     }
     if (![400, 413, 422].includes(error.status)) {
       this.#seldom.warn(String(error.status), error.message);
-      return "wait";
+      return "retry";
     }
-    this.refused++;
+    this.rejected++;
     const off = clockOff(error.serverTime);
-    this.#seldom.warn(
-      `drop ${error.status}`,
-      `${error.message}: this sample is dropped${off === null ? "" : `: ${off}`}`,
-    );
+    const why = off === null ? "" : `: ${off}`;
+    this.#seldom.warn(`drop ${error.status}`, `${error.message}: this report is dropped${why}`);
     return "drop";
   }
 }
 
-/** How far this host's clock is off, in words; null where it agrees with the receiver's, or the receiver doesn't say. */
-function clockOff(there: number | null): string | null {
-  if (there === null) return null;
-  const ahead = Date.now() - there;
+/** Describes how much this host's clock differs from the receiver's; null if they agree, or if the answer has no time. */
+function clockOff(server: number | null): string | null {
+  if (server === null) return null;
+  const ahead = Date.now() - server;
   if (Math.abs(ahead) < CLOCK_MS) return null;
   return `this host's clock is ${duration(Math.abs(ahead))} ${ahead > 0 ? "ahead of" : "behind"} the receiver's`;
 }

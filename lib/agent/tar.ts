@@ -1,10 +1,9 @@
-// A folder as a tar stream: the same bytes for the same folder, whoever reads it and when.
+// A folder as a tar stream: the same folder gives the same bytes, on any host and at any time.
 //
 // Sorted by name, owner and group 0, times and modes kept. The format is GNU's: its long names ('L', 'K') are plain bytes, while
-// pax records have to be UTF-8, and a file name need not be. (That is why no library writes it: those that exist take names
-// as text.) Links are stored as links; sockets, pipes and devices are left out.
-// A file is stored with the size that it had when its turn came: one that grows meanwhile is cut there, one that shrinks is
-// filled up with zeros, so that the archive stays whole.
+// pax records are UTF-8, and a file name need not be (libraries that write tar take names as text). Links are stored as links;
+// sockets, pipes and devices are skipped. A file keeps the size that it has when its turn comes: if it grows it is cut there, if
+// it shrinks it is filled up with zeros.
 
 import { type Stats, closeSync, constants, fstatSync, lstatSync, openSync, readdirSync, readlinkSync } from "node:fs";
 import { read } from "node:fs";
@@ -15,14 +14,14 @@ const CHUNK = 1 << 20;
 const SLASH = Buffer.from("/");
 const readAt = promisify(read);
 
-/** What was left out, by its path. */
+/** Called for each entry that is skipped. */
 type Skipped = (path: string, why: string) => void;
 
 /**
- * The tar of `folder`, its entries below `name/`, in chunks of 1 MiB but for the last: zstd's bytes depend on how its input is
- * cut, and a chunk for every header would cost more than what is in it. Throws when something in it can't be read.
+ * The tar of `folder`, with its entries below `name/`, in chunks of 1 MiB (the last may be shorter): zstd's output depends on how
+ * its input is cut, and a chunk for each header would be slow. Throws when an entry can't be read.
  */
-export async function* tarOf(folder: string, name: string, skipped: Skipped = () => {}): AsyncGenerator<Buffer> {
+export async function* tarOf(folder: string, name: string, skipped: Skipped): AsyncGenerator<Buffer> {
   let chunk = Buffer.allocUnsafe(CHUNK);
   let filled = 0;
   for await (const piece of pieces(folder, name, skipped)) {
@@ -39,7 +38,7 @@ export async function* tarOf(folder: string, name: string, skipped: Skipped = ()
   if (filled > 0) yield chunk.subarray(0, filled);
 }
 
-/** The tar in pieces of any size; each holds only until the next is asked for. */
+/** The tar in pieces of any size; each is valid only until the next is requested. */
 async function* pieces(folder: string, name: string, skipped: Skipped): AsyncGenerator<Buffer> {
   yield* entry(Buffer.from(folder), Buffer.from(name), { skipped, buffer: Buffer.allocUnsafe(CHUNK) });
   yield Buffer.alloc(2 * BLOCK);
@@ -47,21 +46,21 @@ async function* pieces(folder: string, name: string, skipped: Skipped): AsyncGen
 
 interface Context {
   skipped: Skipped;
-  /** What is read of files goes through it. */
+  /** Shared by all reads. */
   buffer: Buffer;
 }
 
 async function* entry(path: Buffer, name: Buffer, context: Context): AsyncGenerator<Buffer> {
   const stats = lstatSync(path);
   if (stats.isDirectory()) {
-    yield headers({ name: Buffer.concat([name, SLASH]), stats, size: 0, type: "5" });
+    yield headers({ name: Buffer.concat([name, SLASH]), type: "5", size: 0, ...modeAndTime(stats) });
     const names = readdirSync(path, { encoding: "buffer" }) as Buffer[];
     for (const child of names.toSorted((a, b) => Buffer.compare(a, b))) {
       yield* entry(Buffer.concat([path, SLASH, child]), Buffer.concat([name, SLASH, child]), context);
     }
   } else if (stats.isSymbolicLink()) {
     const link = readlinkSync(path, { encoding: "buffer" }) as unknown as Buffer;
-    yield headers({ name, stats, size: 0, type: "2", link });
+    yield headers({ name, type: "2", size: 0, link, ...modeAndTime(stats) });
   } else if (stats.isFile()) {
     yield* file(path, name, context.buffer);
   } else {
@@ -73,7 +72,7 @@ async function* file(path: Buffer, name: Buffer, buffer: Buffer): AsyncGenerator
   const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
   try {
     const stats = fstatSync(fd);
-    yield headers({ name, stats, size: stats.size, type: "0" });
+    yield headers({ name, type: "0", size: stats.size, ...modeAndTime(stats) });
     let left = stats.size;
     let at = 0;
     while (left > 0) {
@@ -83,7 +82,7 @@ async function* file(path: Buffer, name: Buffer, buffer: Buffer): AsyncGenerator
       at += bytesRead;
       left -= bytesRead;
     }
-    // What was cut off meanwhile.
+    // The file has shrunk.
     for (; left > 0; left -= Math.min(CHUNK, left)) yield Buffer.alloc(Math.min(CHUNK, left));
     const rest = stats.size % BLOCK;
     if (rest > 0) yield Buffer.alloc(BLOCK - rest);
@@ -92,51 +91,49 @@ async function* file(path: Buffer, name: Buffer, buffer: Buffer): AsyncGenerator
   }
 }
 
-interface Entry {
+interface Header {
   name: Buffer;
-  stats: Stats;
+  /** A file, a link, a folder; a long link or name for the next header. */
+  type: "0" | "2" | "5" | "K" | "L";
   size: number;
-  type: "0" | "2" | "5";
+  mode: number;
+  /** Seconds since 1970. */
+  mtime: number;
   link?: Buffer;
 }
 
-/** An entry's header, after those for names that don't fit into it. */
-function headers({ name, stats, size, type, link }: Entry): Buffer {
+function modeAndTime({ mode, mtimeMs }: Stats): Pick<Header, "mode" | "mtime"> {
+  return { mode: mode & 0o7777, mtime: Math.max(0, Math.floor(mtimeMs / 1000)) };
+}
+
+/** An entry's header, preceded by those for names that are too long for it. */
+function headers(entry: Header): Buffer {
+  const { name, link } = entry;
   const parts: Buffer[] = [];
   if (link && link.length > 100) parts.push(longName("K", link));
   if (name.length > 100) parts.push(longName("L", name));
-  const mtime = Math.max(0, Math.floor(stats.mtimeMs / 1000));
-  parts.push(header({ name, size, type, mode: stats.mode & 0o7777, mtime, link: link ?? Buffer.alloc(0) }));
-  return Buffer.concat(parts);
+  return Buffer.concat([...parts, header(entry)]);
 }
 
 function longName(type: "K" | "L", name: Buffer): Buffer {
   const size = name.length + 1;
   const body = Buffer.alloc(Math.ceil(size / BLOCK) * BLOCK);
   name.copy(body);
-  const own = { name: Buffer.from("./@LongLink"), size, type, mode: 0, mtime: 0, link: Buffer.alloc(0) };
-  return Buffer.concat([header(own), body]);
+  return Buffer.concat([header({ name: Buffer.from("./@LongLink"), type, size, mode: 0, mtime: 0 }), body]);
 }
 
-function header(fields: {
-  name: Buffer;
-  size: number;
-  type: string;
-  mode: number;
-  mtime: number;
-  link: Buffer;
-}): Buffer {
+function header({ name, type, size, mode, mtime, link }: Header): Buffer {
   const block = Buffer.alloc(BLOCK);
-  fields.name.copy(block, 0, 0, 100);
-  octal(block, { at: 100, length: 8, value: fields.mode });
+  name.copy(block, 0, 0, 100);
+  octal(block, { at: 100, length: 8, value: mode });
   octal(block, { at: 108, length: 8, value: 0 });
   octal(block, { at: 116, length: 8, value: 0 });
-  octal(block, { at: 124, length: 12, value: fields.size });
-  octal(block, { at: 136, length: 12, value: fields.mtime });
-  block.write(fields.type, 156);
-  fields.link.copy(block, 157, 0, 100);
+  octal(block, { at: 124, length: 12, value: size });
+  octal(block, { at: 136, length: 12, value: mtime });
+  block.write(type, 156);
+  link?.copy(block, 157, 0, 100);
   block.write("ustar  \0", 257);
-  // The sum is made with blanks in its own place.
+  // The checksum counts its own field as blanks.
   block.fill(" ", 148, 156);
   let sum = 0;
   for (const byte of block) sum += byte;
@@ -144,7 +141,7 @@ function header(fields: {
   return block;
 }
 
-/** Octal digits and a NUL; what is too large for them in base 256 with the first bit set (GNU). */
+/** Octal digits and a NUL; if the value is too large for them, base 256 with the first bit set (GNU). */
 function octal(block: Buffer, { at, length, value }: { at: number; length: number; value: number }): void {
   const digits = value.toString(8);
   if (digits.length < length) {

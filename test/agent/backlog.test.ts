@@ -7,19 +7,19 @@ import { ENVELOPE, FakeHub, Lab, canBePowerless, configure, powerless, start, wa
 import { Folder, until } from "../kit.ts";
 
 describe("a data folder that can't be written", () => {
-  test("while the receiver is away: the agent says that samples are lost, and goes on", async () => {
+  test("while the receiver is unreachable: the agent logs lost reports, and goes on", async () => {
     const hub = new FakeHub({ "/v1/host-report": () => new Response(null, { status: 503 }) });
     using place = new Lab(hub, { more: "interval_seconds: 0.2\n" });
     place.folder.write("agent", "a file where the folder should be");
     await using agent = await place.start();
     await agent.said(" ready ");
-    await agent.said("a sample that can't be sent is lost");
+    await agent.said("a report could be neither sent nor queued");
     await until("it goes on", () => hub.asked.filter((path) => path === "/v1/host-report").length > 3);
     expect(agent.log.join("\n")).not.toContain("pass failed");
     expect(await agent.kill()).toBe(0);
   });
 
-  test.skipIf(!canBePowerless)("what has arrived and can't be removed is sent once", async () => {
+  test.skipIf(!canBePowerless)("a report that has arrived is sent once even if its file can't be removed", async () => {
     const arrived: string[] = [];
     const hub = new FakeHub({
       "/v1/host-report": async (request) => {
@@ -48,7 +48,7 @@ test.each([2048, 4096])("a queue of %d MiB holds more than one sample", async (m
   await until("three wait", () => place.in("agent/queue").length >= 3);
 });
 
-test("a queue that is full is said, with how many went", async () => {
+test("a full queue is logged, with the number of dropped reports", async () => {
   using folder = new Folder();
   const answer = () => new Response(null, { status: 500 });
   const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: answer });
@@ -56,13 +56,13 @@ test("a queue that is full is said, with how many went", async () => {
   mkdirSync(folder.at("agent/queue"), { recursive: true });
   folder.write("agent/queue/1700000000000.json", JSON.stringify({ fill: "x".repeat(1 << 20) }));
   await using agent = await start(config);
-  await agent.said("the queue is full: 1 samples dropped");
+  await agent.said("the queue is full: 1 reports dropped");
   expect(waiting(folder)).not.toContain("1700000000000.json");
   await agent.kill();
   await server.stop(true);
 });
 
-test("the queue holds so many bytes, the oldest go first and are counted", async () => {
+test("the queue is limited in bytes, and the oldest reports are dropped first and counted", async () => {
   using folder = new Folder();
   const { Backlog } = await import("../../lib/agent/backlog.ts");
   const backlog = new Backlog(join(folder.path, "queue"), 1000);
@@ -70,7 +70,7 @@ test("the queue holds so many bytes, the oldest go first and are counted", async
     backlog.add({ recorded_at: new Date(1_700_000_000_000 + n * 1000).toISOString(), fill: "x".repeat(100) } as never);
   expect(backlog.count).toBeLessThan(8);
   expect(backlog.dropped).toBe(20 - backlog.count);
-  // One of an earlier time (the clock was set back) comes first, one of the same millisecond is kept as well.
+  // A report of an earlier time (the clock was set back) comes first; one of the same millisecond is kept, too.
   backlog.remove(backlog.oldest!);
   backlog.remove(backlog.oldest!);
   for (const at of [1_600_000_000_000, 1_700_000_019_000]) backlog.add({ recorded_at: new Date(at).toISOString() });

@@ -5,17 +5,21 @@ import { FakeHub, Lab, configure } from "./kit.ts";
 import { Folder, runRole } from "../kit.ts";
 import { Hub } from "../receiver/kit.ts";
 
-test("what answers everything with 200 and is no receiver is seen by ping and the doctor", async () => {
+test("ping and the doctor detect a server that answers everything with 200 but isn't a receiver", async () => {
   const hub = new FakeHub({ "/v1/ping": () => new Response("<h1>Welcome</h1>") });
   using place = new Lab(hub);
   const ping = await place.run(["ping"]);
-  expect([ping.code, ping.stdout, ping.stderr]).toEqual([1, "", expect.stringContaining("not as a receiver does")]);
+  expect([ping.code, ping.stdout, ping.stderr]).toEqual([
+    1,
+    "",
+    expect.stringContaining("the answer is not a receiver's"),
+  ]);
   const doctor = await place.run(["doctor", "--json"]);
   const { checks } = JSON.parse(doctor.stdout) as { checks: { name: string; state: string }[] };
   expect([doctor.code, checks.find(({ name }) => name === "token")?.state]).toEqual([2, "red"]);
 });
 
-test("what a receiver says steers no terminal", async () => {
+test("a receiver's texts can't send control characters to the terminal", async () => {
   const answer = { error: "old\u001b[2J\nep-2  200  shipped", remediation: "cd /opt/lab\ngit pull\u001b[31m" };
   const hub = new FakeHub({
     ".tar.zst": () => Response.json(answer, { status: 412 }),
@@ -31,7 +35,7 @@ test("what a receiver says steers no terminal", async () => {
   expect(doctor.stdout + ping.stdout).not.toContain("\u001b");
 });
 
-test("ping and selftest show what is, and never the token", async () => {
+test("ping and selftest show their results, and never the token", async () => {
   await using hub = await Hub.start();
   using folder = new Folder();
   const token = hub.tokens.get("web-1")!;
@@ -39,7 +43,7 @@ test("ping and selftest show what is, and never the token", async () => {
   const ping = await runRole("agent", ["ping", "--config", config]);
   const [, ms, skew] = /knows this host as "web-1" \((\d+) ms, clocks differ by (\d+) s\)/.exec(ping.stdout) ?? [];
   expect(ping.code).toBe(0);
-  // It is one clock: they differ by no more than the answer was on its way.
+  // Both use one clock: the difference is at most the time of the request.
   expect(Number(skew)).toBeLessThanOrEqual(Math.round(Number(ms) / 1000));
   expect(hub.rows("SELECT * FROM host_samples")).toEqual([]);
   const test = await runRole("agent", ["selftest", "--config", config, "--log-level", "debug"]);

@@ -9,7 +9,7 @@ import { join } from "node:path";
 import {
   type DockerContainer,
   type Gap,
-  type Patience,
+  type Timeouts,
   dockerVersion,
   readContainers,
   splitImage,
@@ -45,7 +45,7 @@ const NAMES = readdirSync(RECORDINGS)
   .toSorted();
 
 /** Recorded looks lie a second apart already. */
-const PATIENCE: Patience = { list: 10_000, answer: 10_000, all: 30_000, look: 1 };
+const TIMEOUTS: Partial<Timeouts> = { list: 10_000, answer: 10_000, all: 30_000, resample: 1 };
 
 /** Something behind a unix socket that speaks HTTP. */
 function serve(
@@ -94,7 +94,7 @@ function replay({ list, containers, version }: Recording): (path: string) => Res
 async function read(name: string): Promise<Map<string, DockerContainer>> {
   using folder = new Folder();
   using engine = serve(folder, replay(recording(name)));
-  const rows = await readContainers(engine.socket, { patience: PATIENCE });
+  const rows = await readContainers(engine.socket, { timeouts: TIMEOUTS });
   return new Map(rows.map((row) => [row.name, row]));
 }
 
@@ -321,10 +321,10 @@ function crowd(
 }
 
 /** What is read, and what is said to be missing. */
-async function readSome(socket: string, patience: Partial<Patience> = {}) {
+async function readSome(socket: string, timeouts: Partial<Timeouts> = {}) {
   const gaps: Gap[] = [];
   const rows = await readContainers(socket, {
-    patience: { ...PATIENCE, ...patience },
+    timeouts: { ...TIMEOUTS, ...timeouts },
     onGap: (gap) => gaps.push(gap),
   });
   return { rows, gaps };
@@ -446,8 +446,8 @@ describe("trouble", () => {
   });
 
   /** Why nothing was read. */
-  const failure = (socket: string, patience: Partial<Patience> = {}) =>
-    readSome(socket, patience).then(() => "none", errorChain);
+  const failure = (socket: string, timeouts: Partial<Timeouts> = {}) =>
+    readSome(socket, timeouts).then(() => "none", errorChain);
 
   test.each<[string, () => Response | Promise<Response>, string]>([
     ["something else", () => Response.json({ not: "a list" }), "Array"],
@@ -467,7 +467,7 @@ describe("trouble", () => {
   });
 
   test("a socket that accepts and never answers, or closes at once, or isn't HTTP", async () => {
-    for (const [open, said, patience] of [
+    for (const [open, said, timeouts] of [
       [() => {}, /timed out/, { list: 300 }],
       [(socket: { end: () => void }) => socket.end(), /closed|ECONNRESET/, {}],
       [(socket: { end: (text: string) => void }) => socket.end("220 hello\r\n\r\n"), /closed|ECONNRESET/, {}],
@@ -475,7 +475,7 @@ describe("trouble", () => {
       using folder = new Folder();
       const socket = folder.at("docker.sock");
       const server = Bun.listen({ unix: socket, socket: { open, data() {} } });
-      const why = await failure(socket, patience);
+      const why = await failure(socket, timeouts);
       expect(why).toContain(socket);
       expect(why).toMatch(said);
       server.stop(true);

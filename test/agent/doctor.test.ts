@@ -1,4 +1,4 @@
-// What the doctor sees, from the configuration to the receiver.
+// The doctor's checks, from the configuration to the receiver.
 
 import { expect, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
@@ -6,7 +6,7 @@ import { Lab, configure, start } from "./kit.ts";
 import { Folder, runRole, until } from "../kit.ts";
 import { Hub } from "../receiver/kit.ts";
 
-test("the doctor tells of a configuration that is wrong or missing as of everything else", async () => {
+test("the doctor shows an invalid or missing configuration as a red check", async () => {
   using place = new Lab("http://127.0.0.1:9", { more: "nonsense: 1\ninterval_seconds: often\n" });
   const table = await place.run(["doctor"]);
   expect([table.code, table.stdout]).toEqual([
@@ -27,7 +27,7 @@ test("the doctor tells of a configuration that is wrong or missing as of everyth
   expect(checks.map(({ detail }) => detail).join("\n")).toContain("PICKET_TOKEN");
 });
 
-test("the doctor sees what is wrong, and the receiver is told", async () => {
+test("the doctor finds problems, and the receiver gets the result", async () => {
   await using hub = await Hub.start();
   using folder = new Folder();
   const token = hub.tokens.get("web-1")!;

@@ -1,4 +1,4 @@
-// The folders of a host through which an episode goes: what is found there, what is left alone, what is removed.
+// The folders of a host's episodes: what is found, ignored and removed.
 
 import { describe, expect, test } from "bun:test";
 import {
@@ -16,7 +16,7 @@ import { FakeHub, Lab, canBePowerless, powerless } from "./kit.ts";
 import { until } from "../kit.ts";
 
 describe("among the episodes", () => {
-  test("a file, a link to itself and one to nowhere keep nothing from being shipped", async () => {
+  test("a file, a circular link and a dangling link don't stop shipping", async () => {
     using place = new Lab(new FakeHub());
     place.episode("good");
     place.folder.write("episodes/README", "not an episode");
@@ -27,18 +27,18 @@ describe("among the episodes", () => {
     expect(stderr).not.toContain("can't be shipped");
   });
 
-  test.skipIf(!canBePowerless)("a folder that may not be read is told, the others are shipped", async () => {
+  test.skipIf(!canBePowerless)("an unreadable folder is logged, the others are shipped", async () => {
     using place = new Lab(new FakeHub());
     place.episode("good");
     chmodSync(place.episode("hidden"), 0);
     const { code, stdout, stderr } = await place.once({ wrap: powerless });
     chmodSync(place.folder.at("episodes/hidden"), 0o700);
     expect([code, stdout]).toEqual([0, "scanned=1 shipped=1 transient=0 conflicts=0 fatal=0\n"]);
-    expect(stderr).toContain('episode "hidden" can\'t be shipped: let it be read');
+    expect(stderr).toContain('episode "hidden" can\'t be shipped: make it readable');
   });
 });
 
-test("a folder in the outbox that looks like an archive keeps nothing from being shipped", async () => {
+test("a folder in the outbox named like an archive doesn't stop shipping", async () => {
   using place = new Lab(new FakeHub());
   place.episode("good");
   mkdirSync(place.folder.at("outbox/odd.tar.zst/within"), { recursive: true });
@@ -47,7 +47,7 @@ test("a folder in the outbox that looks like an archive keeps nothing from being
   expect(stderr).toContain("odd.tar.zst");
 });
 
-test.skipIf(!canBePowerless)("old episodes go, also behind one that can't be removed", async () => {
+test.skipIf(!canBePowerless)("old episodes are removed, even if one can't be", async () => {
   using place = new Lab(new FakeHub());
   const [days, made] = ["0.000001", Date.now()];
   for (const old of ["shipped/a-stuck/sub", "shipped/b", "quarantine/c"]) {
@@ -64,7 +64,7 @@ test.skipIf(!canBePowerless)("old episodes go, also behind one that can't be rem
   chmodSync(place.folder.at("shipped/a-stuck/sub"), 0o700);
 });
 
-/** How many files and folders a process has the kernel watch. */
+/** The number of files and folders that a process watches (inotify). */
 function watches(pid: number): number {
   const infos = readdirSync(`/proc/${pid}/fdinfo`).map((fd) => {
     try {
@@ -76,7 +76,7 @@ function watches(pid: number): number {
   return infos.join("\n").match(/^inotify wd/gm)?.length ?? 0;
 }
 
-test("what has been shipped is watched no longer", async () => {
+test("a shipped folder is no longer watched", async () => {
   using place = new Lab(new FakeHub());
   await using agent = await place.start();
   await agent.said(" ready ");
@@ -86,7 +86,7 @@ test("what has been shipped is watched no longer", async () => {
   await until("one folder is watched", () => watches(agent.child.pid) === 1);
 });
 
-test.each(["removed", "renamed"])("an episodes' folder that is %s and made again is watched again", async (kind) => {
+test.each(["removed", "renamed"])("an episodes folder that is %s and created again is watched again", async (kind) => {
   using place = new Lab(new FakeHub());
   const episodes = place.folder.at("episodes");
   await using agent = await place.start();

@@ -62,7 +62,7 @@ function read(
   const reader = new HostReader({ root: tree(folder, files), mounts, space, clock: () => now });
   tree(folder, later);
   now = 10_000;
-  const { metrics, facts } = reader.look();
+  const { metrics, facts } = reader.read();
   return { ...metrics, facts };
 }
 
@@ -169,7 +169,7 @@ describe("hosts", () => {
 test("folders on one file system count once: where a disk isn't mounted lies the one above", () => {
   using folder = new Folder();
   mkdirSync(folder.at("not-mounted"));
-  const totalOf = (...mounts: string[]) => new HostReader({ root: "/", mounts }).look().metrics.disk_total_gb;
+  const totalOf = (...mounts: string[]) => new HostReader({ root: "/", mounts }).read().metrics.disk_total_gb;
   const one = totalOf(folder.path);
   expect(one).toEqual(expect.any(Number));
   expect(totalOf(folder.path, folder.at("not-mounted"), folder.at("missing"))).toBe(one);
@@ -204,6 +204,6 @@ test("more memory available than there is means that none is used: the receiver 
   using root = new Folder();
   mkdirSync(root.at("proc"));
   root.write("proc/meminfo", "MemTotal:        1024000 kB\nMemAvailable:    2048000 kB\n");
-  const { metrics } = new HostReader({ root: root.path, mounts: [] }).look();
+  const { metrics } = new HostReader({ root: root.path, mounts: [] }).read();
   expect([metrics.memory_used_mb, metrics.memory_total_mb]).toEqual([0, 1000]);
 });

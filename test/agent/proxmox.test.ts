@@ -245,7 +245,7 @@ describe.skipIf(!have("openssl", "Proxmox over TLS"))("Proxmox", () => {
       using pve = node(folder, VERSIONS[version]!);
       const pinned = `fingerprint: "${fingerprint(folder.at("server.pem"))}"`;
       const { reading, stderr } = await look(configure(folder, pve.endpoint, pinned));
-      expect(stderr).toContain("guest 201 (qemu) goes without its spec");
+      expect(stderr).toContain("guest 201 (qemu) without spec");
       expect(stderr).toContain("PVEAuditor");
       expect(reading.metrics).toMatchObject({
         cpu_percent: 50,

@@ -10,7 +10,7 @@ import { createLog } from "../../lib/log.ts";
 import { FakeHub, Lab, configure, start, waiting } from "./kit.ts";
 import { Folder, until } from "../kit.ts";
 
-test("an envelope that blocks is told also when it is the first one, and again when it changes only", async () => {
+test("an envelope that blocks is logged on the first report, too, and again only when it changes", async () => {
   let blocked = true;
   const hub = new FakeHub({ "/v1/host-report": () => Response.json({ blocked }) });
   using place = new Lab(hub, { more: "interval_seconds: 0.2\n" });
@@ -78,7 +78,7 @@ test("three broken rounds, and the fourth works; Retry-After is obeyed; 422 drop
     port: 0,
     hostname: "127.0.0.1",
     fetch(request) {
-      // The doctor asks, too, at its own pace: what it is told is not of these rounds.
+      // The doctor's requests are not of these rounds.
       if (!request.url.endsWith("/agent/telemetry")) return new Response(null, { status: 404 });
       at.push(performance.now());
       return answers[at.length - 1]?.() ?? new Response(null, { status: 204 });
@@ -86,13 +86,13 @@ test("three broken rounds, and the fourth works; Retry-After is obeyed; 422 drop
   });
   await using agent = await start(configure(folder, `http://127.0.0.1:${server.port}`, "t", "protocol: telemetry\n"));
   await agent.said("answers again");
-  await agent.said(/this sample is dropped: this host's clock is \d+m .* behind the receiver's/);
+  await agent.said(/this report is dropped: this host's clock is \d+m .* behind the receiver's/);
   expect(at[5]! - at[4]!).toBeGreaterThan(1900);
   await agent.kill();
   await server.stop(true);
 });
 
-test("a clock that is wrong is said also where the receiver takes the report, once, and when it is right again", async () => {
+test("a wrong clock is logged once although the receiver accepts the report, and again when it is right", async () => {
   using folder = new Folder();
   let ahead = 600_000;
   let reports = 0;
@@ -115,7 +115,7 @@ test("a clock that is wrong is said also where the receiver takes the report, on
   await server.stop(true);
 });
 
-test("refused later, the agent reports again long before the interval is over", async () => {
+test("rejected after a first report, the agent retries long before the interval is over", async () => {
   using folder = new Folder();
   const live: string[] = [];
   const server = Bun.serve({
@@ -124,7 +124,7 @@ test("refused later, the agent reports again long before the interval is over", 
     async fetch(request) {
       if (!request.url.endsWith("/v1/host-report")) return new Response(null, { status: 404 });
       const { recorded_at, sent_at } = (await request.json()) as { recorded_at: string; sent_at?: string };
-      // What waited has the next report come at once, and then there would be an hour until the one after it.
+      // The queued report makes the next report come at once; the one after it would be due in an hour.
       if (sent_at !== undefined) return Response.json({ poll_interval_seconds: 3600 });
       live.push(recorded_at);
       return live.length === 2
@@ -137,7 +137,7 @@ test("refused later, the agent reports again long before the interval is over", 
   const recorded_at = new Date(Date.now() - 60_000).toISOString();
   folder.write(`agent/queue/${Date.parse(recorded_at)}.json`, JSON.stringify({ recorded_at }));
   await using agent = await start(config);
-  await agent.said("everything is held");
+  await agent.said("reports are queued");
   await agent.said("answers again");
   await until("what was refused has arrived", () => waiting(folder).length === 0);
   await agent.kill();

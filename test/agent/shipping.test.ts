@@ -1,4 +1,4 @@
-// Episodes shipped by a real agent to a real receiver: where each ends, byte for byte, whatever happens in between.
+// Episodes shipped by a real agent to a real receiver: the folder each ends in, byte for byte, under all failures.
 // Not tested here: 10 GiB in one folder (PICKET_TEST_EPISODE_MIB makes the large one larger).
 
 import { describe, expect, test } from "bun:test";
@@ -25,7 +25,7 @@ import { listen } from "../fixtures/service/manager.ts";
 import { Folder, freePort, runRole, until } from "../kit.ts";
 import { Hub } from "../receiver/kit.ts";
 
-/** A hub that answers uploads in a way that a real receiver only does when it is in trouble; all else goes well. */
+/** A hub that answers uploads as given, such as with errors that a receiver rarely gives; all else succeeds. */
 function hubThat(answers: (upload: Request) => Response | Promise<Response>) {
   return Bun.serve({
     port: 0,
@@ -38,7 +38,7 @@ function hubThat(answers: (upload: Request) => Response | Promise<Response>) {
   });
 }
 
-/** What an archive holds, by GNU tar. */
+/** An archive's content, listed by GNU tar. */
 function listed(bytes: Uint8Array): string {
   const tar = Bun.zstdDecompressSync(bytes);
   const run = Bun.spawnSync(["tar", "--numeric-owner", "--quoting-style=escape", "-tvf", "-"], {
@@ -49,7 +49,7 @@ function listed(bytes: Uint8Array): string {
   return run.stdout.toString();
 }
 
-test("finished folders are shipped, unfinished ones stay, and the archive is what the folder was", async () => {
+test("finished folders are shipped, unfinished ones stay, and the archive equals the folder", async () => {
   await using hub = await Hub.start({ more: "rate_limit_per_minute: 100000" });
   using place = new Lab(hub.url, { token: hub.tokens.get("web-1")! });
   const odd = Buffer.concat([
@@ -84,13 +84,13 @@ test("finished folders are shipped, unfinished ones stay, and the archive is wha
     .map((line) => line.replace(/.* (ep-1)/, "$1"));
   expect(order[0]).toBe("ep-1/");
   expect(await hub.get("/v1/episodes")).toMatchObject({ episodes: [{ episode: "ep-1", commit: COMMIT }] });
-  // The same folder is the same archive: put back, it is known.
+  // The same folder gives the same archive: moved back, it is no conflict.
   renameSync(place.folder.at("shipped/ep-1"), place.folder.at("episodes/ep-1"));
   expect((await place.once()).code).toBe(0);
   expect(hub.daemon.log.join("\n")).not.toContain("conflict");
 });
 
-test("an upload says its length beforehand", async () => {
+test("an upload has a content-length", async () => {
   const seen: [said: string | null, sent: number][] = [];
   const server = Bun.serve({
     port: 0,
@@ -109,7 +109,7 @@ test("an upload says its length beforehand", async () => {
   await server.stop(true);
 });
 
-test("refused ones go to quarantine with the reason, conflicts stay, and neither stops the others", async () => {
+test("rejected episodes go to quarantine with the reason, conflicts stay, and neither stops the others", async () => {
   await using hub = await Hub.start({ more: `rate_limit_per_minute: 100000\nmax_episode_bytes: 100000` });
   using place = new Lab(hub.url, { token: hub.tokens.get("web-1")! });
   place.episode("conflict", { x: "first" });
@@ -142,7 +142,7 @@ test("refused ones go to quarantine with the reason, conflicts stay, and neither
   ]);
   const none = await runRole("agent", ["quarantine", "retry", "nothing", "--config", place.config]);
   expect([none.code, none.stderr]).toEqual([1, expect.stringContaining("not in quarantine")]);
-  // In a daemon a conflict is told once.
+  // A daemon logs a conflict once.
   await using agent = await place.start({ target: "binary" });
   await agent.said("conflict");
   place.episode("later");
@@ -150,7 +150,7 @@ test("refused ones go to quarantine with the reason, conflicts stay, and neither
   expect(agent.log.filter((line) => line.includes("other bytes under this name")).length).toBe(1);
 });
 
-test("the version gate's remediation is logged whole; drain-unstamped puts away what bears no commit", async () => {
+test("the version gate's remediation is logged whole; drain-unstamped quarantines episodes without a commit", async () => {
   const server = hubThat(() =>
     Response.json(
       {
@@ -180,7 +180,7 @@ test("the version gate's remediation is logged whole; drain-unstamped puts away 
   await server.stop(true);
 });
 
-test("1,000 folders that are refused cost 1,000 requests, and the good one behind them is shipped", async () => {
+test("1,000 rejected folders take 1,000 requests, and the good one behind them is shipped", async () => {
   let puts = 0;
   const server = hubThat(({ url }) => {
     puts++;
@@ -198,7 +198,7 @@ test("1,000 folders that are refused cost 1,000 requests, and the good one behin
   await server.stop(true);
 });
 
-test("a daemon, --once and drain-unstamped at the same time don't meet in one episode", async () => {
+test("a daemon, --once and drain-unstamped never work on the same episode", async () => {
   const puts: string[] = [];
   const { promise: gate, resolve: open } = Promise.withResolvers<void>();
   const server = hubThat(async ({ url }) => {
@@ -229,7 +229,7 @@ test("a daemon, --once and drain-unstamped at the same time don't meet in one ep
 });
 
 describe("trouble on the way", () => {
-  test("401 holds everything and moves nothing; 503 and no answer are tried again", async () => {
+  test("401 pauses all shipping and moves nothing; 503 and no answer are retried", async () => {
     let status = 401;
     const server = hubThat(() => new Response(null, { status, headers: status === 503 ? { "retry-after": "1" } : {} }));
     using place = new Lab(`http://127.0.0.1:${server.port}`);
@@ -239,8 +239,8 @@ describe("trouble on the way", () => {
       status = held;
       const { code, stdout, stderr } = await place.once();
       expect([held, code, stdout]).toEqual([held, 5, "scanned=2 shipped=0 transient=2 conflicts=0 fatal=0\n"]);
-      // What a person has to mend is an error, what passes by itself isn't.
-      expect([held, / error .*all shipping holds/.test(stderr)]).toEqual([held, held < 429]);
+      // Only a failure that an operator must fix is an error.
+      expect([held, / error .*all shipping waits/.test(stderr)]).toEqual([held, held < 429]);
     }
     expect([place.in("episodes"), place.in("quarantine")]).toEqual([["a", "b"], []]);
     status = 503;
@@ -299,7 +299,7 @@ describe("trouble on the way", () => {
 /** The head of an upload, with its headers, is cut every so many bytes; 1 is at each, and takes two minutes. */
 const CUT_STEP = Number(process.env["PICKET_CUT_STEP"] ?? 23);
 
-test("a connection that is cut in all parts of an upload: tried again, and there once, byte for byte", async () => {
+test("a connection cut at any point of an upload: retried, and stored once, byte for byte", async () => {
   const port = freePort();
   await using hub = new Hub({ port, more: "rate_limit_per_minute: 1000000", target: "binary" });
   await hub.addHost("web-1");
@@ -325,7 +325,7 @@ test("a connection that is cut in all parts of an upload: tried again, and there
   expect(await hub.get<{ episodes: unknown[] }>("/v1/episodes")).toMatchObject({ episodes: [{ episode: "ep" }] });
 }, 600_000);
 
-test("a large folder and many small files go through with flat memory; a file that grows stays within its archive", async () => {
+test("a large folder and many small files are shipped with flat memory; a growing file is cut to its size at the start", async () => {
   await using hub = await Hub.start({ more: "rate_limit_per_minute: 100000", target: "binary" });
   using place = new Lab(hub.url, { token: hub.tokens.get("web-1")! });
   const mib = Number(process.env["PICKET_TEST_EPISODE_MIB"] ?? 300);
@@ -345,7 +345,7 @@ test("a large folder and many small files go through with flat memory; a file th
   const grows = place.folder.at("episodes/growing/log");
   place.episode("growing", { log: "line\n" });
   const enough = new AbortController();
-  // By its descriptor, as a program holds its log: the folder moves on, the writer doesn't notice.
+  // By its descriptor, like a program's log: the folder moves, the writer goes on.
   const log = openSync(grows, "a");
   const appending = (async () => {
     while (!enough.signal.aborted) {
@@ -367,7 +367,7 @@ test("a large folder and many small files go through with flat memory; a file th
   expect(statSync(join(hub.data, "episodes/web-1/big.tar.zst")).size).toBeGreaterThan(mib << 20);
 });
 
-test.skipIf(!isRoot)("an episode that is too large for the disk leaves the room to the others", async () => {
+test.skipIf(!isRoot)("an episode that is too large for the disk leaves its space to the others", async () => {
   using folder = new Folder();
   await using disk = await smallDisk(folder, "12m");
   const hub = new FakeHub();
@@ -385,7 +385,7 @@ test.each([
   [401, {}],
   [404, {}],
   [429, { "retry-after": "30" }],
-])("what holds all shipping (%d) holds it for --once, too: one upload, not three", async (status, headers) => {
+])("%d pauses shipping for --once, too: one upload, not three", async (status, headers) => {
   const hub = new FakeHub({ ".tar.zst": () => new Response(null, { status, headers }) });
   using place = new Lab(hub);
   for (const id of ["a", "b", "c"]) place.episode(id);
@@ -394,7 +394,7 @@ test.each([
   expect(hub.asked).toEqual(["/v1/ping", "/v1/episodes/web-1/a.tar.zst"]);
 });
 
-test.each(["answer comes late", "bytes go slowly"])("an upload whose %s is no loop that hangs", async (kind) => {
+test.each(["answer comes late", "bytes go slowly"])("an upload whose %s still feeds the watchdog", async (kind) => {
   let patient = true;
   const hub = new FakeHub({
     ".tar.zst": async (request) => {
@@ -405,7 +405,7 @@ test.each(["answer comes late", "bytes go slowly"])("an upload whose %s is no lo
   });
   using place = new Lab(hub);
   place.episode("slow");
-  // As if a run before had packed it: what is to be seen is the upload, not how long a disk takes to sync what was packed.
+  // Packed already, so that the test times the upload and not the disk's sync.
   mkdirSync(place.folder.at("outbox"));
   writeFileSync(place.folder.at("outbox/slow.tar.zst"), randomBytes(64 << 20));
   const manager = listen(place.folder.at("notify"));
@@ -416,7 +416,7 @@ test.each(["answer comes late", "bytes go slowly"])("an upload whose %s is no lo
     await until("it is being sent", () => hub.asked.some((path) => path.endsWith("slow.tar.zst")));
     const fed = () => manager.messages().filter((message) => message.includes("WATCHDOG=1")).length;
     const before = fed();
-    // It is fed every quarter of its period at most: six times are a period and a half.
+    // It is fed at most every quarter of its period: six times take a period and a half.
     await until("the watchdog is fed while the upload waits", () => {
       return fed() >= before + 6 || agent.log.some((line) => line.includes("loop hangs"));
     });
@@ -439,19 +439,16 @@ test("a refusal that isn't JSON is kept in the quarantine's reason as it came", 
   expect((await place.run(["quarantine", "list"])).stdout).toContain("413 too large");
 });
 
-test.each([400, 409, 412, 422])(
-  "a receiver that answers %d to who this host is says nothing of its episodes",
-  async (status) => {
-    const hub = new FakeHub({ "/v1/ping": () => Response.json({ error: "odd" }, { status }) });
-    using place = new Lab(hub);
-    place.episode("good");
-    const { code, stdout } = await place.once();
-    expect([code, stdout]).toEqual([5, "scanned=1 shipped=0 transient=1 conflicts=0 fatal=0\n"]);
-    expect([place.in("episodes"), place.in("quarantine")]).toEqual([["good"], []]);
-  },
-);
+test.each([400, 409, 412, 422])("%d to the request for the host's name quarantines no episode", async (status) => {
+  const hub = new FakeHub({ "/v1/ping": () => Response.json({ error: "odd" }, { status }) });
+  using place = new Lab(hub);
+  place.episode("good");
+  const { code, stdout } = await place.once();
+  expect([code, stdout]).toEqual([5, "scanned=1 shipped=0 transient=1 conflicts=0 fatal=0\n"]);
+  expect([place.in("episodes"), place.in("quarantine")]).toEqual([["good"], []]);
+});
 
-test("a retried episode is packed anew, also where a kill left the archive that was refused", async () => {
+test("a retried episode is packed again, even if a crash left the rejected archive", async () => {
   const sent: Uint8Array[] = [];
   const hub = new FakeHub({
     ".tar.zst": async (request) => {
@@ -461,9 +458,9 @@ test("a retried episode is packed anew, also where a kill left the archive that 
   });
   using place = new Lab(hub);
   for (const folder of ["quarantine/ep-1", "outbox"]) mkdirSync(place.folder.at(folder), { recursive: true });
-  for (const file of ["quarantine/ep-1/done.marker", "quarantine/ep-1/mended.txt", "outbox/ep-1.tar.zst"])
+  for (const file of ["quarantine/ep-1/done.marker", "quarantine/ep-1/fixed.txt", "outbox/ep-1.tar.zst"])
     place.folder.write(file, "");
   expect((await place.run(["quarantine", "retry", "ep-1"])).code).toBe(0);
   expect((await place.once()).code).toBe(0);
-  expect(Buffer.from(Bun.zstdDecompressSync(sent[0]!)).includes("ep-1/mended.txt")).toBe(true);
+  expect(Buffer.from(Bun.zstdDecompressSync(sent[0]!)).includes("ep-1/fixed.txt")).toBe(true);
 });

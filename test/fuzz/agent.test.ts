@@ -58,7 +58,7 @@ test(
       fetch: ({ url }) =>
         Response.json(url.includes("/stats") ? now.stats : url.endsWith("all=1") ? now.list : now.inspected),
     });
-    const patience = { list: 5000, answer: 5000, all: 10_000, look: 1 };
+    const timeouts = { list: 5000, answer: 5000, all: 10_000, resample: 1 };
     const list = fc.oneof(
       { weight: 4, arbitrary: fc.array(damaged(LISTED), { minLength: 1, maxLength: 3 }) },
       { weight: 1, arbitrary: json },
@@ -68,7 +68,7 @@ test(
       await fc.assert(
         fc.asyncProperty(list, damaged(INSPECTED), damaged(STATS), async (listed, inspected, stats) => {
           now = { list: listed ?? null, inspected: inspected ?? null, stats: stats ?? null };
-          const rows = await readContainers(socket, { patience }).catch((error: unknown) => {
+          const rows = await readContainers(socket, { timeouts }).catch((error: unknown) => {
             expect(error).toBeInstanceOf(Error);
             return null;
           });
