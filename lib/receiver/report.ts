@@ -2,6 +2,7 @@
 
 import * as v from "valibot";
 import { isNestedDeeper } from "../json.ts";
+import type { BrokenField } from "../refusal.ts";
 
 /** A missing or null value is unknown: null. */
 const known = <T>(schema: v.GenericSchema<unknown, T>) => v.nullish(schema, null);
@@ -42,7 +43,6 @@ function parseTime(given: string): number {
 
 /** The deepest nesting that is taken: JSON.stringify must be able to write it again. */
 export const DEEPEST = 16;
-const MOST_CONTAINERS = 500;
 /** The longest list of free content. */
 const LONGEST = 10_000;
 
@@ -59,6 +59,8 @@ const list = known(
 );
 const mapping = v.custom<Record<string, unknown>>(isMapping, `expected a mapping, at most ${DEEPEST} levels deep`);
 
+const fields = <T extends v.ObjectEntries>(entries: T) => v.object(entries, "expected a mapping");
+
 /** A list whose length is checked before its elements. */
 function atMost<T>(most: number, what: string, element: v.GenericSchema<unknown, T>) {
   return v.pipe(
@@ -68,50 +70,33 @@ function atMost<T>(most: number, what: string, element: v.GenericSchema<unknown,
   );
 }
 
+const HostMetrics = fields({
+  cpu_percent: known(between(0, 100)),
+  memory_used_mb: known(count),
+  memory_total_mb: known(count),
+  disk_used_gb: known(count),
+  disk_total_gb: known(count),
+  network_rx_bytes: known(count),
+  network_tx_bytes: known(count),
+  uptime_seconds: known(count),
+  load_average: known(atLeastZero),
+  cpu_temp_c: known(between(-1000, 10_000)),
+});
+
+export type Metric = keyof typeof HostMetrics.entries;
 /** The figures of a host, in the order of their columns. */
-export const METRICS = [
-  "cpu_percent",
-  "memory_used_mb",
-  "memory_total_mb",
-  "disk_used_gb",
-  "disk_total_gb",
-  "network_rx_bytes",
-  "network_tx_bytes",
-  "uptime_seconds",
-  "load_average",
-  "cpu_temp_c",
-] as const;
-export type Metric = (typeof METRICS)[number];
+export const METRICS = Object.keys(HostMetrics.entries) as Metric[];
 
-const HostMetrics = v.object(
-  {
-    cpu_percent: known(between(0, 100)),
-    memory_used_mb: known(count),
-    memory_total_mb: known(count),
-    disk_used_gb: known(count),
-    disk_total_gb: known(count),
-    network_rx_bytes: known(count),
-    network_tx_bytes: known(count),
-    uptime_seconds: known(count),
-    load_average: known(atLeastZero),
-    cpu_temp_c: known(between(-1000, 10_000)),
-  },
-  "expected a mapping",
-);
-
-const HostFacts = v.object(
-  {
-    cpu_count: known(between(1, 1024, { whole: true })),
-    memory_total_mb: known(count),
-    disk_total_gb: known(count),
-    os: known(text(80)),
-    docker_version: known(text(32)),
-    kernel: known(text(255)),
-    arch: known(text(64)),
-    boot_at: known(text(64)),
-  },
-  "expected a mapping",
-);
+const HostFacts = fields({
+  cpu_count: known(between(1, 1024, { whole: true })),
+  memory_total_mb: known(count),
+  disk_total_gb: known(count),
+  os: known(text(80)),
+  docker_version: known(text(32)),
+  kernel: known(text(255)),
+  arch: known(text(64)),
+  boot_at: known(text(64)),
+});
 
 /** The figures of a container. */
 export const CONTAINER_METRICS = [
@@ -124,104 +109,67 @@ export const CONTAINER_METRICS = [
   "block_write_bytes",
 ] as const;
 
-const ContainerMetrics = v.object(
-  {
-    cpu_percent: known(atLeastZero),
-    memory_usage_mb: known(atLeastZero),
-    memory_limit_mb: known(atLeastZero),
-    network_rx_bytes: known(atLeastZero),
-    network_tx_bytes: known(atLeastZero),
-    block_read_bytes: known(atLeastZero),
-    block_write_bytes: known(atLeastZero),
-  },
-  "expected a mapping",
-);
+const Container = fields({
+  container_id: v.pipe(text(80), v.minLength(1, "expected an id")),
+  name: text(255),
+  image: text(255),
+  image_tag: known(text(128)),
+  status: known(text(32)),
+  state: known(text(32)),
+  health_status: known(text(16)),
+  ports: list,
+  labels: known(mapping),
+  metrics: known(fields(v.entriesFromList(CONTAINER_METRICS, known(atLeastZero)))),
+  started_at: known(text(64)),
+  finished_at: known(text(64)),
+});
 
-/** A container of a report. */
-export const Container = v.object(
-  {
-    container_id: v.pipe(text(80), v.minLength(1, "expected an id")),
-    name: text(255),
-    image: text(255),
-    image_tag: known(text(128)),
-    status: known(text(32)),
-    state: known(text(32)),
-    health_status: known(text(16)),
-    ports: list,
-    labels: known(mapping),
-    metrics: known(ContainerMetrics),
-    started_at: known(text(64)),
-    finished_at: known(text(64)),
-  },
-  "expected a mapping",
-);
+const Guest = fields({
+  vmid: v.pipe(
+    v.union([v.number(), v.pipe(v.string(), v.regex(/^\d{1,9}$/))], "expected a whole number"),
+    v.transform(Number),
+    v.check((n) => Number.isSafeInteger(n) && n >= 0, "expected a whole number"),
+  ),
+  name: known(text(255)),
+  kind: v.picklist(["lxc", "qemu"], 'expected "lxc" or "qemu"'),
+  status: v.optional(
+    v.picklist(["running", "stopped", "unknown"], 'expected "running", "stopped" or "unknown"'),
+    "unknown",
+  ),
+  spec: known(fields({ cores: known(count), memory_mb: known(atLeastZero), disk_gb: known(atLeastZero) })),
+  controller_version: known(text(64)),
+});
 
-const Guest = v.object(
-  {
-    vmid: v.pipe(
-      v.union([v.number(), v.pipe(v.string(), v.regex(/^\d{1,9}$/))], "expected a whole number"),
-      v.transform(Number),
-      v.check((n) => Number.isSafeInteger(n) && n >= 0, "expected a whole number"),
-    ),
-    name: known(text(255)),
-    kind: v.picklist(["lxc", "qemu"], 'expected "lxc" or "qemu"'),
-    status: v.optional(
-      v.picklist(["running", "stopped", "unknown"], 'expected "running", "stopped" or "unknown"'),
-      "unknown",
-    ),
-    spec: known(
-      v.object(
-        { cores: known(count), memory_mb: known(atLeastZero), disk_gb: known(atLeastZero) },
-        "expected a mapping",
+const Report = fields({
+  recorded_at: dateTime,
+  sent_at: known(dateTime),
+  host_id: known(text(128)),
+  agent_version: known(text(64)),
+  interval_seconds: known(atLeastZero),
+  host: fields({ metrics: HostMetrics, facts: known(HostFacts) }),
+  containers: known(atMost(500, "containers", Container)),
+  guests: known(atMost(1000, "guests", Guest)),
+  cloudflared: known(
+    fields({
+      status: v.picklist(
+        ["active", "inactive", "failed", "unknown"],
+        'expected "active", "inactive", "failed" or "unknown"',
       ),
-    ),
-    controller_version: known(text(64)),
-  },
-  "expected a mapping",
-);
-
-const Report = v.object(
-  {
-    recorded_at: dateTime,
-    sent_at: known(dateTime),
-    host_id: known(text(128)),
-    agent_version: known(text(64)),
-    interval_seconds: known(atLeastZero),
-    host: v.object({ metrics: HostMetrics, facts: known(HostFacts) }, "expected a mapping"),
-    containers: known(atMost(MOST_CONTAINERS, "containers", Container)),
-    guests: known(atMost(1000, "guests", Guest)),
-    cloudflared: known(
-      v.object(
-        {
-          status: v.picklist(
-            ["active", "inactive", "failed", "unknown"],
-            'expected "active", "inactive", "failed" or "unknown"',
-          ),
-        },
-        "expected a mapping",
-      ),
-    ),
-    /** Picket's own field: another agent's field of that name is ignored. */
-    services: v.fallback(list, null),
-    storage_targets: list,
-    backups: list,
-    restore_tests: list,
-    pbs_snapshots: list,
-    audit_tail: list,
-  },
-  "expected a mapping",
-);
+    }),
+  ),
+  /** Picket's own field: another agent's field of that name is ignored. */
+  services: v.fallback(list, null),
+  storage_targets: list,
+  backups: list,
+  restore_tests: list,
+  pbs_snapshots: list,
+  audit_tail: list,
+});
 
 /** A valid report. Times in milliseconds since 1970, unknown values are null. */
 export type Report = v.InferOutput<typeof Report>;
 export type Container = v.InferOutput<typeof Container>;
 export type Guest = v.InferOutput<typeof Guest>;
-
-/** A field that breaks the contract, such as `containers[3].metrics.cpu_percent`, and what was expected. */
-export interface BrokenField {
-  field: string;
-  error: string;
-}
 
 const AHEAD_MS = 5 * 60_000;
 const BEHIND_MS = 60 * 60_000;
@@ -232,17 +180,16 @@ const SAMPLING_MS = 30_000;
  * Reads a report.
  * @param options.now milliseconds since 1970; `recorded_at` (with `sent_at`: that one) lies between an hour before and five minutes after it.
  * @param options.backfillMs how old `recorded_at` may be where `sent_at` is given.
- * @returns the report, or every broken field.
+ * @returns the report, or every broken field, such as `containers[3].metrics.cpu_percent`.
  */
 export function readReport(
   data: unknown,
   { now, backfillMs }: { now: number; backfillMs: number },
 ): { report: Report } | { broken: BrokenField[] } {
   if (Array.isArray(data)) return { broken: [{ field: "body", error: "expected a mapping" }] };
-  const containers = readContainers(data);
-  const parsed = v.safeParse(Report, containers === null ? data : { ...(data as object), containers: null });
+  const parsed = v.safeParse(Report, data);
   if (!parsed.success) return { broken: parsed.issues.map(asBroken) };
-  const report = containers === null ? parsed.output : { ...parsed.output, containers };
+  const report = parsed.output;
   const { recorded_at: recorded, sent_at: sent } = report;
   const broken: BrokenField[] = [];
   const window = (field: string, at: number, behind: number): void => {
@@ -258,51 +205,6 @@ export function readReport(
   }
   if (sent !== null) window("sent_at", sent, BEHIND_MS);
   return broken.length > 0 ? { broken } : { report };
-}
-
-/** The containers of a report that are all in order; null where the schema decides. */
-function readContainers(data: unknown): Container[] | null {
-  const { containers } = (data ?? {}) as { containers?: unknown };
-  if (!Array.isArray(containers) || containers.length > MOST_CONTAINERS) return null;
-  const read: Container[] = [];
-  for (const value of containers) {
-    const container = readContainer(value);
-    if (container === null) return null;
-    read.push(container);
-  }
-  return read;
-}
-
-/**
- * Reads a container that is in order without the schema, which takes ten times as long: containers are most of a report. Gives
- * what the schema gives, or null where the schema decides.
- */
-export function readContainer(value: unknown): Container | null {
-  if (typeof value !== "object" || value === null) return null;
-  const given = value as Record<string, unknown>;
-  const { container_id, name, image, image_tag = null, status = null, state = null, health_status = null } = given;
-  const { ports = null, labels = null, metrics = null, started_at = null, finished_at = null } = given;
-  const fits = (text: unknown, most: number): text is string => typeof text === "string" && text.length <= most;
-  const fitsOrNull = (text: unknown, most: number): text is string | null => text === null || fits(text, most);
-  if (!fits(container_id, 80) || container_id === "" || !fits(name, 255) || !fits(image, 255)) return null;
-  if (!fitsOrNull(image_tag, 128) || !fitsOrNull(status, 32) || !fitsOrNull(state, 32)) return null;
-  if (!fitsOrNull(health_status, 16) || !fitsOrNull(started_at, 64) || !fitsOrNull(finished_at, 64)) return null;
-  if ((ports !== null && !isList(ports)) || (labels !== null && !isMapping(labels))) return null;
-  const figures = metrics === null ? null : readContainerMetrics(metrics);
-  if (figures === undefined) return null;
-  const described = { container_id, name, image, image_tag, status, state, health_status, ports, labels };
-  return { ...described, metrics: figures, started_at, finished_at };
-}
-
-function readContainerMetrics(value: unknown): NonNullable<Container["metrics"]> | undefined {
-  if (typeof value !== "object" || value === null) return undefined;
-  const figures = {} as NonNullable<Container["metrics"]>;
-  for (const name of CONTAINER_METRICS) {
-    const figure = (value as Record<string, unknown>)[name] ?? null;
-    if (figure !== null && !(typeof figure === "number" && figure >= 0 && figure <= Number.MAX_VALUE)) return undefined;
-    figures[name] = figure;
-  }
-  return figures;
 }
 
 /** Whether a report comes from a queue: then it is history and says nothing of the present. */
