@@ -11,7 +11,7 @@ import { Refusal, refusalLog } from "../refusal.ts";
 import type { Log } from "../log.ts";
 import type { Config } from "./config.ts";
 import { type Queries, isBusy } from "./database.ts";
-import { hashToken, isToken, sha256 } from "./hosts.ts";
+import { isToken, sha256 } from "./hosts.ts";
 import { RateLimit } from "./rate-limit.ts";
 import type { Store } from "./store.ts";
 
@@ -127,7 +127,7 @@ function findToken({ read }: Store, token: string): Promise<Token | undefined> {
   return read.one<Token>(
     `SELECT t.id AS token, t.fingerprint, h.id AS host, h.name FROM tokens t JOIN hosts h ON h.id = t.host
      WHERE t.sha256 = $1 AND t.revoked_at IS NULL AND h.archived_at IS NULL`,
-    [hashToken(token)],
+    [sha256(token)],
   );
 }
 

@@ -11,7 +11,6 @@ import { type Check, EpisodeIndex, rebuild, verify } from "./episode-index.ts";
 import { EpisodeFolder, episodesFolder } from "./episodes.ts";
 import {
   type Host,
-  HostError,
   addHost,
   archiveHost,
   findHost,
@@ -45,9 +44,6 @@ async function withStore<T>(
   const store = await Store.open(config.data_dir);
   try {
     return await work(store, config);
-  } catch (error) {
-    if (error instanceof HostError) throw new UsageError(error.message, error.hint);
-    throw error;
   } finally {
     await store.close();
   }
@@ -149,9 +145,6 @@ async function setHost(context: Context<{ interval?: string }>): Promise<void> {
   }
   await change(context, async (tx, name) => {
     await setInterval(tx, name, seconds);
-    const { status } = await findHost(tx, name);
-    if (status === "archived")
-      throw new HostError(`host "${name}" is archived`, `to bring it back: picket-receiver host add ${name}`);
     return `${name}: ${seconds === null ? "as often as all others" : `every ${seconds} s`}, from its next report on`;
   });
 }

@@ -2,6 +2,7 @@
 // of it gives no access. A token has 238 random bits: that makes a plain hash safe.
 
 import { randomInt } from "node:crypto";
+import { UsageError } from "../command-line.ts";
 import { NAME_SEGMENT } from "../config.ts";
 import type { Queries } from "./database.ts";
 
@@ -47,18 +48,7 @@ interface TokenRow {
   fingerprint: string | null;
 }
 
-/** A command can't be done: the message says why, the hint what to do. */
-export class HostError extends Error {
-  override name = "HostError";
-  hint: string | undefined;
-  constructor(message: string, hint?: string) {
-    super(message);
-    this.hint = hint;
-  }
-}
-
 const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-const TOKEN = /^pk_[A-Za-z0-9]{40}$/;
 
 /** `pk_` and 40 random letters and digits. */
 function newToken(): string {
@@ -67,15 +57,10 @@ function newToken(): string {
 
 /** Whether a text has the form of a token. */
 export function isToken(text: string): boolean {
-  return TOKEN.test(text);
+  return /^pk_[A-Za-z0-9]{40}$/.test(text);
 }
 
-/** The stored form of a token. */
-export function hashToken(token: string): string {
-  return sha256(token);
-}
-
-/** In hex. */
+/** In hex: the stored form of a token. */
 export function sha256(text: string): string {
   return new Bun.CryptoHasher("sha256").update(text).digest("hex");
 }
@@ -83,14 +68,14 @@ export function sha256(text: string): string {
 /** Makes a host, or brings an archived one back, and gives its token. */
 export async function addHost(tx: Queries, name: string, now: number): Promise<string> {
   if (!NAME_SEGMENT.test(name)) {
-    throw new HostError(
+    throw new UsageError(
       `host "${name}" is not a valid name`,
       "1 to 128 letters, digits, dots, dashes and underscores, starting with a letter or digit",
     );
   }
-  const found = await tx.one<Host>("SELECT * FROM hosts WHERE name = $1", [name]);
+  const found = await hostNamed(tx, name);
   if (found && found.status !== "archived") {
-    throw new HostError(`host "${name}" exists already`, `for a new token: picket-receiver token rotate ${name}`);
+    throw new UsageError(`host "${name}" exists already`, `for a new token: picket-receiver token rotate ${name}`);
   }
   if (found) {
     // Forget its uploads from before: a pause while it was archived is no reason for an alert.
@@ -107,10 +92,7 @@ export async function addHost(tx: Queries, name: string, now: number): Promise<s
 
 /** Revokes all active tokens of a host and gives a new one. */
 export async function rotateToken(tx: Queries, name: string, now: number): Promise<string> {
-  const host = await findHost(tx, name);
-  if (host.status === "archived") {
-    throw new HostError(`host "${name}" is archived`, `to bring it back: picket-receiver host add ${name}`);
-  }
+  const host = await findActiveHost(tx, name);
   await revokeTokens(tx, name, now);
   return giveToken(tx, host.id, now);
 }
@@ -140,7 +122,7 @@ export async function rebindHost(tx: Queries, name: string): Promise<void> {
 
 /** Sets the seconds between reports of one host; null: the same as all others. */
 export async function setInterval(tx: Queries, name: string, seconds: number | null): Promise<void> {
-  const host = await findHost(tx, name);
+  const host = await findActiveHost(tx, name);
   await tx.run("UPDATE hosts SET set_interval = $1 WHERE id = $2", [seconds, host.id]);
 }
 
@@ -149,11 +131,23 @@ export async function setHealth(tx: Queries, id: number, health: string): Promis
   await tx.run("UPDATE hosts SET health = $1, health_at = $2 WHERE id = $3", [health, Date.now(), id]);
 }
 
-/** The host of that name. @throws HostError when there is none. */
+/** The host that a command names. @throws UsageError when there is none. */
 export async function findHost(db: Queries, name: string): Promise<Host> {
-  const found = await db.one<Host>("SELECT * FROM hosts WHERE name = $1", [name]);
-  if (!found) throw new HostError(`there is no host "${name}"`, "picket-receiver host list shows them");
+  const found = await hostNamed(db, name);
+  if (!found) throw new UsageError(`there is no host "${name}"`, "picket-receiver host list shows them");
   return found;
+}
+
+/** The same, unless it is archived. */
+async function findActiveHost(db: Queries, name: string): Promise<Host> {
+  const host = await findHost(db, name);
+  if (host.status !== "archived") return host;
+  throw new UsageError(`host "${name}" is archived`, `to bring it back: picket-receiver host add ${name}`);
+}
+
+/** The host of that name. */
+export function hostNamed(db: Queries, name: string): Promise<Host | undefined> {
+  return db.one<Host>("SELECT * FROM hosts WHERE name = $1", [name]);
 }
 
 /** All hosts by name. */
@@ -172,6 +166,6 @@ export function listTokens(db: Queries, name: string | null): Promise<TokenRow[]
 
 async function giveToken(tx: Queries, host: number, now: number): Promise<string> {
   const token = newToken();
-  await tx.run("INSERT INTO tokens (host, sha256, created_at) VALUES ($1, $2, $3)", [host, hashToken(token), now]);
+  await tx.run("INSERT INTO tokens (host, sha256, created_at) VALUES ($1, $2, $3)", [host, sha256(token), now]);
   return token;
 }

@@ -10,7 +10,7 @@ import type { Config } from "./config.ts";
 import type { EpisodeIndex } from "./episode-index.ts";
 import type { EpisodeStore } from "./episodes.ts";
 import { CONTAINER_SERIES, type ContainerSeries, readHistory } from "./history.ts";
-import { type Host, findHost, listHosts } from "./hosts.ts";
+import { type Host, hostNamed, listHosts } from "./hosts.ts";
 import { CONTAINER_METRICS, METRICS, type Metric } from "./report.ts";
 import { type ContainerSample, MEMORY_PERCENT } from "./store-report.ts";
 import type { Store } from "./store.ts";
@@ -78,11 +78,9 @@ function mayRead(
 
 async function hostOf({ store }: Reading, c: C, parameter: string): Promise<Host> {
   const name = c.req.param(parameter) ?? "";
-  try {
-    return await findHost(store.read, name);
-  } catch {
-    throw new Refusal(404, "unknown_host", `there is no host "${name}"`);
-  }
+  const host = await hostNamed(store.read, name);
+  if (!host) throw new Refusal(404, "unknown_host", `there is no host "${name}"`);
+  return host;
 }
 
 // ---------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@
 import { Database } from "bun:sqlite";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { hashToken } from "../../lib/receiver/hosts.ts";
+import { sha256 } from "../../lib/receiver/hosts.ts";
 import { METRICS } from "../../lib/receiver/report.ts";
 import { Store } from "../../lib/receiver/store.ts";
 import { container, report } from "../receiver/kit.ts";
@@ -42,7 +42,7 @@ async function seed(folder: string, hosts: number): Promise<Database> {
   db.transaction(() => {
     for (let host = 1; host <= hosts; host++) {
       addHost.run(host, `host-${host}`);
-      addToken.run(host, hashToken(tokenOf(host)));
+      addToken.run(host, sha256(tokenOf(host)));
     }
   })();
   return db;
