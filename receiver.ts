@@ -112,7 +112,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       await receiver.gate.refresh();
     },
     async stop() {
-      receiver.news.ring();
+      receiver.news.emit("event");
       await server.stop();
       await receiver.index.close();
       await outbox.close();
@@ -229,7 +229,7 @@ async function takeReport(
   });
   if (!taken) throw unauthorized("invalid_token");
   figures.reports.add();
-  if (taken.changed) news.ring();
+  if (taken.changed) news.emit("event");
   return taken;
 }
 
@@ -263,7 +263,7 @@ async function takeUpload(
     if (status < 500) {
       const refused = { at: Date.now(), why: `${status} ${code}`, unstamped: code === "unstamped" };
       await store.write((tx) => uploadRefused(tx, sender, refused)).catch(() => {});
-      news.ring();
+      news.emit("event");
     }
     throw refusal;
   }
@@ -286,12 +286,10 @@ function startLoops(receiver: Receiver, service: Service, outbox: Outbox): void 
     },
   });
   const tell = service.loop({ name: "tell", every: () => 5, pass: (alive) => outbox.pass(alive) });
-  const onNews = (): void => {
+  news.on("event", () => {
     watching.wake();
     tell.wake();
-    news.once(onNews);
-  };
-  news.once(onNews);
+  });
   service.loop({
     name: "rollups",
     every: () => 30,
@@ -312,7 +310,7 @@ function startLoops(receiver: Receiver, service: Service, outbox: Outbox): void 
     name: "uploads",
     every: () => 300,
     async pass() {
-      if ((await quietPass(store, { now: Date.now(), since: presence.backAt })) > 0) news.ring();
+      if ((await quietPass(store, { now: Date.now(), since: presence.backAt })) > 0) news.emit("event");
     },
   });
 }
@@ -337,7 +335,7 @@ async function onceThereIsRoom<T>({ log, stopping }: Service, step: () => Promis
 /** Looks which hosts have fallen silent; gives the milliseconds until the next may be. */
 async function watch({ config, presence, news }: Receiver): Promise<number> {
   const { next, changed } = await presence.pass({ now: Date.now(), interval: config.poll_interval_seconds });
-  if (changed > 0) news.ring();
+  if (changed > 0) news.emit("event");
   return next;
 }
 

@@ -2,6 +2,7 @@
 //
 // An event is stored in the transaction that changes what it tells of. The outbox tells it afterwards: lib/outbox.ts.
 
+import { EventEmitter } from "node:events";
 import type { Log } from "../log.ts";
 import { type Untold, derivedId } from "../outbox.ts";
 import type { Queries, Value } from "./database.ts";
@@ -154,26 +155,9 @@ function matter(type: EventType, subject: string | undefined): string {
   return subject === undefined ? type : `${type} ${subject}`;
 }
 
-/** Wakes what waits for events: loops that tell them, streams that show them. */
-export interface News {
-  /** There may be a new event. */
-  ring(): void;
-  /** Calls back at the next ring, once. Gives a function that takes this back. */
-  once: (callback: () => void) => () => void;
-}
+/** Emits "event" when there may be a new one: wakes the loops that tell them and the streams that show them. */
+export type News = EventEmitter<{ event: [] }>;
 
-/** Nothing waits yet. */
 export function createNews(): News {
-  let waiting = new Set<() => void>();
-  return {
-    ring() {
-      const now = waiting;
-      waiting = new Set();
-      for (const callback of now) callback();
-    },
-    once(callback) {
-      waiting.add(callback);
-      return () => waiting.delete(callback);
-    },
-  };
+  return new EventEmitter<{ event: [] }>().setMaxListeners(0);
 }

@@ -1,5 +1,6 @@
 // The routes that an operator reads: hosts, their history, events (also as a stream), episodes. JSON with times in RFC 3339.
 
+import { once } from "node:events";
 import { type Context, Hono } from "hono";
 import { streamSSE } from "hono/streaming";
 import { NAME_SEGMENT, isLoopback } from "../config.ts";
@@ -243,30 +244,25 @@ async function stream(reading: Reading, c: C): Promise<Response> {
   return streamSSE(c, async (out) => {
     await out.write(": listening\n\n");
     while (!out.aborted && !stopping.aborted) {
+      // Before the look: an event that comes during it isn't missed.
+      const woken = nextNews(news);
       const rows = await listEvents(store.read, { after: last, from: null, limit: 500 });
       for (const row of rows) {
         await out.writeSSE({ id: String(row.id), event: row.type, data: JSON.stringify(eventOf(row)) });
         last = row.id;
       }
-      if (rows.length > 0) continue;
-      const woken = await somethingNew(news, stopping);
-      if (!woken && !stopping.aborted) await out.write(": alive\n\n");
+      if (rows.length === 0 && !(await woken)) await out.write(": alive\n\n");
     }
   });
 }
 
 /** Waits for news; false where none came for a while. */
-function somethingNew(news: News, stopping: AbortSignal): Promise<boolean> {
-  const { promise, resolve } = Promise.withResolvers<boolean>();
-  const timer = setTimeout(() => resolve(false), HEARTBEAT_MS);
-  const wake = () => resolve(true);
-  const forget = news.once(wake);
-  stopping.addEventListener("abort", wake);
-  return promise.finally(() => {
-    clearTimeout(timer);
-    forget();
-    stopping.removeEventListener("abort", wake);
-  });
+function nextNews(news: News): Promise<boolean> {
+  const came = once(news, "event", { signal: AbortSignal.timeout(HEARTBEAT_MS) });
+  return came.then(
+    () => true,
+    () => false,
+  );
 }
 
 // ---------------------------------------------------------------------------------------------------------------
