@@ -1,39 +1,33 @@
-// A sliding window for each key: so many in any 60 seconds at most. In memory only: a restart begins with a full allowance.
+// A sliding window for each key: so many in any 60 seconds at most. In memory only: a restart begins with a full allowance. There are no
+// more keys than the store has tokens.
 
 const WINDOW_MS = 60_000;
-/** Quiet keys are forgotten when there are more keys than this. */
-const SWEEP_AT = 4096;
 
 /** Remembers when each key took one. */
 export class RateLimit {
-  #taken = new Map<string | number, number[]>();
-  #perMinute: number;
+  #taken = new Map<number, number[]>();
+  /** The allowance of each key. */
+  perMinute: number;
 
   constructor(perMinute: number) {
-    this.#perMinute = perMinute;
-  }
-
-  /** Changes the allowance of all keys. */
-  set perMinute(perMinute: number) {
-    this.#perMinute = perMinute;
+    this.perMinute = perMinute;
   }
 
   /** Milliseconds until one is free for `key`; 0 when one is free now. Takes nothing. */
-  wait(key: string | number, now: number): number {
+  wait(key: number, now: number): number {
     const times = this.#recent(key, now);
-    if (times.length < this.#perMinute) return 0;
-    return times[times.length - this.#perMinute]! + WINDOW_MS - now;
+    if (times.length < this.perMinute) return 0;
+    return times[times.length - this.perMinute]! + WINDOW_MS - now;
   }
 
   /** Takes one. */
-  take(key: string | number, now: number): void {
+  take(key: number, now: number): void {
     const times = this.#recent(key, now);
     if (times.length === 0) this.#taken.set(key, [now]);
     else times.push(now);
-    if (this.#taken.size > SWEEP_AT) this.#sweep(now);
   }
 
-  #recent(key: string | number, now: number): number[] {
+  #recent(key: number, now: number): number[] {
     const times = this.#taken.get(key);
     if (!times) return [];
     let old = 0;
@@ -42,9 +36,5 @@ export class RateLimit {
     if (old > 0) times.splice(0, old);
     if (times.length === 0) this.#taken.delete(key);
     return times;
-  }
-
-  #sweep(now: number): void {
-    for (const key of this.#taken.keys()) this.#recent(key, now);
   }
 }
