@@ -25,7 +25,7 @@ import { basename, dirname, extname, join } from "node:path";
 import * as v from "valibot";
 import { openToRead } from "./files.ts";
 
-const CHUNK = 256 << 10;
+const CHUNK = 1 << 20;
 const PRINT_BYTES = 4096;
 /** What the marks of 0.1.0 hashed. */
 const OLD_PRINT_BYTES = 256;
@@ -133,6 +133,7 @@ export async function readOn(
 ): Promise<Position | null> {
   const stats = fstatSync(fd);
   const { size } = stats;
+  const { generation } = from;
   const around = bytesAround(fd, from);
   if (around === null) return null;
   if (size <= from.offset) return from;
@@ -143,20 +144,22 @@ export async function readOn(
   let restLength = 0;
   let last: { offset: number; tail: Buffer } | null = null;
   for (let at = from.offset; at < size;) {
-    const length = await readChunk(fd, chunk, Math.min(chunk.length, size - at), at);
-    if (length === 0) break;
-    const bytes = chunk.subarray(0, length);
+    const bytes = chunk.subarray(0, await readChunk(fd, chunk, Math.min(chunk.length, size - at), at));
+    if (bytes.length === 0) break;
     if (head.length < PRINT_BYTES) head = Buffer.concat([head, bytes.subarray(0, PRINT_BYTES - head.length)]);
     let start = 0;
     let enough = false;
     for (let end = bytes.indexOf(NEWLINE); end >= 0 && !enough; end = bytes.indexOf(NEWLINE, start)) {
-      const whole = restLength + end - start;
-      const place = { length: whole, offset: at + end - whole, generation: from.generation };
+      const length = restLength + end - start;
+      const offset = at + end - length;
+      // Written out: a million of them are made at a start.
       if (restLength === 0) {
-        enough = visit({ bytes, start, end: Math.min(end, start + longest), ...place }) === true;
+        enough = visit({ bytes, start, end: Math.min(end, start + longest), length, offset, generation }) === true;
       } else {
         const joined = Buffer.concat([...rest, bytes.subarray(start, end)]);
-        enough = visit({ bytes: joined, start: 0, end: Math.min(joined.length, longest), ...place }) === true;
+        enough =
+          visit({ bytes: joined, start: 0, end: Math.min(joined.length, longest), length, offset, generation }) ===
+          true;
       }
       rest = [];
       restLength = 0;
@@ -165,9 +168,9 @@ export async function readOn(
     if (start > 0) last = { offset: at + start, tail: lastOf(before, bytes.subarray(0, start)) };
     if (piecemeal && last !== null) break;
     if (restLength < longest) rest.push(Buffer.from(bytes.subarray(start)));
-    restLength += length - start;
+    restLength += bytes.length - start;
     before = lastOf(before, bytes);
-    at += length;
+    at += bytes.length;
   }
   if (last === null) return from;
   const { offset, tail } = last;

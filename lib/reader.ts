@@ -168,14 +168,12 @@ function scan(
   return cursor.read({
     begin: options.begin ?? (() => {}),
     visit(line) {
-      const skip = (reason: string): void =>
-        options.warn(`${path}: skipped the line at byte ${line.offset}: ${reason}`);
-      const record = (value: unknown): void => {
-        const parsed = v.safeParse(EventLine, value);
-        if (parsed.success) each(parsed.output, spotOf(line));
-        else skip("not an event");
-      };
-      parseLine(line, { record, malformed: skip });
+      const found = parseLine(line);
+      if (found === null) return;
+      const parsed = "value" in found ? v.safeParse(EventLine, found.value) : null;
+      if (parsed?.success) return each(parsed.output, spotOf(line));
+      const reason = "malformed" in found ? found.malformed : "not an event";
+      options.warn(`${path}: skipped the line at byte ${line.offset}: ${reason}`);
     },
   });
 }

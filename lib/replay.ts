@@ -41,16 +41,15 @@ export async function replay({ path, from = 0, maxLine, record, malformed }: Rep
     number++;
     const place = { number, offset: line.offset, end: line.offset + line.length + 1 };
     seen.end = place.end;
-    parseLine(line, {
-      record(value) {
-        seen.records++;
-        record(value, place);
-      },
-      malformed(reason) {
-        seen.malformed++;
-        malformed?.(place, reason);
-      },
-    });
+    const found = parseLine(line);
+    if (found === null) return;
+    if ("value" in found) {
+      seen.records++;
+      record(found.value, place);
+    } else {
+      seen.malformed++;
+      malformed?.(place, found.malformed);
+    }
   };
   try {
     await readOn(fd, partialPosition({ offset: from }), { visit, longest: maxLine });
@@ -60,23 +59,18 @@ export async function replay({ path, from = 0, maxLine, record, malformed }: Rep
   return seen;
 }
 
-/** Gives a line's JSON to `record`, or to `malformed` why it has none. An empty line is neither. */
-export function parseLine(
-  { bytes, start, end, length }: Line,
-  { record, malformed }: { record: (value: unknown) => void; malformed: (reason: string) => void },
-): void {
-  if (length > end - start) return malformed(`longer than ${end - start} bytes`);
+/** What a line says, or why it is malformed; null when it is empty. */
+export function parseLine({ bytes, start, end, length }: Line): { value: unknown } | { malformed: string } | null {
+  if (length > end - start) return { malformed: `longer than ${end - start} bytes` };
   let text = bytes.toString("utf8", start, end);
   if (bytes[start] !== BRACE) {
     // Zeros are where a power cut took something that wasn't synced.
     text = text.replace(/^\0+/, "");
-    if (text.trim() === "") return;
+    if (text.trim() === "") return null;
   }
-  let value: unknown;
   try {
-    value = JSON.parse(text);
+    return { value: JSON.parse(text) };
   } catch {
-    return malformed("not JSON");
+    return { malformed: "not JSON" };
   }
-  record(value);
 }

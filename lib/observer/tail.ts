@@ -40,11 +40,13 @@ export class LogTail {
 
   /** Hands over what was recorded since. */
   read(each: (operation: Operation) => void): Promise<void> {
-    const record = (value: unknown): void => {
-      const operation = operationOf(value);
-      if (typeof operation !== "string") each(operation);
-    };
-    return this.#cursor.read({ visit: (line) => parseLine(line, { record, malformed: () => {} }) });
+    return this.#cursor.read({
+      visit(line) {
+        const found = parseLine(line);
+        const operation = found && "value" in found ? operationOf(found.value) : "";
+        if (typeof operation !== "string") each(operation);
+      },
+    });
   }
 }
 

@@ -162,8 +162,10 @@ export class EpisodeIndex {
       let anew = note !== null && from === start;
       for (;;) {
         const rows: IndexRow[] = [];
-        const record = (value: unknown) => void (v.is(Line, value) && rows.push(value as IndexRow));
-        const visit = (line: FileLine) => parseLine(line, { record, malformed: () => {} });
+        const visit = (line: FileLine): void => {
+          const found = parseLine(line);
+          if (found && "value" in found && v.is(Line, found.value)) rows.push(found.value as IndexRow);
+        };
         const next = await readOn(fd, from, { visit, piecemeal: true });
         if (next === null || (next === from && !anew)) return;
         const gone = anew;
