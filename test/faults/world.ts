@@ -69,7 +69,7 @@ export interface Subject {
 
 /** One role in its world. */
 export class World implements AsyncDisposable {
-  readonly folder = new Folder();
+  readonly folder: Folder;
   readonly port = freePort();
   readonly role: Role;
   readonly chance: Chance;
