@@ -1,16 +1,16 @@
-// One way to ask others: the hub, the Docker Engine, Proxmox, Forgejo, a language model.
+// The HTTP client for all peers: the hub, the Docker Engine, Proxmox, Forgejo, a language model.
 //
-//   a time limit and a limit to the answer's size: the other side may be broken, or be something else than you think
-//   no redirects: the credentials go to the configured address alone
-//   no proxy towards this machine: a proxy from the environment would read the token
-//   no secrets in answers and errors, even where the answer repeats them
-//   a pinned certificate is judged before a byte of the request leaves
+//   a timeout and a size limit: the peer may be broken, or another program than expected
+//   no redirects: the credentials go only to the configured address
+//   no proxy for loopback addresses: a proxy from the environment would read the token
+//   no secrets in answers and errors, even if the answer repeats them
+//   a pinned certificate is checked before a byte of the request is sent
 //
-// What can go wrong, and whether another attempt helps:
+// Errors, and whether a retry helps:
 //
-//   TransportError            trouble on the way (name, network, TLS, time limit): the next attempt may work
-//   HttpError, `later`        not now or not with these credentials: 401, 403, 404, 408, 429, 5xx; Retry-After is obeyed
-//   HttpError, not `later`    the other side refuses this request: sending the same again won't help
+//   TransportError            name, network, TLS or timeout: retry
+//   HttpError, `later`        401, 403, 404, 408, 429, 5xx: retry later; callers obey Retry-After
+//   HttpError, not `later`    the peer rejects this request: a retry won't help
 
 import { readFileSync } from "node:fs";
 import { type IncomingMessage, request as httpRequest } from "node:http";
@@ -19,14 +19,14 @@ import { isLoopback } from "./config.ts";
 import { errorChain } from "./log.ts";
 import { type Secret, without } from "./secret.ts";
 
-/** How much of an answer that isn't JSON an error keeps, in characters. */
+/** An error keeps this much of an answer that isn't JSON, in characters. */
 const LONGEST_PAGE = 4096;
-/** The longest Retry-After, in seconds: a date may come from a clock that is wrong. */
+/** The longest Retry-After, in seconds: a date may come from a wrong clock. */
 const LONGEST_WAIT = 3600;
 
-/** Who is asked, and how. */
+/** The other side, and how to connect to it. */
 export interface Peer {
-  /** Its address; a request's path is appended. */
+  /** A request's path is appended. */
   url: string;
   /** A unix socket to connect to instead. */
   unix?: string;
@@ -46,7 +46,7 @@ export interface Peer {
 }
 
 export interface Ask {
-  /** What is being done, for errors: "report", "ship ep-1". */
+  /** Names the request in errors: "report", "ship ep-1". */
   what: string;
   /** GET unless given. */
   method?: "GET" | "POST" | "PUT";
@@ -56,7 +56,7 @@ export interface Ask {
   /** Sent as the body, as JSON. */
   json?: unknown;
   signal?: AbortSignal | undefined;
-  /** Another time limit than the client's; null for none. */
+  /** Replaces the client's timeout; null for none. */
   timeoutMs?: number | null;
 }
 
@@ -64,22 +64,22 @@ export interface Ask {
 export interface Reply {
   status: number;
   headers: Headers;
-  /** The parsed body; undefined where it isn't JSON. */
+  /** The parsed body; undefined if it isn't JSON. */
   json: unknown;
-  /** The parsed body where it is an object, else an empty one. */
+  /** The parsed body if it is an object, else an empty one. */
   body: Record<string, unknown>;
 }
 
 export interface Client {
   readonly url: string;
-  /** @throws TransportError, HttpError; the signal's reason where it was aborted. */
+  /** @throws TransportError, HttpError; the signal's reason if it was aborted. */
   ask(request: Ask): Promise<Reply>;
 }
 
 /** No answer. */
 export class TransportError extends Error {
   override name = "TransportError";
-  /** The time limit was reached. */
+  /** It timed out. */
   readonly late: boolean;
 
   constructor(message: string, { late = false }: { late?: boolean } = {}) {
@@ -92,22 +92,21 @@ export class TransportError extends Error {
 export class HttpError extends Error {
   override name = "HttpError";
   readonly status: number;
-  /** Its JSON body where it had one. */
+  /** Its JSON body; empty if there is none. */
   readonly body: Record<string, unknown>;
-  /** Its body as it came: JSON, else text (a proxy's page, for one), cut where it is long. */
+  /** Its body: JSON, else the beginning of its text (a proxy's error page, for one). */
   readonly given: unknown;
-  /** Seconds to wait, where it says so: an hour at most. */
+  /** Its Retry-After in seconds, an hour at most. */
   readonly retryAfter: number | null;
-  /** What time it is there, in milliseconds since 1970. */
+  /** The peer's time, in milliseconds since 1970. */
   readonly serverTime: number | null;
 
   constructor(what: string, { status, reason, headers, text }: RawAnswer) {
     const json = parse(text);
     const body = asMapping(json);
-    const said = [body["error"], body["message"]].find((one) => typeof one === "string");
-    super(
-      `${what}: answered ${status}${said === undefined ? reason && ` ${reason}` : `: ${said.slice(0, LONGEST_PAGE)}`}`,
-    );
+    const message = [body["error"], body["message"]].find((one) => typeof one === "string");
+    const why = message === undefined ? reason && ` ${reason}` : `: ${message.slice(0, LONGEST_PAGE)}`;
+    super(`${what}: answered ${status}${why}`);
     this.status = status;
     this.body = body;
     this.given = json ?? text.slice(0, LONGEST_PAGE);
@@ -115,12 +114,11 @@ export class HttpError extends Error {
     this.serverTime = serverTime(headers);
   }
 
-  /** The credentials were refused. */
   get refusesCredentials(): boolean {
     return this.status === 401 || this.status === 403;
   }
 
-  /** It is about the sender and the moment, not about what was sent: try again later. */
+  /** The request itself is not rejected: the same one may succeed later. */
   get later(): boolean {
     return this.refusesCredentials || [404, 408, 429].includes(this.status) || this.status >= 500;
   }
@@ -128,13 +126,13 @@ export class HttpError extends Error {
 
 interface RawAnswer {
   status: number;
-  /** The words of its status line. */
+  /** The status line's text. */
   reason: string;
   headers: Headers;
   text: string;
 }
 
-/** A client for one peer. Reads its certificates. @throws Error when one can't be read. */
+/** A client for one peer. Reads the certificates. @throws Error when one can't be read. */
 export function openClient(peer: Peer): Client {
   const { url, unix, secrets = [], timeoutMs } = peer;
   const send = peer.fingerprint === undefined ? overFetch(peer) : overPinned(peer, peer.fingerprint);
@@ -178,7 +176,7 @@ interface Outgoing {
 
 type Transport = (url: string, request: Outgoing) => Promise<RawAnswer>;
 
-/** The peer's certificates, read; null without any. */
+/** Fields of `tls` options; null if no certificates are configured. */
 function certificatesOf({ ca_file, client_cert_file, client_key_file }: Peer): Record<string, string> | null {
   const files = Object.entries({ ca: ca_file, cert: client_cert_file, key: client_key_file });
   const read = files.flatMap(([name, file]) => (file === undefined ? [] : [[name, readFileSync(file, "utf8")]]));
@@ -192,7 +190,7 @@ function overFetch(peer: Peer): Transport {
     redirect: "manual",
     ...(unix === undefined ? {} : { unix }),
     ...(tls ? { tls } : {}),
-    // Bun takes false for no proxy; its types know only text.
+    // Bun accepts false for no proxy; its types don't.
     ...(isLoopback(new URL(url).hostname) ? { proxy: false as unknown as string } : {}),
   } as const;
   return async (address, { body, ...request }) => {
@@ -203,8 +201,8 @@ function overFetch(peer: Peer): Transport {
 }
 
 /**
- * `fetch` can't judge a certificate that no authority has signed (it asks `checkServerIdentity` only for verified ones),
- * so the connection is made first, judged, and only then written to.
+ * Connects, checks the fingerprint, and only then sends the request: `fetch` calls `checkServerIdentity` only for certificates
+ * that an authority has signed.
  */
 function overPinned(peer: Peer, fingerprint: string): Transport {
   const tls = certificatesOf(peer);
@@ -264,7 +262,7 @@ async function connectPinned(
   }
 }
 
-/** A signal that is aborted after so many milliseconds; null for never. AbortSignal.timeout's timer would wake an idle agent long after the answer. */
+/** A signal that times out after `ms`; null for never. Unlike AbortSignal.timeout its timer ends with the request, so an idle agent sleeps. */
 export function deadline(ms: number | null): Disposable & { signal: AbortSignal } {
   const stop = new AbortController();
   const late = () => stop.abort(new DOMException(`timed out after ${ms! / 1000} s`, "TimeoutError"));
@@ -272,7 +270,7 @@ export function deadline(ms: number | null): Disposable & { signal: AbortSignal 
   return { signal: stop.signal, [Symbol.dispose]: () => clearTimeout(timer) };
 }
 
-/** Does something for all of them, for so many at the same time. @returns the results in their order. */
+/** Runs `work` for each item, at most `atOnce` at a time. @returns the results in order. */
 export async function eachOf<T, R>(all: readonly T[], atOnce: number, work: (one: T) => Promise<R>): Promise<R[]> {
   const results: R[] = [];
   const queue = all.entries();
@@ -283,7 +281,7 @@ export async function eachOf<T, R>(all: readonly T[], atOnce: number, work: (one
   return results;
 }
 
-/** A body as text (UTF-8). @throws Error when it is over `most` bytes, or breaks off. */
+/** A body as UTF-8 text. @throws Error when it is longer than `most` bytes or incomplete. */
 async function textOf(body: AsyncIterable<Uint8Array> | null, most: number): Promise<string> {
   const chunks: Uint8Array[] = [];
   let bytes = 0;
@@ -307,7 +305,7 @@ function asMapping(value: unknown): Record<string, unknown> {
   return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : {};
 }
 
-/** What a server's Date says (RFC 9110, section 6.6.1), in milliseconds since 1970. */
+/** The Date header (RFC 9110, section 6.6.1), in milliseconds since 1970. */
 export function serverTime(headers: Headers): number | null {
   const at = Date.parse(headers.get("date") ?? "");
   return Number.isNaN(at) ? null : at;

@@ -70,7 +70,7 @@ describe("time", () => {
   });
 });
 
-test("an answer that goes on and on is given up, also one that is small as long as it is compressed", async () => {
+test("an answer over the size limit is aborted, also if it is small while compressed", async () => {
   const spaces = new Uint8Array(64 << 10).fill(32);
   const endless = () => new Response(new ReadableStream({ pull: (out) => out.enqueue(spaces) }));
   const bomb = () => new Response(Bun.gzipSync(new Uint8Array(64 << 20)), { headers: { "content-encoding": "gzip" } });
@@ -109,7 +109,7 @@ test("secrets are in no error and no answer, also where the other side repeats t
   expect([away.name, shown(away).includes(token)]).toEqual(["TransportError", false]);
 });
 
-test("what an error tells: status, the words of the other side, its body, its clock", async () => {
+test("an error has the status, the peer's message, its body and its time", async () => {
   const date = "Sun, 01 Mar 2026 12:00:00 GMT";
   const answers: [Response, string, unknown][] = [
     [
@@ -130,7 +130,7 @@ test("what an error tells: status, the words of the other side, its body, its cl
   }
 });
 
-test("what helps: another attempt later, or nothing", async () => {
+test("whether a retry may help", async () => {
   const later = async (status: number) => {
     using server = serve(() => new Response(null, { status }));
     return (await failure<HttpError>(server.ask())).later;
@@ -154,7 +154,7 @@ test.each<[string | null, number | null]>([
   expect((await failure<HttpError>(server.ask())).retryAfter).toBe(seconds);
 });
 
-test("a proxy in the environment never sees what goes to this machine, and all that goes elsewhere", async () => {
+test("a proxy in the environment sees no requests to this machine, and all others", async () => {
   await using behind = new BehindProxy({ here: true });
   const ask = async (url: string) => {
     const cmd = [process.execPath, join(ROOT, "test/fixtures/client/ask.ts"), url];

@@ -20,11 +20,11 @@ const Receiver = v.pipe(
   v.strictObject({
     url: httpUrl(),
     ...secret("token", { required: true }),
-    /** Whom to trust, instead of the system's authorities. */
+    /** Trusted instead of the system's authorities. */
     ca_file: v.optional(path()),
     client_cert_file: v.optional(path()),
     client_key_file: v.optional(path()),
-    /** Collecting and this together stay below the watchdog of the unit (180 s). */
+    /** Together with collecting this must stay below the unit's watchdog (180 s). */
     timeout_seconds: v.optional(seconds({ min: 0.1, max: 120 }), 30),
   }),
   rule(({ url, client_cert_file: cert, client_key_file: key }) => {
@@ -43,7 +43,7 @@ const Receiver = v.pipe(
 function tokenReadable(key: string, url: string): Problem[] {
   const { protocol, hostname } = new URL(url);
   if (protocol === "https:" || isLoopback(hostname)) return [];
-  return [{ path: [key], text: "http would send the token readable: only https, or http to this machine" }];
+  return [{ path: [key], text: "http would send the token unencrypted: only https, or http to this machine" }];
 }
 
 const ProxmoxNode = v.pipe(
@@ -52,9 +52,9 @@ const ProxmoxNode = v.pipe(
     node: nameSegment(),
     /** An API token: user@realm!id=uuid. */
     ...secret("token", { required: true }),
-    /** Whom to trust, instead of the system's authorities: /etc/pve/pve-root-ca.pem. */
+    /** Trusted instead of the system's authorities: /etc/pve/pve-root-ca.pem. */
     ca_file: v.optional(path()),
-    /** Instead of that: SHA-256 of the server's certificate. */
+    /** Or the SHA-256 of the server's certificate. */
     fingerprint: v.optional(
       v.pipe(
         v.string(),
@@ -90,7 +90,7 @@ export const Config = v.strictObject({
   receiver: Receiver,
   /** Default: the token's host. */
   host_id: v.optional(nameSegment()),
-  /** Until the receiver says otherwise. */
+  /** Until the receiver sets another interval. */
   interval_seconds: v.optional(
     v.pipe(
       seconds({ max: 86_400 }),
@@ -98,9 +98,9 @@ export const Config = v.strictObject({
     ),
     60,
   ),
-  /** `telemetry` for hubs that know only that. */
+  /** `telemetry` for hubs that support only that. */
   protocol: v.optional(v.picklist(["report", "telemetry"]), "report"),
-  /** Reports that wait for the receiver. */
+  /** The folder of queued reports. */
   data_dir: restart(v.optional(path(), () => ownDataFolder("agent"))),
   queue_max_mb: v.optional(number({ min: 0.001, unit: "MiB" }), 64),
   /** Mount points whose space is reported, added up. */
@@ -114,7 +114,7 @@ export const Config = v.strictObject({
   ),
   /** A node of Proxmox VE: its figures, guests, storages and backups. */
   proxmox: v.optional(ProxmoxNode),
-  /** Units of systemd whose state is reported; `cloudflared` has a field of its own. */
+  /** systemd units whose state is reported; `cloudflared` also has its own field. */
   services: v.optional(
     v.array(v.pipe(v.string(), v.regex(/^[A-Za-z0-9:_.\\@-]+$/, "expected the name of a unit"))),
     [],
@@ -122,5 +122,4 @@ export const Config = v.strictObject({
   ship: restartToSwitch(v.optional(Ship)),
 });
 
-/** What the configuration gives. */
 export type Config = v.InferOutput<typeof Config>;

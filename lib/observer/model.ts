@@ -1,5 +1,5 @@
-// A language model behind an OpenAI-compatible server (also a local Ollama): asked at temperature 0, with a time limit, a size
-// limit and a budget for each hour. Asking never throws: where no answer comes, the reason does.
+// A language model behind an OpenAI-compatible server (such as a local Ollama), at temperature 0, with a timeout, a size limit and
+// an hourly budget of calls. `ask` never throws: it returns the answer or the reason why there is none.
 
 import { HttpError, TransportError, openClient } from "../client.ts";
 import { errorChain } from "../log.ts";
@@ -7,19 +7,19 @@ import type { Config } from "./config.ts";
 
 type ModelSettings = NonNullable<Config["llm"]>;
 
-/** Whether both mean the same server, asked with the same key; a secret's JSON doesn't tell one key from another. */
+/** Whether both settings are equal, keys included: a secret's JSON is always the same. */
 export function sameModel(a: ModelSettings | undefined, b: ModelSettings | undefined): boolean {
   const keys = (settings: ModelSettings | undefined) => settings?.api_key.map((key) => key.reveal());
   return Bun.deepEquals(keys(a), keys(b)) && JSON.stringify(a) === JSON.stringify(b);
 }
 
-/** The answer, or why there is none; `late`: the time limit was reached. */
+/** The answer, or why there is none; `late`: it timed out. */
 export type Answer = { text: string } | { failed: string; late?: true };
 
 const HOUR_MS = 3_600_000;
 const LARGEST_ANSWER = 1 << 20;
 
-/** The model. Counts its calls; `clock` gives milliseconds that only run forward. */
+/** Asks the model, and counts the calls. `clock` is monotonic, in milliseconds. */
 export class Model {
   #settings: ModelSettings;
   #clock: () => number;
@@ -31,7 +31,7 @@ export class Model {
     this.#clock = clock;
   }
 
-  /** Calls that may still be made within this hour. */
+  /** The remaining calls of this hour. */
   get left(): number {
     const since = this.#clock() - HOUR_MS;
     this.#calls = this.#calls.filter((at) => at > since);
@@ -79,10 +79,10 @@ function contentOf({ choices }: { choices?: unknown }): string | null {
   return typeof content === "string" && content.trim() !== "" ? content : null;
 }
 
-/** The last JSON object in what a model says: it may think aloud before, or put it into a code block. Null without one. */
+/** The last JSON object in an answer, which may have text around it or a code block; null if there is none. */
 export function objectIn(text: string): Record<string, unknown> | null {
   const end = text.lastIndexOf("}");
-  // Objects of interest are small and flat: a few beginnings are tried, from the last one on.
+  // Verdicts are small and flat: it is enough to try the last 20 opening braces.
   for (let begin = text.lastIndexOf("{", end), tries = 0; begin >= 0 && tries < 20; tries++) {
     try {
       const value: unknown = JSON.parse(text.slice(begin, end + 1));

@@ -1,8 +1,8 @@
-// Which commits episodes may come from: the newest ones of the maintainer's repository.
+// Accepts only episodes of the newest commits of a repository.
 //
-// Forgejo is asked, else `git log` in a clone; the list is kept for a few seconds. If neither answers, the last good list stays in
-// force, and `source` says so. Until the first list has come every episode gets 503, so that agents wait instead of moving their
-// episodes to quarantine.
+// The list of commits comes from Forgejo, else from `git log` in a clone, and is cached for a few seconds. If both fail, the last
+// list stays in force, and `source` is `kept`. Before the first list every episode gets 503, so that agents retry it instead of
+// moving it to quarantine.
 
 import * as v from "valibot";
 import { deadline, openClient } from "../client.ts";
@@ -10,21 +10,20 @@ import { Refusal } from "../refusal.ts";
 import { type Log, errorChain } from "../log.ts";
 import type { Config } from "./config.ts";
 
-/** How long a list is kept, in milliseconds. */
-const KEEP_MS = 5000;
-/** How long a source may take to answer. */
+/** A list is cached this long, in milliseconds. */
+const CACHE_MS = 5000;
+/** A source's timeout. */
 const SOURCE_MS = 4000;
-/** Forgejo gives at most so many commits a page, unless its operator allows more. */
+/** Forgejo's default limit of commits a page. */
 const PAGE = 50;
 /** Longer than any page, in bytes. */
 const LARGEST_ANSWER = 16 << 20;
 
 type GateSettings = Config["version_gate"];
 
-/** Where the present list is from. `kept`: both sources fail, this is the last one that they gave. */
+/** The source of the current list. `kept`: both sources fail, and the last list stays in force. */
 export type GateSource = "off" | "forgejo" | "git" | "kept" | "none";
 
-/** The gate. */
 export class VersionGate {
   #settings: GateSettings;
   #log: Log;
@@ -42,7 +41,7 @@ export class VersionGate {
   configure(settings: GateSettings): void {
     const sources = ({ forgejo, repo_path, window }: GateSettings) =>
       JSON.stringify([forgejo?.url, forgejo?.repo, repo_path, window]);
-    // Another repository's list doesn't apply to this one.
+    // The list of another repository is invalid now.
     if (sources(settings) !== sources(this.#settings)) {
       this.#commits = null;
       this.#source = "none";
@@ -52,12 +51,11 @@ export class VersionGate {
     this.#askedAt = Number.NEGATIVE_INFINITY;
   }
 
-  /** Where the present list is from. */
   get source(): GateSource {
     return this.#settings.enabled ? this.#source : "off";
   }
 
-  /** Lets an episode's commit pass. @throws Refusal 400 (missing, malformed), 412 (not in the window), 503 (never had a list). */
+  /** Checks an episode's commit. @throws Refusal 400 (missing, malformed), 412 (not in the window), 503 (no list yet). */
   async check(commit: string | null): Promise<void> {
     const { enabled, remediation } = this.#settings;
     if (!enabled) return;
@@ -84,10 +82,10 @@ export class VersionGate {
     );
   }
 
-  /** Asks again when the list is old. Never throws: failures show in `source`. */
+  /** Refreshes the list if it is old. Never throws: a failure shows in `source`. */
   async refresh(): Promise<void> {
     if (!this.#settings.enabled) return;
-    if (performance.now() - this.#askedAt < KEEP_MS) return;
+    if (performance.now() - this.#askedAt < CACHE_MS) return;
     if (!this.#asking) {
       const asking = this.#ask().finally(() => {
         if (this.#asking === asking) this.#asking = null;
@@ -117,7 +115,7 @@ export class VersionGate {
     const answered =
       (forgejo !== undefined && (await attempt("forgejo", () => askForgejo(forgejo, window)))) ||
       (path !== undefined && (await attempt("git", () => askGit(path, window))));
-    // A reload came in between: the answer is for the old configuration.
+    // The configuration was reloaded meanwhile: the answer is for the old one.
     if (settings !== this.#settings) return;
     if (!answered) this.#become(this.#commits === null ? "none" : "kept", failures);
     this.#askedAt = performance.now();
@@ -168,20 +166,20 @@ async function askForgejo(
 
 /** The newest commits of a clone's HEAD. */
 async function askGit(path: string, window: number): Promise<string[]> {
-  // The clone mostly belongs to another user than the service; the configuration says that it may be read.
+  // The clone usually belongs to another user than the service, and git rejects that by default.
   const own = ["-c", `safe.directory=${path}`, "-c", "core.fsmonitor=false", "-c", "log.showSignature=false"];
   const git = Bun.spawn(["git", "-C", path, ...own, "log", "--format=%H", "-n", String(window)], {
     stdout: "pipe",
     stderr: "pipe",
     stdin: "ignore",
-    // A process group of its own: what git has started goes with it.
+    // In a process group, so that its children are killed, too.
     detached: true,
   });
   const answer = Promise.all([new Response(git.stdout).text(), new Response(git.stderr).text(), git.exited]);
   const { promise: late, reject } = Promise.withResolvers<never>();
-  // The wait ends, whether git can be killed or not: on a disk that hangs it can't.
+  // Doesn't wait for git's end: on a hanging disk it can't be killed.
   const timer = setTimeout(() => {
-    reject(new Error(`git gives no answer within ${SOURCE_MS / 1000} s`));
+    reject(new Error(`git did not answer within ${SOURCE_MS / 1000} s`));
     endGroup(git.pid);
   }, SOURCE_MS);
   const [out, err, code] = await Promise.race([answer, late]).finally(() => clearTimeout(timer));
@@ -193,6 +191,6 @@ function endGroup(leader: number): void {
   try {
     process.kill(-leader, "SIGKILL");
   } catch {
-    // It has ended by itself.
+    // It has exited already.
   }
 }

@@ -18,7 +18,7 @@ test("a git that never answers holds up neither the start nor uploads, and leave
   const refused = await hub.ship("ep-1", await archive("x"), { headers: { "x-code-commit": commit } });
   expect([refused.status, await hub.daemon.said("version gate")]).toEqual([
     503,
-    expect.stringContaining("git gives no answer within 4 s"),
+    expect.stringContaining("git did not answer within 4 s"),
   ]);
   const pids = readFileSync(bin.at("pids"), "utf8").trim().split("\n");
   await until("its child has ended", () => !pids.some((pid) => existsSync(`/proc/${pid}/fd/0`)));
