@@ -22,57 +22,38 @@ import {
   inboxChannel,
 } from "../outbox.ts";
 import { replay } from "../replay.ts";
-import { type Cluster, type Clusters, type Example, LEVELS, type Level } from "./clusters.ts";
+import { type Cluster, type Clusters, LEVELS, type Level } from "./clusters.ts";
 import type { Answer, Model } from "./model.ts";
-
-/** The inbox that is told. */
-interface Notify {
-  inbox_dir: string;
-  recipient: string;
-}
-
-/** A line of escalations.jsonl. */
-interface Escalation {
-  /** RFC 3339: when it was escalated. */
-  ts: string;
-  id: string;
-  fingerprint: string;
-  /** 1, 10 or 100 times the threshold. */
-  level: Level;
-  endpoint: string;
-  shape: string;
-  /** Failures of this spell, and of the cluster as a whole. */
-  count: number;
-  total: number;
-  /** RFC 3339: the spell's first failure, and the last one so far. */
-  first_at: string;
-  last_at: string;
-  by_source: Record<string, number>;
-  examples: Example[];
-  /** A model's diagnosis; null without one. */
-  diagnosis: string | null;
-  /** Why a configured model gave no diagnosis. */
-  diagnosis_failed?: string;
-}
 
 const time = v.pipe(
   v.string(),
   v.check((text) => !Number.isNaN(Date.parse(text))),
 );
-/** The fields of a line that are used when it is read back. */
-const Written = v.looseObject({
+
+/** A line of escalations.jsonl. */
+const Escalation = v.object({
+  /** When it was escalated. */
   ts: time,
   id: v.pipe(v.string(), v.minLength(1)),
   fingerprint: v.pipe(v.string(), v.minLength(1)),
+  /** 1, 10 or 100 times the threshold. */
   level: v.picklist(LEVELS),
   endpoint: v.string(),
   shape: v.string(),
+  /** Failures of this spell, and of the cluster as a whole. */
   count: v.number(),
+  total: v.optional(v.number()),
+  /** The spell's first failure, and the last one so far. */
   first_at: time,
   last_at: time,
-  examples: v.array(v.looseObject({ error: v.optional(v.string()), output_summary: v.optional(v.string()) })),
+  by_source: v.optional(v.record(v.string(), v.number())),
+  examples: v.array(v.object({ error: v.optional(v.string()), output_summary: v.optional(v.string()) })),
+  /** A model's diagnosis; null without one. */
   diagnosis: v.nullish(v.string(), null),
+  /** Why a configured model gave no diagnosis. */
+  diagnosis_failed: v.optional(v.string()),
 });
+type Escalation = v.InferOutput<typeof Escalation>;
 
 interface EscalationOptions {
   /** The folder of its files; null: in memory only. */
@@ -80,7 +61,8 @@ interface EscalationOptions {
   durability: Durability;
   clusters: Clusters;
   cooldownMs: number;
-  notify: Notify | undefined;
+  /** The inbox that is told. */
+  notify: { inbox_dir: string; recipient: string } | undefined;
   model: Model | null;
   log: Log;
 }
@@ -122,10 +104,11 @@ export class Escalations {
     await replay({
       path: join(folder, "escalations.jsonl"),
       record(value) {
-        if (!v.is(Written, value)) return;
-        const { fingerprint, level, last_at, id, ts } = value;
+        const line = v.safeParse(Escalation, value);
+        if (!line.success) return;
+        const { fingerprint, level, last_at, id, ts } = line.output;
         self.#last.set(fingerprint, { level, lastAt: Date.parse(last_at) });
-        if (Date.now() - Date.parse(ts) < STALE_MS) self.#untold.push(value as unknown as Escalation);
+        if (Date.now() - Date.parse(ts) < STALE_MS) self.#untold.push(line.output);
         if (id === told) self.#untold = [];
       },
     });
