@@ -132,12 +132,39 @@ function unique<T>(all: T[], key: (one: T) => string | number): T[] {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Containers
+// Containers and guests
 
+/** A row of `containers` or `guests`. */
 interface Known {
   id: number;
-  container_id: string;
+  /** The container's id, or the guest's number. */
+  key: string | number;
   description: string;
+}
+
+const CONTAINERS = { table: "containers", key: "container_id" } as const;
+const GUESTS = { table: "guests", key: "vmid" } as const;
+type Kind = typeof CONTAINERS | typeof GUESTS;
+
+/** The rows that a host has now, by their key. */
+async function presentRows({ tx, host }: Update, { table, key }: Kind): Promise<Map<string | number, Known>> {
+  const rows = await tx.all<Known>(
+    `SELECT id, ${key} AS key, description FROM ${table} WHERE host = $1 AND gone_at IS NULL`,
+    [host.id],
+  );
+  return new Map(rows.map((row) => [row.key, row]));
+}
+
+/** Adds a row, or brings it back; gives its number. An old report doesn't bring it back. */
+async function addRow({ tx, host, at, old }: Update, kind: Kind, row: Omit<Known, "id">): Promise<number> {
+  const { table, key } = kind;
+  const update = old ? `SET host = ${table}.host` : "SET description = excluded.description, gone_at = NULL";
+  const added = await tx.one<{ id: number }>(
+    `INSERT INTO ${table} (host, ${key}, description, first_seen_at, gone_at) VALUES ($1, $2, $3, $4, $5)
+     ON CONFLICT (host, ${key}) DO UPDATE ${update} RETURNING id`,
+    [host.id, row.key, row.description, at, old ? at : null],
+  );
+  return added!.id;
 }
 
 type Described = Omit<Container, "metrics" | "container_id">;
@@ -145,39 +172,24 @@ type Described = Omit<Container, "metrics" | "container_id">;
 /** Updates the containers; gives the row number of each with its figures. */
 async function updateContainers(update: Update, reported: Container[] | null): Promise<[number, Container][]> {
   if (reported === null) return [];
-  const { tx, host, old } = update;
+  const { tx, old } = update;
   const containers = unique(reported, (one) => one.container_id);
-  const present = await tx.all<Known>(
-    "SELECT id, container_id, description FROM containers WHERE host = $1 AND gone_at IS NULL",
-    [host.id],
-  );
-  const known = new Map(present.map((one) => [one.container_id, one]));
+  const known = await presentRows(update, CONTAINERS);
   const rows: [number, Container][] = [];
   for (const container of containers) {
-    const { metrics: _, container_id, ...described } = container;
-    const before = known.get(container_id);
-    known.delete(container_id);
+    const { metrics: _, container_id: key, ...described } = container;
+    const before = known.get(key);
+    known.delete(key);
     const description = JSON.stringify(described);
-    const id = before?.id ?? (await addContainer(update, container_id, description));
+    const id = before?.id ?? (await addRow(update, CONTAINERS, { key, description }));
     rows.push([id, container]);
     if (old || before?.description === description) continue;
     if (before) await tx.run("UPDATE containers SET description = $1 WHERE id = $2", [description, id]);
     update.changed = true;
-    await tellOfContainer(update, before && (JSON.parse(before.description) as Described), described);
+    await alertOfContainer(update, before && (JSON.parse(before.description) as Described), described);
   }
   if (!old) await loseContainers(update, [...known.values()], new Set(containers.map(({ name }) => name)));
   return rows;
-}
-
-/** Adds a container that is new or back again. An old report doesn't bring it back. */
-async function addContainer({ tx, host, at, old }: Update, containerId: string, description: string): Promise<number> {
-  const update = old ? "SET host = containers.host" : "SET description = excluded.description, gone_at = NULL";
-  const row = await tx.one<{ id: number }>(
-    `INSERT INTO containers (host, container_id, description, first_seen_at, gone_at) VALUES ($1, $2, $3, $4, $5)
-     ON CONFLICT (host, container_id) DO UPDATE ${update} RETURNING id`,
-    [host.id, containerId, description, at, old ? at : null],
-  );
-  return row!.id;
 }
 
 /** Marks containers as gone and closes their alerts, unless another container has the name now. */
@@ -197,7 +209,11 @@ function isUnhealthy(container: Described | undefined): boolean {
 }
 
 /** Raises and closes the alerts of a container. One that was stopped when it was first seen has not stopped. */
-async function tellOfContainer({ tx, host, at }: Update, before: Described | undefined, now: Described): Promise<void> {
+async function alertOfContainer(
+  { tx, host, at }: Update,
+  before: Described | undefined,
+  now: Described,
+): Promise<void> {
   const about = { host: host.id, subject: now.name, at };
   const who = `${host.name}: container ${now.name}`;
   const stopped = STOPPED.has(now.state ?? "");
@@ -219,37 +235,21 @@ async function tellOfContainer({ tx, host, at }: Update, before: Described | und
   if (closed > 0) await note(tx, { ...about, type: "container.recovered", text: `${who} is well again` });
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// Guests
-
 /** Updates the guests; gives the row number of each with it. */
-async function updateGuests({ tx, host, at, old }: Update, reported: Guest[] | null): Promise<[number, Guest][]> {
+async function updateGuests(update: Update, reported: Guest[] | null): Promise<[number, Guest][]> {
   if (reported === null) return [];
-  const guests = unique(reported, (one) => one.vmid);
-  const present = await tx.all<{ id: number; vmid: number; description: string }>(
-    "SELECT id, vmid, description FROM guests WHERE host = $1 AND gone_at IS NULL",
-    [host.id],
-  );
-  const known = new Map(present.map((one) => [one.vmid, one]));
+  const { tx, at, old } = update;
+  const known = await presentRows(update, GUESTS);
   const rows: [number, Guest][] = [];
-  for (const guest of guests) {
-    const before = known.get(guest.vmid);
-    known.delete(guest.vmid);
-    const { vmid, ...described } = guest;
+  for (const guest of unique(reported, (one) => one.vmid)) {
+    const { vmid: key, ...described } = guest;
+    const before = known.get(key);
+    known.delete(key);
     // The agent could not read the spec this time: keep the former one.
     const spec = described.spec ?? (before ? (JSON.parse(before.description) as Guest).spec : null);
     const description = JSON.stringify({ ...described, spec });
-    if (before && (old || before.description === description)) {
-      rows.push([before.id, guest]);
-      continue;
-    }
-    const update = old ? "SET host = guests.host" : "SET description = excluded.description, gone_at = NULL";
-    const row = await tx.one<{ id: number }>(
-      `INSERT INTO guests (host, vmid, description, first_seen_at, gone_at) VALUES ($1, $2, $3, $4, $5)
-       ON CONFLICT (host, vmid) DO UPDATE ${update} RETURNING id`,
-      [host.id, vmid, description, at, old ? at : null],
-    );
-    rows.push([row!.id, guest]);
+    const same = before && (old || before.description === description);
+    rows.push([same ? before.id : await addRow(update, GUESTS, { key, description }), guest]);
   }
   if (!old) {
     for (const gone of known.values()) await tx.run("UPDATE guests SET gone_at = $1 WHERE id = $2", [at, gone.id]);
