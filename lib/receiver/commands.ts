@@ -20,6 +20,7 @@ import {
   revokeTokens,
   rotateToken,
   setInterval,
+  time,
 } from "./hosts.ts";
 import { storeFile } from "./sqlite.ts";
 import type { Queries } from "./database.ts";
@@ -128,7 +129,7 @@ async function showTokens(context: Context<{ json?: boolean }>): Promise<void> {
     const rows = tokens.map((one) => [
       one.host,
       one.revoked_at === null ? "active" : "revoked",
-      time(one.created_at) ?? "",
+      time(one.created_at),
       time(one.last_used_at) ?? "never",
       one.fingerprint === null ? "-" : "bound",
     ]);
@@ -203,10 +204,6 @@ function table(head: string[], rows: string[][]): string {
         .trimEnd(),
     )
     .join("\n");
-}
-
-function time(at: number | null): string | null {
-  return at === null ? null : new Date(at).toISOString();
 }
 
 const HOST = { min: 1, max: 1, names: ["HOST"] };

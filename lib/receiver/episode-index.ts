@@ -1,8 +1,8 @@
 // The index of all episodes: index.jsonl, a journal with one line an episode, in the order in which they came.
 //
 // The file is the truth and says so without this program. Looking things up in it goes through a table of the store that
-// follows it: before every look the lines that were added since are read (by whom doesn't matter: `index rebuild` is another
-// process). How far it was read is kept in the same transaction as the rows. A file that was replaced, cut or rewritten in place is
+// follows it: before every look the lines that were added since are read (`index rebuild`, another
+// process, may have added some). How far it was read is kept in the same transaction as the rows. A file that was replaced, cut or rewritten in place is
 // read anew from its start. Of two lines for one episode the later one counts.
 
 import { closeSync } from "node:fs";
@@ -17,22 +17,6 @@ import type { EpisodeKey, EpisodeStore, StoredEpisode } from "./episodes.ts";
 import type { Queries } from "./database.ts";
 import { type Store, getNote, setNote } from "./store.ts";
 
-/** A line of the index, keys in their order. */
-interface IndexRow {
-  /** RFC 3339. */
-  received_at: string;
-  host: string;
-  episode: string;
-  /** 64 hex digits. */
-  sha256: string;
-  size: number;
-  schema: number;
-  /** 40 hex digits. */
-  commit?: string | undefined;
-  /** Made afterwards, from the file. */
-  backfilled?: boolean | undefined;
-}
-
 const Line = v.object({
   received_at: v.pipe(
     v.string(),
@@ -43,10 +27,12 @@ const Line = v.object({
   sha256: v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/)),
   size: v.number(),
 });
+/** A line of the index. `commit`: 40 hex digits. `backfilled`: made afterwards, from the file. */
+type IndexRow = v.InferOutput<typeof Line> & { schema: number; commit?: string | undefined; backfilled?: boolean };
 
 /** A file this young may be one that the daemon is about to note, in milliseconds. */
 const YOUNG_MS = 2000;
-/** Larger ones are none, in bytes. */
+/** A larger meta.json is not read, in bytes. */
 const LARGEST_META = 1 << 20;
 /** Data that people keep unpacks to some ten times its size; zeros alone come to tens of thousands. */
 const MOST_RATIO = 1000;
@@ -68,10 +54,7 @@ export class EpisodeIndex {
 
   /** Adds a line; resolves when it is on disk. */
   add(row: IndexRow): Promise<void> {
-    const { received_at, host, episode, sha256, size, schema, commit, backfilled } = row;
-    return this.#journal.append(
-      JSON.stringify({ received_at, host, episode, sha256, size, schema, commit, backfilled }),
-    );
+    return this.#journal.append(JSON.stringify(row));
   }
 
   /** The line of an episode. */
@@ -85,15 +68,8 @@ export class EpisodeIndex {
   }
 
   /** Lines by their time, oldest first; without `since` the newest ones. */
-  async list({
-    host,
-    since,
-    limit,
-  }: {
-    host: string | null;
-    since: string | null;
-    limit: number;
-  }): Promise<IndexRow[]> {
+  async list(wanted: { host: string | null; since: string | null; limit: number }): Promise<IndexRow[]> {
+    const { host, since, limit } = wanted;
     await this.#followIfRoom();
     const order = since === null ? "DESC" : "ASC";
     const rows = await this.#store.read.all<{ line: string }>(
@@ -212,8 +188,8 @@ export interface Check {
   index: EpisodeIndex;
   episodes: EpisodeStore;
   signal: AbortSignal;
-  /** Told of every episode that was looked at. */
-  progress: (key: EpisodeKey) => void;
+  /** Called before each episode. */
+  progress: () => void;
 }
 
 /** Makes the lines that are missing, from the files themselves; gives those that were made. */
@@ -221,7 +197,7 @@ export async function rebuild({ index, episodes, signal, progress }: Check): Pro
   const made: IndexRow[] = [];
   for await (const stored of episodes.list()) {
     signal.throwIfAborted();
-    progress(stored);
+    progress();
     if (await index.find(stored)) continue;
     const row = await rowOf(episodes, stored);
     const age = Date.now() - stored.modifiedAt;
@@ -240,16 +216,8 @@ export async function rowOf(episodes: EpisodeStore, stored: StoredEpisode): Prom
   const { host, episode, size, modifiedAt } = stored;
   const sha256 = await hashOf(episodes.open(stored));
   const commit = await commitOf(episodes.open(stored));
-  return {
-    received_at: new Date(modifiedAt).toISOString(),
-    host,
-    episode,
-    sha256,
-    size,
-    schema: 1,
-    commit,
-    backfilled: true,
-  };
+  const received_at = new Date(modifiedAt).toISOString();
+  return { received_at, host, episode, sha256, size, schema: 1, commit, backfilled: true };
 }
 
 /** What `verify` found wrong with one episode. */
@@ -265,7 +233,7 @@ export async function* verify({ index, episodes, signal, progress }: Check): Asy
   const seen = new Set<string>();
   for await (const stored of episodes.list()) {
     signal.throwIfAborted();
-    progress(stored);
+    progress();
     const key = { host: stored.host, episode: stored.episode };
     seen.add(`${stored.host}/${stored.episode}`);
     const row = await index.find(stored);
@@ -282,11 +250,8 @@ export async function* verify({ index, episodes, signal, progress }: Check): Asy
   }
   for (const key of await index.all()) {
     if (seen.has(`${key.host}/${key.episode}`) || (await episodes.find(key))) continue;
-    yield {
-      ...key,
-      what: "missing file",
-      detail: "it is in the index, but not in the folder; the same bytes are taken again",
-    };
+    const detail = "it is in the index, but not in the folder; the same bytes are taken again";
+    yield { ...key, what: "missing file", detail };
   }
 }
 
@@ -309,8 +274,8 @@ async function commitOf(blob: Blob): Promise<string | undefined> {
 }
 
 /**
- * The first meta.json of an archive, empty without one. What somebody made up to be large when unpacked stays small here: nothing
- * but that one file is held, and reading ends with it, or when the rest is out of all proportion.
+ * The first meta.json of an archive, empty without one. Only this file is held in memory. Reading ends with it, or fails when
+ * the archive unpacks to far more than real data does (a zip bomb).
  */
 async function metaOf(blob: Blob): Promise<Buffer> {
   const most = Math.max(LEAST_UNPACKED, blob.size * MOST_RATIO);

@@ -150,6 +150,12 @@ export function hostNamed(db: Queries, name: string): Promise<Host | undefined> 
   return db.one<Host>("SELECT * FROM hosts WHERE name = $1", [name]);
 }
 
+/** A stored time in RFC 3339. */
+export function time<T extends number | null>(at: T): T extends number ? string : string | null;
+export function time(at: number | null): string | null {
+  return at === null ? null : new Date(at).toISOString();
+}
+
 /** All hosts by name. */
 export function listHosts(db: Queries): Promise<Host[]> {
   return db.all<Host>("SELECT * FROM hosts ORDER BY name");

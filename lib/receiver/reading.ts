@@ -11,7 +11,7 @@ import type { Config } from "./config.ts";
 import type { EpisodeIndex } from "./episode-index.ts";
 import type { EpisodeStore } from "./episodes.ts";
 import { CONTAINER_SERIES, type ContainerSeries, readHistory } from "./history.ts";
-import { type Host, hostNamed, listHosts } from "./hosts.ts";
+import { type Host, hostNamed, listHosts, time } from "./hosts.ts";
 import { CONTAINER_METRICS, METRICS, type Metric } from "./report.ts";
 import { type ContainerSample, MEMORY_PERCENT } from "./store-report.ts";
 import type { Store } from "./store.ts";
@@ -109,8 +109,8 @@ function summaryOf(host: Host, interval: number) {
     interval_seconds: host.told_interval ?? host.set_interval ?? interval,
     agent_version: host.agent_version,
     created_at: time(host.created_at),
-    facts: json(host.facts),
-    metrics: json(host.metrics),
+    facts: JSON.parse(host.facts),
+    metrics: JSON.parse(host.metrics),
   };
 }
 
@@ -120,29 +120,26 @@ async function oneHost(reading: Reading, host: Host): Promise<unknown> {
     "SELECT containers FROM workload_samples WHERE host = $1 ORDER BY at DESC LIMIT 1",
     [host.id],
   );
-  const figures = json(latest?.containers ?? "{}") as Record<string, ContainerSample>;
-  const containers = await store.read.all<Part>(
-    `SELECT id, container_id, description, first_seen_at, gone_at FROM containers WHERE host = $1
-     ORDER BY gone_at IS NOT NULL, gone_at DESC, id LIMIT $2`,
-    [host.id, MOST_PARTS],
-  );
-  const guests = await store.read.all<Part>(
-    `SELECT id, vmid, description, first_seen_at, gone_at FROM guests WHERE host = $1
-     ORDER BY gone_at IS NOT NULL, gone_at DESC, vmid LIMIT $2`,
-    [host.id, MOST_PARTS],
-  );
+  const figures = JSON.parse(latest?.containers ?? "{}") as Record<string, ContainerSample>;
+  const parts = (table: "containers" | "guests", order: string) =>
+    store.read.all<Part>(
+      `SELECT * FROM ${table} WHERE host = $1 ORDER BY gone_at IS NOT NULL, gone_at DESC, ${order} LIMIT $2`,
+      [host.id, MOST_PARTS],
+    );
+  const containers = await parts("containers", "id");
+  const guests = await parts("guests", "vmid");
   const alerts = await openAlerts(store.read, host.id);
   return {
     ...summaryOf(host, reading.config().poll_interval_seconds),
-    ...(json(host.extras) as object),
+    ...(JSON.parse(host.extras) as object),
     last_upload_at: time(host.last_upload_at),
     containers: containers.map((one) => ({
       container_id: one.container_id,
-      ...(json(one.description) as object),
+      ...(JSON.parse(one.description) as object),
       metrics: one.gone_at === null ? metricsOf(figures[one.id]) : null,
       ...timesOf(one),
     })),
-    guests: guests.map((one) => ({ vmid: one.vmid, ...(json(one.description) as object), ...timesOf(one) })),
+    guests: guests.map((one) => ({ vmid: one.vmid, ...(JSON.parse(one.description) as object), ...timesOf(one) })),
     alerts: alerts.map(({ opened_at, ...alert }) => ({ ...alert, opened_at: time(opened_at) })),
     health: host.health === null ? null : healthOf(host),
   };
@@ -173,7 +170,7 @@ async function allHealth({ store }: Reading): Promise<unknown[]> {
 }
 
 function healthOf({ name, health, health_at }: Host) {
-  return { host: name, received_at: time(health_at), health: json(health ?? "null") };
+  return { host: name, received_at: time(health_at), health: JSON.parse(health ?? "null") };
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -210,7 +207,7 @@ async function containerOf({ store }: Reading, host: Host, wanted: string): Prom
     "SELECT id, container_id, description FROM containers WHERE host = $1 ORDER BY id DESC",
     [host.id],
   );
-  const nameOf = (one: Part) => (json(one.description) as { name: string }).name;
+  const nameOf = (one: Part) => (JSON.parse(one.description) as { name: string }).name;
   const found = all.find((one) => one.container_id === wanted) ?? all.find((one) => nameOf(one) === wanted);
   if (!found) throw new Refusal(404, "unknown_container", `"${host.name}" has no container "${wanted}"`);
   return found.id;
@@ -335,13 +332,10 @@ function instant(c: C, name: string): number | null {
   const given = c.req.query(name) || undefined;
   if (given === undefined) return null;
   const at = /^\d{11,15}$/.test(given) ? Number(given) : Date.parse(given);
-  if (Number.isNaN(at))
-    throw badQuery(
-      name,
-      name === "since"
-        ? "expected a date-time, such as 2026-01-31T12:00:00Z, or the number of an event"
-        : "expected a date-time, such as 2026-01-31T12:00:00Z",
-    );
+  if (Number.isNaN(at)) {
+    const other = name === "since" ? ", or the number of an event" : "";
+    throw badQuery(name, `expected a date-time, such as 2026-01-31T12:00:00Z${other}`);
+  }
   return at;
 }
 
@@ -355,13 +349,4 @@ function whole(
   if (!/^\d{1,9}$/.test(given) || Number(given) < least)
     throw badQuery(name, `expected a whole number from ${least} to ${most}`);
   return Math.min(Number(given), most);
-}
-
-function time<T extends number | null>(at: T): T extends number ? string : string | null;
-function time(at: number | null): string | null {
-  return at === null ? null : new Date(at).toISOString();
-}
-
-function json(text: string): unknown {
-  return JSON.parse(text);
 }
