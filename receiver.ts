@@ -31,7 +31,7 @@ import { DEEPEST, readReport } from "./lib/receiver/report.ts";
 import { Store } from "./lib/receiver/store.ts";
 import { type Stored, storeReport } from "./lib/receiver/store-report.ts";
 import { type TakenEpisode, createTurns, episodeName, takeEpisode } from "./lib/receiver/take-episode.ts";
-import { quietPass, uploadRefused, uploadTaken } from "./lib/receiver/uploads.ts";
+import { quietPass, uploadRefused, uploadTaken } from "./lib/receiver/upload-alerts.ts";
 import { VersionGate } from "./lib/receiver/version-gate.ts";
 import { type Called, type Running, type Service, run } from "./lib/service.ts";
 

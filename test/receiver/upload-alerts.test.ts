@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { addHost, archiveHost } from "../../lib/receiver/hosts.ts";
 import { Store } from "../../lib/receiver/store.ts";
-import { quietPass } from "../../lib/receiver/uploads.ts";
+import { quietPass } from "../../lib/receiver/upload-alerts.ts";
 import { Folder, until } from "../kit.ts";
 import { Hub, archive, faketime, reportAt, startAt } from "./kit.ts";
 
