@@ -233,6 +233,7 @@ function openDropFolder(collector: Collector, { drop_folder }: Config): DropFold
     settleMs: () => collector.config.drop_folder?.settle_ms ?? drop_folder.settle_ms,
     log,
     figures: figures.drops,
+    delivered: inbox,
     deliver({ recipient, type, priority, payload, sentinel }, { id, source }) {
       const from = collector.config.agent;
       const draft = {

@@ -161,6 +161,16 @@ export class InboxWriter {
     return work;
   }
 
+  /** Remembers one more id of an event that was delivered, as long as its own. */
+  remember(recipient: string, id: string): void {
+    this.#ledger.add(`${recipient}/${id}`, 0);
+  }
+
+  /** When an id was delivered or remembered, in milliseconds since 1970. */
+  rememberedAt(recipient: string, id: string): number | undefined {
+    return this.#ledger.at(`${recipient}/${id}`);
+  }
+
   /** Resolves when everything handed over so far is durable or refused. */
   async settled(): Promise<void> {
     await Promise.all([...this.#journals.values()].map((journal) => journal.settled()));

@@ -83,6 +83,11 @@ export class Ledger {
     return this.#seen.has(key);
   }
 
+  /** When it was delivered, as far as this process remembers. */
+  at(key: string): number | undefined {
+    return this.#seen.get(key);
+  }
+
   /** Takes in what the inbox itself remembers. What a wrong clock puts into the future was delivered now at the latest. */
   recall(key: string, at: number): void {
     if (!this.#seen.has(key)) this.#seen.set(key, Math.min(at, this.#now()));

@@ -8,11 +8,14 @@
 //   not a regular file                       → the same at once, never opened or followed
 //   the inbox can't be written               → stays, tried again with backoff; drops for others don't wait for it
 //   changed just now, and Syncthing is here  → stays for ARRIVAL_MS: Syncthing renames first and sets the mtime then, and
-//                                              brings the file again, with that mtime, when it is killed in between
+//                                              brings the file again, with that mtime, when it is killed in between. A file
+//                                              that came without it is remembered by name and content alone: the same with
+//                                              an mtime from before that delivery is the same drop
 
 import { type FSWatcher, existsSync, lstatSync, readdirSync, statSync, unlinkSync, watch } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { holdAlone, makeFolder } from "../files.ts";
+import type { InboxWriter } from "../inbox.ts";
 import type { Log } from "../log.ts";
 import { Backoff } from "./backoff.ts";
 import { bury, joined } from "./dead-letter.ts";
@@ -37,6 +40,8 @@ interface DropFolderOptions {
   figures: DropFigures;
   /** Delivers a drop unless its id was delivered before; resolves when it is durable. */
   deliver: (drop: Drop, event: { id: string; source: string }) => Promise<unknown>;
+  /** What is remembered of delivered drops besides their ids. */
+  delivered: Pick<InboxWriter, "remember" | "rememberedAt">;
   /** The clock of the files' times, in milliseconds since 1970. */
   now?: () => number;
 }
@@ -239,13 +244,14 @@ export class DropFolder {
 
   // Delivered and removed
 
-  async #deliver(entry: Entry, { drop, id }: Extract<Judgement, { kind: "drop" }>): Promise<void> {
-    const { deliver, figures, log } = this.#options;
+  async #deliver(entry: Entry, { drop, id, contentId }: Extract<Judgement, { kind: "drop" }>): Promise<void> {
+    const { deliver, delivered, figures, log } = this.#options;
     const key = entry.name.toString("latin1");
     const file = entry.name.toString();
-    if (this.#undeleted.get(key) !== id) {
+    if (this.#undeleted.get(key) !== id && !this.#isBroughtAgain(entry, drop, contentId)) {
       await deliver(drop, { id, source: `drop-folder:${file}` });
       figures.delivered++;
+      if (this.#synced && !hasSetMtime(entry)) delivered.remember(drop.recipient, contentId);
     }
     try {
       this.#remove(entry, id);
@@ -257,6 +263,13 @@ export class DropFolder {
       figures.errors++;
       log.error("drop delivered, but not deleted: it stays, and is not delivered again", { file, error });
     }
+  }
+
+  /** Whether Syncthing, killed between its rename and its mtime, brings a delivered file again. */
+  #isBroughtAgain(entry: Entry, { recipient }: Drop, contentId: string): boolean {
+    if (!this.#synced || !hasSetMtime(entry)) return false;
+    const at = this.#options.delivered.rememberedAt(recipient, contentId);
+    return at !== undefined && Number(entry.stats.mtimeMs) < at;
   }
 
   /** Deletes a delivered drop, unless it is another file by now: that one is judged by the next pass. */
@@ -300,6 +313,11 @@ function isOurs(name: Buffer): boolean {
 function isSynced(folder: string): boolean {
   const above = dirname(folder);
   return existsSync(join(folder, SYNCTHING_MARK)) || (above !== folder && isSynced(above));
+}
+
+/** Whether a program set the mtime: it is from before the file was made. */
+function hasSetMtime({ stats }: Entry): boolean {
+  return stats.mtimeNs < stats.birthtimeNs;
 }
 
 function compare(a: bigint, b: bigint): number {

@@ -41,7 +41,7 @@ export interface Entry {
 
 /** What a file is: a drop with the id of its event, refused, gone or another one by now, or written to just now. */
 export type Judgement =
-  | { kind: "drop"; drop: Drop; id: string }
+  | { kind: "drop"; drop: Drop; id: string; contentId: string }
   /** `mayGrow`: it may be on its way still; one that stays like this is refused. */
   | { kind: "refused"; reason: string; mayGrow: boolean }
   | { kind: "gone" }
@@ -57,7 +57,7 @@ export function judge(folder: string, entry: Entry): Judgement {
   if (!Buffer.isBuffer(content)) return content;
   const drop = parseDrop(content);
   if (typeof drop === "string") return { kind: "refused", reason: drop, mayGrow: true };
-  return { kind: "drop", drop, id: dropId(name, content, stats.mtimeNs) };
+  return { kind: "drop", drop, id: dropId(name, content, stats.mtimeNs), contentId: dropId(name, content, null) };
 }
 
 /** Whether a file is the drop with this id but for its mtime: Syncthing sets it after the rename, `cp -p` after the last byte. */
@@ -107,8 +107,8 @@ function parseDrop(content: Buffer): Drop | string {
   return [...new Set(problems)].join("; ");
 }
 
-/** Name, content and mtime make the drop: the same three again are the same event. */
-function dropId(name: Buffer, content: Buffer, mtimeNs: bigint): string {
+/** Name, content and mtime make the drop: the same three again are the same event. Null leaves the mtime out. */
+function dropId(name: Buffer, content: Buffer, mtimeNs: bigint | null): string {
   const hash = createHash("sha256");
   hash.update(`${name.length}:`).update(name).update(`:${mtimeNs}:`).update(content);
   return hash.digest("hex").slice(0, 32);

@@ -6,6 +6,7 @@ import {
   appendFileSync,
   existsSync,
   mkdirSync,
+  readFileSync,
   readdirSync,
   renameSync,
   rmSync,
@@ -37,6 +38,7 @@ function dropped(
     figures: { delivered: 0, dead_letters: 0, waiting: 0, errors: 0 },
     log: createLog({ role: "collector", json: false, level: "error", write: () => {} }),
     now,
+    delivered: { remember: () => {}, rememberedAt: () => undefined },
     deliver(_drop, { id }) {
       ids.push(id);
       if (ids.length === 1) during(path);
@@ -176,6 +178,31 @@ test("a drop that a killed collector delivered isn't delivered again, however sh
   await until("both are taken", isTaken);
   expect(payloads(folder, "bob")).toEqual(["a.json", "b.json"]);
   expect(existsSync(folder.at("drops", ".dead-letter"))).toBe(false);
+});
+
+test("a file that Syncthing, killed before it set the mtime, brings again is the same drop, across restarts; one written later is another", async () => {
+  using folder = new Folder();
+  const file = configuration(folder);
+  writeFileSync(file, readFileSync(file, "utf8").replace("dedupe_hours: 0", "dedupe_hours: 24"));
+  mkdirSync(folder.at("drops", ".stfolder"));
+  const isTaken = () => readdirSync(folder.at("drops")).every((name) => name.startsWith("."));
+  {
+    await using daemon = await startRole("collector", ["--config", file]);
+    await daemon.url();
+    drop(folder, "a.json", "bob");
+    await until("it is delivered", () => payloads(folder, "bob").length === 1 && isTaken());
+    drop(folder, "a.json", "bob", 1_700_000_000);
+    await until("what was brought again is taken", isTaken);
+    await daemon.kill("SIGTERM");
+  }
+  await using daemon = await startRole("collector", ["--config", file]);
+  await daemon.url();
+  drop(folder, "a.json", "bob", 1_700_000_001);
+  await until("what was brought again after the restart is taken", isTaken);
+  drop(folder, "b.json", "bob", 1_700_000_001);
+  drop(folder, "a.json", "bob");
+  await until("the others are delivered", () => payloads(folder, "bob").length === 3 && isTaken());
+  expect(payloads(folder, "bob").filter((name) => name === "a.json")).toHaveLength(2);
 });
 
 test("drops for others don't wait for an inbox that can't be written, nor for a file that can't be moved", async () => {
