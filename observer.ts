@@ -1,5 +1,5 @@
 #!/usr/bin/env bun
-// picket-observer: witnesses every operation, keeps the statistics, and escalates failures that repeat.
+// picket-observer: records operations, keeps statistics of them, and escalates failures that repeat.
 // Reads its YAML, and the file of an overseer's corrections (<overseer_corrections>). Listens on <listen>. Writes <persist_path> and
 // beside it: full segments of it, snapshot.json, escalations.jsonl and .told, reviews.jsonl, playbooks.jsonl, corrections.json, .picket/,
 // observer.lock; escalations also go into an inbox (<notify>).
@@ -16,7 +16,7 @@ import type { Log } from "./lib/log.ts";
 import { type Counter, Registry } from "./lib/metrics.ts";
 import { Clusters } from "./lib/observer/clusters.ts";
 import { COMMANDS } from "./lib/observer/commands.ts";
-import { Config } from "./lib/observer/config.ts";
+import { Config, escalationRules } from "./lib/observer/config.ts";
 import { Corrections } from "./lib/observer/corrections.ts";
 import { Escalations } from "./lib/observer/escalations.ts";
 import { createFigures } from "./lib/observer/figures.ts";
@@ -29,7 +29,7 @@ import { Ledger, Recorder } from "./lib/observer/recorder.ts";
 import { type Verdict, askModel, judge, readReview } from "./lib/observer/review.ts";
 import { type Called, type Loop, type Running, type Service, run } from "./lib/service.ts";
 
-const USAGE = `picket-observer: witnesses every operation, and escalates failures that repeat
+const USAGE = `picket-observer: records operations, and escalates failures that repeat
 
   mkdir -p ~/.config/picket && picket-observer example > ~/.config/picket/observer.yaml
   picket-observer --check && picket-observer
@@ -37,8 +37,6 @@ const USAGE = `picket-observer: witnesses every operation, and escalates failure
 
 const MAX_BODY_BYTES = 4 << 20;
 const MOST_OPERATIONS = 1000;
-const MINUTE_MS = 60_000;
-const HOUR_MS = 3_600_000;
 
 // ---------------------------------------------------------------------------------------------------------------
 // The daemon
@@ -65,9 +63,9 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   const { log } = service;
   const { durability } = config;
   const folder = config.persist_path === "" ? null : dirname(config.persist_path);
-  if (folder === null) log.warn("persist_path is empty: operations are kept in memory only, and gone after a restart");
+  if (folder === null) log.warn("persist_path is empty: operations are kept in memory only; a restart loses them");
   if (durability === "os")
-    log.warn("durability is os: a power cut may take the last operations that were acknowledged");
+    log.warn("durability is os: a power cut may lose the last operations that were acknowledged");
   if (folder !== null) makeFolder(folder, 0o750);
   const unlock = folder === null ? () => {} : holdAlone("picket-observer", join(folder, "observer.lock"));
   const clusters = new Clusters(escalationRules(config));
@@ -79,7 +77,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     folder,
     durability,
     clusters,
-    cooldownMs: config.cooldown_hours * HOUR_MS,
+    cooldownMs: escalationRules(config).cooldownMs,
     notify: config.notify,
     model,
     log,
@@ -125,15 +123,15 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   return {
     status: () => statusLine(observer),
     reload(next) {
-      // What may fail comes first: a reload that is refused changes nothing.
+      // The step that may fail comes first: a rejected reload changes nothing.
       server.reload(next);
       observer.config = next;
       operations.rotateBytes = next.rotate_mb * (1 << 20);
       clusters.rules = escalationRules(next);
-      // The budget of the hour goes on unless the model is another one.
+      // The hourly budget continues unless the model is another one.
       if (!sameModel(next.llm, config.llm)) observer.model = next.llm ? new Model(next.llm) : null;
       escalations.configure({
-        cooldownMs: next.cooldown_hours * HOUR_MS,
+        cooldownMs: escalationRules(next).cooldownMs,
         notify: next.notify,
         model: observer.model,
       });
@@ -152,14 +150,14 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
 
 async function openLog(config: Config, ledger: Ledger, log: Log): Promise<OpLog> {
   const began = performance.now();
-  let told = 0;
+  let logged = 0;
   const { log: operations, opened } = await OpLog.open({
     path: config.persist_path === "" ? null : config.persist_path,
     rotateBytes: config.rotate_mb * (1 << 20),
     durability: config.durability,
     books: ledger,
     malformed(file, line, reason) {
-      if (told++ < 10) log.warn("line of the log skipped: it is no operation", { file, line, reason });
+      if (logged++ < 10) log.warn("line of the log skipped: it is not an operation", { file, line, reason });
     },
   });
   await ledger.clusters.analyze();
@@ -169,14 +167,6 @@ async function openLog(config: Config, ledger: Ledger, log: Log): Promise<OpLog>
   return operations;
 }
 
-function escalationRules({ escalation_threshold, window_minutes, cooldown_hours }: Config) {
-  return {
-    threshold: escalation_threshold,
-    windowMs: window_minutes * MINUTE_MS,
-    cooldownMs: cooldown_hours * HOUR_MS,
-  };
-}
-
 function statusLine({ recorder, clusters, escalations }: Observer): string {
   const { total, failures } = recorder.ledger.tally.stats;
   const waiting = escalations.waiting > 0 ? `, ${escalations.waiting} escalations wait for the inbox` : "";
@@ -184,7 +174,7 @@ function statusLine({ recorder, clusters, escalations }: Observer): string {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// The background steps: each a loop of its own, so that one that throws or hangs stops no other
+// The background steps: each is a loop, so that a step that throws or hangs stops no other
 
 function startSteps(observer: Observer, service: Service): Loop {
   const { operations, clusters, escalations, corrections, steps, recorder } = observer;
@@ -212,7 +202,7 @@ function startSteps(observer: Observer, service: Service): Loop {
   );
   return step("rotate", cycle, async (alive) => {
     if (!operations.full) return;
-    // A rotation holds up whoever records, and needs to have all failures sorted.
+    // Requests that record wait during a rotation, so sort the failures before it.
     await clusters.analyze(alive);
     await operations.rotate();
   });
@@ -274,7 +264,7 @@ function health({ recorder, config, steps, escalations }: Observer): Health {
   return { ok: broken === null, figures };
 }
 
-/** Records what a request brought: one operation, or an array of which each item is answered for. */
+/** Records one operation, or an array; an array's answer has one entry for each item. */
 async function takeEvent({ recorder }: Observer, data: unknown): Promise<unknown> {
   const now = Date.now();
   const accepted = () => ({ accepted: true, ring_size: recorder.ledger.tally.ringSize });
@@ -296,7 +286,7 @@ async function takeEvent({ recorder }: Observer, data: unknown): Promise<unknown
   });
 }
 
-/** A missing endpoint and an unknown source are bad requests; all else is valid JSON that breaks the contract. */
+/** 400 for a missing endpoint or an unknown source, 422 for any other field. */
 function invalid(broken: BrokenField[]): Refusal {
   const status = broken.some(({ field }) => field === "endpoint" || field === "source") ? 400 : 422;
   return refuseFields(status, "invalid_operation", broken);
@@ -305,10 +295,10 @@ function invalid(broken: BrokenField[]): Refusal {
 function notStored(error: unknown): never {
   const log = { error };
   if (isDiskFull(error)) throw new Refusal(507, "disk_full", "no space left here; send it again later", { log });
-  throw new Refusal(500, "log", "the log can't be written; send it again later", { log });
+  throw new Refusal(500, "log", "the log is not writable; send it again later", { log });
 }
 
-/** Judges an answer; the model decides where it can be asked. Each review is kept with its input. */
+/** Reviews an answer: by the model, or by the heuristic when the model fails. Each review is stored with its input. */
 async function review(
   { config, model, reviews, reviewed }: Observer,
   data: unknown,
@@ -326,18 +316,8 @@ async function review(
   return verdict;
 }
 
-/** Runs the role: by itself, or as a part of picket.ts. */
+/** Runs the role: alone, or from picket.ts. */
 export const start = (called?: Called) =>
-  run(
-    "observer",
-    {
-      usage: USAGE,
-      schema: Config,
-      main,
-      commands: COMMANDS,
-      example,
-    },
-    called,
-  );
+  run("observer", { usage: USAGE, schema: Config, main, commands: COMMANDS, example }, called);
 
 if (import.meta.main) await start();

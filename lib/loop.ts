@@ -7,6 +7,8 @@
 
 import { errorChain, type Log } from "./log.ts";
 
+/** How long a slice of `inSlices` takes. */
+const SLICE_MS = 10;
 /** The longest that setTimeout can wait: 2^31 - 1 ms. */
 const LONGEST_WAIT_MS = 2_147_483_647;
 
@@ -231,4 +233,18 @@ function createFailures(loop: string, log: Log) {
 /** Whether an error only says that something ended because `stopping` told it to. */
 export function toldToStop(error: unknown, stopping: AbortSignal): boolean {
   return stopping.aborted && (error === stopping.reason || (error instanceof Error && error.name === "AbortError"));
+}
+
+/**
+ * Splits a long computation into slices, so that requests are answered meanwhile: await the returned function between its steps.
+ * @param alive is called at the end of each slice.
+ */
+export function inSlices(alive: () => void = () => {}): () => Promise<void> {
+  let end = performance.now() + SLICE_MS;
+  return async () => {
+    if (performance.now() < end) return;
+    alive();
+    await new Promise<void>((next) => setImmediate(next));
+    end = performance.now() + SLICE_MS;
+  };
 }

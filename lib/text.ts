@@ -19,6 +19,11 @@ export function printableLines(text: string): string {
   );
 }
 
+/** At most so many characters of a text; `…` marks that it was longer. */
+export function cut(text: string, most: number): string {
+  return text.length > most ? `${text.slice(0, most)}…` : text;
+}
+
 /** `4m 02s`, `3h 05m`, `2d 04h`, `12s`: milliseconds as their two largest units. */
 export function duration(ms: number): string {
   const total = Math.max(0, Math.floor(ms / 1000));

@@ -4,6 +4,7 @@
 // where a mapping or list belongs (`auth: pk_…`), nor a URL with a password in it.
 
 import type * as v from "valibot";
+import { cut } from "../text.ts";
 import { nearest } from "../nearest.ts";
 import { type Path, valueAt } from "./data.ts";
 import { alternatives, describe, markOf, type Shape, shapesAt, takesList, takesMapping, words } from "./shape.ts";
@@ -45,7 +46,7 @@ export function found(value: unknown, { show }: { show: boolean }): string {
 }
 
 function quoted(text: string): string {
-  return JSON.stringify(text.length > 60 ? `${text.slice(0, 60)}…` : text);
+  return JSON.stringify(cut(text, 60));
 }
 
 /** One of valibot's issues as problems: one, or several where a union's options have more to say. */

@@ -1,24 +1,25 @@
-// Clusters: failures that belong together by their fingerprint, and when each has to be escalated.
+// Clusters: failures with the same fingerprint, and when each cluster is due for escalation.
 //
 // A cluster's failures come in spells: a spell begins with the first failure after a silence of `cooldown`. Within a spell
-// `threshold` failures inside `window` make it due at level 1; 10 and 100 times `threshold` failures of the spell make it due at
-// levels 10 and 100. All of it follows from the operations and their own times, so that reading the log again gives the same.
+// `threshold` failures inside `window` make the cluster due at level 1; 10 and 100 times `threshold` failures make it due at levels
+// 10 and 100. Only the operations and their own times decide, so reading the log again gives the same result.
 //
-// Adding a failure only notes it; `analyze` sorts what was noted into clusters, in slices, so that requests aren't held up.
+// `add` only queues a failure. `analyze` sorts the queue into clusters, in slices, so that requests are answered meanwhile.
 
 import { type Operation, timeOf } from "./operation.ts";
 import { type Fingerprint, fingerprintOf } from "./fingerprint.ts";
-import { inSlices } from "./slices.ts";
+import { inSlices } from "../loop.ts";
+import { cut } from "../text.ts";
 
 /** When a cluster is escalated. */
-interface EscalationRules {
+export interface EscalationRules {
   threshold: number;
   windowMs: number;
   cooldownMs: number;
 }
 
 export const LEVELS = [1, 10, 100] as const;
-/** How many times the threshold was reached. */
+/** By how many times the threshold the spell has reached it. */
 export type Level = (typeof LEVELS)[number];
 
 /** A failure, as an example. */
@@ -28,10 +29,10 @@ export interface Example {
   error: string;
   input_summary: string;
   output_summary: string;
-  id?: string;
+  id?: string | undefined;
 }
 
-/** Failures of one fingerprint. Times in milliseconds since 1970, of the operations themselves. */
+/** Failures with one fingerprint. Times are the operations' own, in milliseconds since 1970. */
 export interface Cluster {
   fingerprint: string;
   parts: Fingerprint["parts"];
@@ -48,44 +49,45 @@ export interface Cluster {
 interface Spell {
   begin: number;
   count: number;
-  /** Times of the newest failures, ascending, as many as the threshold. */
+  /** Times of the newest failures, ascending; at most `threshold` of them. */
   recent: number[];
   /** The highest level that was reached. */
   reached: Level | 0;
 }
 
-/** So many clusters are kept; the ones that have been silent for longest go. */
+/** Above this number the clusters whose last failure is oldest are dropped. */
 const MOST_CLUSTERS = 10_000;
 const EXAMPLES = 5;
 const LARGEST_TEXT = 1000;
 const LARGEST_SIGNATURE = 256;
-/** So many failures, and so many characters of them, wait to be sorted; then each that comes has the oldest few sorted at once. */
+/** The longest error or output that is fingerprinted. */
+const LARGEST_READ = 16_384;
+/** Limits of the queue. When it is full, adding a failure sorts the oldest few at once. */
 const MOST_WAITING = 20_000;
 const MOST_WAITING_CHARACTERS = 16 << 20;
 const FEW = 10;
-/** Texts whose fingerprint is known: what repeats is mostly the very same text. */
-const KNOWN_TEXTS = 5000;
+/** How many fingerprints are cached by their text: failures that repeat mostly have identical texts. */
+const MOST_CACHED = 5000;
 
-type Waiting = Pick<Operation, "timestamp" | "endpoint" | "source" | "input_summary" | "output_summary"> & {
-  error: string;
-  sig_hash?: string;
-  id?: string;
+/** A failure in the queue. */
+interface Failure extends Example {
+  endpoint: string;
+  sig_hash: string | undefined;
   at: number;
-};
+}
 
-/** All clusters. */
 export class Clusters {
   #rules: EscalationRules;
   #clusters = new Map<string, Cluster>();
-  #waiting: Waiting[] = [];
+  #waiting: Failure[] = [];
   #waitingCharacters = 0;
-  #known = new Map<string, Fingerprint>();
+  #cached = new Map<string, Fingerprint>();
 
   constructor(rules: EscalationRules) {
     this.#rules = rules;
   }
 
-  /** Changes when clusters are escalated; what was reached stays reached. */
+  /** Changes when clusters are escalated; a level that a spell has reached stays. */
   set rules(rules: EscalationRules) {
     this.#rules = rules;
   }
@@ -94,52 +96,46 @@ export class Clusters {
     return this.#clusters.size;
   }
 
-  /** How many failures wait to be sorted. */
+  /** The length of the queue. */
   get waiting(): number {
     return this.#waiting.length;
   }
 
-  /** Notes a failure; successes are none of its business. */
+  /** Queues an operation that failed; ignores one that succeeded. */
   add(operation: Operation): void {
     if (operation.success) return;
     const { timestamp, endpoint, source, input_summary, output_summary, error = "", sig_hash, id } = operation;
-    const at = timeOf(operation);
-    const failure: Waiting = {
+    const failure: Failure = {
       timestamp,
       endpoint,
       source,
-      input_summary: cut(input_summary),
-      output_summary: error === "" ? output_summary.slice(0, 16_384) : cut(output_summary),
-      error: error.slice(0, 16_384),
-      at,
-      ...(sig_hash === undefined ? {} : { sig_hash: shortSignature(sig_hash) }),
-      ...(id === undefined ? {} : { id }),
+      input_summary: cut(input_summary, LARGEST_TEXT),
+      output_summary: error === "" ? output_summary.slice(0, LARGEST_READ) : cut(output_summary, LARGEST_TEXT),
+      error: error.slice(0, LARGEST_READ),
+      at: timeOf(operation),
+      sig_hash: sig_hash && shortSignature(sig_hash),
+      id,
     };
     this.#waitingCharacters += charactersOf(failure);
     this.#waiting.push(failure);
     if (this.#fullness >= 1) this.#sortFew();
   }
 
-  /** Whether so many failures wait that whoever brings more should wait for `relieve`. */
-  get crowded(): boolean {
-    return this.#fullness >= 1 / 4;
-  }
-
-  /** Sorts, in slices, until it is no longer crowded. */
+  /** Backpressure: sorts in slices until the queue is less than a quarter full. */
   async relieve(): Promise<void> {
     const turn = inSlices();
-    while (this.crowded) {
+    while (this.#fullness >= 1 / 4) {
       this.#sortFew();
       await turn();
     }
   }
 
-  /** Sorts what was noted. */
+  /** Sorts the queue. */
   analyzeNow(): void {
     while (this.#waiting.length > 0) this.#sortFew();
   }
 
-  /** The same in slices, with room for others in between. */
+  /** Sorts the queue in slices. `alive` is called after each. */
   async analyze(alive?: () => void): Promise<void> {
     const turn = inSlices(alive);
     while (this.#waiting.length > 0) {
@@ -152,12 +148,12 @@ export class Clusters {
     return this.#clusters.get(fingerprint);
   }
 
-  /** All, the latest failure first. */
+  /** All clusters, the one with the latest failure first. */
   list(): Cluster[] {
     return [...this.#clusters.values()].toSorted((a, b) => b.last_at - a.last_at);
   }
 
-  /** What a snapshot keeps. */
+  /** All clusters, for a snapshot. */
   get state(): Cluster[] {
     this.analyzeNow();
     return [...this.#clusters.values()];
@@ -169,7 +165,7 @@ export class Clusters {
     this.#clusters = new Map(clusters.map((cluster) => [cluster.fingerprint, cluster]));
   }
 
-  /** How much of what may wait does: 1 is all of it. */
+  /** How full the queue is: 1 at its limit. */
   get #fullness(): number {
     return Math.max(this.#waiting.length / MOST_WAITING, this.#waitingCharacters / MOST_WAITING_CHARACTERS);
   }
@@ -181,22 +177,14 @@ export class Clusters {
     }
   }
 
-  #sort(failure: Waiting): void {
+  #sort(failure: Failure): void {
     const { fingerprint, parts } = this.#fingerprint(failure);
     const { at, source } = failure;
     let cluster = this.#clusters.get(fingerprint);
     if (!cluster) {
       if (this.#clusters.size >= MOST_CLUSTERS) this.#forgetOldest();
-      cluster = {
-        fingerprint,
-        parts,
-        count: 0,
-        first_at: at,
-        last_at: at,
-        by_source: {},
-        examples: [],
-        spell: spellAt(at),
-      };
+      const times = { first_at: at, last_at: at };
+      cluster = { fingerprint, parts, count: 0, ...times, by_source: {}, examples: [], spell: spellAt(at) };
       this.#clusters.set(fingerprint, cluster);
     }
     if (at - cluster.last_at >= this.#rules.cooldownMs) cluster.spell = spellAt(at);
@@ -209,7 +197,7 @@ export class Clusters {
     this.#count(cluster.spell, at);
   }
 
-  /** Counts a failure in its spell, and what level that reaches. */
+  /** Counts a failure in its spell, and raises the spell's level. */
   #count(spell: Spell, at: number): void {
     const { threshold, windowMs } = this.#rules;
     spell.count++;
@@ -222,26 +210,26 @@ export class Clusters {
     spell.reached = LEVELS.findLast((level) => level === 1 || spell.count >= level * threshold) ?? 1;
   }
 
-  #fingerprint({ endpoint, error, output_summary, sig_hash }: Waiting): Fingerprint {
-    // Texts may be long, and are many: their hash is kept.
+  #fingerprint({ endpoint, error, output_summary, sig_hash }: Failure): Fingerprint {
+    // The cache's key is a hash, because texts may be long.
     const text = `${endpoint}\n${sig_hash ?? ""}\n${error || output_summary}`;
     const key = new Bun.CryptoHasher("sha1").update(text).digest("base64");
-    const known = this.#known.get(key);
-    if (known) return known;
+    const cached = this.#cached.get(key);
+    if (cached) return cached;
     const found = fingerprintOf({ endpoint, error, output_summary, sig_hash });
-    if (this.#known.size >= KNOWN_TEXTS) this.#known.clear();
-    this.#known.set(key, found);
+    if (this.#cached.size >= MOST_CACHED) this.#cached.clear();
+    this.#cached.set(key, found);
     return found;
   }
 
-  /** A tenth at a time, because finding them means looking at all. */
+  /** Drops a tenth at a time, because finding the oldest means sorting all. */
   #forgetOldest(): void {
     const oldest = [...this.#clusters.values()].toSorted((a, b) => a.last_at - b.last_at).slice(0, MOST_CLUSTERS / 10);
     for (const { fingerprint } of oldest) this.#clusters.delete(fingerprint);
   }
 }
 
-function charactersOf({ error, output_summary, input_summary }: Waiting): number {
+function charactersOf({ error, output_summary, input_summary }: Failure): number {
   return error.length + output_summary.length + input_summary.length;
 }
 
@@ -249,23 +237,19 @@ function spellAt(begin: number): Spell {
   return { begin, count: 0, recent: [], reached: 0 };
 }
 
-function exampleOf({ timestamp, source, error, input_summary, output_summary, id }: Waiting): Example {
+function exampleOf({ timestamp, source, error, input_summary, output_summary, id }: Failure): Example {
   return {
     timestamp,
     source,
-    error: cut(error),
+    error: cut(error, LARGEST_TEXT),
     input_summary,
-    output_summary: cut(output_summary),
-    ...(id === undefined ? {} : { id }),
+    output_summary: cut(output_summary, LARGEST_TEXT),
+    id,
   };
 }
 
-/** A signature that is long is known by its hash, so that what is kept of a cluster stays small. */
+/** A long signature is replaced by its hash, so that a cluster stays small. */
 function shortSignature(signature: string): string {
   if (signature.length <= LARGEST_SIGNATURE) return signature;
   return new Bun.CryptoHasher("sha256").update(signature).digest("hex");
-}
-
-function cut(text: string): string {
-  return text.length > LARGEST_TEXT ? `${text.slice(0, LARGEST_TEXT)}…` : text;
 }

@@ -2,7 +2,7 @@
 
 import { printable, printableLines } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
-import type { Config } from "./config.ts";
+import { type Config, escalationRules } from "./config.ts";
 import { Clusters } from "./clusters.ts";
 import { readAll, readLog, segmentsOf } from "./op-log.ts";
 import type { Operation } from "./operation.ts";
@@ -12,12 +12,10 @@ import { LogTail } from "./tail.ts";
 
 const SHOWN = 20;
 const LOOK_MS = 250;
-const MINUTE_MS = 60_000;
-const HOUR_MS = 3_600_000;
 
 type Context<A = object> = CommandContext<Config, A>;
 
-/** The log's path. @throws UsageError when nothing is written. */
+/** The configuration and the log's path. @throws UsageError when operations are kept in memory only. */
 async function logOf(context: Context): Promise<{ path: string; config: Config }> {
   const config = await context.loadConfig();
   if (config.persist_path === "") {
@@ -26,17 +24,12 @@ async function logOf(context: Context): Promise<{ path: string; config: Config }
   return { path: config.persist_path, config };
 }
 
-/** What the log says, counted. */
+/** The figures of the whole log. */
 async function ledgerOf(context: Context): Promise<Ledger> {
   const { path, config } = await logOf(context);
-  const clusters = new Clusters({
-    threshold: config.escalation_threshold,
-    windowMs: config.window_minutes * MINUTE_MS,
-    cooldownMs: config.cooldown_hours * HOUR_MS,
-  });
-  const ledger = new Ledger(clusters);
+  const ledger = new Ledger(new Clusters(escalationRules(config)));
   await readAll(path, { books: ledger, malformed: () => {} });
-  await clusters.analyze();
+  await ledger.clusters.analyze();
   return ledger;
 }
 
@@ -83,7 +76,8 @@ async function clusters(context: Context<{ json?: boolean }>): Promise<void> {
 async function tail(context: Context<{ follow?: boolean; json?: boolean; limit?: string }>): Promise<void> {
   const { args } = context;
   const limit = args.limit === undefined ? SHOWN : Number(args.limit);
-  if (!Number.isInteger(limit) || limit < 0) throw new UsageError(`--limit "${args.limit}" is no whole number`);
+  if (!Number.isInteger(limit) || limit < 0)
+    throw new UsageError(`--limit "${args.limit}" is not a whole number of 0 or more`);
   const { path } = await logOf(context);
   const show = (operation: Operation) =>
     context.print(printable(args.json ? JSON.stringify(operation) : lineOf(operation)));
@@ -100,7 +94,7 @@ function lineOf({ timestamp, source, endpoint, success, duration_ms, error, outp
   return `${timestamp}  ${success ? "ok    " : "failed"}  ${source.padEnd(8)}  ${endpoint}  ${duration_ms} ms${text ? `  ${text}` : ""}`;
 }
 
-/** `check`: what in the log is no operation, by file and line. */
+/** `check`: each line of the log that is no operation. */
 async function check(context: Context): Promise<number> {
   const { path } = await logOf(context);
   let applied = 0;
@@ -118,7 +112,6 @@ async function check(context: Context): Promise<number> {
   return malformed > 0 ? 1 : 0;
 }
 
-/** The commands, as data. */
 export const COMMANDS = {
   stats: {
     summary: "show how many operations there were, by outcome and source",
@@ -127,7 +120,7 @@ export const COMMANDS = {
     run: stats,
   },
   clusters: {
-    summary: "show failures that belong together, or one of them with examples",
+    summary: "show failures with the same cause, or one of these clusters with examples",
     usage: `usage: picket-observer clusters [FINGERPRINT] [--json]
 
 example: picket-observer clusters f1:0123456789abcdef`,
@@ -136,10 +129,10 @@ example: picket-observer clusters f1:0123456789abcdef`,
     run: clusters,
   },
   tail: {
-    summary: "show the newest operations, and what comes",
+    summary: "show the newest operations, and follow the log",
     usage: `usage: picket-observer tail [--follow] [--limit N] [--json]
 
-  --follow   go on with what is recorded from now on
+  --follow   keep showing operations as they are recorded
   --limit    how many of the newest (${SHOWN})
 
 example: picket-observer tail --follow`,
@@ -147,10 +140,10 @@ example: picket-observer tail --follow`,
     run: tail,
   },
   check: {
-    summary: "read the whole log and report what in it is no operation",
+    summary: "read the whole log and report each line that is not an operation",
     usage: `usage: picket-observer check
 
-Exit code 1 when there is something.
+Exit code 1 when there is such a line.
 
 example: picket-observer check`,
     run: check,

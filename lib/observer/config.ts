@@ -19,6 +19,7 @@ import {
   secret,
 } from "../config.ts";
 import { connectionEntries, whoMayConnect } from "../guard.ts";
+import type { EscalationRules } from "./clusters.ts";
 
 const Llm = v.pipe(
   v.strictObject({
@@ -32,14 +33,14 @@ const Llm = v.pipe(
   rule(function* ({ url, api_key }) {
     const { protocol, hostname } = new URL(url);
     if (api_key.length > 0 && protocol === "http:" && !isLoopback(hostname)) {
-      yield { path: ["url"], text: "http would send the key readable: only https, or http to this machine" };
+      yield { path: ["url"], text: "http would send the key in clear text: use https, or http to this machine" };
     }
   }),
 );
 
 const Settings = v.strictObject({
   listen: restart(v.optional(listen(), "127.0.0.1:3219")),
-  /** The log of operations; its folder has all else. Empty: in memory only. */
+  /** The log of operations; the observer's other files lie beside it. Empty: in memory only. */
   persist_path: restart(v.optional(v.union([v.literal(""), path()]), () => join(dataFolder("observer"), "ops.jsonl"))),
   durability: restart(v.optional(v.picklist(["disk", "os"]), "disk")),
   rotate_mb: v.optional(number({ min: 0.001, max: 1 << 20, unit: "MiB" }), 256),
@@ -61,9 +62,9 @@ const Settings = v.strictObject({
     ),
     {},
   ),
-  /** Judges reviews and diagnoses escalations; the heuristic answers where it doesn't. */
+  /** Judges reviews and diagnoses escalations; when it fails, the heuristic judges a review. */
   llm: v.optional(Llm),
-  /** Where escalations are told. */
+  /** The inbox that gets the escalations. */
   notify: v.optional(
     v.strictObject({ inbox_dir: v.optional(path(), () => dataFolder("inbox")), recipient: nameSegment() }),
   ),
@@ -80,4 +81,13 @@ export const Config = v.pipe(
 function* openDoor(config: Config): Generator<Problem> {
   const text = whoMayConnect(config);
   if (text) yield { path: ["listen"], text };
+}
+
+/** When a cluster of failures is escalated, as the configuration says. */
+export function escalationRules({ escalation_threshold, window_minutes, cooldown_hours }: Config): EscalationRules {
+  return {
+    threshold: escalation_threshold,
+    windowMs: window_minutes * 60_000,
+    cooldownMs: cooldown_hours * 3_600_000,
+  };
 }

@@ -6,9 +6,9 @@
 
 import { join } from "node:path";
 import { writeWhole } from "../files.ts";
+import { inSlices } from "../loop.ts";
 import type { Operation } from "./operation.ts";
 import { shapeOf } from "./fingerprint.ts";
-import { inSlices } from "./slices.ts";
 
 /** What works for an endpoint. */
 export interface Playbook {

@@ -1,15 +1,15 @@
 // Records operations: into the log first, then into the figures; each id once.
 
 import * as v from "valibot";
-import { type Clusters, type Cluster, LEVELS } from "./clusters.ts";
+import { type Clusters, LEVELS } from "./clusters.ts";
 import { RecentIds } from "./ids.ts";
 import type { Books, OpLog } from "./op-log.ts";
 import { type Operation, isRecorded } from "./operation.ts";
-import { Tally, type TallyState } from "./tally.ts";
+import { Tally } from "./tally.ts";
 
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const instant = v.pipe(v.number(), v.minValue(-8.64e15), v.maxValue(8.64e15));
-/** What is relied on of a snapshot: one that isn't so is broken, and everything is read instead. */
+/** The parts of a snapshot that the code relies on. When one is wrong, the snapshot is ignored and the whole log is read. */
 const Saved = v.object({
   tally: v.object({
     total: count,
@@ -38,13 +38,7 @@ const Saved = v.object({
   ),
 });
 
-interface State {
-  tally: TallyState;
-  ids: string;
-  clusters: Cluster[];
-}
-
-/** The books: everything that is known of the log without reading it. */
+/** All figures that follow from the log. */
 export class Ledger implements Books {
   tally = new Tally();
   ids = new RecentIds();
@@ -60,12 +54,12 @@ export class Ledger implements Books {
     this.clusters.add(operation);
   }
 
-  save(): State {
+  save() {
     return { tally: this.tally.state, ids: this.ids.export(), clusters: this.clusters.state };
   }
 
   restore(state: unknown): void {
-    const { tally, ids, clusters } = v.parse(Saved, state) as unknown as State;
+    const { tally, ids, clusters } = v.parse(Saved, state) as unknown as ReturnType<Ledger["save"]>;
     this.tally.state = tally;
     this.ids.import(ids);
     this.clusters.state = clusters;
@@ -78,11 +72,11 @@ export class Ledger implements Books {
   }
 }
 
-/** The way into the log. */
+/** Writes operations into the log, each id once. */
 export class Recorder {
   readonly ledger: Ledger;
   #log: OpLog;
-  /** Ids that are being written: whoever sends one of them again waits for the same. */
+  /** Ids that are being written, each with its write: a duplicate waits for that. */
   #underWay = new Map<string, Promise<void>>();
 
   constructor(ledger: Ledger, log: OpLog) {
@@ -91,24 +85,24 @@ export class Recorder {
   }
 
   /**
-   * Records operations whose ids are not known yet; resolves when all of them are durable and counted. Where failures come quicker
-   * than they can be told apart, whoever brings them waits.
-   * @returns how many were recorded now. Throws what the file system says, and then none of them was.
+   * Records the operations whose ids are new; resolves when all of them are durable and counted. Waits while the queue of
+   * failures that need a fingerprint is too long.
+   * @returns how many were recorded. @throws the file system's error; then none was recorded.
    */
   async record(operations: readonly Operation[]): Promise<number> {
     for (;;) {
       const { fresh, ids, others } = this.#sort(operations);
       if (others.length === 0) {
         if (fresh.length > 0) await this.#write(fresh, ids);
-        if (this.ledger.clusters.crowded) await this.ledger.clusters.relieve();
+        await this.ledger.clusters.relieve();
         return fresh.length;
       }
-      // Whether they get there or not: what they leave is ours.
+      // Should one of these writes fail, its operations are ours to record.
       await Promise.allSettled(others);
     }
   }
 
-  /** What is to be written of these, with their ids, and whoever is writing some of the others right now. */
+  /** The operations to write, their ids, and the writes under way that have some of the rest. */
   #sort(operations: readonly Operation[]): { fresh: Operation[]; ids: Set<string>; others: Promise<void>[] } {
     const ids = new Set<string>();
     const others: Promise<void>[] = [];

@@ -1,11 +1,12 @@
-// What the observer knows of operations without looking into its log: totals over all that was ever recorded, and the newest few.
+// What the observer keeps of operations in memory: totals over all that were ever recorded, and the newest ones.
 
+import { cut } from "../text.ts";
 import type { Operation, Source } from "./operation.ts";
 
-/** So many of the newest operations are kept. */
+/** The number of newest operations that are kept. */
 export const RING_SIZE = 2000;
 const SCENARIOS = 10;
-/** An operation of more characters than this is kept shortened; the log has it whole. */
+/** An operation with more characters than this is shortened in memory; the log has all of it. */
 const LARGEST_KEPT = 16_384;
 const LARGEST_TEXT = 2048;
 
@@ -18,18 +19,14 @@ export interface Stats {
   recent_scenario_ops: ScenarioOp[];
 }
 
-/** An operation of source `scenario`; what is absent is left out. */
-interface ScenarioOp {
-  timestamp: string;
-  endpoint: string;
-  success: boolean;
-  duration_ms: number;
-  kind?: string;
-  role?: string;
-  city?: string;
-  state?: string;
-  count?: number;
-  staffer_id?: string;
+/** An operation of source `scenario`. */
+interface ScenarioOp extends Pick<Operation, "timestamp" | "endpoint" | "success" | "duration_ms"> {
+  kind?: string | undefined;
+  role?: string | undefined;
+  city?: string | undefined;
+  state?: string | undefined;
+  count?: number | undefined;
+  staffer_id?: string | undefined;
 }
 
 /** What a snapshot keeps of a tally. */
@@ -46,18 +43,18 @@ export interface TallyState {
 export class Tally {
   #total = 0;
   #successes = 0;
-  #bySource = new Map<Source, number>();
-  /** Grows to RING_SIZE, then turns. */
+  #bySource: Partial<Record<Source, number>> = {};
+  /** Grows to RING_SIZE; then the newest replaces the oldest, at `#next`. */
   #ring: Operation[] = [];
   #next = 0;
   /** Newest first. */
   #scenarios: ScenarioOp[] = [];
 
-  /** Counts one. `length`: characters of its line. */
+  /** Counts an operation. `length`: characters of its line in the log. */
   add(operation: Operation, length: number): void {
     this.#total++;
     if (operation.success) this.#successes++;
-    this.#bySource.set(operation.source, (this.#bySource.get(operation.source) ?? 0) + 1);
+    this.#bySource[operation.source] = (this.#bySource[operation.source] ?? 0) + 1;
     this.#ring[this.#next] = length > LARGEST_KEPT ? shortened(operation) : operation;
     this.#next = (this.#next + 1) % RING_SIZE;
     if (operation.source === "scenario") {
@@ -71,7 +68,7 @@ export class Tally {
     return this.#ring.length;
   }
 
-  /** Everything ever recorded. */
+  /** How many operations were ever recorded. */
   get total(): number {
     return this.#total;
   }
@@ -81,7 +78,7 @@ export class Tally {
       total: this.#total,
       successes: this.#successes,
       failures: this.#total - this.#successes,
-      by_source: Object.fromEntries(this.#bySource),
+      by_source: this.#bySource,
       recent_scenario_ops: this.#scenarios,
     };
   }
@@ -92,22 +89,20 @@ export class Tally {
     for (let back = 1; back <= size; back++) yield this.#ring[(this.#next - back + size) % size]!;
   }
 
-  /** What a snapshot keeps. */
   get state(): TallyState {
     return {
       total: this.#total,
       successes: this.#successes,
-      by_source: Object.fromEntries(this.#bySource),
+      by_source: this.#bySource,
       ring: [...this.newest()].toReversed(),
       scenarios: this.#scenarios,
     };
   }
 
-  /** Takes over what a snapshot kept. */
   set state({ total, successes, by_source, ring, scenarios }: TallyState) {
     this.#total = total;
     this.#successes = successes;
-    this.#bySource = new Map(Object.entries(by_source) as [Source, number][]);
+    this.#bySource = by_source;
     this.#ring = ring.slice(-RING_SIZE);
     this.#next = this.#ring.length % RING_SIZE;
     this.#scenarios = scenarios.slice(0, SCENARIOS);
@@ -116,30 +111,31 @@ export class Tally {
 
 function scenarioOf(operation: Operation): ScenarioOp {
   const { timestamp, endpoint, success, duration_ms, event_kind, role, city, state, count, staffer_id } = operation;
-  const shown: ScenarioOp = { timestamp, endpoint, success, duration_ms };
-  if (event_kind !== undefined) shown.kind = cut(event_kind);
-  if (role !== undefined) shown.role = cut(role);
-  if (city !== undefined) shown.city = cut(city);
-  if (state !== undefined) shown.state = cut(state);
-  if (count !== undefined) shown.count = count;
-  if (staffer_id !== undefined) shown.staffer_id = cut(staffer_id);
-  return shown;
+  const short = (text: string | undefined) => text && cut(text, LARGEST_TEXT);
+  return {
+    timestamp,
+    endpoint,
+    success,
+    duration_ms,
+    kind: short(event_kind),
+    role: short(role),
+    city: short(city),
+    state: short(state),
+    count,
+    staffer_id: short(staffer_id),
+  };
 }
 
-function cut(text: string): string {
-  return text.length > LARGEST_TEXT ? `${text.slice(0, LARGEST_TEXT)}…` : text;
-}
-
-/** The same with texts cut and without what is neither text nor number, so that 2000 of them stay small. */
+/** The operation with texts cut and without lists and maps, so that 2000 of them stay small. */
 function shortened(operation: Operation): Operation {
   let left = LARGEST_KEPT;
   const { timestamp, endpoint, source, success, duration_ms, input_summary, output_summary, ...rest } = operation;
-  // Every operation has these: they come first, so that there is room for them.
+  // Every operation has these fields: they come first, so that there is room for them.
   const first = { timestamp, endpoint, source, success, duration_ms, input_summary, output_summary };
   const ordered = [...Object.entries(first), ...Object.entries(rest)];
   const fields = ordered.flatMap(([name, value]): [string, unknown][] => {
     if (typeof value === "object" || left <= 0 || name.length > 256) return [];
-    const kept = typeof value === "string" ? cut(value) : value;
+    const kept = typeof value === "string" ? cut(value, LARGEST_TEXT) : value;
     left -= name.length + (typeof kept === "string" ? kept.length : 8);
     return [[name, kept]];
   });
