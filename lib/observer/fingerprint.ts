@@ -1,16 +1,16 @@
-// Fingerprints of failures: two failures with the same cause get the same one, whatever their numbers, ids and paths.
+// Fingerprints of failures: failures with the same cause get the same fingerprint, whatever their numbers, ids and paths.
 //
-// A fingerprint is `f1:` and 16 hex digits over the endpoint's shape and the shape of the error text, or `sig:` and the
-// signature the teller gave itself. The shape of a text is made in three steps:
-//   1. lines: of a stack trace the line that names the error; of a longer output those that speak of an error
-//   2. quotes: what stands in quotes goes, except where it is the message itself (JSON's "message", "code", …)
-//   3. tokens: numbers, ids, hashes, paths, hosts, times go; a number that is the cause stays (HTTP 429, exit code 137)
+// A fingerprint is `f1:` and 16 hex digits of a hash over the endpoint's shape and the error text's shape, or `sig:` and the
+// operation's own `sig_hash`. The shape of a text is made in three steps:
+//   1. lines: keep the line of a stack trace that names the error, and the lines of a longer output that mention an error
+//   2. quotes: replace quoted strings, except the message itself (JSON's "message", "code", …)
+//   3. tokens: replace numbers, ids, hashes, paths, hosts, times; keep a number that is the cause (HTTP 429, exit code 137)
 //
-// f1 is frozen: clusters are kept by fingerprint across versions, so any change of a shape would tear them apart. Who
-// wants other shapes adds f2 beside it. Every pattern is bounded or starts only where a word does: time grows linearly
-// with the text, and the text is capped before the first pattern sees it.
+// f1 is frozen: clusters are stored by fingerprint across versions, and any change of a shape would split them. For other
+// shapes add f2 beside it. Every pattern is bounded or starts only at the start of a word, so time grows linearly with
+// the text; and the text is capped first.
 
-/** What the fingerprint is made of; names as in an operation. */
+/** The fields of an operation that the fingerprint is made of. */
 interface Failure {
   endpoint: string;
   error?: string | null | undefined;
@@ -21,12 +21,12 @@ interface Failure {
 export interface Fingerprint {
   /** `f1:` and 16 hex digits, or `sig:<sig_hash>`. */
   fingerprint: string;
-  /** What it was made from, to explain it. `by` says whether the signature or the rest decided. */
+  /** What it was made from, to explain it. `by` says which field decided. */
   parts: { by: "sig_hash" | "error"; endpoint: string; shape: string };
 }
 
 const VERSION = "f1";
-/** Of a longer text only the beginning and the end are read, in UTF-16 units: a Python trace ends with its error. */
+/** Only the beginning and the end of a longer text are read, in UTF-16 units: a Python trace ends with its error. */
 const MAX_HEAD = 12 << 10;
 const MAX_TAIL = 4 << 10;
 const MAX_LINES = 3;
@@ -35,8 +35,8 @@ const MAX_ENDPOINT = 256;
 const NO_TEXT = "(no error text)";
 
 /**
- * The fingerprint of a failure, and its parts. A given `sig_hash` wins; else the text is `error`, or `output_summary`
- * where that is blank. Never throws.
+ * The fingerprint of a failure, and its parts. `sig_hash` wins; otherwise the text is `error`, or `output_summary` when
+ * `error` is blank. Never throws.
  */
 export function fingerprintOf(failure: Failure): Fingerprint {
   const endpoint = endpointShape(failure.endpoint);
@@ -55,7 +55,7 @@ function present(text: string | null | undefined): string | undefined {
 
 /**
  * An endpoint without its ids: `/users/123?page=2` → `/users/<num>`, `workflow:deploy-42` → `workflow:deploy-<num>`.
- * Digits that belong to a word stay: `/v1/`, `s3.get`, `oauth2`. Of a URL the path counts, so that two instances agree.
+ * Digits within a word stay: `/v1/`, `s3.get`, `oauth2`. Only the path of a URL counts, so that two instances agree.
  */
 export function endpointShape(endpoint: string): string {
   return endpoint
@@ -74,7 +74,7 @@ export function endpointShape(endpoint: string): string {
  * `<model>`, `<name>`. At most 512 characters; a blank text is `(no error text)`.
  */
 export function shapeOf(text: string): string {
-  const lines = tellingLines(pageTitle(plain(text).replace(BROKEN_JSON, "<str> is not valid JSON")));
+  const lines = causeLines(pageTitle(plain(text).replace(BROKEN_JSON, "<str> is not valid JSON")));
   const shape = lines
     .map((line) => withoutTokens(withoutQuotes(line)))
     .join(" | ")
@@ -85,14 +85,14 @@ export function shapeOf(text: string): string {
   return shape.slice(0, MAX_SHAPE).trimEnd() || NO_TEXT;
 }
 
-/** Colours and other control sequences (CSI), titles and links (OSC). */
+/** Terminal sequences: colours and the like (CSI), titles and links (OSC). */
 const ESCAPE = "\u001B";
 const TERMINAL = new RegExp(
   String.raw`${ESCAPE}\[[0-9;:?]{0,32}[ -/]{0,4}[@-~]|${ESCAPE}\][^\u0007${ESCAPE}]{0,512}(?:\u0007|${ESCAPE}\\)`,
   "g",
 );
 
-/** Capped, in one Unicode form, straight quotes, without colours and other control characters. */
+/** The text capped, in NFC, with straight quotes, without terminal sequences and control characters. */
 function plain(text: string): string {
   const capped =
     text.length <= MAX_HEAD + MAX_TAIL ? text : `${text.slice(0, MAX_HEAD)}\n${text.slice(text.length - MAX_TAIL)}`;
@@ -106,7 +106,7 @@ function plain(text: string): string {
     .replace(/(?!\n)[\s\p{Cc}\u200B]/gu, " ");
 }
 
-/** A proxy's error page says what it means in its title. */
+/** Replaces an HTML page, such as a proxy's error page, with its title. */
 function pageTitle(text: string): string {
   const start = text.search(/<!doctype html|<html\b/i);
   if (start < 0) return text;
@@ -117,30 +117,30 @@ function pageTitle(text: string): string {
 
 // ---- lines
 
-/** Lines that name a place in a program, or repeat its source: they differ between versions, not between causes. */
+/** Lines with a location in a program, or an excerpt of its source: they differ between versions, not between causes. */
 const NOISE: readonly RegExp[] = [
   /^ *$/,
   /^ +at (?:async |new )?\S/, // Node, Bun, Java
   /^ *\.\.\. \d+ (?:more|common frames)/, // Java
   /^ *File "[^"]*", line \d+/, // Python
   /^ *\d{1,6} \| /, // Bun's excerpt of the source
-  /^(?:file:\/\/|\/|node:|[A-Za-z]:\\)\S*:\d+$/, // the place above Node's excerpt
+  /^(?:file:\/\/|\/|node:|[A-Za-z]:\\)\S*:\d+$/, // the location above Node's excerpt
   /^(?:Node\.js|Bun) v\d/,
   /^ *\[signal SIG/, // Go
-  /^thread '[^']{0,100}'(?: \(\d+\))? panicked at [^']*:$/, // Rust says what happened on the next line
+  /^thread '[^']{0,100}'(?: \(\d+\))? panicked at [^']*:$/, // Rust: the next line has the message
   /^note: (?:run with|Some details)/, // Rust
   /^(?:LINE \d+|LOCATION|SCHEMA NAME|TABLE NAME|COLUMN NAME|CONSTRAINT NAME|HINT): /, // Postgres
   /^(?:hint|usage): /i,
   /^(?:To|From) \S+$|^Cloning into /, // git
 ];
 const CARET = /^[ |]*[\^~][\^~ ]*$/;
-/** From here on there are only frames. */
+/** Only stack frames follow this line. */
 const FRAMES_FOLLOW = /^(?:goroutine \d+ [^\n]*\[|stack backtrace:|Stack trace:)/;
-const SPEAKS_OF_ERROR =
+const MENTIONS_ERROR =
   /error|exception|fatal|panic|fail|denied|refused|rejected|cannot|can't|unable|not found|no such|tim(?:ed|e) ?out|caused by|\[cause\]/i;
 
-/** The lines that tell the cause, at most three. */
-function tellingLines(text: string): string[] {
+/** The lines that name the cause, at most three. */
+function causeLines(text: string): string[] {
   const trimmed = text.trim();
   if (/^[{[][^]*[}\]]$/.test(trimmed)) return [trimmed.replaceAll("\n", " ")];
   const lines = trimmed.split("\n");
@@ -151,15 +151,15 @@ function tellingLines(text: string): string[] {
   const left = head.filter((line, index) => !isNoise(line) && !CARET.test(head[index + 1] ?? ""));
   if (left.length === 0) return [lines[0] ?? ""];
   if (left.length <= MAX_LINES) return left;
-  const speaking = left.filter((line) => SPEAKS_OF_ERROR.test(line));
-  return (speaking.length > 0 ? speaking : left).slice(0, MAX_LINES);
+  const errors = left.filter((line) => MENTIONS_ERROR.test(line));
+  return (errors.length > 0 ? errors : left).slice(0, MAX_LINES);
 }
 
 function isNoise(line: string): boolean {
   return CARET.test(line) || NOISE.some((pattern) => pattern.test(line));
 }
 
-/** After the last traceback the first line that isn't indented is the error; what came before led to it. */
+/** The error of a Python traceback: the first unindented line after the last one. Earlier tracebacks are its causes. */
 function pythonError(lines: string[]): string | undefined {
   const start = lines.findLastIndex((line) => line.includes("Traceback (most recent call last)"));
   return start < 0 ? undefined : lines.slice(start + 1).find((line) => /^[A-Za-z_]/.test(line));
@@ -169,21 +169,21 @@ function pythonError(lines: string[]): string | undefined {
 
 const QUOTES = new Set(["'", '"', "`"]);
 const MAX_DEPTH = 3;
-/** Quoted values that are the message itself, by the key before them; `error` only as a key of JSON or logfmt. */
-const TELLING_KEY =
+/** A key before a quoted value that is the message itself; `error` only as a key of JSON or logfmt. */
+const MESSAGE_KEY =
   /(?:(?:^|[{,(\s])(?:message|msg|type|code|kind|reason|status|detail|details|title|errno|error_description)\s{0,3}[:=]|[{,]\s{0,8}error\s{0,3}:|\berr(?:or)?=)\s{0,3}$/;
-/** Python shows an error within another as `NameOfError("its message")`; a single word there is a key or a name. */
+/** Python writes a nested error as `NameOfError("its message")`; a single word there is a key or a name. */
 const INNER_ERROR = /(?:Error|Exception|Timeout)\($/;
-/** Quoted words that are a cause by themselves. */
-const TELLING_WORD = /^(?:E[A-Z][A-Z0-9]{2,14}|ERR_[A-Z0-9_]{2,40}|SIG[A-Z0-9]{2,7})$/;
+/** Quoted words that name a cause: they stay. */
+const CAUSE_WORD = /^(?:E[A-Z][A-Z0-9]{2,14}|ERR_[A-Z0-9_]{2,40}|SIG[A-Z0-9]{2,7})$/;
 /** V8 quotes the broken JSON without escaping it. */
 const BROKEN_JSON = /"[^]{0,200}"(?:\.\.\.)? is not valid JSON/;
 
-/** Replaces quoted strings; keys of JSON and what tells the cause lose only their quotes. One pass, no going back. */
+/** Replaces quoted strings; JSON keys and messages lose only their quotes. One pass, without backtracking. */
 function withoutQuotes(line: string, depth = 0): string {
   const unclosed = new Set<string>();
   const out: string[] = [];
-  let tail = ""; // the end of what is in `out`
+  let tail = ""; // the end of `out`
   let from = 0;
   const put = (piece: string): void => {
     out.push(piece);
@@ -194,7 +194,7 @@ function withoutQuotes(line: string, depth = 0): string {
     if (!QUOTES.has(quote) || unclosed.has(quote) || /[\w\\]/.test(line.charAt(at - 1))) continue;
     const end = closing(line, at, quote);
     if (end < 0) {
-      unclosed.add(quote); // there is none further on either
+      unclosed.add(quote); // no later quote of this kind is closed either
       continue;
     }
     put(line.slice(from, at));
@@ -208,7 +208,7 @@ function withoutQuotes(line: string, depth = 0): string {
   return out.join("") + line.slice(from);
 }
 
-/** A quote closes where no word goes on: the apostrophe in "can't" neither opens nor closes. */
+/** Where a quote is closed: not before a letter, so that the apostrophe in "can't" doesn't count. -1 when it isn't. */
 function closing(line: string, start: number, quote: string): number {
   for (let end = line.indexOf(quote, start + 1); end >= 0; end = line.indexOf(quote, end + 1)) {
     if (line[end - 1] !== "\\" && !/\w/.test(line.charAt(end + 1))) return end;
@@ -216,11 +216,11 @@ function closing(line: string, start: number, quote: string): number {
   return -1;
 }
 
-/** What stands for a quoted string, by what stood before it. */
+/** The replacement of a quoted string, by the text before it. */
 function unquoted(before: string, content: string, depth: number): string {
-  if (TELLING_WORD.test(content)) return content;
-  const telling = TELLING_KEY.test(before) || (INNER_ERROR.test(before) && content.includes(" "));
-  if (depth >= MAX_DEPTH || !telling) return "<str>";
+  if (CAUSE_WORD.test(content)) return content;
+  const isMessage = MESSAGE_KEY.test(before) || (INNER_ERROR.test(before) && content.includes(" "));
+  if (depth >= MAX_DEPTH || !isMessage) return "<str>";
   return withoutQuotes(content.replace(/\\[nrt]/g, " ").replace(/\\(["'`\\/])/g, "$1"), depth + 1);
 }
 
@@ -238,7 +238,7 @@ const FILE =
 const BEGIN = "(?<![a-z0-9])";
 const END = "(?![a-z0-9])";
 
-/** What is looked for, in the order it is tried at a place, and what stands for it; null: it stays as it is. Case is ignored. */
+/** Patterns in the order in which they are tried, and their placeholders; null keeps the text. Case is ignored. */
 const TOKENS: readonly (readonly [placeholder: string | null, pattern: string])[] = [
   // numbers that are the cause
   [
@@ -254,19 +254,19 @@ const TOKENS: readonly (readonly [placeholder: string | null, pattern: string])[
     String.raw`(?:\bSQLSTATE[ :=[(]{0,3}|\bcode[:=] ?|\b(?:ERROR|FATAL|PANIC):  ?(?=\w{5}:))(?=[a-z]{0,4}\d)[0-9a-z]{5}${END}`,
   ],
   [null, String.raw`\bstatus=\d{1,3}(?=/)`], // systemd
-  [null, String.raw`(?<![\w.])[1-5]\d\d(?= (?-i:${REASONS})\b)`], // "user 429 not found" is no status
+  [null, String.raw`(?<![\w.])[1-5]\d\d(?= (?-i:${REASONS})\b)`], // but not in "user 429 not found"
   [null, String.raw`\b(?:returned|response:|failed with|failed:) [45]\d\d(?=$|[.,;:)\]])`],
   [null, String.raw`(?<=\berror )\d{4}(?= \()`], // MySQL
   [null, String.raw`(?:^|\berror:? |\berror\()[45]\d\d(?![\w.])`],
   [null, String.raw`(?<=\()\d{1,3}(?=: [A-Z])`],
-  // names that stand without quotes
+  // names without quotes
   [
     "<name>",
     String.raw`(?<=\b(?:No such (?:container|image|volume|network|object):|pull access denied for|manifest for|src refspec|no such table:) )[^\s,]{1,255}`,
   ],
   ["<name>", String.raw`(?<!\S)\S{1,128} {1,4}-> {1,4}\S{1,128}`],
   ["<name>", String.raw`(?<![\w.@-])[\w@:.\\-]{1,128}\.(?:service|socket|timer|mount|target|slice|scope)${END}`],
-  // places
+  // addresses
   ["<url>", String.raw`${BEGIN}[a-z][a-z0-9+.-]{1,15}://[^\s"'<>)\]},;]{1,2048}(?<![.:!?])`],
   ["<email>", String.raw`(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,8}`],
   // times

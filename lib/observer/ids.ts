@@ -1,8 +1,8 @@
-// Remembers which ids were recorded, so that an operation that is sent again is not counted again: at least the newest million,
-// at most two.
+// Remembers the ids of recorded operations, so that one that is sent again isn't counted again: at least the newest million,
+// at most two million.
 //
-// Of each id 52 bits of its hash are kept, as much as a plain number holds. When a set has taken a million, it becomes the former one,
-// and the former one is forgotten. A new id is taken for a known one once in some two billion.
+// Each id is kept as 52 bits of its hash, which fit into a plain number. A set with a million ids becomes the former set, and the one
+// before it is dropped. One new id in some two billion is mistaken for a known one.
 
 const GENERATION = 1_000_000;
 const HALF = 2 ** 32;
@@ -13,18 +13,18 @@ export class RecentIds {
   #now = new Set<number>();
   #former = new Set<number>();
 
-  /** Whether an id is among those remembered. */
+  /** Whether an id is remembered. */
   has(id: string): boolean {
     const hash = hashOf(id);
     return this.#now.has(hash) || this.#former.has(hash);
   }
 
-  /** Remembers one. */
+  /** Remembers an id. */
   add(id: string): void {
     this.#add(hashOf(id));
   }
 
-  /** All hashes, oldest generation first, for a snapshot: 8 bytes each, the low half first. */
+  /** All hashes for a snapshot, in base64, older set first: 8 bytes each, the low half first. */
   export(): string {
     const all = new Uint32Array(2 * (this.#former.size + this.#now.size));
     let end = 0;
@@ -37,7 +37,7 @@ export class RecentIds {
     return Buffer.from(all.buffer).toString("base64");
   }
 
-  /** Takes back what `export` gave, here or in 0.1.0, which kept 64 bits. */
+  /** Adds the hashes of an `export`, also one by 0.1.0, which kept 64 bits. */
   import(text: string): void {
     const bytes = Buffer.from(text, "base64");
     for (let at = 0; at + 8 <= bytes.length; at += 8)

@@ -1,4 +1,4 @@
-// What can be read of the observer: figures, the newest operations, clusters, playbooks.
+// The read routes: figures, the newest operations, clusters, playbooks.
 
 import { Hono } from "hono";
 import type { Bindings } from "../http.ts";
@@ -8,7 +8,6 @@ import { SOURCES, type Operation } from "./operation.ts";
 import type { Playbook } from "./playbooks.ts";
 import { RING_SIZE, type Tally } from "./tally.ts";
 
-/** What the routes show. */
 interface Shown {
   tally: () => Tally;
   clusters: Clusters;
@@ -57,13 +56,13 @@ export function summaryOf({ fingerprint, parts, count, first_at, last_at, by_sou
   };
 }
 
-/** A cluster with why its failures belong together. */
+/** A cluster with its examples and the reason for which its failures belong together. */
 export function detailsOf(cluster: Cluster) {
   const { parts, examples, spell } = cluster;
   const why =
     parts.by === "sig_hash"
-      ? "the same sig_hash was given with each"
-      : "the same endpoint, and the same error text without its numbers, ids, paths, quoted strings and times";
+      ? "they have the same sig_hash"
+      : "they have the same endpoint, and the same error text apart from its numbers, ids, paths, quoted strings and times";
   return {
     ...summaryOf(cluster),
     why,
@@ -73,7 +72,7 @@ export function detailsOf(cluster: Cluster) {
   };
 }
 
-/** Not by `new URL`: the URL begins with what the client calls its host, which may be anything. */
+/** The query of a URL. `new URL` could throw: the URL begins with the client's Host header, which may be any text. */
 function queryOf(url: string): URLSearchParams {
   const start = url.indexOf("?");
   return new URLSearchParams(start < 0 ? "" : url.slice(start));

@@ -1,12 +1,12 @@
-// Reviews: judges an answer of a model by how much of what it claims is grounded in the source. The heuristic is always there; a
-// second model may be asked first, and the heuristic answers when that is away, slow or talks nonsense.
+// Reviews: judge a model's answer by the share of its claims that the source supports. A second model may be asked first; the
+// heuristic judges when that model is unreachable, times out or gives an invalid answer.
 
 import * as v from "valibot";
 import { DEEPEST, isNestedDeeper } from "../json.ts";
 import { Refusal, refuseFields } from "../refusal.ts";
 import { type Model, objectIn } from "./model.ts";
 
-/** What decides where, in percent and attempts. */
+/** The limits of the heuristic, in percent and attempts. */
 interface Thresholds {
   accept_from: number;
   reject_below: number;
@@ -15,31 +15,31 @@ interface Thresholds {
 
 const VERDICTS = ["accept", "reject", "cycle"] as const;
 
-/** What a review answers. */
+/** The answer to a review. */
 export interface Verdict {
   verdict: (typeof VERDICTS)[number];
   /** 0 to 1. */
   confidence: number;
-  /** The rule or the model's reason. */
+  /** The rule that decided, or the model's reason. */
   notes: string;
   source: "heuristic" | "cloud";
 }
 
 const words = v.nullish(v.string("expected text"), "");
-const figure = v.pipe(v.number("expected a number"), v.finite("expected a number"));
-const count = v.nullish(v.pipe(figure, v.minValue(0, "expected 0 or more")), null);
+const finite = (expected: string) => v.pipe(v.number(expected), v.finite(expected));
+const count = v.pipe(finite("expected a number"), v.minValue(0, "expected 0 or more"));
 
-/** A map: to the schema of an object a list is one, too. */
-function map(expected: string) {
+/** Rejects lists, which `v.looseObject` takes for objects. */
+function noList(expected: string) {
   return v.pipe(
     v.unknown(),
     v.check((value) => !Array.isArray(value), expected),
   );
 }
 
-/** What is to be judged; unknown fields are kept for the record. */
+/** The request; unknown fields are kept, because the request is stored with its verdict. */
 const ReviewInput = v.pipe(
-  map("expected a JSON object"),
+  noList("expected a JSON object"),
   v.looseObject(
     {
       file_path: words,
@@ -48,32 +48,32 @@ const ReviewInput = v.pipe(
       source_content: words,
       grounding_stats: v.nullish(
         v.pipe(
-          map("expected an object"),
+          noList("expected an object"),
           v.looseObject(
             {
-              total: count,
-              grounded: count,
-              groundedPct: v.optional(v.nullable(v.pipe(v.number("expected percent"), v.finite("expected percent")))),
+              total: v.nullish(count, null),
+              grounded: v.nullish(count, null),
+              groundedPct: v.nullish(finite("expected percent")),
             },
             "expected an object",
           ),
         ),
       ),
-      attempt: v.nullish(v.pipe(figure, v.minValue(0, "expected 0 or more")), 1),
+      attempt: v.nullish(count, 1),
     },
     "expected a JSON object",
   ),
 );
 type ReviewInput = v.InferOutput<typeof ReviewInput>;
 
-/** Reads what is to be judged. @throws Refusal that names every broken field. */
+/** Validates a request. @throws Refusal that names every broken field. */
 export function readReview(data: unknown): ReviewInput {
   const parsed = v.safeParse(ReviewInput, data);
   if (!parsed.success) {
     const fields = parsed.issues.map((issue) => ({ field: v.getDotPath(issue) ?? "", error: issue.message }));
     throw refuseFields(422, "invalid_review", fields);
   }
-  // It has to be written as JSON again.
+  // A deeply nested value may be parsed, but not written again.
   if (isNestedDeeper(parsed.output, DEEPEST))
     throw new Refusal(422, "too_deep", `nested more than ${DEEPEST} levels deep`);
   return parsed.output;
@@ -88,9 +88,9 @@ export function judge({ grounding_stats: stats, attempt }: ReviewInput, limits: 
     notes,
     source: "heuristic",
   });
-  if (!stats || stats.total === 0) return say("cycle", 0.2, "no claims to judge by: once more");
+  if (!stats || stats.total === 0) return say("cycle", 0.2, "no claims to judge by: try again");
   const percent = percentOf(stats);
-  if (percent === null) return say("cycle", 0.2, "how much is grounded is not known: once more");
+  if (percent === null) return say("cycle", 0.2, "the share of grounded claims is unknown: try again");
   const seen = `${Math.round(percent * 10) / 10} % grounded`;
   if (percent >= accept_from)
     return say("accept", 0.6 + (percent - accept_from) / 200, `${seen}: at least ${accept_from} %`);
@@ -98,16 +98,16 @@ export function judge({ grounding_stats: stats, attempt }: ReviewInput, limits: 
     return say("reject", 0.6 + (reject_below - percent) / 100, `${seen}: below ${reject_below} %`);
   const between = `${seen}: between ${reject_below} and ${accept_from} %`;
   if (attempt >= reject_from_attempt) return say("reject", 0.6, `${between}, at attempt ${attempt}`);
-  return say("cycle", 0.5, `${between}: once more`);
+  return say("cycle", 0.5, `${between}: try again`);
 }
 
-/** As it was given; what was not given at all follows from the counts. */
+/** `groundedPct`, or when it is absent the share that follows from the counts; null when it is unknown. */
 function percentOf({ total, grounded, groundedPct }: NonNullable<ReviewInput["grounding_stats"]>): number | null {
   if (groundedPct !== undefined) return groundedPct;
   return total && grounded !== null ? (grounded / total) * 100 : null;
 }
 
-const Said = v.object({
+const ModelVerdict = v.object({
   verdict: v.picklist(VERDICTS),
   confidence: v.pipe(v.number(), v.minValue(0), v.maxValue(1)),
   notes: v.optional(v.string(), ""),
@@ -116,10 +116,10 @@ const Said = v.object({
 const SYSTEM = `You judge whether a model's answer about a file is grounded in that file's content. Reply with one JSON object and nothing else:
 {"verdict":"accept" | "reject" | "cycle","confidence":0.0 to 1.0,"notes":"one sentence"}
 accept: what it claims is in the source. reject: it invents. cycle: it should be tried again.`;
-/** Characters of the answer and of the source that are shown. */
+/** Characters of the answer and of the source that the model gets. */
 const MOST_SHOWN = 24_000;
 
-/** Asks the model, once; gives its verdict, or why it has none. */
+/** Asks the model once. Returns its verdict, or why there is none. */
 export async function askModel(
   input: ReviewInput,
   model: Model,
@@ -133,7 +133,7 @@ export async function askModel(
   ];
   const answer = await model.ask(SYSTEM, shown.join("\n\n"), signal);
   if ("failed" in answer) return answer;
-  const parsed = v.safeParse(Said, objectIn(answer.text));
-  if (!parsed.success) return { failed: "what the model said is no verdict" };
+  const parsed = v.safeParse(ModelVerdict, objectIn(answer.text));
+  if (!parsed.success) return { failed: "the model's answer has no verdict" };
   return { ...parsed.output, notes: parsed.output.notes.slice(0, 2000), source: "cloud" };
 }
