@@ -294,7 +294,7 @@ function startLoops(receiver: Receiver, service: Service, outbox: Outbox): void 
     name: "rollups",
     every: () => 30,
     async pass(alive) {
-      while ((await rollupPass(store, { now: Date.now(), alive })).more && !service.stopping.aborted);
+      while ((await rollupPass(store, { now: Date.now(), alive })) && !service.stopping.aborted);
     },
   });
   service.loop({ name: "figures", every: () => 5, pass: () => countAll(receiver) });

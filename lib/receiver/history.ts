@@ -35,14 +35,10 @@ type Summaries = Record<string, Summary>;
 // Rolling up
 
 /**
- * One pass over the rollups that are due; gives the number of those it made, and whether more wait. The error of one that can't be
- * made (a broken row) is thrown after the others are made.
+ * One pass over the rollups that are due; true where more are due. One that can't be made (a broken row) throws after the others
+ * are made.
  */
-export async function rollupPass(
-  store: Store,
-  { now, alive }: { now: number; alive: () => void },
-): Promise<{ made: number; more: boolean }> {
-  let made = 0;
+export async function rollupPass(store: Store, { now, alive }: { now: number; alive: () => void }): Promise<boolean> {
   let failed: Error | undefined;
   for (const step of STEPS) {
     const due = await store.read.all<{ at: number; host: number }>(
@@ -52,17 +48,16 @@ export async function rollupPass(
     for (const { at, host } of due) {
       try {
         await store.write((tx) => rollUp(tx, { host, step, at }));
-        made++;
       } catch (cause) {
         if (isBusy(cause) || isDiskFull(cause)) throw cause;
         failed ??= new Error(`roll up ${step} s of host ${host} from ${new Date(at).toISOString()} on`, { cause });
       }
       alive();
     }
-    if (due.length === PER_PASS && !failed) return { made, more: true };
+    if (due.length === PER_PASS && !failed) return true;
   }
   if (failed) throw failed;
-  return { made, more: false };
+  return false;
 }
 
 async function rollUp(tx: Queries, { host, step, at }: { host: number; step: Step; at: number }): Promise<void> {
@@ -159,13 +154,12 @@ function merge(a: Summary | undefined, b: Summary): Summary {
 // ---------------------------------------------------------------------------------------------------------------
 // Retention
 
-/** Deletes rows that are older than their grain is kept, host by host; gives their number. */
-export async function retentionPass(store: Store, { now, alive }: { now: number; alive: () => void }): Promise<number> {
+/** Deletes rows that are older than their grain is kept, host by host. */
+export async function retentionPass(store: Store, { now, alive }: { now: number; alive: () => void }): Promise<void> {
   const hosts = await store.read.all<{ id: number }>("SELECT id FROM hosts");
-  let gone = 0;
   for (const { id } of hosts) {
     alive();
-    gone += await store.write(async (tx) => {
+    await store.write(async (tx) => {
       // Whole ten minutes, and none that wait for their rollup.
       const bucket = FINEST_STEP * 1000;
       const due = await tx.one<{ at: number | null }>(
@@ -174,24 +168,22 @@ export async function retentionPass(store: Store, { now, alive }: { now: number;
       );
       const old = Math.floor((now - KEPT[0] * 1000) / bucket) * bucket;
       const before = Math.min(old, due?.at ?? old);
-      let rows = await tx.run("DELETE FROM host_samples WHERE host = $1 AND at < $2", [id, before]);
-      rows += await tx.run("DELETE FROM workload_samples WHERE host = $1 AND at < $2", [id, before]);
+      await tx.run("DELETE FROM host_samples WHERE host = $1 AND at < $2", [id, before]);
+      await tx.run("DELETE FROM workload_samples WHERE host = $1 AND at < $2", [id, before]);
       for (const step of STEPS) {
         const range = [id, step, now - KEPT[step] * 1000];
-        rows += await tx.run("DELETE FROM host_rollups WHERE host = $1 AND step = $2 AND at < $3", range);
-        rows += await tx.run("DELETE FROM workload_rollups WHERE host = $1 AND step = $2 AND at < $3", range);
+        await tx.run("DELETE FROM host_rollups WHERE host = $1 AND step = $2 AND at < $3", range);
+        await tx.run("DELETE FROM workload_rollups WHERE host = $1 AND step = $2 AND at < $3", range);
       }
-      return rows;
     });
   }
   const yearAgo = now - KEPT[DAY] * 1000;
-  gone += await store.write(async (tx) => {
+  await store.write(async (tx) => {
     await tx.run("DELETE FROM containers WHERE gone_at < $1", [yearAgo]);
     await tx.run("DELETE FROM guests WHERE gone_at < $1", [yearAgo]);
-    const events = await tx.run("DELETE FROM events WHERE at < $1", [yearAgo]);
-    return events + (await tx.run("DELETE FROM alerts WHERE closed_at < $1", [yearAgo]));
+    await tx.run("DELETE FROM events WHERE at < $1", [yearAgo]);
+    await tx.run("DELETE FROM alerts WHERE closed_at < $1", [yearAgo]);
   });
-  return gone;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -220,8 +212,6 @@ interface HistoryPoint {
 interface History {
   /** Seconds from one point to the next. */
   step: number;
-  /** The rows that were read for it. */
-  rows: number;
   points: HistoryPoint[];
 }
 
@@ -240,7 +230,6 @@ export async function readHistory(db: Queries, query: HistoryQuery): Promise<His
   };
   // Rows that are not rolled up yet are read in finer grains, from where the coarse one ends.
   let start = from;
-  let rows = 0;
   for (const step of STEPS.toReversed().filter((one) => one <= grain)) {
     const first = Math.floor(start / (step * 1000)) * step * 1000;
     const source =
@@ -251,7 +240,6 @@ export async function readHistory(db: Queries, query: HistoryQuery): Promise<His
       first,
       to,
     ]);
-    rows += found.length;
     for (const row of found) {
       const summary = summaryOf(row.data, query);
       if (summary) take(row.at, summary);
@@ -259,11 +247,10 @@ export async function readHistory(db: Queries, query: HistoryQuery): Promise<His
     const last = found.at(-1);
     if (last) start = Math.max(start, last.at + step * 1000);
   }
-  rows += await takeSamples(db, { ...query, from: start }, take);
+  await takeSamples(db, { ...query, from: start }, take);
   const series = [...buckets].toSorted(([a], [b]) => a - b);
   return {
     step: width / 1000,
-    rows,
     points: series.map(([at, [min, mean, max]]) => ({ at, min, mean: tidy(mean), max })),
   };
 }
@@ -285,7 +272,7 @@ async function takeSamples(
   db: Queries,
   { host, metric, container, from, to }: HistoryQuery,
   take: (at: number, summary: Summary) => void,
-): Promise<number> {
+): Promise<void> {
   const range = [host, from, to];
   if (container === null) {
     const found = await db.all<{ at: number; value: number | null }>(
@@ -293,7 +280,7 @@ async function takeSamples(
       range,
     );
     for (const { at, value } of found) if (value !== null) take(at, [value, value, value, 1]);
-    return found.length;
+    return;
   }
   const found = await db.all<{ at: number; containers: string }>(
     "SELECT at, containers FROM workload_samples WHERE host = $1 AND at >= $2 AND at < $3",
@@ -305,7 +292,6 @@ async function takeSamples(
     ];
     if (value !== null && value !== undefined) take(row.at, [value, value, value, 1]);
   }
-  return found.length;
 }
 
 function columnOf(series: ContainerSeries): number {
