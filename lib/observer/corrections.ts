@@ -1,9 +1,9 @@
-// Follows a file to which an overseer appends its corrections, one a line; each becomes an operation once.
+// Follows a file to which an overseer appends corrections, one a line; each becomes an operation once.
 //
-// Where it was read to is kept in corrections.json, which is written after the log. Each line gets an id from its file's generation, its
-// offset and its text, and the log takes an id once: killed between recording and remembering, it reads again and adds nothing.
-// What the file may do meanwhile (half a line, rotation, truncation): see lib/cursor.ts. A file that is saved anew by an editor
-// counts as another one, unless it begins with all that was read of it.
+// corrections.json has the position and is written after the log. A line's id is made of its file's generation, its offset and its text,
+// and the log takes each id once: after a kill between the two writes the lines are read again and nothing is added.
+// lib/cursor.ts handles half a line, rotation and truncation. A file that an editor saves anew counts as another one,
+// unless it begins with all that was read of the former.
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -13,23 +13,23 @@ import { writeWhole } from "../files.ts";
 import { type Operation, readOperation } from "./operation.ts";
 
 const STATE_FILE = "corrections.json";
-/** Of a longer line only the beginning is taken. */
+/** A longer line is cut. */
 const LONGEST_LINE = 1 << 20;
-/** So much is recorded at once, in lines and in bytes. */
+/** Limits of what is recorded at once. */
 const MOST_LINES = 500;
 const MOST_BYTES = 2 << 20;
-/** Clocks of file systems go in steps of some milliseconds. */
+/** File systems count time in steps of some milliseconds. */
 const CLOCK_MS = 100;
 
 const State = v.object({ files: v.array(Position) });
 
-/** What 0.1.0 left: of each file its inode, and hashes of the bytes before the offset. */
+/** The state that 0.1.0 wrote. */
 const OldState = v.object({
   current: v.nullable(v.number()),
   files: v.array(
     v.object({
       ...v.pick(Position, ["inode", "generation", "offset", "head", "tail"]).entries,
-      /** It is left alone. */
+      /** The file is no longer read. */
       done: v.boolean(),
     }),
   ),
@@ -37,19 +37,18 @@ const OldState = v.object({
 
 interface CorrectionsOptions {
   path: string;
-  /** Where corrections.json lies; null remembers nothing across restarts. */
+  /** The folder of corrections.json; null keeps the position in memory only. */
   folder: string | null;
-  /** Records operations that were not recorded yet. */
+  /** Records the operations whose ids are new. */
   record: (operations: Operation[]) => Promise<void>;
 }
 
-/** During a pass: signs of life, and whether it has to end. */
+/** `alive` is called after each batch; `signal` ends the pass. */
 interface Pass {
   alive?: () => void;
   signal?: AbortSignal;
 }
 
-/** The one who follows. */
 export class Corrections {
   #options: CorrectionsOptions;
   #cursor: Cursor;
@@ -62,17 +61,17 @@ export class Corrections {
     this.#cursor.positions = folder === null ? [] : readState(join(folder, STATE_FILE));
   }
 
-  /** Takes what is new. Throws when a file can't be read, or the log not be written: a later pass goes on from there. */
+  /** Records the new lines. @throws when a file can't be read or the log can't be written; the next pass continues there. */
   async pass({ alive = () => {}, signal }: Pass = {}): Promise<void> {
     let operations: Operation[] = [];
     let bytes = 0;
     await this.#cursor.read({
       signal,
       begin: () => {
-        // What lies beside the file at the very first look is older.
+        // Files that lie beside it at the first pass are older: they are not read.
         if (this.#cursor.positions.length === 0)
           this.#cursor.positions = [partialPosition({ offset: 0, generation: 0, mtime: Date.now() - CLOCK_MS })];
-        // A new file's generation is remembered before it is part of an id.
+        // A new file's generation is saved before it becomes part of an id.
         this.#save();
       },
       visit: (line) => {
@@ -121,10 +120,10 @@ function isBlank({ bytes, start, end }: Line): boolean {
   return bytes.subarray(start, end).every((byte) => byte <= 0x20);
 }
 
-/** A correction as an operation: a line of JSON keeps its fields, any other is text. It counts as a success unless it says otherwise. */
+/** A correction as an operation: a JSON object keeps its fields, any other line is text. It is a success unless it says otherwise. */
 function operationOf({ bytes, start, end, generation, offset }: Line): Operation {
   const id = `correction:${generation}:${offset}:${Bun.hash.wyhash(bytes.subarray(start, end)).toString(16)}`;
-  // Zeros are where a power cut took something.
+  // A power cut may leave zeros.
   const text = bytes
     .toString("utf8", start, end)
     .replace(/^[\0\uFEFF]+/, "")

@@ -1,15 +1,15 @@
 // The observer's log of operations: JSON lines, appended and synced before anything is counted or answered.
 //
-//   ops.jsonl            what is being written
-//   ops.000001.jsonl …   full segments, oldest first; nothing reads them but `check`, `tail` and people
-//   snapshot.json        what is known of all full segments, so that a start reads only ops.jsonl
+//   ops.jsonl            the segment that is being written
+//   ops.000001.jsonl …   full segments, oldest first; only `check` and `tail` read them
+//   snapshot.json        the figures of all full segments, so that a start reads only ops.jsonl
 //
-// Rotation: everything under way is awaited, the snapshot is written beside its place and renamed (it says which file, by inode and hashes,
-// it covers up to which byte, and under which number that goes), then the log is renamed. Killed in between, or when the rename
-// fails, the next start finds a log that is covered up to there and reads only what came after; being full, it is rotated soon.
-// Without a snapshot, or with a broken one, all segments are read.
+// Rotation waits for the writes under way, replaces the snapshot, then renames the log. The snapshot has the number of the new segment,
+// and which file it covers (by inode and hashes) up to which byte. After a kill in between, or a failed rename, the next start finds
+// that the snapshot covers the log up to that byte and reads only the rest; the log is still full, so it is rotated soon.
+// Without a valid snapshot a start reads all segments.
 //
-// A line that was torn by a power cut is closed at the start, so that what is counted now is what is counted next time.
+// A start ends a line that a power cut tore with a line break, so that each start counts the same lines.
 
 import {
   closeSync,
@@ -35,46 +35,46 @@ import { type Operation, isRecorded, readOperation } from "./operation.ts";
 
 const NEWLINE = 0x0a;
 const SNAPSHOT_VERSION = 1;
-/** More than any line that was taken: a body of 4 MiB can become 19 MiB of JSON, since `1e20` is written with all its zeros. */
+/** Longer than any recorded line: a body of 4 MiB can become 19 MiB of JSON, since `1e20` is written with all its zeros. */
 export const LONGEST_LINE = 32 << 20;
 
-/** Whoever keeps figures of what is in the log. */
+/** The figures that follow from the log. */
 export interface Books {
-  /** Counts an operation that is in the log; `length`: characters of its line. */
+  /** Counts an operation of the log. `length`: characters of its line. */
   apply(operation: Operation, length: number): void;
-  /** All that is to be known of what was applied, as JSON. */
+  /** The figures as JSON, for a snapshot. */
   save(): unknown;
-  /** Takes over what `save` gave. @throws Error when it is not that. */
+  /** Replaces the figures by those of `save`. @throws Error when `state` is invalid. */
   restore(state: unknown): void;
-  /** Forgets everything. */
+  /** Sets all figures back to zero. */
   reset(): void;
 }
 
 interface OpLogOptions {
-  /** `…/ops.jsonl`; null keeps nothing. */
+  /** `…/ops.jsonl`; null writes no log. */
   path: string | null;
   rotateBytes: number;
   durability: Durability;
   books: Books;
-  /** A line that is no operation: its file, its number there, why. */
+  /** Called for each line that is not an operation, with its file, its number there, and the reason. */
   malformed: (file: string, line: number, reason: string) => void;
 }
 
-/** What a start read. */
+/** The lines that a start read. */
 export interface Opened {
   applied: number;
   malformed: number;
-  /** Full segments that were not read, because the snapshot knows them. */
+  /** Full segments that were not read, because the snapshot covers them. */
   skipped: number;
-  /** The number of the last segment that it knows and that was renamed; 0 without a snapshot. */
+  /** The number of the last renamed segment that the snapshot covers; 0 without a snapshot. */
   covered: number;
 }
 
 const Snapshot = v.object({
   version: v.literal(SNAPSHOT_VERSION),
-  /** All segments up to this number. */
+  /** It covers all segments up to this number. */
   covers: v.number(),
-  /** The last of them, as it was before its rename, and how long; hashes of its first and last bytes, which 0.1.0 did not keep. */
+  /** Of the last one: its inode, its length, and hashes of its first and last bytes. 0.1.0 wrote no hashes. */
   inode: v.number(),
   bytes: v.number(),
   head: v.optional(v.string(), ""),
@@ -82,7 +82,7 @@ const Snapshot = v.object({
   state: v.unknown(),
 });
 
-/** The log, open. Errors of `record` are those of the file system, with their `code`. */
+/** The open log. */
 export class OpLog {
   #options: OpLogOptions;
   #journal: Journal | null;
@@ -90,7 +90,7 @@ export class OpLog {
   /** The number of the last segment. */
   #covered = 0;
   #underWay = 0;
-  /** Set while the log rotates: nobody appends meanwhile. */
+  /** Set while the log rotates: `record` waits for it. */
   #rotating: Promise<void> | null = null;
   #idle: (() => void) | null = null;
 
@@ -99,7 +99,7 @@ export class OpLog {
     this.#journal = journal;
   }
 
-  /** Reads what there is and opens the log for more. */
+  /** Reads the log and opens it for appending. */
   static async open(options: OpLogOptions): Promise<{ log: OpLog; opened: Opened }> {
     const { path } = options;
     if (path === null)
@@ -117,7 +117,7 @@ export class OpLog {
     return { log, opened };
   }
 
-  /** Records operations, all or none; resolves when they are durable and counted. */
+  /** Records all of the operations or none; resolves when they are durable and counted. @throws the file system's error. */
   async record(operations: readonly Operation[]): Promise<void> {
     const { books } = this.#options;
     const lines = operations.map((operation) => JSON.stringify(operation));
@@ -141,12 +141,12 @@ export class OpLog {
     return this.#journal !== null && this.#bytes >= this.#options.rotateBytes;
   }
 
-  /** Changes when it counts as full. */
+  /** Changes the size at which the log is full. */
   set rotateBytes(bytes: number) {
     this.#options.rotateBytes = bytes;
   }
 
-  /** Begins a new segment. Whoever records meanwhile waits. */
+  /** Begins a new segment. `record` waits meanwhile. */
   async rotate(): Promise<void> {
     const { path } = this.#options;
     if (path === null || this.#rotating) return;
@@ -156,7 +156,7 @@ export class OpLog {
       while (this.#underWay > 0) await new Promise<void>((idle) => (this.#idle = idle));
       this.#idle = null;
       if (!existsSync(path)) return;
-      // Also where the segments were packed away: one that is put back must not be taken for a new one.
+      // A number is never used twice, not even when the old segments were moved away: they may come back.
       const number = Math.max(segmentsOf(path).at(-1)?.number ?? 0, this.#covered) + 1;
       const state = this.#options.books.save();
       const { inode, offset: bytes, head, tail } = endOf(path);
@@ -172,14 +172,14 @@ export class OpLog {
     }
   }
 
-  /** Waits for what is under way, and closes. */
+  /** Waits for the writes under way, and closes the log. */
   async close(): Promise<void> {
     await this.#journal?.close();
   }
 }
 
 /** A full segment. */
-export interface Segment {
+interface Segment {
   number: number;
   path: string;
 }
@@ -208,7 +208,7 @@ function snapshotPath(path: string): string {
   return join(dirname(path), "snapshot.json");
 }
 
-/** Reads what the books need: the snapshot and what came after it, else everything. Leaves all as it is. */
+/** Brings the books up to date: reads the snapshot and the lines after it, or else all segments. Writes nothing. */
 export async function readAll(
   path: string,
   { books, malformed }: Pick<OpLogOptions, "books" | "malformed">,
@@ -230,7 +230,7 @@ export async function readAll(
   return opened;
 }
 
-/** Reads one file of operations, from a byte on at which a line begins, line by line with flat memory. */
+/** Reads one file line by line, in constant memory. `from`: the byte at which a line begins. */
 export async function readLog(
   file: string,
   apply: (operation: Operation, length: number) => void,
@@ -257,7 +257,7 @@ export async function readLog(
   return seen;
 }
 
-/** A line's operation, with what is left out where somebody else wrote it; or what is wrong with it. */
+/** A line's operation, or the reason why it is none. Completes a line that another program wrote. */
 export function operationOf(value: unknown): Operation | string {
   if (isRecorded(value)) return value;
   const read = readOperation(value, Date.now());
@@ -265,7 +265,7 @@ export function operationOf(value: unknown): Operation | string {
   return read.broken.map(({ field, error }) => (field === "" ? error : `${field}: ${error}`)).join("; ");
 }
 
-/** Takes over the snapshot. Gives up to which segment all is known, and up to which byte of the log: 0 unless it was not renamed. */
+/** Restores the books from the snapshot. It covers the segments up to `covered`, and a log that was not renamed up to byte `from`. */
 function restore(path: string, books: Books): { covered: number; from: number } {
   const file = snapshotPath(path);
   if (!existsSync(file)) return { covered: 0, from: 0 };
@@ -275,7 +275,7 @@ function restore(path: string, books: Books): { covered: number; from: number } 
     const here = existsSync(segmentPath(path, covers)) ? null : openFile(path);
     if (here === null) return { covered: covers, from: 0 };
     try {
-      // A log that was copied has another inode: what is in it tells.
+      // A copied log has another inode, so the hashes decide when there are any.
       const known =
         (tail !== "" || startOf(here).inode === inode) && fits(here, partialPosition({ offset: bytes, head, tail }));
       return { covered: covers, from: known ? bytes : 0 };
@@ -288,7 +288,7 @@ function restore(path: string, books: Books): { covered: number; from: number } 
   }
 }
 
-/** How much there is of a log that nothing is appended to. */
+/** The end of a file to which nothing is being appended. @throws Error when it is missing. */
 export function endOf(path: string): Position {
   const fd = openFile(path);
   if (fd === null) throw new Error(`read "${path}": it is missing`);
@@ -299,7 +299,7 @@ export function endOf(path: string): Position {
   }
 }
 
-/** Ends a last line that has no line break: it counts from now on as what it is. */
+/** Appends a line break to a last line without one. */
 function closeTornLine(path: string): void {
   if (!existsSync(path)) return;
   const fd = openSync(path, constants.O_RDWR | constants.O_APPEND);

@@ -1,9 +1,9 @@
-// An operation: what somebody carried out, and how it went. Read once, where it comes in; trusted from there on.
+// An operation: what was called, and how it went. It is validated once, where it comes in, and trusted from there on.
 //
-// Unknown fields are kept. Names that other programs use for the same thing are understood: `ok` for `success`,
-// `audit_duration_ms` for `duration_ms`, `one_liner` for `output_summary`; where both are given, the real name counts.
+// Unknown fields are kept. Three fields have a second name that other programs use: `ok` for `success`, `audit_duration_ms` for
+// `duration_ms`, `one_liner` for `output_summary`; where both are given, the first name counts.
 //
-// The fields are checked by hand because an observer does little else: with valibot that took five times as long.
+// The fields are checked by hand because most of the observer's time goes into it: valibot took five times as long.
 
 import { DEEPEST, isNestedDeeper } from "../json.ts";
 import type { BrokenField } from "../refusal.ts";
@@ -14,10 +14,10 @@ export type Source = (typeof SOURCES)[number];
 
 const LONGEST_ID = 256;
 const LONGEST_ENDPOINT = 4096;
-/** Clocks may be this far apart. */
+/** A timestamp may be this far ahead of our clock. */
 const CLOCK_MS = 60_000;
 
-/** An operation as it is recorded; what was not given is left out, unknown fields are kept. */
+/** An operation as it is recorded. */
 export interface Operation {
   id?: string;
   /** RFC 3339. */
@@ -39,15 +39,15 @@ export interface Operation {
   rescue_attempted?: boolean;
   rescue_succeeded?: boolean;
   task_class?: string;
-  /** When it came in, of one whose timestamp lies ahead of that. */
+  /** When it came in; set only when `timestamp` is later than that. */
   observed_at?: string;
   [unknown: string]: unknown;
 }
 
-/** An operation as it is given: checked, with nothing filled in yet. */
+/** A checked operation without defaults. */
 type Given = Partial<Operation> & { ok?: boolean; audit_duration_ms?: number; one_liner?: string };
 
-/** What is wrong with a value that is not null, or null. */
+/** Returns what is wrong with a value that is not null; null when it is valid. */
 type Check = (value: unknown) => string | null;
 
 const text: Check = (value) => (typeof value === "string" ? null : "expected text");
@@ -94,8 +94,8 @@ const FIELDS = {
 const CHECKS = new Map<string, Check>(Object.entries(FIELDS));
 
 /**
- * Reads an operation and fills in what was left out: `timestamp` is now, `source` is `mcp`; without `success` it is one unless
- * there is an `error`.
+ * Validates an operation and fills in defaults: `timestamp` is now, `source` is `mcp`, `success` is true unless there is an
+ * `error`.
  * @param now milliseconds since 1970.
  * @returns the operation, or every field that is wrong.
  */
@@ -124,13 +124,13 @@ function isTime(value: unknown): boolean {
   return typeof value === "string" && /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d/.test(value) && !Number.isNaN(Date.parse(value));
 }
 
-/** Fields that `completed` decides on one by one, and names that would reach for a prototype. */
+/** Fields that `completed` sets one by one, and names that would reach the prototype. */
 const DECIDED = new Set([
   ..."id timestamp endpoint source success ok duration_ms audit_duration_ms output_summary one_liner error".split(" "),
   ..."input_summary __proto__ prototype constructor".split(" "),
 ]);
 
-/** What was left out filled in, other names for the same thing put right, known fields that are null left out. */
+/** Fills in defaults, replaces second names, drops known fields that are null. */
 function completed(given: Given, now: number): Operation {
   const { id, timestamp, endpoint, source, success, ok, error } = given;
   const failed = typeof error === "string" && error.trim() !== "";
@@ -153,15 +153,15 @@ function completed(given: Given, now: number): Operation {
 }
 
 /**
- * When it was carried out, in milliseconds since 1970: never later than it came in, also when the log is read again later. Otherwise
- * one that lies ahead would make all that follow look like the end of a silence.
+ * The time of an operation, in milliseconds since 1970: never later than it came in, also when the log is read again. Otherwise a
+ * timestamp in the future would make every later failure look like the first after a silence.
  */
 export function timeOf({ timestamp, observed_at }: Operation): number {
   const observed = typeof observed_at === "string" ? Date.parse(observed_at) : Number.NaN;
   return Math.min(Date.parse(timestamp), Number.isNaN(observed) ? Date.now() : observed, Date.now());
 }
 
-/** Whether a value is an operation as this program records them: for reading back what was written, three times as quick. */
+/** Whether a value from the log is an operation as `readOperation` returns it. Three times as fast as validating it again. */
 export function isRecorded(value: unknown): value is Operation {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return false;
   const given = value as Record<keyof typeof FIELDS, unknown>;

@@ -1,8 +1,8 @@
-// Playbooks: what works, of each endpoint that succeeded often enough among the newest operations.
+// Playbooks: what works for each endpoint that succeeded often enough among the newest operations.
 //
-// A configuration is what an operation names in short fields besides its texts: who (staffer_id), what kind (task_class, role, …),
-// with what (a model, a version, any field of one's own). Where one value of a field keeps failing while another one works for
-// the same endpoint, that is named: it is the refinement a playbook proposes.
+// An operation's short fields are its configuration: who (staffer_id), what kind (task_class, role, …), with what (a model, a
+// version, any unknown field). When one value of a field mostly fails and another mostly works for the same endpoint, the
+// playbook proposes the second one as a refinement.
 
 import { join } from "node:path";
 import { writeWhole } from "../files.ts";
@@ -10,27 +10,26 @@ import { inSlices } from "../loop.ts";
 import type { Operation } from "./operation.ts";
 import { shapeOf } from "./fingerprint.ts";
 
-/** What works for an endpoint. */
 export interface Playbook {
   endpoint: string;
-  /** Operations looked at, and how many of them succeeded. */
+  /** Operations of the endpoint, and how many of them succeeded. */
   count: number;
   successes: number;
   /** 0 to 1. */
   success_rate: number;
-  /** Of those that succeeded, in milliseconds. */
+  /** Durations of the successes, in milliseconds. */
   p50_ms: number;
   p95_ms: number;
-  /** The commonest inputs of those that succeeded, without their numbers, ids and names. */
+  /** The commonest shapes of the successes' inputs (see fingerprint.ts). */
   input_shapes: { shape: string; count: number }[];
-  /** Fields whose commonest value is another one among the failures. */
+  /** Fields whose commonest value differs between successes and failures. */
   changed: { field: string; in_successes: string; in_failures: string }[];
   refinements: Refinement[];
-  /** RFC 3339: the newest operation looked at. */
+  /** RFC 3339: the newest operation. */
   last_at: string;
 }
 
-/** A value that keeps failing while another works. */
+/** A value that mostly fails while another mostly works. */
 interface Refinement {
   field: string;
   failing: { value: string; failures: number; count: number };
@@ -38,22 +37,22 @@ interface Refinement {
   text: string;
 }
 
-/** So many successes make a playbook. */
+/** An endpoint with fewer successes has no playbook. */
 const ENOUGH = 5;
 const SHAPES = 3;
-/** Values of a field that are looked at: one with more of them (an id) is no configuration. */
+/** A field with more values (such as an id) or a longer value is not configuration. */
 const MOST_VALUES = 20;
 const LONGEST_VALUE = 64;
-/** A value keeps failing, or works, when it was tried so often and fails, or succeeds, in such a share. */
+/** A value mostly fails, or works, when it was tried at least so often and this share failed, or succeeded. */
 const TRIED = 3;
 const MOSTLY = 0.8;
 
-/** Writes all playbooks into a folder, in place of the former ones. */
+/** Replaces playbooks.jsonl in a folder. */
 export function writePlaybooks(folder: string, playbooks: Playbook[]): void {
   writeWhole(join(folder, "playbooks.jsonl"), playbooks.map((playbook) => `${JSON.stringify(playbook)}\n`).join(""));
 }
 
-/** Fields that are no configuration: what happened, when, how long, and texts. */
+/** Fields that are not configuration. */
 const NOT_CONFIGURATION = new Set([
   "id",
   "timestamp",
@@ -72,7 +71,7 @@ const NOT_CONFIGURATION = new Set([
 ]);
 
 /**
- * The playbooks that operations give, the most used endpoint first. Made in slices.
+ * The playbooks of some operations, the most used endpoint first. Works in slices.
  * @param alive is called at the end of each slice.
  */
 export async function playbooksOf(operations: Iterable<Operation>, alive?: () => void): Promise<Playbook[]> {
@@ -152,9 +151,9 @@ function isPlain(value: unknown): value is string | number | boolean {
 function changesOf(outcomes: { field: string; values: Outcome[] }[]): Playbook["changed"] {
   return outcomes.flatMap(({ field, values }) => {
     const best = most(values, ({ successes }) => successes);
-    const worst = most(values, ({ failures }) => failures);
-    if (best.successes === 0 || worst.failures === 0 || best.value === worst.value) return [];
-    return [{ field, in_successes: best.value, in_failures: worst.value }];
+    const failing = most(values, ({ failures }) => failures);
+    if (best.successes === 0 || failing.failures === 0 || best.value === failing.value) return [];
+    return [{ field, in_successes: best.value, in_failures: failing.value }];
   });
 }
 

@@ -1,14 +1,13 @@
-// The newest operations of a log, and what is recorded from then on, across its rotations. For whoever looks from outside.
+// Follows a log from another process: its newest operations, then those that are recorded later, across rotations.
 
 import { Cursor, partialPosition } from "../cursor.ts";
 import { parseLine } from "../replay.ts";
 import { LONGEST_LINE, endOf, operationOf, readLog, segmentsOf } from "./op-log.ts";
 import type { Operation } from "./operation.ts";
 
-/** Clocks of file systems go in steps of some milliseconds. */
+/** File systems count time in steps of some milliseconds. */
 const CLOCK_MS = 100;
 
-/** Reads on from where it stopped. */
 export class LogTail {
   #path: string;
   #cursor: Cursor;
@@ -18,16 +17,16 @@ export class LogTail {
     this.#cursor = new Cursor({ path, numberInside: true, longest: LONGEST_LINE });
   }
 
-  /** The newest operations, oldest first; reading goes on behind them. */
+  /** The newest operations, oldest first; `read` continues after them. */
   async newest(limit: number): Promise<Operation[]> {
     const segment = segmentsOf(this.#path).at(-1);
-    // The log may be renamed at any moment: what comes after this segment is found by its number.
+    // The log may be renamed at any moment; the cursor finds the segments after this one by their numbers.
     this.#cursor.positions = [
       segment ? endOf(segment.path) : partialPosition({ offset: 0, mtime: Date.now() - CLOCK_MS }),
     ];
     const last = newestOnly(limit);
     await this.read((operation) => last.add(operation));
-    // A segment may just have begun.
+    // After a rotation the log is short: the rest comes from the last full segment.
     if (last.all.length >= limit || !segment) return last.all;
     const before = newestOnly(limit - last.all.length);
     await readLog(
@@ -38,7 +37,7 @@ export class LogTail {
     return [...before.all, ...last.all];
   }
 
-  /** Hands over what was recorded since. */
+  /** Passes on the operations that were recorded since the last call. */
   read(each: (operation: Operation) => void): Promise<void> {
     return this.#cursor.read({
       visit(line) {

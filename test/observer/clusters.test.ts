@@ -1,4 +1,4 @@
-// The observer under more than it can understand at once: its steps take their time, and requests get theirs.
+// Clusters under load: long work runs in slices, and requests are answered meanwhile.
 
 import { expect, test } from "bun:test";
 import { Clusters } from "../../lib/observer/clusters.ts";
@@ -31,7 +31,7 @@ test("requests are answered while playbooks are made of long texts", async () =>
   });
 });
 
-test("too many failures that wait aren't sorted all at once, and none is left out", async () => {
+test("a full queue of failures is sorted in small parts, and each failure is counted", async () => {
   const clusters = new Clusters(RULES);
   for (const failure of failures(25_000)) clusters.add(failure);
   expect(clusters.waiting).toBeLessThan(20_000);
@@ -40,7 +40,7 @@ test("too many failures that wait aren't sorted all at once, and none is left ou
   expect(clusters.list().map(({ count }) => count)).toEqual([25_000]);
 });
 
-test("whoever brings failures quicker than they are sorted waits", async () => {
+test("recording waits while failures come faster than they are sorted", async () => {
   const ledger = new Ledger(new Clusters(RULES));
   const books = { path: null, rotateBytes: 1, durability: "os", books: ledger, malformed: () => {} } as const;
   const { log } = await OpLog.open(books);

@@ -168,7 +168,7 @@ describe("a file that grows", () => {
     expect(lab.recorded()[1]!["note"]).toBe("größer 漢字 🦊");
   });
 
-  test("identical lines count each, across a restart and a kill too", async () => {
+  test("each of several identical lines counts, also across a restart and a kill", async () => {
     await using lab = new Lab();
     writeFileSync(lab.file, "use b, not a\n".repeat(3));
     await lab.start();
@@ -220,7 +220,7 @@ describe("a file that is renamed", () => {
     await lab.numbers(...numbers(0, 15), 20, 21);
   });
 
-  test("identical lines of the new one count each", async () => {
+  test("each of several identical lines of the new one counts", async () => {
     await using lab = new Lab();
     writeFileSync(lab.file, "same\n".repeat(3));
     await lab.start();
@@ -289,7 +289,7 @@ describe("a file that is renamed", () => {
   });
 });
 
-test("what is put beside it while it stays where it is, is none of its own", async () => {
+test("a file that appears beside it, while it stays in place, is not read", async () => {
   await using lab = await Lab.thatRead(10);
   writeFileSync(lab.beside("corrections.jsonl.1"), "");
   await lab.looked();
@@ -540,7 +540,7 @@ test("killed 40 times at any moment, while lines come and the file is renamed: e
   console.log(`killed 40 times: ${next} lines, each once`);
 }, 500_000);
 
-test("a correction nested too deep is kept as text, and those after it are taken", async () => {
+test("a correction nested too deep is kept as text, and those after it are recorded", async () => {
   await using lab = new Witness();
   const file = lab.folder.at("corrections.jsonl");
   writeFileSync(file, `{"more":${"[".repeat(DEPTH)}${"]".repeat(DEPTH)}}\n{"endpoint":"next"}\n`);

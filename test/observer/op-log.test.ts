@@ -19,7 +19,7 @@ import { isRoot } from "../e2e/disk.ts";
 import { ROOT, runRole, until } from "../kit.ts";
 import { type Op, Witness, failure, lines } from "./kit.ts";
 
-test("lines of the log that somebody else wrote are completed, or skipped as malformed", async () => {
+test("lines that another program wrote into the log are completed, or skipped as malformed", async () => {
   await using lab = new Witness();
   const line = { timestamp: "2026-01-31T12:00:00Z", endpoint: "x", source: "mcp", success: false, duration_ms: 1 };
   const lines = [
@@ -53,7 +53,7 @@ test("lines of the log that somebody else wrote are completed, or skipped as mal
   expect(shown.stdout.split("\n").length - 1).toBe(total);
 });
 
-test("a log in whose place something else lies makes it unhealthy until it is gone", async () => {
+test("something else at the path of the log makes the observer unhealthy until it is removed", async () => {
   await using lab = await Witness.start();
   const told = async () => (await lab.post("/observer/event", `{"endpoint":"x"}`)).status;
   const health = async () => (await fetch(`${lab.url}/observer/health`)).status;
@@ -147,7 +147,7 @@ describe("the log", () => {
     }
   });
 
-  test("rotates at a few kilobytes, too, and a window and a cool-down of seconds are taken, as a trial wants them", async () => {
+  test("rotates at a few kilobytes, and takes a window and a cooldown of seconds", async () => {
     await using witness = await Witness.start({
       more: "rotate_mb: 0.01\nwindow_minutes: 0.05\ncooldown_hours: 0.001",
     });
@@ -155,7 +155,7 @@ describe("the log", () => {
     await until("a segment", () => segments(witness).length > 0);
   });
 
-  test("a rotation that was cut off after its snapshot is made up for, and nothing is counted twice", async () => {
+  test("after a kill between the snapshot and the rename nothing is counted twice", async () => {
     await using witness = await Witness.start({ more: "rotate_mb: 1" });
     const large = () =>
       Array.from({ length: 100 }, () => ({ endpoint: "e", success: true, input_summary: "x".repeat(4000) }));
@@ -221,7 +221,7 @@ describe("the log", () => {
   });
 });
 
-test("valid, corrupt, valid lines: two applied, one said, the file untouched; check names the line", async () => {
+test("valid, corrupt, valid lines: two applied, one logged, the file unchanged; check names the line", async () => {
   await using witness = new Witness();
   mkdirSync(witness.data);
   const text = `{"endpoint":"a","success":true}\n{"endpoint":"a","succ\n{"endpoint":"b","success":false,"error":"x"}\n`;
@@ -251,7 +251,7 @@ test("JSON that is no operation is skipped and counted as well; a torn last line
   expect(readFileSync(witness.log, "utf8")).toContain('{"endpoint":"whole","success":true}\n{"timestamp"');
 });
 
-test("a log that somebody else appends to, or takes away, harms nothing", async () => {
+test("a log that another program appends to, or removes, does no harm", async () => {
   await using witness = await Witness.start();
   await witness.record({ endpoint: "a", success: true });
   appendFileSync(witness.log, '{"endpoint":"by hand","success":true}\ntorn');

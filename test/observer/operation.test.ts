@@ -75,7 +75,7 @@ describe("an operation is read:", () => {
     expect(operationOf(data)).toStrictEqual(expected);
   });
 
-  test("names that reach for a prototype don't stay", () => {
+  test("names that reach the prototype are dropped", () => {
     const text = '{"endpoint":"deploy","__proto__":{"a":1},"constructor":1,"prototype":2,"toString":3}';
     const operation = operationOf(JSON.parse(text)) as object;
     expect(Object.keys(operation).filter((name) => !Object.hasOwn(READ, name))).toEqual(["toString"]);
@@ -124,7 +124,7 @@ describe("an operation", () => {
     expect((await lab.get<{ total: number }>("/observer/stats")).total).toBe(2);
   });
 
-  test("without an endpoint is told that it is required, alone and in an array", async () => {
+  test("without an endpoint is rejected as incomplete, alone and in an array", async () => {
     await using lab = await Witness.start();
     const error = "endpoint: is required";
     const alone = await lab.post("/observer/event", `{"success":true}`);
@@ -133,7 +133,7 @@ describe("an operation", () => {
     expect(await (await lab.post("/observer/event", `[{}]`)).json()).toMatchObject([{ accepted: false, error }]);
   });
 
-  test("with an endless number is refused", async () => {
+  test("with an infinite number is rejected", async () => {
     await using lab = await Witness.start();
     for (const field of ["duration_ms", "audit_duration_ms", "count"]) {
       const answer = await lab.post("/observer/event", `{"endpoint":"x","${field}":1e999}`);

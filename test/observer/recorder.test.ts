@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { Witness, lines } from "./kit.ts";
 
-test("an array whose operation somebody else is recording waits for that, and nothing is recorded twice or not at all", async () => {
+test("an array with an operation that another request is recording waits for it, and each operation is recorded once", async () => {
   await using witness = await Witness.start();
   const own = Array.from({ length: 200 }, (_, n) => ({ id: `op-${n}`, endpoint: "a", success: true }));
   // Each of them twice at the same time: alone, and within an array with others.

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { until } from "../kit.ts";
 import { type Op, Witness, failure, lines } from "./kit.ts";
 
-test("a review that is a list, or whose figures are one, is refused in words", async () => {
+test("a review that is a list, or has a list as its figures, is rejected with a reason", async () => {
   await using lab = await Witness.start();
   for (const [body, error] of [
     ["[]", "expected a JSON object"],
@@ -97,7 +97,7 @@ describe("reviews", () => {
   }
   const says = (content: string) => Response.json({ choices: [{ message: { role: "assistant", content } }] });
 
-  test("a model is asked at temperature 0, its verdict counts; nonsense, errors and silence leave it to the heuristic", async () => {
+  test("a model is asked at temperature 0 and its verdict counts; after an invalid answer, an error or a timeout the heuristic judges", async () => {
     let answer: () => Response | Promise<Response> = () =>
       says('{"verdict":"reject","confidence":0.9,"notes":"invented"}');
     using llm = server(() => answer());
@@ -191,7 +191,7 @@ describe("reviews", () => {
     expect(await witness.daemon.kill()).toBe(0);
   });
 
-  test("a model that lets one escalation wait in vain is not asked about the others of that pass; each is told before the next", async () => {
+  test("after a timeout the model is not asked again in that pass; each escalation is delivered before the next", async () => {
     let asked = 0;
     using llm = server(() => {
       asked++;

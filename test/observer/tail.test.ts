@@ -51,7 +51,7 @@ test("rotated at once and again after a look at which there was no log", async (
   expect(shown).toEqual(["b", "c", "d", "e"]);
 });
 
-test("rotated while the rest of the former one is read", async () => {
+test("rotated while the rest of the former segment is read", async () => {
   using folder = new Folder();
   const { shown, record, rotate, newest, look } = setUp(folder);
   record("a");
@@ -70,7 +70,7 @@ test("rotated while the rest of the former one is read", async () => {
   expect(shown).toEqual(["a", "b", "c", "d", "e", "f", "g"]);
 });
 
-test("the newest ones come from the segment before, too; more than that many are not shown", async () => {
+test("the newest operations also come from the segment before, and never more than the limit", async () => {
   using folder = new Folder();
   const { shown, record, rotate, newest, look } = setUp(folder);
   record("a", "b");
@@ -83,7 +83,7 @@ test("the newest ones come from the segment before, too; more than that many are
   expect(shown).toEqual(["d", "e"]);
 });
 
-test("none yet, then one; a folder in its place is told by its name", async () => {
+test("no log yet, then one; a folder in its place is named in the error", async () => {
   using folder = new Folder();
   const { tail, shown, record, newest, look } = setUp(folder);
   await newest(3);
