@@ -307,7 +307,7 @@ describe.each(TARGETS)("the collector as %s", (target) => {
 
   test("the folder removed and made again is watched again, oldest first", async () => {
     rmSync(folder.at("drops"), { recursive: true });
-    await daemon.said("drop folder is not there");
+    await daemon.said("drop folder is missing");
     mkdirSync(folder.at("drops.new"));
     for (const n of [3, 1, 2]) {
       const path = folder.at("drops.new", `${9 - n}.json`);

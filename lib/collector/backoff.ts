@@ -1,71 +1,80 @@
-// What failed is tried again after a pause that doubles with each failure; what else there is to do doesn't wait for it.
+// Retries with exponential backoff, a pause for each key (a recipient, a file), so that one that fails delays no other.
 
 import type { Log } from "../log.ts";
 
 const FIRST_MS = 1000;
 const LONGEST_MS = 30_000;
 
-/** Times in milliseconds by `performance.now()`: a clock that is set back must not make a day of a pause of seconds. */
+/** Times in milliseconds by `performance.now()`, which never goes back. */
 interface Pause {
   length: number;
   until: number;
 }
 
-/** The pauses of places that failed, from one pass over all of them to the next. */
+interface BackoffOptions {
+  log: Log;
+  /** The name of the keys in the log. */
+  field: string;
+  /** Logged when keys fail. */
+  failing: string;
+  /** Logged when keys work again. */
+  recovered?: string;
+}
+
+/** The pauses of failed keys, from one pass to the next. */
 export class Backoff {
-  #options: { log: Log; field: string; trouble: string; over?: string };
+  #options: BackoffOptions;
   #pauses = new Map<string, Pause>();
   #paused = new Set<string>();
-  #held = new Set<string>();
+  #skipped = new Set<string>();
   #failed = new Map<string, Error>();
 
-  /** `trouble` and `over` are logged when places fail and when they work again, with their names as `field`. */
-  constructor(options: { log: Log; field: string; trouble: string; over?: string }) {
+  constructor(options: BackoffOptions) {
     this.#options = options;
   }
 
-  /** Begins a pass. Places that pause now are held for all of it, also when their time comes before its end. */
+  /** Begins a pass. A key that is paused now stays paused until the pass ends, even if its time comes earlier. */
   begin(): void {
     const now = performance.now();
-    this.#paused = new Set([...this.#pauses].filter(([, { until }]) => now < until).map(([place]) => place));
-    this.#held.clear();
+    this.#paused = new Set([...this.#pauses].filter(([, { until }]) => now < until).map(([key]) => key));
+    this.#skipped.clear();
     this.#failed.clear();
   }
 
-  /** Whether a place still pauses. */
-  holds(place: string): boolean {
-    if (!this.#paused.has(place)) return false;
-    this.#held.add(place);
+  /** Whether to skip a key in this pass. */
+  skips(key: string): boolean {
+    if (!this.#paused.has(key)) return false;
+    this.#skipped.add(key);
     return true;
   }
 
-  /** Notes that a place failed in this pass. */
-  failed(place: string, error: Error): void {
-    if (!this.#failed.has(place)) this.#failed.set(place, error);
+  /** Notes that a key failed in this pass. */
+  failed(key: string, error: Error): void {
+    if (!this.#failed.has(key)) this.#failed.set(key, error);
   }
 
-  /** Ends a pass. Gives when places are tried again, in milliseconds from now. */
+  /** Ends a pass. Returns when to retry each key, in milliseconds from now. */
   end(): number[] {
-    const { log, field, trouble, over } = this.#options;
+    const { log, field, failing, recovered } = this.#options;
     const now = performance.now();
-    const well = [...this.#pauses.keys()].filter((place) => !this.#failed.has(place) && !this.#held.has(place));
-    for (const place of well) this.#pauses.delete(place);
-    if (over !== undefined && well.length > 0) log.info(over, { [field]: some(well) });
-    for (const place of this.#failed.keys()) {
-      const length = Math.min(2 * (this.#pauses.get(place)?.length ?? FIRST_MS / 2), LONGEST_MS);
-      this.#pauses.set(place, { length, until: now + length });
+    const well = [...this.#pauses.keys()].filter((key) => !this.#failed.has(key) && !this.#skipped.has(key));
+    for (const key of well) this.#pauses.delete(key);
+    if (recovered !== undefined && well.length > 0) log.info(recovered, { [field]: some(well) });
+    for (const key of this.#failed.keys()) {
+      const length = Math.min(2 * (this.#pauses.get(key)?.length ?? FIRST_MS / 2), LONGEST_MS);
+      this.#pauses.set(key, { length, until: now + length });
     }
-    // One line for all places: a full disk is one trouble, however many inboxes it concerns.
+    // One line for all keys: a full disk is one problem, however many inboxes it concerns.
     const [error] = this.#failed.values();
     if (error) {
-      const shortest = Math.min(...[...this.#failed.keys()].map((place) => this.#pauses.get(place)!.length));
-      log.error(trouble, { [field]: some([...this.#failed.keys()]), retry_in_seconds: shortest / 1000, error });
+      const keys = [...this.#failed.keys()];
+      const shortest = Math.min(...keys.map((key) => this.#pauses.get(key)!.length));
+      log.error(failing, { [field]: some(keys), retry_in_seconds: shortest / 1000, error });
     }
     return [...this.#pauses.values()].map(({ until }) => Math.max(0, until - now));
   }
 }
 
-/** A few of many names. */
 function some(names: string[]): string {
   return names.length > 5 ? `${names.slice(0, 5).join(", ")} and ${names.length - 5} more` : names.join(", ");
 }

@@ -1,15 +1,16 @@
 // The drop folder: every `*.json` in it becomes an inbox line, or a dead letter with its reason.
 //
-// The scan is the truth, the watch only a hint to scan now. A scan is one pass, oldest file first, and each file goes one way:
+// The scan decides; the watch only says when to scan. A scan is one pass, oldest file first, and each file takes one way:
 //
-//   seen → judged → delivered (durable) → removed    an event's id is derived from name, content and mtime, so a crash
+//   found → judged → delivered (durable) → deleted   an event's id is derived from name, content and mtime, so a crash
 //                                                    between the last two doesn't deliver it again
-//   refused, and still for settle_ms         → `.dead-letter/NAME` beside `NAME.reason`
+//   invalid, and unchanged for settle_ms     → `.dead-letter/NAME` beside `NAME.reason`
 //   not a regular file                       → the same at once, never opened or followed
-//   the inbox can't be written               → stays, tried again with backoff; drops for others don't wait for it
-//   changed just now, and Syncthing is here  → stays for ARRIVAL_MS: Syncthing renames first and sets the mtime then, and
-//                                              brings the file again, with that mtime, when it is killed in between. A file
-//                                              that came without it is remembered by name and content alone: the same with
+//   the inbox can't be written               → stays, retried with backoff; drops for other recipients don't wait
+//   changed while it is read                 → stays for ARRIVAL_MS
+//   changed just now, in a Syncthing folder  → the same: Syncthing renames a file into place, then sets its mtime; killed in
+//                                              between, it brings the file again with that mtime. A file that
+//                                              came without a set mtime is also remembered by name and content: the same with
 //                                              an mtime from before that delivery is the same drop
 
 import { type FSWatcher, existsSync, lstatSync, readdirSync, statSync, unlinkSync, watch } from "node:fs";
@@ -18,23 +19,23 @@ import { holdAlone, makeFolder } from "../files.ts";
 import type { InboxWriter } from "../inbox.ts";
 import type { Log } from "../log.ts";
 import { Backoff } from "./backoff.ts";
-import { bury, joined } from "./dead-letter.ts";
-import { type Drop, type Entry, type Judgement, isStill, judge } from "./drop.ts";
+import { joined, moveToDeadLetters } from "./dead-letter.ts";
+import { type Drop, type Entry, type Judgement, isSameDrop, judge } from "./drop.ts";
 
-/** Files in hand at once: their events share a sync. */
+/** Files handled at once: their events share a sync. */
 const BATCH = 256;
-/** How often a folder that isn't there is looked for. */
+/** How often to look for a folder that is missing. */
 const MISSING_POLL_MS = 1000;
-/** In a folder with this mark, or below one, Syncthing puts files. */
+/** Marks a folder that Syncthing synchronizes. */
 const SYNCTHING_MARK = ".stfolder";
-/** So long a file that Syncthing may just have renamed into place is left alone: it gets its mtime only then. */
+/** How long to wait for a file that just changed. */
 const ARRIVAL_MS = 200;
 
 interface DropFolderOptions {
   path: string;
-  /** The collector's own folder; a lock in it keeps other collectors away from this drop folder. */
+  /** The collector's own folder, for the lock on this drop folder. */
   stateFolder: string;
-  /** For how long a file that can't be a drop has to be still before it is refused. */
+  /** An invalid file is rejected once it has not changed for this long. */
   settleMs: () => number;
   log: Log;
   figures: DropFigures;
@@ -42,7 +43,7 @@ interface DropFolderOptions {
   deliver: (drop: Drop, event: { id: string; source: string }) => Promise<unknown>;
   /** What is remembered of delivered drops besides their ids. */
   delivered: Pick<InboxWriter, "remember" | "rememberedAt">;
-  /** The clock of the files' times, in milliseconds since 1970. */
+  /** The clock that file times are compared with, in milliseconds since 1970. */
   now?: () => number;
 }
 
@@ -50,50 +51,50 @@ interface DropFolderOptions {
 export interface DropFigures {
   delivered: number;
   dead_letters: number;
-  /** Drops that stay because the inbox could not be written. */
+  /** Drops that wait for a retry. */
   waiting: number;
   errors: number;
 }
 
-/** The size and mtime that a file had, and since when: milliseconds by `performance.now()`. */
-interface Still {
+/** The size and mtime of a file, and since when: milliseconds by `performance.now()`. */
+interface Unsettled {
   size: bigint;
   mtimeNs: bigint;
   since: number;
 }
 
-/** A drop folder that this collector alone empties. */
+/** A drop folder; a lock makes sure that one collector alone empties it. */
 export class DropFolder {
   #options: DropFolderOptions;
   #release: () => void;
   #watcher: { watcher: FSWatcher; dev: bigint; ino: bigint } | null = null;
   #missing = false;
-  /** Whether Syncthing keeps this folder in step, and whether it is bringing something just now. */
   #synced = false;
-  #arriving = false;
-  /** By a file's name in latin1, as all maps of files here. */
-  #unsettled = new Map<string, Still>();
-  /** Delivered drops that can't be deleted, with their event's id. */
+  /** Whether this pass found a file that is changing. */
+  #changing = false;
+  /** By a file's name in latin1, which keeps its bytes, like every map of files here. */
+  #unsettled = new Map<string, Unsettled>();
+  /** The event's id of each delivered drop that can't be deleted. */
   #undeleted = new Map<string, string>();
   #inboxes: Backoff;
   #files: Backoff;
 
-  /** Makes the folder and locks it. Throws when that fails, or when another collector has it. */
+  /** Creates and locks the folder. Throws when that fails, or when another collector holds the lock. */
   constructor(options: DropFolderOptions) {
     const { log, path } = options;
     makeFolder(path, 0o755);
     this.#options = options;
-    this.#release = holdFolder(options);
+    this.#release = lockFolder(options);
     this.#inboxes = new Backoff({
       log,
       field: "recipient",
-      trouble: "drops stay: the inbox can't be written",
-      over: "drops go on: the inbox can be written again",
+      failing: "drops stay: the inbox can't be written",
+      recovered: "drops go on: the inbox can be written again",
     });
     this.#files = new Backoff({
       log,
       field: "file",
-      trouble: "drops stay: they can't be read, or moved to .dead-letter",
+      failing: "drops stay: they can't be read, or moved to .dead-letter",
     });
   }
 
@@ -108,15 +109,13 @@ export class DropFolder {
   }
 
   /**
-   * One scan. `alive` is called now and then; `wake` when something happens in the folder later. Gives in how many milliseconds the
-   * next pass is worthwhile, apart from the poll: null when nothing waits. Throws when the folder can't be read; one that isn't there
-   * is waited for.
+   * One scan. It calls `alive` now and then; the watch calls `wake` when something happens in the folder later. Returns in how many
+   * milliseconds the next pass is needed, apart from the poll; null when nothing waits. Throws when the folder exists and can't be read.
    */
   async pass(alive: () => void, wake: () => void, stopping: AbortSignal): Promise<number | null> {
-    if (!this.#present()) return MISSING_POLL_MS;
-    this.#rewatch(wake);
+    if (!this.#watch(wake)) return MISSING_POLL_MS;
     this.#synced = isSynced(this.path);
-    this.#arriving = false;
+    this.#changing = false;
     const entries = this.#scan();
     this.#forgetVanished(entries);
     this.#options.figures.waiting = 0;
@@ -126,48 +125,44 @@ export class DropFolder {
       // Judging is synchronous and appends keep the order of their calls, so older files are appended first.
       await Promise.all(entries.slice(at, at + BATCH).map((entry) => this.#handle(entry)));
       alive();
-      // A stop, a webhook and a health check get their turn among 100,000 files.
+      // Webhooks, health checks and a stop are answered during a scan of 100,000 files.
       await new Promise((done) => setImmediate(done));
     }
     const now = performance.now();
     const waits = [...this.#inboxes.end(), ...this.#files.end()];
     for (const { since } of this.#unsettled.values()) waits.push(since + this.#options.settleMs() - now);
-    if (this.#arriving) waits.push(ARRIVAL_MS);
+    if (this.#changing) waits.push(ARRIVAL_MS);
     return waits.length > 0 ? Math.max(10, Math.min(...waits)) : null;
   }
 
-  // Seen
+  // Found
 
-  #present(): boolean {
+  /** Watches the folder; false when it is missing. A folder that was removed and created again needs a new watch. */
+  #watch(wake: () => void): boolean {
     const { log, path } = this.#options;
-    const present = statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
-    if (present && this.#missing) log.info("drop folder is back", { path });
-    if (!present && !this.#missing) log.warn("drop folder is not there, waiting for it", { path });
-    if (!present) this.#unwatch();
-    this.#missing = !present;
-    return present;
-  }
-
-  /** A folder that was removed and made again is another one: the old watch would stay silent for ever. */
-  #rewatch(wake: () => void): void {
-    const { log, path } = this.#options;
-    const { dev, ino } = statSync(path, { bigint: true });
-    if (this.#watcher?.dev === dev && this.#watcher.ino === ino) return;
+    const stats = statSync(path, { bigint: true, throwIfNoEntry: false });
+    const isMissing = stats?.isDirectory() !== true;
+    if (isMissing && !this.#missing) log.warn("drop folder is missing; waiting for it", { path });
+    if (!isMissing && this.#missing) log.info("drop folder is back", { path });
+    this.#missing = isMissing;
+    if (!isMissing && this.#watcher?.dev === stats.dev && this.#watcher.ino === stats.ino) return true;
     this.#unwatch();
+    if (isMissing) return false;
     try {
       const own = basename(path);
       const watcher = watch(path, { persistent: false }, (_event, name) => {
-        // A null name says that the kernel's queue overflowed, the folder's own name that it is gone.
-        if (name === null || name === own || isOurs(Buffer.from(name))) wake();
+        // A null name means that the kernel's queue overflowed, the folder's own name that the folder is gone.
+        if (name === null || name === own || DROP_NAME.test(name)) wake();
       });
       watcher.on("error", (error) => {
-        log.warn("drop folder watch ended, polling goes on", { path, error });
+        log.warn("drop folder watch ended; polling only", { path, error });
         this.#unwatch();
       });
-      this.#watcher = { watcher, dev, ino };
+      this.#watcher = { watcher, dev: stats.dev, ino: stats.ino };
     } catch (error) {
-      log.warn("drop folder can't be watched, polling only", { path, error });
+      log.warn("drop folder can't be watched; polling only", { path, error });
     }
+    return true;
   }
 
   #unwatch(): void {
@@ -178,11 +173,11 @@ export class DropFolder {
   #scan(): Entry[] {
     const entries: Entry[] = [];
     for (const name of readdirSync(this.path, { encoding: "buffer" })) {
-      if (!isOurs(name)) continue;
+      if (!DROP_NAME.test(name.toString("latin1"))) continue;
       const stats = lstatSync(joined(this.path, name), { bigint: true, throwIfNoEntry: false });
       if (stats) entries.push({ name, stats });
     }
-    return entries.toSorted((a, b) => compare(a.stats.mtimeNs, b.stats.mtimeNs) || Buffer.compare(a.name, b.name));
+    return entries.toSorted((a, b) => Number(a.stats.mtimeNs - b.stats.mtimeNs) || Buffer.compare(a.name, b.name));
   }
 
   #forgetVanished(entries: Entry[]): void {
@@ -195,46 +190,40 @@ export class DropFolder {
 
   async #handle(entry: Entry): Promise<void> {
     const { figures } = this.#options;
-    let [backoff, place] = [this.#files, entry.name.toString()];
+    let [backoff, key] = [this.#files, entry.name.toString()];
     try {
       const judged = this.#judge(entry);
       if (judged === null) return;
-      if (judged.kind === "drop") [backoff, place] = [this.#inboxes, judged.drop.recipient];
-      if (!backoff.holds(place))
-        return await (judged.kind === "drop" ? this.#deliver(entry, judged) : this.#bury(entry, judged));
+      if (judged.kind === "drop") [backoff, key] = [this.#inboxes, judged.drop.recipient];
+      if (!backoff.skips(key))
+        return await (judged.kind === "drop" ? this.#deliver(entry, judged) : this.#reject(entry, judged));
     } catch (error) {
       figures.errors++;
-      backoff.failed(place, error as Error);
+      backoff.failed(key, error as Error);
     }
     figures.waiting++;
   }
 
   // Judged
 
-  /** A drop, or what is refused for good; null for a file that is gone, or may be on its way. */
-  #judge(entry: Entry): Extract<Judgement, { kind: "drop" | "refused" }> | null {
+  /** A drop or an invalid file; null for a file that is gone or may still change. */
+  #judge(entry: Entry): Extract<Judgement, { kind: "drop" | "invalid" }> | null {
     const key = entry.name.toString("latin1");
-    if (this.#synced && entry.stats.isFile() && this.#changedJustNow(entry)) {
-      this.#arriving = true;
-      this.#unsettled.delete(key);
+    const judged = this.#mayGetItsMtime(entry) ? ({ kind: "changing" } as const) : judge(this.path, entry);
+    if (judged.kind === "changing") this.#changing = true;
+    if (judged.kind === "invalid" && judged.mayGrow && this.#unchangedMs(key, entry.stats) < this.#options.settleMs())
       return null;
-    }
-    const judged = judge(this.path, entry);
-    if (judged.kind === "changing") this.#still(key, judged.stats);
-    else if (judged.kind === "refused" && judged.mayGrow && this.#still(key, entry.stats) < this.#options.settleMs())
-      return null;
-    else this.#unsettled.delete(key);
-    return judged.kind === "drop" || judged.kind === "refused" ? judged : null;
+    this.#unsettled.delete(key);
+    return judged.kind === "drop" || judged.kind === "invalid" ? judged : null;
   }
 
-  /** By the time of its last change of any kind, rename and mtime included; one in the future is a clock's, and no reason to wait. */
-  #changedJustNow({ stats }: Entry): boolean {
+  /** By ctime, which a rename and a new mtime change as well. A ctime in the future comes from a wrong clock: no reason to wait. */
+  #mayGetItsMtime({ stats }: Entry): boolean {
     const age = (this.#options.now ?? Date.now)() - Number(stats.ctimeMs);
-    return age >= 0 && age < ARRIVAL_MS;
+    return this.#synced && stats.isFile() && age >= 0 && age < ARRIVAL_MS;
   }
 
-  /** For how many milliseconds a file has had this size and mtime. */
-  #still(key: string, { size, mtimeNs }: Entry["stats"]): number {
+  #unchangedMs(key: string, { size, mtimeNs }: Entry["stats"]): number {
     const now = performance.now();
     const before = this.#unsettled.get(key);
     if (before?.size === size && before.mtimeNs === mtimeNs) return now - before.since;
@@ -242,7 +231,7 @@ export class DropFolder {
     return 0;
   }
 
-  // Delivered and removed
+  // Delivered and deleted
 
   async #deliver(entry: Entry, { drop, id, contentId }: Extract<Judgement, { kind: "drop" }>): Promise<void> {
     const { deliver, delivered, figures, log } = this.#options;
@@ -254,14 +243,14 @@ export class DropFolder {
       if (this.#synced && !hasSetMtime(entry)) delivered.remember(drop.recipient, contentId);
     }
     try {
-      this.#remove(entry, id);
+      this.#delete(entry, id);
       this.#undeleted.delete(key);
     } catch (error) {
-      // It stays, is tried again with each pass, and is not delivered a second time.
+      // Each pass tries to delete it again.
       if (this.#undeleted.get(key) === id) return;
       this.#undeleted.set(key, id);
       figures.errors++;
-      log.error("drop delivered, but not deleted: it stays, and is not delivered again", { file, error });
+      log.error("drop delivered but not deleted: it stays, and is not delivered again", { file, error });
     }
   }
 
@@ -272,44 +261,41 @@ export class DropFolder {
     return at !== undefined && Number(entry.stats.mtimeMs) < at;
   }
 
-  /** Deletes a delivered drop, unless it is another file by now: that one is judged by the next pass. */
-  #remove({ name, stats }: Entry, id: string): void {
+  /** Deletes a delivered drop, unless another file has its name now: the next pass judges that one. */
+  #delete({ name, stats }: Entry, id: string): void {
     const path = joined(this.path, name);
     const now = lstatSync(path, { bigint: true, throwIfNoEntry: false });
     if (!now || now.ino !== stats.ino || now.size !== stats.size) return;
     const { mtimeNs } = stats;
-    if (now.mtimeNs === mtimeNs || isStill(this.path, { name, stats: now }, { id, mtimeNs })) unlinkSync(path);
+    if (now.mtimeNs === mtimeNs || isSameDrop(this.path, { name, stats: now }, { id, mtimeNs })) unlinkSync(path);
   }
 
-  #bury(entry: Entry, { reason }: { reason: string }): void {
+  #reject(entry: Entry, { reason }: { reason: string }): void {
     const { figures, log } = this.#options;
-    const movedTo = bury(this.path, entry, reason);
+    const movedTo = moveToDeadLetters(this.path, entry, reason);
     figures.dead_letters++;
-    log.warn("drop refused", { file: entry.name.toString(), reason, moved_to: movedTo.toString() });
+    log.warn("drop rejected", { file: entry.name.toString(), reason, moved_to: movedTo.toString() });
   }
 }
 
-/** Two collectors that empty one folder would deliver twice what both see: the second one doesn't start. */
-function holdFolder({ path, stateFolder, log }: DropFolderOptions): () => void {
+/** Two collectors in one folder would deliver a drop twice, so the second one doesn't start. */
+function lockFolder({ path, stateFolder, log }: DropFolderOptions): () => void {
   const name = new Bun.CryptoHasher("sha256").update(path).digest("hex").slice(0, 16);
   try {
     makeFolder(stateFolder, 0o700);
     return holdAlone("picket-collector", join(stateFolder, `drops-${name}.lock`));
   } catch (error) {
-    if (error instanceof Error && "hint" in error && !("code" in error))
-      throw new Error(`empty "${path}"`, { cause: error });
-    // A full disk, for one, is no reason not to start.
-    log.warn("can't check whether another collector empties the drop folder, too", { path, error });
+    // Errors of the file system have a code. A collector starts on a full disk, too.
+    if (!(error as NodeJS.ErrnoException).code) throw new Error(`lock the drop folder "${path}"`, { cause: error });
+    log.warn("drop folder can't be locked; make sure that no other collector empties it", { path, error });
     return () => {};
   }
 }
 
-/** Only `*.json`, and nothing that starts with a dot: synced folders hold temporary files of others. */
-function isOurs(name: Buffer): boolean {
-  return name[0] !== 0x2e && name.length > 5 && name.toString("latin1").endsWith(".json");
-}
+/** Names that start with a dot are skipped: synchronized folders hold temporary files. */
+const DROP_NAME = /^[^.].*\.json$/s;
 
-/** Whether the folder, or one above it, is one that Syncthing keeps in step. */
+/** Whether Syncthing synchronizes the folder, or one above it. */
 function isSynced(folder: string): boolean {
   const above = dirname(folder);
   return existsSync(join(folder, SYNCTHING_MARK)) || (above !== folder && isSynced(above));
@@ -318,8 +304,4 @@ function isSynced(folder: string): boolean {
 /** Whether a program set the mtime: it is from before the file was made. */
 function hasSetMtime({ stats }: Entry): boolean {
   return stats.mtimeNs < stats.birthtimeNs;
-}
-
-function compare(a: bigint, b: bigint): number {
-  return a < b ? -1 : Number(a > b);
 }

@@ -1,4 +1,4 @@
-// One drop: a file `{"recipient","type","payload"}`, read and judged as it was when the folder was scanned. Nothing here changes it.
+// One drop: a file `{"recipient","type","payload"}`, read as it was when the folder was scanned. Nothing here changes the file.
 // Names are bytes: a folder may hold names that aren't UTF-8.
 
 import { type BigIntStats, closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
@@ -9,7 +9,7 @@ import { EVENT_TYPES, PRIORITIES } from "../inbox.ts";
 import { parseJson } from "../json.ts";
 import { joined } from "./dead-letter.ts";
 
-/** Larger drops are refused. */
+/** Larger drops are invalid. */
 const MAX_DROP_BYTES = 1 << 20;
 const EXPECTED = `a drop is {"recipient","type","payload"} and optionally "priority", "sentinel"`;
 
@@ -24,7 +24,7 @@ const Drop = v.strictObject(
     ),
     type: v.picklist(EVENT_TYPES),
     payload: v.string(),
-    priority: v.optional(v.union([v.literal(""), v.picklist(PRIORITIES)])),
+    priority: v.optional(v.picklist(["", ...PRIORITIES])),
     sentinel: v.optional(v.string()),
   },
   EXPECTED,
@@ -39,29 +39,28 @@ export interface Entry {
   stats: BigIntStats;
 }
 
-/** What a file is: a drop with the id of its event, refused, gone or another one by now, or written to just now. */
+/** What a file turns out to be. `gone`: also when another file has its name now. `changing`: written to since the scan. */
 export type Judgement =
   | { kind: "drop"; drop: Drop; id: string; contentId: string }
-  /** `mayGrow`: it may be on its way still; one that stays like this is refused. */
-  | { kind: "refused"; reason: string; mayGrow: boolean }
-  | { kind: "gone" }
-  | { kind: "changing"; stats: BigIntStats };
+  /** `mayGrow`: it may be half written; it is invalid if it stays like this. */
+  | { kind: "invalid"; reason: string; mayGrow: boolean }
+  | { kind: "gone" | "changing" };
 
-/** Reads and judges a file. Errors are those of the file system, when the file can't be read to its end. */
+/** Reads and judges a file. Throws an error of the file system when the file can't be read to its end. */
 export function judge(folder: string, entry: Entry): Judgement {
   const { name, stats } = entry;
-  if (!stats.isFile()) return { kind: "refused", reason: `not a regular file but ${kindOf(stats)}`, mayGrow: false };
+  if (!stats.isFile()) return { kind: "invalid", reason: `not a regular file but ${kindOf(stats)}`, mayGrow: false };
   if (stats.size > MAX_DROP_BYTES)
-    return { kind: "refused", reason: `${stats.size} bytes: over the limit of ${MAX_DROP_BYTES}`, mayGrow: true };
+    return { kind: "invalid", reason: `${stats.size} bytes: over the limit of ${MAX_DROP_BYTES}`, mayGrow: true };
   const content = contentOf(folder, entry);
   if (!Buffer.isBuffer(content)) return content;
   const drop = parseDrop(content);
-  if (typeof drop === "string") return { kind: "refused", reason: drop, mayGrow: true };
+  if (typeof drop === "string") return { kind: "invalid", reason: drop, mayGrow: true };
   return { kind: "drop", drop, id: dropId(name, content, stats.mtimeNs), contentId: dropId(name, content, null) };
 }
 
-/** Whether a file is the drop with this id but for its mtime: Syncthing sets it after the rename, `cp -p` after the last byte. */
-export function isStill(folder: string, { name, stats }: Entry, { id, mtimeNs }: { id: string; mtimeNs: bigint }) {
+/** Whether a file is the drop with this id, except for its mtime: Syncthing sets it after the rename, `cp -p` after the last byte. */
+export function isSameDrop(folder: string, { name, stats }: Entry, { id, mtimeNs }: { id: string; mtimeNs: bigint }) {
   const content = contentOf(folder, { name, stats });
   return Buffer.isBuffer(content) && dropId(name, content, mtimeNs) === id;
 }
@@ -74,12 +73,12 @@ function contentOf(folder: string, { name, stats }: Entry): Buffer | Judgement {
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     if (code === "ENOENT" || code === "ELOOP" || code === "ENXIO") return { kind: "gone" };
-    return { kind: "refused", reason: `can't be read: ${message}`, mayGrow: true };
+    return { kind: "invalid", reason: `can't be read: ${message}`, mayGrow: true };
   }
   try {
     const now = fstatSync(fd, { bigint: true });
     if (!now.isFile() || now.ino !== stats.ino) return { kind: "gone" };
-    if (now.size !== stats.size || now.mtimeNs !== stats.mtimeNs) return { kind: "changing", stats: now };
+    if (now.size !== stats.size || now.mtimeNs !== stats.mtimeNs) return { kind: "changing" };
     const content = Buffer.alloc(Number(stats.size));
     let got = 0;
     for (let n = -1; got < content.length && n !== 0; got += n)
@@ -90,7 +89,7 @@ function contentOf(folder: string, { name, stats }: Entry): Buffer | Judgement {
   }
 }
 
-/** What a drop says, or what is wrong with it. */
+/** The drop, or what is wrong with it. */
 function parseDrop(content: Buffer): Drop | string {
   let value: unknown;
   try {
@@ -107,7 +106,7 @@ function parseDrop(content: Buffer): Drop | string {
   return [...new Set(problems)].join("; ");
 }
 
-/** Name, content and mtime make the drop: the same three again are the same event. Null leaves the mtime out. */
+/** The id of a drop's event: a file with the same name, content and mtime is the same event. Null leaves the mtime out. */
 function dropId(name: Buffer, content: Buffer, mtimeNs: bigint | null): string {
   const hash = createHash("sha256");
   hash.update(`${name.length}:`).update(name).update(`:${mtimeNs}:`).update(content);
