@@ -1,12 +1,18 @@
-// Configuration: a YAML file, the environment and credentials into one typed object, or every error at once with its place.
+// Configuration: a YAML file, the environment and credentials become one typed object, or every error at once with its line.
 //
-// Knows no role: a role's valibot schema says which keys there are, their defaults and their rules. The steps:
-//   1. the file: --config, else $XDG_CONFIG_HOME/picket/<role>.yaml, else /etc/picket/<role>.yaml; none is fine too
-//   2. its text into plain data with places (config/document.ts)
-//   3. the environment on top (config/environment.ts)
-//   4. the schema walked along the data: unknown keys out, secrets in (config/credentials.ts)
-//   5. valibot: defaults, values, rules (config/fields.ts has the building blocks)
-// Steps 3 to 5 collect what is wrong instead of stopping at it; only text that is no YAML ends it at once.
+// How an error gets its line: every check names the setting by its path, such as ["webhook", "routes", 0, "type"], and
+// `locate` below turns the path into a place.
+//   a value from the file       config/document.ts knows where each value begins: FILE:LINE:COL
+//   a value from a variable     config/environment.ts notes which variable set it: the variable's name
+//   a missing setting           the place of the mapping that lacks it; without a file, the variable to set
+//   text that isn't YAML        config/document.ts, the place of the syntax error; nothing else is checked then
+//
+// The steps of `loadConfig`, which knows no role (a role's valibot schema has the keys, defaults and rules):
+//   1. the file: --config, else $XDG_CONFIG_HOME/picket/<role>.yaml, else /etc/picket/<role>.yaml, else none
+//   2. config/document.ts: YAML into plain data
+//   3. config/environment.ts: variables override it
+//   4. config/survey.ts: unknown keys removed and reported, secrets read (config/credentials.ts)
+//   5. valibot: defaults, values and rules (config/fields.ts has the building blocks, config/wording.ts the sentences)
 
 import { isUtf8 } from "node:buffer";
 import { createReadStream, statSync } from "node:fs";
