@@ -25,7 +25,7 @@ usage: picket ROLE [COMMAND] [FLAGS]    a link named picket-ROLE is called witho
 
   collector   webhooks and dropped files in, inbox lines out
   agent       reports this host to its receiver, and ships finished episode folders
-  receiver    takes in every host's reports and episodes, and knows who went silent
+  receiver    stores every host's reports and episodes, alerts an inbox when a host goes silent
   observer    records operations, and escalates failures that repeat
   try         run all four roles in a temporary folder, and show what they do
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bun
-// picket-receiver: takes in what every host's agent sends, and knows which host went silent.
+// picket-receiver: stores every host's reports and episodes, and alerts an inbox when a host goes silent.
 // Reads its YAML. Listens on <listen>. Writes <data_dir>: receiver.db (hosts, tokens, samples, events), episodes/<host>/*.tar.zst,
 // index.jsonl, and for itself .picket/ and receiver.lock. Events also go into an inbox (<notify>).
 // Killed at any moment it loses nothing it acknowledged: a report is in the store whole or not at all, an episode is in its
@@ -35,7 +35,7 @@ import { quietPass, uploadRefused, uploadTaken } from "./lib/receiver/upload-ale
 import { VersionGate } from "./lib/receiver/version-gate.ts";
 import { type Called, type Running, type Service, run } from "./lib/service.ts";
 
-const USAGE = `picket-receiver: takes in every host's reports and episodes, and knows who went silent
+const USAGE = `picket-receiver: stores every host's reports and episodes, alerts an inbox when a host goes silent
 
   mkdir -p ~/.config/picket && picket-receiver example > ~/.config/picket/receiver.yaml
   picket-receiver host add web-1      # prints web-1's token and what to paste there

@@ -20,7 +20,7 @@ import { flock, hasLibc } from "./ffi.ts";
 /** With less room than this a folder counts as full: a batch of events would not fit. */
 const ROOM_BYTES = 16 << 10;
 
-/** What whoever may not write somewhere can do, for errors of that kind; undefined for others. */
+/** The hint for an error that says that writing is not permitted; undefined for other errors. */
 export function deniedHint(code = ""): string | undefined {
   if (!/^SQLITE_(CANTOPEN|READONLY|PERM|AUTH)|^E(ACCES|PERM|ROFS)/.test(code)) return undefined;
   return "run it as root or as the account that the service runs as; under systemd see ReadWritePaths in docs/operations.md";
@@ -69,7 +69,7 @@ export function isDiskFull(error: unknown): boolean {
   return code === "ENOSPC" || code === "EDQUOT";
 }
 
-/** A descriptor for reading; null where there is no file. A FIFO isn't waited for: whoever reads looks what it is. */
+/** A descriptor for reading; null where there is no file. Opening a FIFO doesn't block: the caller checks what it opened. */
 export function openToRead(path: string): number | null {
   try {
     return openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);

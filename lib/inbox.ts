@@ -223,7 +223,7 @@ export class InboxWriter {
       record: (value) => {
         const { id, ts, source } = (value ?? {}) as Partial<InboxEvent>;
         if (typeof id !== "string" || typeof source !== "string") return;
-        // A drop that is still there was delivered however long ago: whoever died before deleting it may come back late.
+        // A drop that was delivered but not deleted counts as delivered however old it is: its collector may be restarted late.
         const at = isDrop({ source }) ? Number.POSITIVE_INFINITY : Date.parse(String(ts));
         if (at >= oldest) this.#ledger.recall(`${recipient}/${id}`, at);
       },
@@ -249,13 +249,13 @@ export class InboxWriter {
     return this.#journals.size <= MOST_OPEN ? appended : appended.finally(() => this.#closeIdle());
   }
 
-  /** Closes what hasn't been used for longest: who the recipients are, a drop says, and descriptors are few. */
+  /** Closes the journals that were used least recently: drops can name any number of recipients, and descriptors are few. */
   #closeIdle(): void {
     for (const [recipient, journal] of this.#journals) {
       if (this.#journals.size <= MOST_OPEN) return;
       if (journal.busy) continue;
       this.#journals.delete(recipient);
-      // Everything in it was acknowledged or refused: there is nobody left to tell.
+      // Every append was acknowledged or refused already, so no caller waits for this.
       journal.close().catch(() => {});
     }
   }

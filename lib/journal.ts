@@ -1,29 +1,29 @@
-// A journal is one append-only file of JSON lines that many processes may write and read at once.
+// A journal is an append-only file of JSON lines that many processes may write and read at once.
 //
 // The protocol, and why each step is safe:
 //
-//   1. Whoever appends while a batch is under way waits for the next one: a batch is one write(2) on an
-//      O_APPEND descriptor and one fdatasync(2). The kernel serialises appends to one file, so lines of
-//      different processes never interleave. `append` resolves after the sync, never before.
-//   2. Before each batch the path is looked up again. Renamed, removed or replaced: the new file is opened (and
-//      made, with its folder, and both synced), so nothing is written to a file that nobody will look at. No
-//      `await` stands between look-up and write. Truncated: O_APPEND writes at the new end.
-//   3. If the last byte of the file isn't a line break, somebody died in the middle of a line: the batch starts
-//      with one, so the torn line can't swallow ours. If the writer was only slow, the result is an empty line,
-//      which every reader skips.
-//   4. kill -9 can end a write(2) between two pages, so our own death can tear a line too. Therefore the batch
-//      goes to an *intent* file first (page cache only: it has to survive our death, not the machine's). Whoever
-//      finds the intent of a dead owner (its flock is free) compares it with the journal and retracts the torn rest:
-//      such a line was never acknowledged. A process that appends with `>>` doesn't look for torn lines and may have
-//      continued ours; then its line is made whole again by turning our rest into line breaks.
-//      A power cut takes what wasn't synced, but may leave the file as long as it was, with zeros in its place (ext4 with
-//      delayed allocation does). Zeros at the end are retracted when the file is opened; readers take them for blanks.
-//   5. A short write (disk full) is retracted the same way, and the batch fails as a whole.
-//   6. Retracting truncates only while a write lease shows that nobody else has the file open, so an append can't
-//      fall between the look and the cut. Without a lease the bytes become line breaks in place, which takes nothing from anybody.
+//   1. An append that arrives while a batch is being written waits for the next batch. A batch is one write(2) on an
+//      O_APPEND descriptor and one fdatasync(2). The kernel serialises appends to one file, so lines of different
+//      processes never interleave. `append` resolves after the sync, never before.
+//   2. Each batch looks up the path again. If the file was renamed, removed or replaced, the new one is opened (or made,
+//      with its folder, both synced), so no line goes into a file that readers have left. No `await` stands between
+//      the look-up and the write. After a truncation, O_APPEND writes at the new end.
+//   3. If the last byte of the file isn't a line break, another writer died in the middle of a line. The batch then starts
+//      with a line break, so the torn line can't swallow ours. If that writer was only slow, the result is an empty
+//      line, which every reader skips.
+//   4. kill -9 can end a write(2) between two pages, so this process can leave a torn line, too. Therefore each batch
+//      first goes to an *intent* file (page cache only: it must survive the process, not the machine). A process that
+//      finds an intent without an owner (its flock is free) compares it with the journal and retracts the torn rest,
+//      which was never acknowledged. A program that appends with `>>` doesn't look for torn lines and may have
+//      continued ours: turning our rest into line breaks makes its line whole again.
+//      A power cut loses what wasn't synced, but may keep the file's length and leave zeros (ext4 with delayed
+//      allocation does). Opening the file retracts zeros at the end; readers skip them.
+//   5. A short write (full disk) is retracted the same way, and the whole batch fails.
+//   6. Retracting truncates only under a write lease, which shows that no other process has the file open, so an append
+//      can't fall between the look and the cut. Without a lease the bytes become line breaks in place.
 //
-// What it can't do: a reader that renames the file and reads it to the end within the microsecond between step 2's
-// look-up and the write misses that batch. Readers that take files away should rename first and read a moment later.
+// Limit: a reader that renames the file and reads it to the end within the microsecond between look-up and write (step 2)
+// misses that batch. A reader that takes files away should rename first and read a moment later.
 
 import {
   closeSync,
@@ -427,7 +427,7 @@ function retractZeros(fd: number, path: string, size: number): void {
   if (start < size) retract(fd, path, start, size);
 }
 
-/** Removes bytes [start, end): cut off when they are the last and nobody else has the file open, else turned into line breaks. */
+/** Removes bytes [start, end): truncates if they are the last and no other process has the file open, else turns them into line breaks. */
 function retract(fd: number, path: string, start: number, end: number): void {
   const release = writeLease(fd);
   try {

@@ -1,4 +1,4 @@
-// The ledger of delivered ids: which events whose id is derived from their cause were delivered, to whom and when.
+// The ledger of delivered ids: which events with a derived id were delivered to which recipient, and when.
 //
 // Lines `{"at":<ms>,"key":"<recipient>/<id>"}` in files of one window each, so that forgetting is deleting the file before the last. It is
 // written after the inbox and seldom synced: what a crash takes from it is found in the inbox itself (lib/inbox.ts).
@@ -9,7 +9,7 @@ import { Journal } from "./journal.ts";
 import { replay } from "./replay.ts";
 
 const FORGET_EVERY_MS = 10_000;
-/** So long an id is kept in any case: whoever starts after a crash delivers what was left within that time. */
+/** An id is kept at least this long: a start after a crash delivers what was left within that time. */
 const KEPT_MS = 600_000;
 /** How many bytes of events may be delivered before the ledger is synced. */
 const SYNC_BYTES = 16 << 20;
@@ -31,7 +31,7 @@ export class Ledger {
   #folder: string;
   /** What the lines say. */
   #wall: () => number;
-  /** By which this process forgets: a clock that is set by a day must not make it forget, or remember for a day longer. */
+  /** The time by which ids expire. Setting the system's clock must not change it. */
   #now: () => number;
   #onError: (error: Error) => void;
   #seen = new Map<string, number>();
@@ -167,7 +167,7 @@ function stamp(at: number): string {
   return new Date(at).toISOString().replace(/[-:]|\.\d+/g, "");
 }
 
-/** Milliseconds since 1970 as they were when this was called, going on by a clock that nobody sets. */
+/** Milliseconds since 1970, from the clock at this call and the monotonic clock after it. */
 function steadyTime(): () => number {
   const began = Date.now() - performance.now();
   return () => began + performance.now();

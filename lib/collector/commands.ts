@@ -58,13 +58,13 @@ async function read(
 
 /**
  * `hook`: the new events of an identity as plain text, for the prompt hook of a coding agent. Whatever happens, it ends
- * with 0 and prints nothing else: a hook that fails stops somebody's work, and to some agents a 2 even means "refuse the prompt".
+ * with 0 and prints nothing else: a hook that fails stops the agent's work, and to some agents exit code 2 means "refuse the prompt".
  */
 async function hook(context: Context<{ as?: string }>): Promise<void> {
   const { args, env, log } = context;
   const recipient = env["PICKET_IDENTITY"] || args.as;
   try {
-    if (!recipient) throw new UsageError("nobody to read for: set PICKET_IDENTITY or give --as NAME");
+    if (!recipient) throw new UsageError("no recipient: set PICKET_IDENTITY or give --as NAME");
     const { inbox_dir: dir } = await context.loadConfig();
     const { events, done } = await readNew({
       dir,

@@ -14,7 +14,7 @@
 
 import { type Secret, secretEquals } from "../secret.ts";
 
-/** The schemes a route may name; `none` says in so many words that anybody may send. */
+/** The schemes of `verify`. `none` says explicitly that the route needs no signature. */
 export const SCHEMES = ["github", "forgejo", "gitlab", "slack", "stripe", "standard", "bearer", "none"] as const;
 export type Scheme = (typeof SCHEMES)[number];
 
@@ -200,7 +200,7 @@ function standardKey(secret: Secret): Buffer {
   if (!text.startsWith("whsec_")) return Buffer.from(text);
   const base64 = text.slice("whsec_".length).replace(/={1,2}$/, "");
   const key = Buffer.from(base64, "base64");
-  // The decoder skips what it doesn't know, down to an empty key, with which anybody could sign.
+  // The decoder skips unknown characters. An empty key would let anyone sign.
   if (key.length === 0 || key.toString("base64").replace(/=+$/, "") !== base64) {
     throw new Error("what follows whsec_ is not base64");
   }

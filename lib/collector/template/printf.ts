@@ -56,7 +56,7 @@ interface Spec {
 }
 
 const VERB = /%([-+# 0]*)(\d+|\*)?(\.(\d+|\*)?)?(.)?/gsu;
-/** Wider than any line somebody reads; what is written is capped anyway. */
+/** The widest padding. The output's own limit applies besides. */
 const MAX_WIDTH = 65_536;
 
 /** fmt.Sprintf, with Go's marks for what doesn't fit: `%!d(string=x)`, `%!s(MISSING)`, `%!(EXTRA int=1)`. */
