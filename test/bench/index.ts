@@ -6,6 +6,7 @@ import { cpus, release } from "node:os";
 import { join } from "node:path";
 import { drops } from "./drops.ts";
 import { ROOT, type Section } from "./kit.ts";
+import { memory } from "./memory.ts";
 import { operations, remembering, replaying, statsUnderLoad } from "./operations.ts";
 import { reporting } from "./reporting.ts";
 import { reading, reports } from "./reports.ts";
@@ -53,6 +54,7 @@ const sections = [
   await remembering(),
   await statsUnderLoad(),
   await start(),
+  await memory(),
 ];
 const peers = [
   `Bun ${Bun.version}`,
