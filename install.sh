@@ -48,7 +48,7 @@ pinned() { sed -n 's/.*"packageManager": "bun@\([^"]*\)".*/\1/p' "$here/package.
 # True when $1 is a Bun of the pinned version.
 is_bun() { [ "$("$1" --version 2>/dev/null || true)" = "$pin" ]; }
 
-# Bun from npm, into a folder of its own beside the project.
+# Installs Bun from npm into .bun/ beside the project.
 bun_from_npm() {
 	say "getting Bun $pin from npm into .bun/ (about 100 MB)"
 	npm install --prefix "$here/.bun" --no-save --no-package-lock --no-audit --no-fund --loglevel=error --fetch-retries=1 --fetch-timeout=60000 "bun@$pin" >&2 ||

@@ -12,7 +12,7 @@
 //   truncated, rewritten the position doesn't fit: all of it is new. What was not read before is read from a copy that a
 //   in place             rotation made (copytruncate), where there is one
 //   replaced by a copy   the old file is gone and the new one begins with all of it: reading goes on at the offset
-//   removed              the open descriptor still leads to the rest; after a restart it is lost, as it is for everybody
+//   removed              the open descriptor still leads to the rest; after a restart it is lost
 //
 // A file that was renamed is followed for a while: its writer may still have it open. Each new beginning at the path gets the next
 // generation, so generation and offset name a line for good.
@@ -46,7 +46,7 @@ export const Position = v.object({
   /** When the file was made, and changed last, in milliseconds since 1970. */
   born: v.number(),
   mtime: v.number(),
-  /** The how-many-eth file at the path it is, from 1. */
+  /** Counts the files at this path, from 1. */
   generation: wholeNumber,
   /** Everything before this byte was read; it is the start of a line. */
   offset: wholeNumber,
@@ -398,7 +398,7 @@ function listing(folder: string): Omit<Sibling, "rank">[] {
       const stats = statSync(path);
       return stats.isFile() ? [{ path, ...fileOf(stats) }] : [];
     } catch {
-      // It was removed just now, or is none that can be read.
+      // It was removed just now, or can't be read.
       return [];
     }
   });
@@ -424,7 +424,7 @@ function isCopy(here: number, { fd, position }: Followed): boolean {
   return nlink === 0 && fits(here, positionAt(fd, size, position));
 }
 
-/** The same file under another name; -1 where there is none. Inodes are used again: what was read tells, or when it was made. */
+/** Opens the same file under another name; -1 if it is gone. Inodes are reused, so its bytes or its birth time must agree, too. */
 function reopen(position: Position, siblings: Sibling[]): number {
   const same = siblings.filter((one) => isSame(one, position) && (position.offset > 0 || one.born === position.born));
   return firstOpen(same, (fd) => fits(fd, position));

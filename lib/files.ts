@@ -131,7 +131,7 @@ export function holdAlone(program: string, file: string): () => void {
   inheritOwner(file);
   if (hasLibc() && !flock(fd, "exclusive")) {
     closeSync(fd);
-    const hint = "is the service running? give this one a folder of its own";
+    const hint = "is the service running? set another folder for this one";
     throw Object.assign(new Error(`another ${program} uses "${dirname(file)}"`), { hint });
   }
   return () => closeSync(fd);

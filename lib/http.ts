@@ -30,7 +30,7 @@ const METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 export interface Bindings {
   /** The client's address: the peer's, or what a trusted proxy says. */
   ip: () => string;
-  /** How long nothing may come or go on this request's connection before it is closed, in seconds; 0 is for ever. */
+  /** The idle timeout of this request's connection, in seconds; 0 is none. */
   idle: (seconds: number) => void;
 }
 
@@ -218,8 +218,8 @@ function readTls({ tls }: Connection): TlsFiles | null {
 // Answers
 
 /**
- * Bun gives the URL without scheme and host where the Host header is none. Then there is no telling where its path begins: this
- * file and Hono would each find another one, and the credentials of one door would open another.
+ * With an invalid Host header Bun gives the URL without scheme and host. This file and Hono would then find different paths
+ * in it, and a request admitted to one route could reach another.
  */
 function isAbsolute(url: string): boolean {
   return url.startsWith("http://") || url.startsWith("https://");

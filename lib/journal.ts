@@ -108,7 +108,7 @@ export class Journal {
     if (lines.length === 0) return Promise.resolve();
     return new Promise((resolve, reject) => {
       this.#queue.push({ line: lines.join("\n"), resolve, reject });
-      // The rest of this tick's requests shall share the batch.
+      // The other requests of this tick share the batch.
       this.#flushing ??= new Promise<void>((done) => setImmediate(done)).then(() => this.#flush());
     });
   }

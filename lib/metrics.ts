@@ -119,7 +119,7 @@ class Count implements Counter {
   }
 }
 
-/** What every daemon tells of its own process, under the names that Prometheus' client libraries use. */
+/** The metrics of the process itself, with the names that Prometheus' client libraries use. */
 export function processMetrics(registry: Registry, role: string): void {
   const started = Date.now() / 1000 - performance.now() / 1000;
   registry.gauge("picket_build_info", "Which build this is; always 1.", () => [

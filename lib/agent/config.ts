@@ -81,7 +81,7 @@ const Ship = v.strictObject({
   /** Folders with a done.marker in them are shipped. */
   episodes_dir: restart(path()),
   scan_seconds: v.optional(seconds({ min: 0.1, max: 3600 }), 5),
-  /** 0 keeps for ever. */
+  /** 0 keeps them forever. */
   shipped_keep_days: v.optional(number({ min: 0, unit: "days" }), 7),
   quarantine_keep_days: v.optional(number({ min: 0, unit: "days" }), 30),
 });

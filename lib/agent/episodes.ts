@@ -169,7 +169,7 @@ export class EpisodeFolders {
   }
 
   /**
-   * Removes what has been in a folder for longer than so many days; 0 keeps it for ever.
+   * Removes what has been in a folder for longer than so many days; 0 keeps it forever.
    * @returns how many were removed.
    */
   expire(folder: string, { days, onError }: { days: number; onError: (path: string, error: unknown) => void }): number {

@@ -198,7 +198,7 @@ function literal({ type, text }: Token, bad: (message: string) => never): string
 const INTEGER = /^(?:0[xX](?:_?[\da-fA-F])+|0[bB](?:_?[01])+|0[oO]?(?:_?[0-7])+|0|[1-9](?:_?\d)*)$/;
 const FLOAT = /^(?=.*[.eE])(?:\d(?:_?\d)*\.?(?:\d(?:_?\d)*)?|\.\d(?:_?\d)*)(?:[eE][+-]?\d(?:_?\d)*)?$/;
 
-/** Go's number literals, without hexadecimal floats; null when it is none. Integers beyond 2^53 stay exact. */
+/** Go's number literals, without hexadecimal floats; null for other text. Integers beyond 2^53 stay exact. */
 function numberOf(text: string): number | bigint | JsonNumber | null {
   const sign = text.startsWith("-") ? -1 : 1;
   const given = text.replace(/^[+-]/, "");
@@ -214,7 +214,7 @@ function numberOf(text: string): number | bigint | JsonNumber | null {
 
 const ESCAPES: Record<string, string> = { a: "\x07", b: "\b", f: "\f", n: "\n", r: "\r", t: "\t", v: "\v", "\\": "\\" };
 
-/** The inside of a Go string or character literal; null when an escape is none of Go's. */
+/** The inside of a Go string or character literal; null when Go has no such escape. */
 function unquote(inside: string, quote: string): string | null {
   let valid = true;
   const value = inside.replace(
