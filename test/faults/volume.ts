@@ -75,7 +75,15 @@ export class Volume implements AsyncDisposable {
   }
 
   async #mount(): Promise<void> {
-    await Bun.$`mount -o loop,errors=remount-ro ${this.#image} ${this.path}`.quiet();
+    for (let tries = 0; ; tries++) {
+      await Bun.$`mount -o loop,errors=remount-ro ${this.#image} ${this.path}`.quiet();
+      // Seldom the new mount was read-only (seen once; not investigated). A role starts on a writable one.
+      const { exitCode } = await Bun.$`findmnt -no OPTIONS ${this.path} | grep -qw rw`.quiet().nothrow();
+      if (exitCode === 0) return;
+      if (tries === 100) throw new Error(`mount: ${this.path} stays read-only`);
+      await this.#unmount();
+      await Bun.sleep(20);
+    }
   }
 
   async #unmount(): Promise<void> {
