@@ -28,7 +28,13 @@ export class Volume implements AsyncDisposable {
   /** What a power cut leaves takes its place: the device as it is now, without anything that was not written back. */
   async cutPower(writersGone: () => Promise<void>): Promise<void> {
     const after = `${this.#image}.after`;
-    await Bun.$`cp --sparse=always ${this.#image} ${after}`.quiet();
+    for (let tries = 0; ; tries++) {
+      await Bun.$`cp --sparse=always ${this.#image} ${after}`.quiet();
+      // As at boot. A copy that a commit of the kernel's journal fell into is no moment that ever was: another is made.
+      const { exitCode } = await Bun.$`e2fsck -p ${after}`.quiet().nothrow();
+      if (exitCode <= 1) break;
+      if (tries === 20) throw new Error(`e2fsck: ${exitCode}`);
+    }
     await writersGone();
     await this.#unmount();
     renameSync(after, this.#image);
