@@ -115,8 +115,9 @@ function bytesAround(fd: number, { offset, head, tail }: Position): { head: Buff
 }
 
 export interface Reading {
+  /** Called for each line. An answer of true ends the reading behind that line. */
   visit: (line: Line) => unknown;
-  /** Ends after one chunk, or when `visit` answers true. */
+  /** Ends after one chunk. */
   piecemeal?: boolean;
   /** So many bytes of a line are kept. */
   longest?: number | undefined;
@@ -166,7 +167,7 @@ export async function readOn(
       start = end + 1;
     }
     if (start > 0) last = { offset: at + start, tail: lastOf(before, bytes.subarray(0, start)) };
-    if (piecemeal && last !== null) break;
+    if ((piecemeal || enough) && last !== null) break;
     if (restLength < longest) rest.push(Buffer.from(bytes.subarray(start)));
     restLength += bytes.length - start;
     before = lastOf(before, bytes);

@@ -5,6 +5,7 @@
 import { describe, expect, test } from "bun:test";
 import {
   appendFileSync,
+  closeSync,
   copyFileSync,
   existsSync,
   readFileSync,
@@ -283,6 +284,25 @@ test("a piece is read again when it could not be settled, and the positions stay
   await pass();
   expect(read).toEqual(["a", "b", "a", "b", "c"]);
   cursor.close();
+});
+
+test("a visitor that ends the reading gets each line once, whole and with its own offset", async () => {
+  using folder = new Folder();
+  const lines = Array.from({ length: 3000 }, (_, n) => `line ${n} ${"x".repeat(1000)}`);
+  folder.write("log", lines.map((line) => `${line}\n`).join(""));
+  const fd = openFile(folder.at("log"))!;
+  const seen: string[] = [];
+  let position = startOf(fd);
+  for (let before = -1; position.offset > before;) {
+    before = position.offset;
+    const visit = ({ bytes, start, end, offset }: { bytes: Buffer; start: number; end: number; offset: number }) => {
+      if (seen.length % 3 === 0) expect(offset).toBe(before);
+      return seen.push(bytes.toString("utf8", start, end)) % 3 === 0;
+    };
+    position = (await readOn(fd, position, { visit }))!;
+  }
+  expect(seen).toEqual(lines);
+  closeSync(fd);
 });
 
 test("a position that is taken while reading equals one that is taken of the file", async () => {
