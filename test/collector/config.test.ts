@@ -42,9 +42,9 @@ const BROKEN: [name: string, text: string, place: string, says: string][] = [
     "unclosed action",
   ],
   ["a function that isn't there", route(", when: '{{ lowr .a }}'"), "5:68", 'did you mean "lower"?'],
-  ["a priority nobody knows", route(", priority: high"), "5:72", "urgent"],
+  ["an unknown priority", route(", priority: high"), "5:72", "urgent"],
   ["missing: maybe", route(", missing: maybe"), "5:71", "zero"],
-  ["a scheme nobody knows", route(", verify: { scheme: gitub, secret: s }"), "5:80", 'did you mean "github"?'],
+  ["an unknown scheme", route(", verify: { scheme: gitub, secret: s }"), "5:80", 'did you mean "github"?'],
   ["a scheme without its secret", route(", verify: { scheme: github }"), "5:80", "secret_file"],
   [
     "a secret file that isn't there",

@@ -21,13 +21,13 @@ test("nothing in a dead letter's name or content steers a terminal from its reas
 
 const isRootWithSetpriv = isRoot && have("setpriv", "a file that can't be moved");
 
-if (!isRoot) console.log("skipped: a file that can't be moved: needs isRoot, for somebody else's file");
+if (!isRoot) console.log("skipped: a file that can't be moved: needs root, for a file of another account");
 
 test.skipIf(!isRootWithSetpriv)("a file that can't be moved leaves no reasons behind", async () => {
   using folder = new Folder();
   const file = configuration(folder);
   chownSync(folder.path, NOBODY, NOBODY);
-  // As in /tmp: everybody may put something there, and nobody may move what is another's.
+  // As in /tmp: every account may put files there, and none may move another's.
   chmodSync(folder.at("drops"), 0o1777);
   folder.write("drops/bad.json", "not JSON");
   await using daemon = await startRole("collector", ["--config", file], { wrap: AS_NOBODY });
