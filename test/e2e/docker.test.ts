@@ -4,6 +4,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { copyFileSync, mkdirSync, readFileSync, symlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
 import type { DockerContainer } from "../../lib/agent/docker.ts";
 import { Folder, TARGETS, have, runRole, until } from "../kit.ts";
 import { printedBytes } from "../printed.ts";
@@ -63,6 +64,9 @@ async function answers(cli: Engine["cli"], child: Bun.Subprocess, log: string): 
   });
 }
 
+/** In a new mount namespace: lets go of what other tests have mounted. A file system stays, with its errors, until its last copy is unmounted. */
+const RELEASE_MOUNTS = `for mount in $(findmnt -rno TARGET | grep '^${tmpdir()}/'); do umount -l "$mount"; done 2>/dev/null`;
+
 /** dockerd in a mount namespace of its own, so that no mount of it stays behind. */
 async function startDocker(folder: Folder): Promise<Engine> {
   const socket = folder.at("docker.sock");
@@ -71,7 +75,12 @@ async function startDocker(folder: Folder): Promise<Engine> {
   const flags = `--data-root ${folder.at("data")} --exec-root ${folder.at("exec")} --pidfile ${pidfile} -H unix://${socket}`;
   const off = "--bridge=none --iptables=false --ip6tables=false --ip-forward=false --ip-masq=false";
   const child = Bun.spawn(
-    ["unshare", "--mount", "--propagation", "private", "dockerd", ...flags.split(" "), ...off.split(" ")],
+    [
+      ..."unshare --mount --propagation private sh -c".split(" "),
+      `${RELEASE_MOUNTS}; exec dockerd "$@"`,
+      "dockerd",
+      ...`${flags} ${off}`.split(" "),
+    ],
     { stdin: "ignore", stdout: Bun.file(log), stderr: Bun.file(log) },
   );
   const cli = (...args: string[]) =>
