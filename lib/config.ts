@@ -1,8 +1,8 @@
 // Configuration: a YAML file, the environment and credentials become one typed object, or every error at once with its line.
 //
 // How an error gets its line: every check names the setting by its path, such as ["webhook", "routes", 0, "type"], and
-// `locate` below turns the path into a place.
-//   a value from the file       config/document.ts knows where each value begins: FILE:LINE:COL
+// `examine` below turns the path into a place.
+//   a value from the file       config/document.ts keeps where each value begins: FILE:LINE:COL
 //   a value from a variable     config/environment.ts notes which variable set it: the variable's name
 //   a missing setting           the place of the mapping that lacks it; without a file, the variable to set
 //   text that isn't YAML        config/document.ts, the place of the syntax error; nothing else is checked then
@@ -20,9 +20,9 @@ import { homedir } from "node:os";
 import { dirname, isAbsolute, join, resolve } from "node:path";
 import type * as v from "valibot";
 import { stringify } from "yaml";
-import { copyMapping, isMapping, type Path } from "./config/data.ts";
+import { isMapping, newMapping, type Path } from "./config/data.ts";
 import { type Document, NO_DOCUMENT, type Place, readDocument } from "./config/document.ts";
-import { applyEnvironment, type ShortForms, variableFor } from "./config/environment.ts";
+import { applyEnvironment, type Naming, originOf, type ShortForms, variableFor } from "./config/environment.ts";
 import { type Surroundings, surroundingsOf } from "./config/paths.ts";
 import { survey } from "./config/survey.ts";
 import { isSensitive, keyPath, type Problem, problemsOf, UNWORDED } from "./config/wording.ts";
@@ -40,6 +40,7 @@ export {
   NAME_SEGMENT,
   nameSegment,
   number,
+  parsed,
   rule,
   seconds,
 } from "./config/fields.ts";
@@ -50,34 +51,28 @@ export { Secret, secretEquals } from "./secret.ts";
 
 const LARGEST_FILE = 1 << 20;
 
-/** The configuration is invalid: exit code 78. `problems` has each as `FILE:LINE:COL: key.path[2].name: what is wrong`, or `VARIABLE: key.path: …`; the message is all of them, one a line. */
+/**
+ * The configuration is invalid (exit code 78), or there is no file and a required setting is not in the environment either (2).
+ * `problems` has each as `FILE:LINE:COL: key.path[2].name: what is wrong`, or `VARIABLE: key.path: …`; the message has one a line.
+ */
 export class ConfigError extends Error {
-  readonly exitCode: number = 78;
+  override name = "ConfigError";
   readonly problems: readonly string[];
+  readonly exitCode: 2 | 78;
 
-  constructor(problems: readonly string[]) {
+  constructor(problems: readonly string[], exitCode: 2 | 78 = 78) {
     super(problems.join("\n"));
-    this.name = "ConfigError";
     this.problems = problems;
+    this.exitCode = exitCode;
   }
 }
 
-/** No configuration file, and settings that are required are not in the environment either: exit code 2. The problems name the variables to set and, last, the files looked for. */
-export class MissingSettings extends ConfigError {
-  override readonly exitCode = 2;
-
-  constructor(problems: readonly string[]) {
-    super(problems);
-    this.name = "MissingSettings";
-  }
-}
-
-/** A configuration that is in order. */
+/** A valid configuration. */
 export interface Loaded<T> {
   config: T;
-  /** The file it came from, as it was named; null when everything came from the environment. */
+  /** The file it came from; null without one. */
   file: string | null;
-  /** What is not wrong but should not stay: secret files that others can read, variables that were passed over. */
+  /** Secret files that others can read, lenient variables that were ignored. */
   warnings: string[];
 }
 
@@ -87,50 +82,47 @@ interface LoadOptions<S> {
   schema: S;
   /** The file given by --config: no other is looked for, and it must exist. */
   file?: string;
-  /** Default: the process's. HOME, XDG_CONFIG_HOME and CREDENTIALS_DIRECTORY count too. */
+  /** HOME, XDG_CONFIG_HOME and CREDENTIALS_DIRECTORY count too. */
   env?: Record<string, string | undefined>;
-  /** Variables of another name: the agent's PICKET_URL. */
   shortForms?: ShortForms;
 }
 
 /**
- * Reads, completes and checks a role's configuration. Throws ConfigError with everything that is wrong, or
- * MissingSettings. No error and no warning holds the value of a secret.
+ * Reads, completes and checks a role's configuration. No error and no warning holds the value of a secret.
+ * @throws ConfigError with everything that is wrong.
  */
-export async function loadConfig<S extends v.GenericSchema>(
-  options: LoadOptions<S>,
-): Promise<Loaded<v.InferOutput<S>>> {
-  const { role, schema, shortForms = {} } = options;
-  const env = { ...(options.env ?? process.env) };
-  const looked = options.file === undefined ? standardFiles(role, env) : [options.file];
-  const file = options.file ?? looked.find(exists) ?? null;
+export async function loadConfig<S extends v.GenericSchema>({
+  role,
+  schema,
+  file: given,
+  env = process.env,
+  shortForms = {},
+}: LoadOptions<S>): Promise<Loaded<v.InferOutput<S>>> {
+  const candidates = given === undefined ? standardFiles(role, env) : [given];
+  const file = given ?? candidates.find(exists) ?? null;
   const document = file === null ? NO_DOCUMENT : await readFile(file);
-  const surroundings = surroundingsOf(env, file === null ? process.cwd() : dirname(resolve(file)));
   const naming = { prefix: `PICKET_${role.toUpperCase()}_`, shortForms };
-  const warnings: string[] = [];
-  for (;;) {
-    const examined = examine(schema, { file, document, env, surroundings, ...naming });
-    const lenient = examined.problems.filter(({ variable = "" }) => shortForms[variable]?.lenient);
-    if (lenient.length === 0) {
-      if (examined.problems.length > 0) throw failure(examined.problems, { file, looked, ...naming });
-      return { config: examined.value, file, warnings: [...warnings, ...examined.warnings.map(line)] };
-    }
-    // Once more without the variables that may be wrong.
-    for (const problem of lenient) {
-      warnings.push(`${line(problem)}: passed over`);
-      delete env[problem.variable ?? ""];
-    }
-  }
+  const { value, problems, warnings } = examine(schema, { file, document, env, naming });
+  if (problems.length === 0) return { config: value, file, warnings: warnings.map(line) };
+
+  // Without a file to put a missing setting into, the variable to set.
+  const lines = problems
+    .toSorted((a, b) => rank(a) - rank(b))
+    .map((problem) => line(problem) + (isNowhere(problem) ? `: set ${variableFor(problem.path, naming)}` : ""));
+  const unique = [...new Set(lines)];
+  const isWrong = problems.some(({ missing, variable }) => !missing && variable !== undefined);
+  if (file !== null || isWrong) throw new ConfigError(unique);
+  throw new ConfigError([...unique, `no configuration file (looked for ${candidates.join(" and ")})`], 2);
 }
 
 function standardFiles(role: string, env: Record<string, string | undefined>): string[] {
   const xdg = env["XDG_CONFIG_HOME"] ?? "";
-  // The XDG specification: a relative path is to be ignored.
+  // The XDG specification says to ignore a relative path.
   const home = isAbsolute(xdg) ? xdg : join(env["HOME"] || homedir(), ".config");
   return [join(home, "picket", `${role}.yaml`), `/etc/picket/${role}.yaml`];
 }
 
-/** Whether a file is there; one in a folder that may not be looked into isn't. */
+/** Whether a file exists; false too in a folder that can't be searched. */
 function exists(file: string): boolean {
   try {
     statSync(file);
@@ -160,7 +152,7 @@ async function readFile(file: string): Promise<Document> {
   throw new ConfigError([`${file}:1:1: expected a mapping ("key: value" lines)`]);
 }
 
-/** The bytes of a file, and no more of them than tell that it is too large: it may be a pipe without end. */
+/** A file's first LARGEST_FILE + 1 bytes: it may be a pipe without end. */
 async function readBytes(file: string): Promise<Uint8Array> {
   try {
     return Buffer.concat(await Array.fromAsync<Buffer>(createReadStream(file, { end: LARGEST_FILE })));
@@ -172,29 +164,21 @@ async function readBytes(file: string): Promise<Uint8Array> {
   }
 }
 
-/** A problem and where it comes from: a variable, a place in a file, or (something is absent, and there is no file) nowhere. */
+/** A problem and where it comes from: a variable, a place in the file, or neither (a setting is missing and there is no file). */
 interface Located extends Problem {
   variable?: string;
   place?: Place & { file: string };
 }
 
-/** What a configuration is made from. */
-interface Sources {
-  file: string | null;
-  document: Document;
-  env: Record<string, string | undefined>;
-  prefix: string;
-  shortForms: ShortForms;
-  surroundings: Surroundings;
-}
-
-/** Steps 3 to 5 of the header. `value` is only of use when there are no problems. */
+/** Steps 3 to 5 of the header. `value` is of no use when there are problems. */
 function examine<S extends v.GenericSchema>(
   schema: S,
-  { file, document, surroundings, ...variables }: Sources,
+  sources: { file: string | null; document: Document; env: Record<string, string | undefined>; naming: Naming },
 ): { value: v.InferOutput<S>; problems: Located[]; warnings: Located[] } {
-  const data = copyMapping(isMapping(document.value) ? document.value : {});
-  const { origins, problems: misfits } = applyEnvironment(data, { ...variables, root: schema });
+  const { file, document, env, naming } = sources;
+  const data = isMapping(document.value) ? document.value : newMapping();
+  const overridden = applyEnvironment(data, { env, root: schema, ...naming });
+  const surroundings = surroundingsOf(env, file === null ? process.cwd() : dirname(resolve(file)));
   const surveyed = survey(data, { root: schema, surroundings });
   // path() finds the surroundings in valibot's configuration; v.safeParse would drop them on the way.
   const config: v.Config<v.BaseIssue<unknown>> & { surroundings: Surroundings } = { message: UNWORDED, surroundings };
@@ -202,16 +186,20 @@ function examine<S extends v.GenericSchema>(
 
   const locate = (problem: Problem): Located => {
     const { path, of = "value", missing } = problem;
-    const variable = origins.of(missing === true ? path.slice(0, -1) : path);
+    const variable = originOf(overridden.origins, missing === true ? path.slice(0, -1) : path);
     if (variable !== undefined) return { ...problem, variable };
     return file === null ? problem : { ...problem, place: { file, ...document.place(path, of) } };
   };
-  // What a variable says wrongly is not missing, too.
-  const misfit = new Set(misfits.map(({ path }) => keyPath(path)));
+  // A setting whose variable is invalid isn't reported as missing too.
+  const reported = new Set(overridden.problems.map(({ path }) => keyPath(path)));
   const problems = [...surveyed.problems, ...issues.flatMap((issue) => problemsOf(issue, { data, root: schema }))]
-    .filter(({ path }) => path.length === 0 || !misfit.has(keyPath(path)))
+    .filter(({ path }) => path.length === 0 || !reported.has(keyPath(path)))
     .map(locate);
-  return { value, problems: [...problems, ...misfits], warnings: surveyed.warnings.map(locate) };
+  return {
+    value,
+    problems: [...problems, ...overridden.problems],
+    warnings: [...overridden.warnings, ...surveyed.warnings.map(locate)],
+  };
 }
 
 function line({ path, text, variable, place }: Located): string {
@@ -219,33 +207,18 @@ function line({ path, text, variable, place }: Located): string {
   return [from, keyPath(path), text].filter(Boolean).join(": ");
 }
 
-/** The error to throw for these problems: in the order of the file, then the environment's. */
-function failure(
-  problems: readonly Located[],
-  {
-    file,
-    looked,
-    ...naming
-  }: { file: string | null; looked: readonly string[]; prefix: string; shortForms: ShortForms },
-): ConfigError {
-  // Without a file to put a missing setting into, the variable to set.
-  const remedy = ({ path, missing, place }: Located): string =>
-    place === undefined && missing === true ? `: set ${variableFor(path, naming)}` : "";
-  const inOrder = problems.toSorted((a, b) => rank(a.place) - rank(b.place));
-  const lines = [...new Set(inOrder.map((problem) => line(problem) + remedy(problem)))];
-  if (file !== null || problems.some(({ missing, variable }) => !missing && variable !== undefined)) {
-    return new ConfigError(lines);
-  }
-  return new MissingSettings([...lines, `no configuration file (looked for ${looked.join(" and ")})`]);
+function isNowhere({ missing, place }: Located): boolean {
+  return missing === true && place === undefined;
 }
 
-function rank(place: Place | undefined): number {
+/** The order of the file, then the environment's. */
+function rank({ place }: Located): number {
   return place === undefined ? Number.MAX_VALUE : place.line * (LARGEST_FILE + 1) + place.col;
 }
 
 /**
- * The effective configuration, defaults included, as YAML with the keys in the schema's order. Secrets, and texts under
- * keys that sound like one, print as `[redacted]`, passwords in URLs too; what has a `toJSON` prints as that says.
+ * The effective configuration, defaults included, as YAML in the schema's order. Secrets, texts under keys that sound like
+ * one, and passwords in URLs print as `[redacted]`.
  */
 export function printConfig(config: unknown): string {
   return stringify(printable(config, []), { lineWidth: 0 });

@@ -5,7 +5,7 @@
 
 import { writeSync } from "node:fs";
 import { UsageError } from "./command-line.ts";
-import { ConfigError, MissingSettings } from "./config.ts";
+import { ConfigError } from "./config.ts";
 import { errorChain, type Log, writeStderr } from "./log.ts";
 
 /** The other side refused our credentials (401, 403): exit code 3, and units don't restart on it. */
@@ -50,9 +50,11 @@ export function report(error: unknown, { program, log, debug, neverFails }: Top)
     return neverFails ? 0 : exitCode(error);
   }
   // Problems stand at the start of their lines, where editors look for FILE:LINE:COL.
-  if (error instanceof MissingSettings) lines.unshift(`${program}: error: a required setting is missing`);
-  else if (error instanceof ConfigError) lines.unshift(`${program}: error: the configuration is invalid`);
-  else lines[0] = `${program}: error: ${lines[0]}`;
+  if (error instanceof ConfigError) {
+    lines.unshift(
+      `${program}: error: ${error.exitCode === 2 ? "a required setting is missing" : "the configuration is invalid"}`,
+    );
+  } else lines[0] = `${program}: error: ${lines[0]}`;
   for (const line of lines) writeStderr(line);
   if (hint !== undefined) writeStderr(`hint: ${hint}`);
   if (stack !== undefined) writeStderr(stack);
@@ -66,8 +68,8 @@ function findHint(error: unknown): string | undefined {
 }
 
 function exitCode(error: unknown): number {
-  if (error instanceof UsageError || error instanceof MissingSettings) return 2;
-  if (error instanceof ConfigError) return 78;
+  if (error instanceof UsageError) return 2;
+  if (error instanceof ConfigError) return error.exitCode;
   return error instanceof RefusedCredentials ? 3 : 1;
 }
 

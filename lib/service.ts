@@ -64,7 +64,7 @@ export interface CommandContext<C, A = Args> {
   env: Environment;
   args: A;
   positionals: string[];
-  /** The configuration; its warnings are logged. @throws ConfigError, MissingSettings. */
+  /** The configuration; its warnings are logged. @throws ConfigError. */
   loadConfig: () => Promise<C>;
   /** Writes to stdout, with a line break if the text doesn't end with one. Ends the program with exit code 0 when the reader is gone (`| head`). */
   print: (text: string) => void;

@@ -14,7 +14,6 @@ import {
   listen,
   loadConfig,
   type Loaded,
-  MissingSettings,
   nameSegment,
   path,
   printConfig,
@@ -240,9 +239,9 @@ describe("a broken file is refused with the place and the reason:", () => {
     ],
     ["an empty path", 'agent: a\ndrop_folder: {path: ""}\n', '2:21: drop_folder.path: expected a path, found ""'],
     [
-      "somebody else's home",
+      "another account's home",
       "agent: a\ninbox_dir: ~ann/inbox\n",
-      '2:12: inbox_dir: expected a path ("~" only stands for the own home folder, as in "~/x"), found "~ann/inbox"',
+      '2:12: inbox_dir: expected a path ("~" only stands for your own home folder, as in "~/x"), found "~ann/inbox"',
     ],
     [
       "a port out of range",
@@ -384,7 +383,6 @@ test("the problems come with the file's name, and the error's message is all of 
     (reason: unknown) => reason,
   );
   expect(error).toBeInstanceOf(ConfigError);
-  expect(error).not.toBeInstanceOf(MissingSettings);
   if (!(error instanceof ConfigError)) throw error;
   const { problems: all, message, exitCode } = error;
   expect(all[0]).toStartWith(`${file}:1:8: agent: expected a name`);
@@ -599,7 +597,6 @@ describe("without a file", () => {
   test("what is missing is named with the variables to set and the files looked for", async () => {
     using folder = new Folder();
     const none = await failed({ HOME: folder.path });
-    expect(none).toBeInstanceOf(MissingSettings);
     expect(none.exitCode).toBe(2);
     expect(none.problems).toEqual([
       'receiver.url: missing, expected an http or https URL, such as "https://hub.example": set PICKET_URL',
@@ -621,7 +618,7 @@ describe("without a file", () => {
   ])("a short form that is set to nothing is missing: %p", async (env, missing) => {
     using folder = new Folder();
     const error = await failed({ HOME: folder.path, ...(env as Record<string, string>) });
-    expect(error).toBeInstanceOf(MissingSettings);
+    expect(error.exitCode).toBe(2);
     for (const key of missing) expect(error.message).toContain(`${key}: missing`);
   });
 
@@ -633,14 +630,14 @@ describe("without a file", () => {
   });
 
   test.each(["abc", "0", "-5", "", "[1"])(
-    "a lenient variable that says %p is passed over with a warning",
+    "a lenient variable that says %p is ignored with a warning",
     async (value) => {
       using folder = new Folder();
       const rest = { HOME: folder.path, PICKET_URL: "https://hub.example", PICKET_TOKEN: TOKEN };
       const { config, warnings } = await agent({ ...rest, PICKET_INTERVAL_SECONDS: value });
       expect(config.interval_seconds).toBe(60);
       expect(warnings).toHaveLength(1);
-      expect(warnings[0]).toMatch(/^PICKET_INTERVAL_SECONDS: interval_seconds: .+: passed over$/);
+      expect(warnings[0]).toMatch(/^PICKET_INTERVAL_SECONDS: interval_seconds: .+: ignored$/);
       expect((await failed({ ...rest, PICKET_AGENT_INTERVAL_SECONDS: value })).exitCode).toBe(78);
     },
   );

@@ -8,6 +8,7 @@ import {
   listen,
   nameSegment,
   number,
+  parsed,
   path,
   restart,
   restartToSwitch,
@@ -18,22 +19,11 @@ import {
 import { connectionEntries, whoMayConnect } from "../guard.ts";
 import { EVENT_TYPES, PRIORITIES } from "../inbox.ts";
 import { SCHEMES, compileVerifier } from "./signature.ts";
-import { type Template, compileTemplate } from "./template.ts";
+import { compileTemplate } from "./template.ts";
 
 const DEFAULT_POLL_SECONDS = 30;
 
-const template = () =>
-  v.pipe(
-    v.string("expected a template (text)"),
-    v.rawTransform<string, Template>(({ dataset, addIssue, NEVER }) => {
-      try {
-        return compileTemplate(dataset.value);
-      } catch (error) {
-        addIssue({ message: (error as Error).message });
-        return NEVER;
-      }
-    }),
-  );
+const template = () => parsed("expected a template (text)", compileTemplate);
 
 const Verify = v.pipe(
   v.strictObject({ scheme: v.picklist(SCHEMES), ...secret("secret") }),

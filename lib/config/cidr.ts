@@ -1,7 +1,8 @@
-// Blocks of addresses: which addresses lie in a list of CIDRs, and which are this machine's own. No name is ever looked up.
+// CIDR blocks: whether an address lies in a list of them, and whether it is a loopback address. No name is looked up.
 
 import { BlockList, isIP } from "node:net";
-import * as v from "valibot";
+import type * as v from "valibot";
+import { parsed } from "./fields.ts";
 
 /** A block of addresses, or a single one (`prefix` 32 or 128). An IPv4-mapped IPv6 block (`::ffff:…/96` and longer) is kept as IPv4. */
 export interface Cidr {
@@ -17,23 +18,15 @@ const EXPECTED = 'expected an address or CIDR, such as "10.0.0.0/8", "192.168.1.
 
 /** An IPv4 or IPv6 CIDR or a bare address, parsed; bits set past the prefix are ignored, as in `192.168.1.10/24`. Prints as it was written. */
 export function cidr(): v.GenericSchema<string, Cidr> {
-  return v.pipe(
-    v.string(EXPECTED),
-    v.rawTransform(({ dataset, addIssue, NEVER }) => {
-      const parsed = parseCidr(dataset.value);
-      if (parsed !== null) return Object.defineProperty(parsed, "toJSON", { value: () => parsed.text });
-      addIssue({ message: EXPECTED });
-      return NEVER;
-    }),
-  );
+  return parsed(EXPECTED, (text) => Object.defineProperty(parseCidr(text), "toJSON", { value: () => text }));
 }
 
-function parseCidr(text: string): Cidr | null {
+function parseCidr(text: string): Cidr {
   const [, address = "", length] = /^([^/%]+)(?:\/(0|[1-9]\d{0,2}))?$/.exec(text) ?? [];
   const bits = isIP(address) === 4 ? 32 : 128;
   const prefix = Number(length ?? bits);
   const plain = unmapped(address);
-  if (plain === null || prefix > bits) return null;
+  if (plain === null || prefix > bits) throw new Error(EXPECTED);
   if (isIP(plain) === 6) return { address: plain, prefix, family: "ipv6", text };
   const outside = bits - 32;
   // `::ffff:0:0/90` holds more than the IPv4 addresses.
@@ -41,7 +34,7 @@ function parseCidr(text: string): Cidr | null {
   return { address: plain, prefix: prefix - outside, family: "ipv4", text };
 }
 
-/** A test for whether an address lies in one of `blocks`. What is not an address lies in none; `::/0` holds no IPv4 address. */
+/** Tests whether an address lies in one of `blocks`. Text that is no address lies in none; `::/0` holds no IPv4 address. */
 export function holding(blocks: readonly Cidr[]): (ip: string) => boolean {
   if (blocks.length === 0) return () => false;
   // One list a family: Bun's `::/0` holds IPv4 addresses, too.
@@ -69,7 +62,7 @@ export function unmapped(ip: string): string | null {
   return [left >> 8, left & 0xff, right >> 8, right & 0xff].join(".");
 }
 
-const isOwn = holding(["127.0.0.0/8", "::1"].map(parseCidr).filter((block) => block !== null));
+const isOwn = holding(["127.0.0.0/8", "::1"].map(parseCidr));
 
 /** Whether only this machine reaches `host`: 127.0.0.0/8, ::1 (brackets allowed) or `localhost`. Other names are not, whatever they resolve to. */
 export function isLoopback(host: string): boolean {

@@ -1,5 +1,5 @@
-// Plain data as a configuration holds it: lists, scalars, and mappings without a prototype, so that no key of a file
-// ("__proto__", "constructor") is ever anything but data.
+// Plain data as a configuration holds it: lists, scalars, and mappings. Mappings have no prototype, so that the keys
+// "__proto__" and "constructor" are keys like all others.
 
 /** The way to a value: keys and list indexes. */
 export type Path = readonly (string | number)[];
@@ -13,12 +13,12 @@ export function newMapping(): Mapping {
   return mapping;
 }
 
-/** Whether a value is a mapping: an object that is no list. */
+/** Whether a value is an object and not a list. */
 export function isMapping(value: unknown): value is Mapping {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** What stands under a key or at an index; undefined when there is nothing, or nothing that could hold it. */
+/** The value under a key or at an index; undefined when there is none. */
 export function child(value: unknown, step: string | number): unknown {
   if (Array.isArray(value)) return typeof step === "number" ? value[step] : undefined;
   return isMapping(value) && Object.hasOwn(value, step) ? value[step] : undefined;
@@ -35,16 +35,4 @@ export function put(container: unknown, step: string | number, value: unknown): 
   else if (isMapping(container) && typeof step === "string") container[step] = value;
   else return false;
   return true;
-}
-
-/** A copy of a mapping, all the way down. */
-export function copyMapping(mapping: Mapping): Mapping {
-  const copy = newMapping();
-  for (const [key, value] of Object.entries(mapping)) copy[key] = copied(value);
-  return copy;
-}
-
-function copied(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(copied);
-  return isMapping(value) ? copyMapping(value) : value;
 }

@@ -1,7 +1,7 @@
-// YAML text into plain data, with the place of every value; or everything that is wrong with the text, with its places.
+// YAML text into plain data, with the place of every value; or every error in the text, with its place.
 //
-// What people write is YAML 1.2 (core schema): one document, text keys, no key twice, no tags of one's own. Aliases are
-// followed, but neither into themselves nor into more values than a configuration can have ("billion laughs").
+// The text is YAML 1.2 (core schema): one document, text keys, no key twice, no tags. An alias must not contain itself,
+// and aliases must not multiply into more values than a configuration can have ("billion laughs").
 
 import {
   type Alias,
@@ -28,23 +28,27 @@ export interface Document {
   /** What is wrong with the text itself. Never quotes a value. */
   problems: (Place & { text: string })[];
   /**
-   * Where the value at `path` stands, or its key. What is not in the text is placed at the nearest thing around it that is:
-   * a missing key at the mapping that it is missing in. What lies within an aliased value is placed where it was written.
+   * Where the value at `path` begins, or its key. For what is not in the text: the nearest thing around it, so a missing
+   * key is placed at its mapping. What an alias stands for is placed where it was written.
    */
   place(path: Path, of: "value" | "key"): Place;
 }
 
-/** More values than this (after following aliases) are no configuration. */
+/** The most values of a document, aliases followed. */
 const MOST_VALUES = 100_000;
 
-/** Beyond so many errors of syntax the rest are consequences. */
+/** After so many errors of syntax the others are consequences. */
 const MOST_ERRORS = 20;
+
+const START: Place = { line: 1, col: 1 };
+
+/** An empty document: used when there is no file. */
+export const NO_DOCUMENT: Document = { problems: [], place: () => START };
 
 /** Reads YAML text. Never throws for what the text contains. */
 export function readDocument(text: string): Document {
   const lineCounter = new LineCounter();
   const at = (offset: number): Place => lineCounter.linePos(offset);
-  let root: Node | null;
   try {
     const parsed = parseDocument(text, {
       lineCounter,
@@ -54,143 +58,122 @@ export function readDocument(text: string): Document {
       schema: "core",
       resolveKnownTags: false,
       prettyErrors: false,
-      logLevel: "error", // with "silent" a second document would go unnoticed
+      logLevel: "error", // with "silent" a second document goes unnoticed
     });
     const errors = [...parsed.errors, ...parsed.warnings].slice(0, MOST_ERRORS);
-    const openingOf = errors.length > 0 ? openingsOf(parsed.contents) : () => null;
+    if (errors.length === 0) return convert(parsed.contents, at);
+    const begun = unclosed(parsed.contents);
     const problems = errors.map((error) => {
-      const { offset, text } = openingOf(error) ?? { offset: error.pos[0], text: syntaxText(error) };
+      const { offset, text } = openingOf(error, begun) ?? { offset: error.pos[0], text: syntaxText(error) };
       return { ...at(offset), text };
     });
-    if (problems.length > 0) return { ...NO_DOCUMENT, problems };
-    root = parsed.contents;
-  } catch {
-    return { ...NO_DOCUMENT, problems: [{ ...START, text: TOO_DEEP }] }; // the parser ran out of stack
+    return { ...NO_DOCUMENT, problems };
+  } catch (error) {
+    if (error instanceof Refused) return { ...NO_DOCUMENT, problems: [{ ...at(error.offset), text: error.message }] };
+    // The parser or the conversion ran out of stack.
+    return { ...NO_DOCUMENT, problems: [{ ...START, text: TOO_DEEP }] };
   }
-  return convert(root, at);
 }
 
-const START: Place = { line: 1, col: 1 };
-
-/** A document that holds nothing: what stands for the file where there is none. */
-export const NO_DOCUMENT: Document = { problems: [], place: () => START };
-
 class Refused extends Error {
-  readonly node: Node;
+  readonly offset: number;
   constructor(node: Node, message: string) {
     super(message);
-    this.node = node;
+    this.offset = startOf(node);
   }
+}
+
+/** Where a value and its key begin, as offsets, and the same for what the value holds. */
+interface Spot {
+  key: number;
+  value: number;
+  inside: Map<string | number, Spot>;
 }
 
 function convert(root: Node | null, at: (offset: number) => Place): Document {
-  const anchors = new Map<string, Node>();
-  const targets = new Map<Alias, Node>();
-  const open = new Set<Node>();
+  /** The nodes by anchor; null while the conversion is inside the node. */
+  const anchors = new Map<string, Node | null>();
   let values = 0;
 
-  function toData(node: Node | null): unknown {
+  function toData(node: Node | null, spot: Spot): unknown {
     if (node === null) return null;
     if (++values > MOST_VALUES) throw new Refused(node, `more than ${MOST_VALUES} values, aliases followed`);
-    if (isAlias(node)) return toData(follow(node));
-    if ("anchor" in node && node.anchor !== undefined) anchors.set(node.anchor, node);
-    if (isScalar(node)) return node.value;
-    open.add(node);
-    let data: unknown = null;
-    if (isSeq<Node | null>(node)) data = node.items.map(toData);
-    if (isMap<Node, Node | null>(node)) {
-      const mapping = newMapping();
-      for (const { key, value } of node.items) mapping[keyText(key)] = toData(value);
-      data = mapping;
-    }
-    open.delete(node);
+    if (isAlias(node)) return toData(follow(node), spot);
+    const anchor = "anchor" in node ? node.anchor : undefined;
+    if (anchor !== undefined) anchors.set(anchor, null);
+    const data = isScalar(node) ? node.value : contentOf(node, spot.inside);
+    if (anchor !== undefined && anchors.get(anchor) === null) anchors.set(anchor, node);
     return data;
+  }
+
+  function contentOf(node: Node, inside: Spot["inside"]): unknown {
+    const add = (step: string | number, spot: Omit<Spot, "inside">): Spot => {
+      const added = { ...spot, inside: new Map() };
+      inside.set(step, added);
+      return added;
+    };
+    if (isSeq<Node | null>(node)) {
+      return node.items.map((item, index) => {
+        const value = startOf(item ?? node);
+        return toData(item, add(index, { key: value, value }));
+      });
+    }
+    const mapping = newMapping();
+    if (!isMap<Node, Node | null>(node)) return mapping;
+    for (const { key, value } of node.items) {
+      const name = isScalar(key) ? String(key.value) : String(key);
+      // With nothing written after the colon, the key is the better place.
+      const valueAt = value === null || isBlank(value) ? key : value;
+      mapping[name] = toData(value, add(name, { key: startOf(key), value: startOf(valueAt) }));
+    }
+    return mapping;
   }
 
   function follow(alias: Alias): Node {
     const target = anchors.get(alias.source);
     if (target === undefined) throw new Refused(alias, `alias "*${alias.source}" without an anchor before it`);
-    if (open.has(target)) throw new Refused(alias, `alias "*${alias.source}" contains itself`);
-    targets.set(alias, target);
+    if (target === null) throw new Refused(alias, `alias "*${alias.source}" contains itself`);
     return target;
   }
 
-  const start = (node: Node | null | undefined): Place => at(node?.range?.[0] ?? 0);
-  try {
-    const value = root === null || isBlank(root) ? undefined : toData(root);
-    return { value, problems: [], place: (path, of) => start(locate({ root, targets, path, of })) };
-  } catch (error) {
-    if (error instanceof Refused) return { ...NO_DOCUMENT, problems: [{ ...start(error.node), text: error.message }] };
-    if (error instanceof RangeError) return { ...NO_DOCUMENT, problems: [{ ...START, text: TOO_DEEP }] };
-    throw error;
-  }
+  const top: Spot = { key: startOf(root), value: startOf(root), inside: new Map() };
+  const value = root === null || isBlank(root) ? undefined : toData(root, top);
+  return {
+    value,
+    problems: [],
+    place(path, of) {
+      let spot = top;
+      for (const step of path) {
+        const next = spot.inside.get(step);
+        if (next === undefined) return at(spot.value);
+        spot = next;
+      }
+      return at(spot[of]);
+    },
+  };
+}
+
+function startOf(node: Node | null): number {
+  return node?.range?.[0] ?? 0;
 }
 
 function isBlank(node: Node): boolean {
   return isScalar(node) && node.value === null && node.source === "";
 }
 
-function keyText(key: Node): string {
-  return isScalar(key) ? String(key.value) : String(key);
-}
-
-function locate(options: {
-  root: Node | null;
-  targets: Map<Alias, Node>;
-  path: Path;
-  of: "value" | "key";
-}): Node | null {
-  const { root, targets, path, of } = options;
-  let value = root;
-  for (const [depth, step] of path.entries()) {
-    const inside: Node | null = isAlias(value) ? (targets.get(value) ?? null) : value;
-    let key: Node | null = null;
-    let next: Node | null = null;
-    if (isMap<Node, Node | null>(inside)) {
-      const pair = inside.items.find((item) => keyText(item.key) === step);
-      if (pair === undefined) return value;
-      key = pair.key;
-      // nothing written after the colon: its key is the better place
-      next = pair.value === null || isBlank(pair.value) ? pair.key : pair.value;
-    } else if (isSeq<Node | null>(inside) && typeof step === "number") {
-      next = inside.items[step] ?? null;
-    }
-    if (next === null) return value;
-    if (of === "key" && depth === path.length - 1) return key ?? next;
-    value = next;
-  }
-  return value;
-}
-
-/**
- * What is not closed the parser reports where it gave up, often at the end of the file: where it begins is the better
- * place. Returns each error's beginning, or null for errors of another kind.
- */
-function openingsOf(root: Node | null): (error: YAMLError) => { offset: number; text: string } | null {
-  const begun = unfinished(root);
-  return (error) => {
-    const [, quote, bracket] = /^Missing closing (["'])quote|end with a ([\]}])$/.exec(error.message) ?? [];
-    const sign = quote ?? (bracket === "]" ? "[" : "{");
-    // several may have been given up at the same place: the parser reports them from the inside out
-    const offset = begun.get(`${sign}${error.pos[0]}`)?.pop();
-    if (offset === undefined) return null;
-    const hint = quote === undefined ? " (or what it holds is not indented)" : "";
-    return { offset, text: `a ${sign} that is never closed${hint}` };
-  };
-}
-
 /** Where quoted texts and flow collections begin, from the outside in, by their sign and the offset of their end. */
-function unfinished(root: Node | null): Map<string, number[]> {
+function unclosed(root: Node | null): Map<string, number[]> {
   const begun = new Map<string, number[]>();
+  // A stack instead of the library's `visit`, which takes the square of the depth.
   const left = [root];
   for (let node = left.pop(); node !== undefined; node = left.pop()) {
     if (node === null || isAlias(node)) continue;
     const sign = signOf(node);
-    if (sign !== null && node.range) {
-      const name = `${sign}${node.range[1]}`;
-      const beginnings = begun.get(name) ?? [];
-      beginnings.push(node.range[0]);
-      begun.set(name, beginnings);
+    if (sign !== undefined && node.range) {
+      const [start, end] = node.range;
+      const starts = begun.get(`${sign}${end}`);
+      if (starts === undefined) begun.set(`${sign}${end}`, [start]);
+      else starts.push(start);
     }
     if (isSeq<Node | null>(node)) left.push(...node.items);
     if (isMap<Node, Node | null>(node)) left.push(...node.items.flatMap(({ key, value }) => [key, value]));
@@ -198,10 +181,24 @@ function unfinished(root: Node | null): Map<string, number[]> {
   return begun;
 }
 
-function signOf(node: Node): string | null {
-  if (isScalar(node)) return node.type === "QUOTE_DOUBLE" ? '"' : node.type === "QUOTE_SINGLE" ? "'" : null;
-  if (isSeq(node)) return node.flow === true ? "[" : null;
-  return isMap(node) && node.flow === true ? "{" : null;
+function signOf(node: Node): string | undefined {
+  if (isScalar(node)) return { QUOTE_DOUBLE: '"', QUOTE_SINGLE: "'" }[String(node.type)];
+  if (isSeq(node) || isMap(node)) return node.flow === true ? (isSeq(node) ? "[" : "{") : undefined;
+  return undefined;
+}
+
+/**
+ * The parser reports what is not closed where it gave up, often at the end of the file: the beginning is the better place.
+ * Returns null for errors of another kind.
+ */
+function openingOf(error: YAMLError, begun: Map<string, number[]>): { offset: number; text: string } | null {
+  const [, quote, bracket] = /^Missing closing (["'])quote|end with a ([\]}])$/.exec(error.message) ?? [];
+  const sign = quote ?? (bracket === "]" ? "[" : "{");
+  // Several may end at the same offset: the parser reports them from the inside out.
+  const offset = begun.get(`${sign}${error.pos[0]}`)?.pop();
+  if (offset === undefined) return null;
+  const hint = quote === undefined ? " (or what it holds is not indented)" : "";
+  return { offset, text: `a ${sign} that is never closed${hint}` };
 }
 
 const TAG = "a tag (!…) is not allowed here (text that starts with ! needs quotes)";
@@ -210,7 +207,7 @@ const TOO_DEEP = "nested too deeply to be read";
 const SYNTAX: Partial<Record<YAMLError["code"], string>> = {
   BAD_ALIAS: "an alias or anchor without a proper name",
   BAD_COLLECTION_TYPE: TAG,
-  BAD_DIRECTIVE: "a %directive that is not known",
+  BAD_DIRECTIVE: "an unknown %directive",
   BAD_DQ_ESCAPE: "an escape that double quotes do not know (write \\\\ for a backslash, or use single quotes)",
   BAD_SCALAR_START: "text that starts with @ or ` needs quotes",
   BLOCK_AS_IMPLICIT_KEY: 'a second ": " on one line (text that contains ": " needs quotes)',
@@ -223,11 +220,11 @@ const SYNTAX: Partial<Record<YAMLError["code"], string>> = {
   TAG_RESOLVE_FAILED: TAG,
 };
 
-/** The parser's errors in the words of this house. Its own texts may quote a piece of the file, and that piece may be a token. */
+/** The parser's error in our words. The parser's own text may quote a piece of the file, and that piece may be a token. */
 function syntaxText(error: YAMLError): string {
   const known = SYNTAX[error.code];
   if (known !== undefined) return known;
-  // what is left speaks of YAML's own signs; what follows a colon or stands in quotes may be from the file, a secret even
+  // What follows a colon or stands in quotes may be from the file.
   const text = error.message.replace(/\s*[:"`].*/s, "");
   return `not valid YAML: ${text.charAt(0).toLowerCase()}${text.slice(1)}`;
 }

@@ -1,16 +1,18 @@
-// Settings from environment variables, on top of what the file says.
+// Settings from environment variables. They override the file.
 //
 // PICKET_<ROLE>_<KEY>, with "__" between levels and list indexes as levels: PICKET_COLLECTOR_WEBHOOK__ROUTES__0__RECIPIENT.
-// The schema decides how a value is read: where it takes text the value is the text ("123" stays text), everything else
-// is YAML, whole lists and mappings too. A variable that is set to nothing is set: it means empty text, or YAML's nothing.
-// Only a short form that is set to nothing isn't: it stands for what is required, and what is required and empty is missing.
+// The schema decides how a value is read: for a text setting it is text ("123" stays text), for all others YAML, whole
+// lists and mappings too. A variable set to nothing is set: it means empty text, or YAML's null. A short form set to
+// nothing is not set, unless it is lenient.
 
 import { resolve } from "node:path";
+import * as v from "valibot";
 import { nearest } from "../nearest.ts";
 import { child, isMapping, type Mapping, newMapping, type Path, put } from "./data.ts";
 import { readDocument } from "./document.ts";
 import {
   alternatives,
+  describe,
   knownKeys,
   markOf,
   type Shape,
@@ -21,12 +23,12 @@ import {
   under,
   words,
 } from "./shape.ts";
-import type { Problem } from "./wording.ts";
+import { found, type Problem } from "./wording.ts";
 
-/** A variable of another name for one setting: `{ PICKET_URL: { path: ["receiver", "url"] } }`. With `lenient`, a value that does not fit is a warning, and as if it were not set. */
+/** A variable of another name for one setting: `{ PICKET_URL: { path: ["receiver", "url"] } }`. A `lenient` one with an invalid value is ignored with a warning. */
 export type ShortForms = Readonly<Record<string, { path: readonly string[]; lenient?: boolean }>>;
 
-/** A variable's problem: with what it sets, or with its name (an empty path). */
+/** A variable's problem: with the setting's path, or with an empty one when it names no setting. */
 type VariableProblem = Problem & { variable: string };
 
 interface Override {
@@ -35,10 +37,11 @@ interface Override {
   /** The setting's schemas. */
   shapes: Shape[];
   text: string;
+  lenient?: boolean;
 }
 
 /** What a role's variables are called. */
-interface Naming {
+export interface Naming {
   /** `PICKET_COLLECTOR_` */
   prefix: string;
   shortForms: ShortForms;
@@ -55,42 +58,43 @@ function level(step: string | number): string {
   return String(step).toUpperCase();
 }
 
-/** Which variable each value came from, by its path as JSON; what lies in it came from there, too. */
-class Origins extends Map<string, string> {
-  /** Notes that the value at `path` came from `variable`, unless another one is noted. */
-  note(path: Path, variable: string): void {
-    const name = JSON.stringify(path);
-    if (!this.has(name)) this.set(name, variable);
-  }
+/** The variable that each value came from, by its path as JSON. */
+type Origins = Map<string, string>;
 
-  /** The variable that the value at `path`, or what it lies in, came from. */
-  of(path: Path): string | undefined {
-    const lengths = path.map((_, index) => path.length - index);
-    return lengths.map((length) => this.get(JSON.stringify(path.slice(0, length)))).find((name) => name !== undefined);
-  }
+/** The variable that the value at `path`, or what holds it, came from. */
+export function originOf(origins: Origins, path: Path): string | undefined {
+  const lengths = path.map((_, index) => path.length - index);
+  return lengths.map((length) => origins.get(JSON.stringify(path.slice(0, length)))).find(Boolean);
 }
 
 /**
- * Puts what `env` overrides into `data` (changed in place): a whole mapping before what lies in it, list items in their
- * order. A secret that is overridden in one of its forms (`token`, `token_file`) loses what the file says in the other.
+ * Puts what `env` overrides into `data` (changed in place): a whole mapping before its members, list items in order.
+ * Overriding a secret in one of its forms (`token`, `token_file`) removes the other form that the file has.
  */
 export function applyEnvironment(
   data: Mapping,
   { env, root, ...naming }: Naming & { env: Record<string, string | undefined>; root: Shape },
-): { origins: Origins; problems: VariableProblem[] } {
-  const origins = new Origins();
+): { origins: Origins; problems: VariableProblem[]; warnings: VariableProblem[] } {
+  const origins: Origins = new Map();
+  const warnings: VariableProblem[] = [];
   const { overrides, problems } = readOverrides(env, { root, ...naming });
-  for (const override of overrides) {
-    const { path, variable } = override;
-    const outcome = readValue(override.text, override.shapes);
-    origins.note(path, variable);
+  for (const { lenient, ...override } of overrides) {
+    const { path, variable, shapes } = override;
+    const outcome = readValue(override.text, shapes);
+    if (lenient && !("value" in outcome && v.is(shapes[0] as v.GenericSchema, outcome.value))) {
+      const text = `expected ${describe(shapes)}, found ${found(override.text, { show: true })}: ignored`;
+      warnings.push({ path, variable, text });
+      continue;
+    }
+    const name = JSON.stringify(path);
+    if (!origins.has(name)) origins.set(name, variable);
     const text = "problem" in outcome ? outcome.problem : place(data, { override, value: outcome.value, origins });
     if (text !== null) problems.push({ path, variable, text });
   }
-  return { origins, problems };
+  return { origins, problems, warnings };
 }
 
-/** The overrides in the order in which they apply, and the variables with the prefix that name no setting. A role's own name wins over a short form. */
+/** The overrides in the order in which they apply, and the variables with the prefix that name no setting. A variable with the prefix wins over a short form. */
 function readOverrides(
   env: Record<string, string | undefined>,
   { prefix, shortForms, root }: Naming & { root: Shape },
@@ -100,7 +104,7 @@ function readOverrides(
   for (const [variable, { path, lenient = false }] of Object.entries(shortForms)) {
     const text = env[variable];
     if (text === undefined || (text === "" && !lenient)) continue;
-    overrides.set(path.join("."), { variable, path, shapes: shapesAt(root, path), text });
+    overrides.set(path.join("."), { variable, path, shapes: shapesAt(root, path), text, lenient });
   }
   for (const [variable, text] of Object.entries(env)) {
     if (text === undefined || !variable.startsWith(prefix)) continue;
@@ -127,7 +131,7 @@ function resolveName(name: string, root: Shape): { path: Path; shapes: Shape[] }
 
 function unknownText(variable: string, { prefix, root }: { prefix: string; root: Shape }): string {
   const given = variable.slice(prefix.length);
-  // List indexes as in the given name, so that they don't count as differences.
+  // List indexes are copied from the given name, so that they don't count as differences.
   const indexes = given.split("__").filter((segment) => /^\d+$/.test(segment));
   const names = settings(root).map(({ path }) => {
     const left = [...indexes];
@@ -147,7 +151,7 @@ function comparePaths(a: Path, b: Path): number {
   return a.length - b.length;
 }
 
-/** Sets one value, making the mappings and lists on the way to it. Returns what stands in its way. */
+/** Sets one value, and creates the mappings and lists that hold it. Returns why it can't. */
 function place(
   data: Mapping,
   { override, value, origins }: { override: Override; value: unknown; origins: Origins },
@@ -165,7 +169,7 @@ function place(
       return `cannot be set: what should hold it is not a ${typeof step === "number" ? "list" : "mapping"}`;
     }
     if (last) dropOtherForm(inside, override, origins);
-    else if (present === undefined) origins.note(path.slice(0, depth + 1), variable);
+    else if (present === undefined) origins.set(JSON.stringify(path.slice(0, depth + 1)), variable);
     inside = content;
   }
   return null;
@@ -193,7 +197,7 @@ function readValue(text: string, shapes: readonly Shape[]): { value: unknown } |
   return { problem: `${problem.text} (line ${problem.line}, column ${problem.col} of the variable)` };
 }
 
-/** A relative path in a variable starts at the working directory: its author stood there, not beside the file. */
+/** A relative path in a variable starts at the working directory, not at the file's folder. */
 function fromWorkingDirectory(text: string, shapes: readonly Shape[]): string {
   const isPath = shapes.some((shape) => markOf(shape)?.kind === "path");
   return isPath && text !== "" && !text.startsWith("~") && !text.includes("\0") ? resolve(text) : text;

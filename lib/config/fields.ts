@@ -1,10 +1,25 @@
-// What roles build their schemas from, each with a message that says what is expected.
+// The building blocks of the roles' schemas, each with a message that says what is expected.
 //
-// A message that starts with "expected" gets ", found …" appended by loadConfig (never for a secret); others stand as they are.
+// loadConfig appends ", found …" to a message that starts with "expected" (never for a secret).
 
 import { isIP, isIPv6 } from "node:net";
 import * as v from "valibot";
 import type { Problem } from "./wording.ts";
+
+/** Text that `parse` turns into a value; what `parse` throws is the message of the issue. */
+export function parsed<T>(expected: string, parse: (text: string) => T): v.GenericSchema<string, T> {
+  return v.pipe(
+    v.string(expected),
+    v.rawTransform<string, T>(({ dataset, addIssue, NEVER }) => {
+      try {
+        return parse(dataset.value);
+      } catch (error) {
+        addIssue({ message: (error as Error).message });
+        return NEVER;
+      }
+    }),
+  );
+}
 
 /** Where to listen. Prints as `host:port`, `[host]:port` for IPv6 (`toString`, `toJSON`, not enumerable). */
 export interface Listen {
@@ -24,36 +39,24 @@ const LISTEN = 'expected host:port, such as "127.0.0.1:8080" or "[::1]:8080"';
 
 /** `host:port`, `[v6]:port` or `:port` (all IPv4 addresses, 0.0.0.0); a name or an address, port 0 to 65535. In YAML what starts with `[` needs quotes. */
 export function listen(): v.GenericSchema<string, Listen> {
-  return v.pipe(
-    v.string(LISTEN),
-    v.rawTransform(({ dataset, addIssue, NEVER }) => {
-      const parsed = parseListen(dataset.value);
-      if (parsed !== null) return parsed;
-      addIssue({ message: LISTEN });
-      return NEVER;
-    }),
-  );
+  return parsed(LISTEN, (text) => {
+    const [, bracketed, plain, digits] = /^(?:\[([^\]]*)\]|([^:[\]]*)):(\d{1,5})$/.exec(text) ?? [];
+    const host = bracketed ?? (plain || "0.0.0.0");
+    const isValid = bracketed === undefined ? isHost(host) : isIPv6(host);
+    if (digits === undefined || Number(digits) > 65_535 || !isValid) throw new Error(LISTEN);
+    return listenAddress(host, Number(digits));
+  });
 }
 
-function parseListen(text: string): Listen | null {
-  const [, bracketed, plain, digits] = /^(?:\[([^\]]*)\]|([^:[\]]*)):(\d{1,5})$/.exec(text) ?? [];
-  const port = Number(digits);
-  if (digits === undefined || port > 65_535) return null;
-  if (bracketed !== undefined) {
-    return isIPv6(bracketed) ? listenAddress(bracketed, port) : null;
-  }
-  const host = plain || "0.0.0.0";
-  const numeric = /^[\d.]+$/.test(host);
-  const valid = numeric
-    ? isIP(host) === 4
-    : /^[a-z\d]([a-z\d-]*[a-z\d])?(\.[a-z\d]([a-z\d-]*[a-z\d])?)*\.?$/i.test(host);
-  return valid && host.length <= 253 ? listenAddress(host, port) : null;
+function isHost(text: string): boolean {
+  if (/^[\d.]+$/.test(text)) return isIP(text) === 4;
+  return text.length <= 253 && /^[a-z\d]([a-z\d-]*[a-z\d])?(\.[a-z\d]([a-z\d-]*[a-z\d])?)*\.?$/i.test(text);
 }
 
-/** The rule for every name that becomes a file name: one path segment, at most 128 characters, no leading dot. */
+/** A name that can be a file name: one path segment, at most 128 characters, no leading dot. */
 export const NAME_SEGMENT = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
-/** A name that is fit for a file name: see NAME_SEGMENT. */
+/** A name that can be a file name: see NAME_SEGMENT. */
 export function nameSegment(): v.GenericSchema<string, string> {
   const message =
     "expected a name of 1 to 128 letters, digits, dots, dashes and underscores, starting with a letter or digit";
@@ -65,7 +68,7 @@ interface Bounds {
   max?: number;
 }
 
-/** A duration in seconds, fractions allowed. `min` is 0 unless given. Longest: about 24 days, what a timer can wait for (2^31 - 1 ms). */
+/** A duration in seconds, fractions allowed; `min` is 0 unless given. A timer can wait for about 24 days (2^31 - 1 ms). */
 export function seconds({ min = 0, max = 2_147_483 }: Bounds = {}): v.GenericSchema<number, number> {
   return bounded("a number of seconds", { min, max, open: max === 2_147_483 });
 }
@@ -101,38 +104,27 @@ function bounded(
 /** An absolute `http:` or `https:` URL without its trailing slashes. No user name or password (they would be logged with it), no query, no fragment. */
 export function httpUrl(): v.GenericSchema<string, string> {
   const message = 'expected an http or https URL, such as "https://hub.example"';
-  return v.pipe(
-    v.string(message),
-    v.check((text) => /^https?:\/\/[^/?#]/i.test(text) && URL.canParse(text), message),
-    v.check((text) => {
-      const { username, password } = urlOr(text);
-      return username === "" && password === "";
-    }, "a URL with a user name or password in it: give the credential on its own"),
-    v.check((text) => !/[?#]/.test(text), "expected a URL without ? and #"),
-    v.transform((text) => urlOr(text).href.replace(/\/+$/, "")),
-  );
-}
-
-function urlOr(text: string): { username: string; password: string; href: string } {
-  return URL.parse(text) ?? { username: "", password: "", href: text };
+  return parsed(message, (text) => {
+    const url = /^https?:\/\/[^/?#]/i.test(text) ? URL.parse(text) : null;
+    if (url === null) throw new Error(message);
+    if (url.username !== "" || url.password !== "") {
+      throw new Error("a URL with a user name or password in it: give the credential on its own");
+    }
+    if (/[?#]/.test(text)) throw new Error("expected a URL without ? and #");
+    return url.href.replace(/\/+$/, "");
+  });
 }
 
 /**
  * A rule across several keys of a mapping, as a pipe item: `v.pipe(v.strictObject({…}), rule((config) => […]))`.
- * It returns problems, with paths that start at this mapping. It is asked once the mapping is valid in itself.
+ * It returns problems, with paths that start at this mapping. It runs when each value of the mapping is valid.
  */
 export function rule<T>(judge: (config: T) => Iterable<Problem>): v.RawCheckAction<T> {
   return v.rawCheck<T>(({ dataset, addIssue }) => {
     if (!dataset.typed) return;
     for (const { path, text: message } of judge(dataset.value)) {
-      const items = path.map((key) => ({
-        type: "unknown" as const,
-        origin: "value" as const,
-        input: null,
-        key,
-        value: null,
-      }));
-      const [first, ...rest] = items;
+      const unused = { type: "unknown", origin: "value", input: null, value: null } as const;
+      const [first, ...rest] = path.map((key) => ({ ...unused, key }));
       addIssue(first === undefined ? { message } : { message, path: [first, ...rest] });
     }
   });

@@ -1,11 +1,9 @@
-// Paths in a configuration: "~/" is the home folder, and what is relative starts at the configuration's own folder.
-//
-// A daemon's working directory is wherever it was started from; the file's folder is where its author stood.
+// Paths in a configuration: "~/" is the home folder, a relative path starts at the configuration file's folder. A daemon's
+// working directory depends on how it was started.
 
 import { homedir } from "node:os";
 import { isAbsolute, join, resolve } from "node:path";
 import * as v from "valibot";
-import { isMapping } from "./data.ts";
 import { marked } from "./shape.ts";
 
 /** What paths and secrets are looked up against. */
@@ -38,33 +36,32 @@ export function path(): v.GenericSchema<string, string> {
     v.string("expected a path"),
     marked({ kind: "path" }),
     v.check((text) => text !== "" && !text.includes("\0"), "expected a path"),
-    v.check((text) => !/^~[^/]/.test(text), 'expected a path ("~" only stands for the own home folder, as in "~/x")'),
+    v.check((text) => !/^~[^/]/.test(text), 'expected a path ("~" only stands for your own home folder, as in "~/x")'),
     v.rawTransform(({ dataset, config }) => {
-      // loadConfig hands its surroundings down in valibot's own configuration, so that defaults are resolved like all else
-      const handed: unknown = "surroundings" in config ? config.surroundings : null;
-      const surroundings = isSurroundings(handed) ? handed : surroundingsOf(process.env, process.cwd());
-      return resolvePath(dataset.value, surroundings);
+      // loadConfig passes its surroundings in valibot's configuration, so that defaults are resolved too.
+      const { surroundings } = config as { surroundings?: Surroundings };
+      return resolvePath(dataset.value, surroundings ?? surroundingsOf(process.env, process.cwd()));
     }),
   );
 }
 
-function isSurroundings(value: unknown): value is Surroundings {
-  return isMapping(value) && typeof value["home"] === "string" && typeof value["base"] === "string";
-}
-
-/** Where a role keeps `name` unless told otherwise: where systemd says, else where root or a user keeps such data. */
+/** The default folder for a role's data: systemd's state folder, else root's or the user's. */
 export function dataFolder(name: string): string {
-  const state = process.env["STATE_DIRECTORY"]?.split(":")[0];
+  const state = stateFolder();
   if (state) return join(state, name);
   return join(process.getuid?.() === 0 ? "/var/lib/picket" : join(homedir(), ".local/share/picket"), name);
 }
 
 /**
- * Like `dataFolder`, for a role whose service runs as another account than the others': systemd gives a state folder, with all
- * that is in it, to the account of the unit that names it.
+ * Like `dataFolder`, for a role that runs under its own account: systemd gives a state folder, with all that is in it, to the
+ * account of its unit.
  */
 export function ownDataFolder(name: string): string {
-  const state = process.env["STATE_DIRECTORY"]?.split(":")[0];
+  const state = stateFolder();
   if (state) return state;
   return process.getuid?.() === 0 ? `/var/lib/picket-${name}` : join(homedir(), ".local/share/picket", name);
+}
+
+function stateFolder(): string | undefined {
+  return process.env["STATE_DIRECTORY"]?.split(":")[0];
 }

@@ -1,16 +1,16 @@
-// The schema walked along the data before valibot sees it, for what valibot can't do: report every unknown key at every
-// level (it stops at the first), read secrets, and look into sections that are absent, so that what is missing in
-// them is named setting by setting and a credential finds its place in them.
+// Walks the schema along the data before valibot sees it, for what valibot can't do: report every unknown key at every
+// level (valibot stops at the first), read secrets, and look into absent sections, so that each setting missing in them
+// is named and a credential can fill it.
 
 import { bareNames, resolveSecret } from "./credentials.ts";
-import { copyMapping, isMapping, type Mapping, newMapping, type Path } from "./data.ts";
+import { isMapping, type Mapping, newMapping, type Path } from "./data.ts";
 import type { Surroundings } from "./paths.ts";
 import { alternatives, knownKeys, markOf, type Shape, settings, takesMapping, under } from "./shape.ts";
 import { type Problem, unknownKeyText } from "./wording.ts";
 
 /**
- * Walks `data` along the schema `root` and changes it in place: unknown keys go, secrets come in, sections that valibot
- * would make anyway are made. Returns what is wrong, and what should not stay as it is.
+ * Walks `data` along the schema `root` and changes it in place: removes unknown keys, reads secrets, and creates the absent
+ * sections that are required or have a default.
  */
 export function survey(
   data: unknown,
@@ -54,11 +54,11 @@ function secretOf(entry: Shape): string[] {
   return mark?.kind === "secret" ? [mark.key] : [];
 }
 
-/** Makes the absent sections of a mapping: those that are required, and those whose default is a mapping. */
+/** Creates the absent sections of a mapping: those that are required, and those whose default is a mapping. */
 function addSections(mapping: Mapping, here: readonly Shape[]): void {
   for (const [key, entry] of here.flatMap(({ entries = {} }) => Object.entries(entries))) {
     if (key in mapping) continue;
     if (takesMapping(entry)) mapping[key] = newMapping();
-    else if (isMapping(entry.default)) mapping[key] = copyMapping(entry.default);
+    else if (isMapping(entry.default)) mapping[key] = structuredClone(entry.default);
   }
 }
