@@ -65,19 +65,22 @@ export function completeEvent(draft: EventDraft): InboxEvent {
   return { ...draft, ts: draft.ts ?? new Date().toISOString(), id: draft.id ?? randomId() };
 }
 
-/** The line of an event, without its line break: compact JSON, keys in their fixed order, empty optional ones left out. */
+/**
+ * The line of an event, without its line break: compact JSON, keys in their fixed order, empty optional ones left out. Half of a surrogate pair
+ * becomes U+FFFD: JSON can escape it (`\ud83d`), but not every reader takes that, and jq 1.6 stops at such a line.
+ */
 function formatEvent(event: InboxEvent): string {
   const { ts, id, from, to, type, priority, payload, sentinel, source } = event;
   return JSON.stringify({
     ts,
     id,
-    from,
+    from: from.toWellFormed(),
     to,
     type,
     priority,
-    payload,
-    sentinel: sentinel === "" ? undefined : sentinel,
-    source: source === "" ? undefined : source,
+    payload: payload.toWellFormed(),
+    sentinel: sentinel?.toWellFormed() || undefined,
+    source: source?.toWellFormed() || undefined,
   });
 }
 

@@ -223,6 +223,16 @@ describe.each(TARGETS)("the collector as %s", (target) => {
     expect(await (await fetch(`${url}/metrics`)).text()).toContain("picket_events_total");
   });
 
+  test("half a surrogate pair becomes U+FFFD in every line, wherever it came from", async () => {
+    await post("/any", `{"a":"x\\ud83dy","\\udc00":"\\ud83d\\ude00"}`);
+    expect(newest()["payload"]).toBe(`any {"a":"x\ufffdy","\ufffd":"\u{1f600}"}`);
+    drop("half.json", `{"recipient":"gina","type":"INFO","payload":"\\ud83d","sentinel":"/nowhere/\\udead"}`);
+    await until("the drop is delivered", () => inboxLines(folder.at("inbox"), "gina").length === 1);
+    expect(newest("gina")).toMatchObject({ payload: "\ufffd", sentinel: "/nowhere/\ufffd" });
+    for (const recipient of ["bob", "gina"])
+      expect(readFileSync(folder.at("inbox", `${recipient}.inbox`), "utf8")).not.toMatch(/\\ud[89a-f]/i);
+  });
+
   test("a drop becomes a line and goes", async () => {
     drop("a.json", `{"recipient":"carol","type":"INFO","payload":"hello\\nworld","priority":"","sentinel":""}`);
     await until(

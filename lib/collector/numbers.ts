@@ -32,11 +32,15 @@ const rawJson = (text: string): unknown => (JSON as Json5).rawJSON?.(text) ?? Nu
  */
 const UNUSUAL = /(?:(?<!\d):|[,[])\s*(?:\d+(?:[.eE]|\d{15})|-\d)/;
 
+/** An escape within a JSON text: a surrogate pair, half of one (the group), or any other. */
+const ESCAPE = /\\(?:u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|(u[dD][89a-fA-F][\da-fA-F]{2})|.)/gs;
+
 /**
- * Parses JSON with its numbers as they stood; where all of them print as they stood, with JSON.parse alone.
+ * Parses JSON. Numbers keep their text; where each would print unchanged anyway, JSON.parse is enough. Half of a surrogate pair becomes U+FFFD.
  * @throws SyntaxError, and RangeError for what is nested too deeply; never anything else.
  */
-export function readJson(text: string): unknown {
+export function readJson(given: string): unknown {
+  const text = /\\u[dD][89a-fA-F]/.test(given) ? given.replace(ESCAPE, (all, half) => (half ? "\\ufffd" : all)) : given;
   const plain = /^\s*[[{]/.test(text) && !UNUSUAL.test(text);
   const value: unknown = plain ? JSON.parse(text) : JSON.parse(text, asItStood);
   if (isNestedDeeper(value, DEEPEST)) throw new RangeError(`nested more than ${DEEPEST} levels deep`);
