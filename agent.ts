@@ -9,13 +9,14 @@ import example from "./etc/agent.yaml" with { type: "text" };
 import { Backlog } from "./lib/agent/backlog.ts";
 import { COMMANDS } from "./lib/agent/commands.ts";
 import { Config } from "./lib/agent/config.ts";
-import { examine, overall, queueDirOf } from "./lib/agent/doctor.ts";
+import { examine, queueDirOf } from "./lib/agent/doctor.ts";
 import { EpisodeFolders } from "./lib/agent/episodes.ts";
 import { exitIfRefused, hostOf, openHub } from "./lib/agent/hub.ts";
 import { FIRST_SAMPLE_MS, Sampler } from "./lib/agent/report.ts";
 import { Reporter } from "./lib/agent/reporter.ts";
 import { Shipping } from "./lib/agent/shipping.ts";
 import type { Client } from "./lib/client.ts";
+import { overall } from "./lib/doctor.ts";
 import type { Log } from "./lib/log.ts";
 import { type Called, type Running, type Service, run } from "./lib/service.ts";
 

@@ -1,9 +1,10 @@
 // The agent's commands: ping, selftest, doctor, --once, quarantine.
 
-import { printable, printableLines } from "../text.ts";
+import { doctorCommand } from "../doctor.ts";
+import { printable } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 import type { Config } from "./config.ts";
-import { type State, examine, misconfigured, overall } from "./doctor.ts";
+import { examine } from "./doctor.ts";
 import { EpisodeFolders } from "./episodes.ts";
 import { exitIfRefused, hostOf, openHub } from "./hub.ts";
 import { REPORT_PATHS } from "./reporter.ts";
@@ -12,7 +13,6 @@ import { Shipping } from "./shipping.ts";
 
 const EXIT_RETRY = 5;
 const EXIT_FATAL = 6;
-const DOCTOR_EXIT: Record<State, number> = { green: 0, yellow: 1, red: 2 };
 
 type Context<A = object> = CommandContext<Config, A>;
 
@@ -111,27 +111,11 @@ async function drainUnstamped(context: Context<{ "dry-run"?: boolean }>): Promis
   return busy > 0 ? EXIT_RETRY : 0;
 }
 
-/** `doctor`: a table of checks. */
-async function doctor(context: Context<{ json?: boolean }>): Promise<number> {
-  const { env, log, signal } = context;
-  const open = async () => {
-    const config = await context.loadConfig();
-    return { config, hub: openHub(config.receiver), sampler: new Sampler(config, { env, log }), signal };
-  };
-  const checks = await open().then(examine, misconfigured);
-  const state = overall(checks);
-  if (context.args.json) {
-    context.print(JSON.stringify({ state, checks }));
-  } else {
-    const width = Math.max(...checks.map(({ name }) => name.length));
-    for (const { name, state: color, detail, fix } of checks) {
-      context.print(printable(`${color.padEnd(6)}  ${name.padEnd(width)}  ${detail}`));
-      // A fix may be several lines, to be pasted.
-      if (fix) context.print(printableLines(`${" ".repeat(width + 10)}fix: ${fix}`));
-    }
-  }
-  return DOCTOR_EXIT[state];
-}
+/** `doctor`: the sources are asked, too. */
+const doctor = doctorCommand<Config>("agent", (config, { env, log, signal }) => {
+  const sampler = new Sampler(config, { env, log });
+  return examine({ config, hub: openHub(config.receiver), sampler, signal });
+});
 
 export const COMMANDS = {
   ping: {
@@ -152,16 +136,7 @@ example: picket-agent selftest docker`,
     positionals: { min: 0, max: 1, names: ["SOURCE"] },
     run: selftest,
   },
-  doctor: {
-    summary: "check the agent, from its folders to the receiver",
-    usage: `usage: picket-agent doctor [--json]
-
-Exit code 0 all green, 1 a yellow check, 2 a red check or an invalid configuration.
-
-example: picket-agent doctor`,
-    options: { json: { type: "boolean" } },
-    run: doctor,
-  },
+  doctor,
   "--once": {
     summary: "ship the finished episodes once, and exit",
     usage: `usage: picket-agent --once

@@ -1,28 +1,17 @@
 // Checks an agent, from its folders to its receiver. Each check is green, yellow or red, and names the command that fixes it.
 
-import { accessSync, constants, existsSync, statfsSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { type Client, HttpError } from "../client.ts";
-import { ConfigError, isLoopback } from "../config.ts";
+import { isLoopback } from "../config.ts";
+import { type Check, clock, green, red, rights, space, unit, yellow } from "../doctor.ts";
 import { duration } from "../text.ts";
 import { errorChain } from "../log.ts";
+import { outputOf } from "../program.ts";
 import { Backlog } from "./backlog.ts";
 import type { Config } from "./config.ts";
 import { EpisodeFolders } from "./episodes.ts";
-import { outputOf } from "./host.ts";
 import type { Sampler } from "./report.ts";
-
-export type State = "green" | "yellow" | "red";
-
-/** One check. */
-export interface Check {
-  name: string;
-  state: State;
-  /** What was found. */
-  detail: string;
-  /** The command that fixes it. */
-  fix?: string;
-}
 
 /** What is checked. */
 export interface Subject {
@@ -32,15 +21,9 @@ export interface Subject {
   signal: AbortSignal;
 }
 
-const GIB = 1 << 30;
-const CLOCK_YELLOW_MS = 30_000;
-const CLOCK_RED_MS = 300_000;
+const RECEIVERS = "the receiver's";
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
-
-const green = (name: string, detail: string): Check => ({ name, state: "green", detail });
-const yellow = (name: string, detail: string, fix: string): Check => ({ name, state: "yellow", detail, fix });
-const red = (name: string, detail: string, fix: string): Check => ({ name, state: "red", detail, fix });
 
 /** The folder of the reports that could not be sent. */
 export const queueDirOf = ({ data_dir }: Config) => join(data_dir, "queue");
@@ -50,29 +33,16 @@ export async function examine({ config, hub, sampler, signal }: Subject): Promis
   const queueDir = queueDirOf(config);
   const episodes = config.ship ? new EpisodeFolders(config.ship.episodes_dir) : null;
   return [
-    green("configuration", "valid"),
     await dns(new URL(hub.url).hostname),
     ...(await connection(hub, signal)),
-    ...[config.data_dir, ...(episodes ? [episodes.episodes] : [])].map(space),
-    ...rights(queueDir, episodes),
+    ...space([config.data_dir, ...(episodes ? [episodes.episodes] : [])]),
+    ...folders(queueDir, episodes),
     ...(await sources(sampler, signal)),
     queue(queueDir),
     ...(episodes ? quarantine(episodes) : []),
-    await unit(),
+    ...(await unit("agent")),
     await journal(),
   ];
-}
-
-/** The checks of an invalid configuration: one for each error. */
-export function misconfigured(error: unknown): Check[] {
-  const problems = error instanceof ConfigError ? error.problems : [errorChain(error)];
-  return problems.map((detail) => red("configuration", detail, "picket-agent --check, and picket-agent example"));
-}
-
-/** The most severe state. */
-export function overall(checks: readonly Check[]): State {
-  if (checks.some(({ state }) => state === "red")) return "red";
-  return checks.some(({ state }) => state === "yellow") ? "yellow" : "green";
 }
 
 async function dns(host: string): Promise<Check> {
@@ -92,13 +62,13 @@ async function connection(hub: Client, signal: AbortSignal): Promise<Check[]> {
     const before = Date.now();
     const { body } = await hub.ask({ method: "POST", path: "/v1/ping", what: "ping", signal });
     const there = Date.parse(String(body["time"]));
-    return [tls, token(body["host"]), clock(Number.isNaN(there) ? 0 : (before + Date.now()) / 2 - there)];
+    return [tls, token(body["host"]), clock(Number.isNaN(there) ? 0 : (before + Date.now()) / 2 - there, RECEIVERS)];
   } catch (error) {
     if (!(error instanceof HttpError)) return [red("tls", errorChain(error), `curl -v ${hub.url}/health`)];
     const check = error.refusesCredentials
       ? red("token", "the receiver rejects it", "on the receiver: picket-receiver token rotate HOST")
       : yellow("token", `the receiver answers ${error.status}`, "on the receiver: journalctl -u picket-receiver");
-    return [tls, check, ...(error.serverTime === null ? [] : [clock(Date.now() - error.serverTime)])];
+    return [tls, check, ...(error.serverTime === null ? [] : [clock(Date.now() - error.serverTime, RECEIVERS)])];
   }
 }
 
@@ -109,45 +79,17 @@ function token(host: unknown): Check {
     : red("token", "the answer is not a receiver's", "picket-agent --check --print (receiver.url)");
 }
 
-function clock(ahead: number): Check {
-  const off = Math.abs(ahead);
-  const detail =
-    off < 2000 ? "agrees with the receiver's" : `${duration(off)} ${ahead > 0 ? "ahead of" : "behind"} the receiver's`;
-  if (off < CLOCK_YELLOW_MS) return green("clock", detail);
-  return (off < CLOCK_RED_MS ? yellow : red)("clock", detail, "timedatectl set-ntp true");
-}
-
-function space(folder: string): Check {
-  const name = `space ${folder}`;
-  try {
-    const { bavail, blocks, bsize } = statfsSync(existing(folder));
-    const free = bavail * bsize;
-    const detail = `${(free / GIB).toFixed(1)} GiB free`;
-    if (free >= GIB && bavail / blocks >= 0.03) return green(name, detail);
-    return (free < GIB / 10 ? red : yellow)(name, detail, `df -h ${existing(folder)}`);
-  } catch (error) {
-    return red(name, errorChain(error), `ls -ld ${folder}`);
-  }
-}
-
-/** The folder, or the nearest one above it that exists. */
-function existing(folder: string): string {
-  return existsSync(folder) || dirname(folder) === folder ? folder : existing(dirname(folder));
-}
-
-function rights(queueDir: string, ship: EpisodeFolders | null): Check[] {
-  const folders = [queueDir, ...(ship ? [ship.episodes, ship.outbox, ship.shipped, ship.quarantine] : [])];
-  const bad = folders.flatMap((folder) => {
-    const name = `rights ${folder}`;
-    if (folder === ship?.episodes && !existsSync(folder)) return [yellow(name, "does not exist", `mkdir -p ${folder}`)];
-    try {
-      accessSync(existing(folder), constants.W_OK | constants.X_OK);
-      return [];
-    } catch (error) {
-      return [red(name, errorChain(error), "systemctl edit picket-agent (ReadWritePaths), or chown")];
-    }
-  });
-  return bad.length > 0 ? bad : [green("rights", `${folders.length} folders are writable`)];
+/** The agent makes its own folders; that of the episodes is another program's. */
+function folders(queueDir: string, ship: EpisodeFolders | null): Check[] {
+  const made = [queueDir, ...(ship ? [ship.episodes, ship.outbox, ship.shipped, ship.quarantine] : [])];
+  const missing = ship && !existsSync(ship.episodes) ? [ship.episodes] : [];
+  return [
+    ...missing.map((folder) => yellow(`rights ${folder}`, "does not exist", `mkdir -p ${folder}`)),
+    ...rights(
+      "agent",
+      made.filter((folder) => !missing.includes(folder)),
+    ),
+  ];
 }
 
 /** The optional sources of reports: Docker and Proxmox. */
@@ -194,18 +136,6 @@ function quarantine(episodes: EpisodeFolders): Check[] {
       ? green("quarantine", "empty")
       : yellow("quarantine", `${all.length} episodes`, "picket-agent quarantine list"),
   ];
-}
-
-async function unit(): Promise<Check> {
-  const properties = "LoadState,ActiveState,UnitFileState";
-  const said = (await outputOf(["systemctl", "show", "picket-agent.service", "-p", properties])) ?? "";
-  const field = (key: string) => new RegExp(`^${key}=(.*)$`, "m").exec(said)?.[1] ?? "";
-  if (field("LoadState") !== "loaded") return green("unit", "not installed as a systemd service");
-  const [active, enabled] = [field("ActiveState"), field("UnitFileState")];
-  if (active !== "active") return red("unit", `is ${active}`, "systemctl restart picket-agent");
-  return enabled === "enabled"
-    ? green("unit", "active, starts at boot")
-    : yellow("unit", `active, but ${enabled}`, "systemctl enable picket-agent");
 }
 
 const SHIPPING = "shipping lately";

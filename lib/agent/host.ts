@@ -8,6 +8,7 @@
 import { existsSync, readFileSync, readdirSync, statSync, statfsSync } from "node:fs";
 import { machine } from "node:os";
 import { join } from "node:path";
+import { outputOf } from "../program.ts";
 
 /** A report's `host.metrics`. */
 export type HostMetrics = ReturnType<HostReader["read"]>["metrics"];
@@ -302,8 +303,6 @@ function celsius(text: string | null): number | null {
 
 type ServiceStatus = "active" | "inactive" | "failed" | "unknown";
 
-const PROGRAM_MS = 5000;
-
 /** The status of each unit, in the given order. Without systemd all are unknown. */
 export async function readServices(units: readonly string[]): Promise<{ name: string; status: ServiceStatus }[]> {
   if (units.length === 0) return [];
@@ -317,16 +316,4 @@ function asStatus(text: string): ServiceStatus {
   if (text === "active" || text === "reloading" || text === "activating") return "active";
   if (text === "inactive" || text === "deactivating") return "inactive";
   return text === "failed" ? "failed" : "unknown";
-}
-
-/** A program's stdout, whatever its exit code; null if it isn't installed. It is killed after five seconds. */
-export async function outputOf(command: string[]): Promise<string | null> {
-  try {
-    const child = Bun.spawn(command, { stdout: "pipe", stderr: "ignore", stdin: "ignore", timeout: PROGRAM_MS });
-    const text = await new Response(child.stdout).text();
-    await child.exited;
-    return text;
-  } catch {
-    return null;
-  }
 }
