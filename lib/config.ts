@@ -22,7 +22,14 @@ import type * as v from "valibot";
 import { stringify } from "yaml";
 import { isMapping, newMapping, type Path } from "./config/data.ts";
 import { type Document, NO_DOCUMENT, type Place, readDocument } from "./config/document.ts";
-import { applyEnvironment, type Naming, originOf, type ShortForms, variableFor } from "./config/environment.ts";
+import {
+  applyEnvironment,
+  type Naming,
+  originOf,
+  placeholders,
+  type ShortForms,
+  variableFor,
+} from "./config/environment.ts";
 import { type Surroundings, surroundingsOf } from "./config/paths.ts";
 import { survey } from "./config/survey.ts";
 import { isSensitive, keyPath, type Problem, problemsOf, UNWORDED } from "./config/wording.ts";
@@ -177,6 +184,7 @@ function examine<S extends v.GenericSchema>(
 ): { value: v.InferOutput<S>; problems: Located[]; warnings: Located[] } {
   const { file, document, env, naming } = sources;
   const data = isMapping(document.value) ? document.value : newMapping();
+  const waiting = placeholders(data, { root: schema, ...naming });
   const overridden = applyEnvironment(data, { env, root: schema, ...naming });
   const surroundings = surroundingsOf(env, file === null ? process.cwd() : dirname(resolve(file)));
   const surveyed = survey(data, { root: schema, surroundings });
@@ -195,10 +203,13 @@ function examine<S extends v.GenericSchema>(
   const problems = [...surveyed.problems, ...issues.flatMap((issue) => problemsOf(issue, { data, root: schema }))]
     .filter(({ path }) => path.length === 0 || !reported.has(keyPath(path)))
     .map(locate);
+  const wrong = [...problems, ...overridden.problems];
+  const unexpanded = waiting.map(locate);
   return {
     value,
-    problems: [...problems, ...overridden.problems],
-    warnings: [...overridden.warnings, ...surveyed.warnings.map(locate)],
+    // A text that waits to be replaced may be the cause.
+    problems: wrong.length > 0 ? [...wrong, ...unexpanded] : [],
+    warnings: [...overridden.warnings, ...unexpanded, ...surveyed.warnings.map(locate)],
   };
 }
 

@@ -150,7 +150,14 @@ describe("a broken file is refused with the place and the reason:", () => {
     ["a quote unclosed further up", "agent: a\nlabels:\n  x: '1\n  y: 2\n", "3:6: a ' that is never closed"],
     ["a tab in the indentation", "webhook:\n\tlisten: x\n", "2:1: a tab in the indentation: use spaces"],
     ["a colon in plain text", "agent: push: done\n", '1:8: a second ": " on one line'],
-    ["a reserved character", "agent: @foreman\n", "1:8: text that starts with @ or ` needs quotes"],
+    ["a reserved character", "agent: @foreman\n", "1:8: text that starts with @, ` or % needs quotes"],
+    ["a template without quotes", "agent: {{ .name }}\n", "1:9: text that holds {{ needs quotes"],
+    ["a template without quotes before text", "agent: {{ .a }} pushed\n", "1:9: text that holds {{ needs quotes"],
+    ["a template without quotes after a sign", "agent: [{{ .a }}] is: up\n", "1:10: text that holds {{ needs quotes"],
+    ["a template behind a #", "agent: issue #{{ .n }}\n", '1:8: text ends at " #", which begins a comment: quote it'],
+    ["quotes in quotes", 'agent: "say "hi" now"\n', "1:14: text goes on after its end"],
+    ["a tab further in", "webhook:\n  routes:\n    - a: 1\n    \tb: 2\n", "4:1: a tab in the indentation: use spaces"],
+    ["no space after the colon", "agent:a\nlabels: {}\n", '1:1: a line without ": "'],
     ["a bad escape", 'agent: "\\q"\n', "1:9: an escape that double quotes do not know"],
     ["a key given twice", "agent: a\nwebhook: {}\nagent: b\n", "3:1: a key that is already in this mapping"],
     ["a key given twice further in", "agent: a\nwebhook:\n  routes: []\n  routes: []\n", "4:3: a key that is already"],
@@ -184,6 +191,13 @@ describe("a broken file is refused with the place and the reason:", () => {
       "agent: a\ndrop_folder: {path: /x, colour: red}\n",
       "2:25: drop_folder.colour: unknown key, known here: path, poll_fallback_seconds, settle_ms",
     ],
+    [
+      "an indentation of no-break spaces",
+      "agent: a\nwebhook:\n\u00a0\u00a0listen: x\n",
+      "2:1: webhook: expected a mapping, found nothing",
+      '3:1: "\u00a0\u00a0listen": unknown key here, did you mean "webhook.listen"?',
+    ],
+    ["a merge key", "agent: a\nauth: {<<: {strict: true}}\n", '2:8: auth."<<": merge keys'],
     ["a key of no name", 'agent: a\n"two words": 1\n', '2:1: "two words": unknown key'],
     [
       "prototype keys",
@@ -549,7 +563,7 @@ describe("the environment", () => {
     const schema = v.strictObject({ every: seconds() });
     const error = await loadConfig({ role: "x", schema, env: { HOME: "/none", PICKET_X_EVERY: "[1" } }).catch(String);
     expect(error).toBe(
-      "ConfigError: PICKET_X_EVERY: every: a [ that is never closed (or what it holds is not indented) (line 1, column 1 of the variable)",
+      "ConfigError: PICKET_X_EVERY: every: a [ that is never closed (or what it holds is not indented, or a # in it begins a comment) (line 1, column 1 of the variable)",
     );
   });
 
@@ -669,6 +683,39 @@ describe("without a file", () => {
     folder.write("proxmox.token", "root@pam!x=y");
     const { config } = await agent({ ...env, PICKET_AGENT_PROXMOX__ENDPOINT: "https://127.0.0.1:8006" });
     expect(config.proxmox?.token.map((one) => one.reveal())).toEqual(["root@pam!x=y"]);
+  });
+});
+
+describe("text that another program would replace", () => {
+  const from = (value: string): string => `agent: a\nauth:\n  token: ${value}\n`;
+
+  test.each([
+    "${TOKEN}",
+    "$TOKEN",
+    "'$(cat /x)'",
+    "'%TOKEN%'",
+    "env:TOKEN",
+    "'x-${TOKEN:-y}'",
+    "'{{ env \"TOKEN\" }}'",
+  ])("%s stays as it is, with a warning that names the variable and the file", async (value) => {
+    const { config, warnings } = await load(from(value));
+    expect(reveal(config.auth.token)).toEqual([value.replace(/^'(.*)'$/, "$1")]);
+    expect(warnings).toHaveLength(1);
+    expect(warnings[0]).toContain(
+      ':3:10: auth.token: nothing is replaced in this text: set the variable PICKET_COLLECTOR_AUTH__TOKEN instead, or give it as "token_file"',
+    );
+  });
+
+  test.each(["a$b", "50%", "'$5'", "environment: x", "pa$$word"])("%s is plain text", async (value) => {
+    expect((await load(from(value.includes(": ") ? `'${value}'` : value))).warnings).toEqual([]);
+  });
+
+  test("is named beside the error that it causes", async () => {
+    const found = await problems("agent: a\nauth:\n  token_file: $HOME/token\n");
+    expect(found).toEqual([
+      "3:15: auth.token_file: the file named here does not exist",
+      "3:15: auth.token_file: nothing is replaced in this text: set the variable PICKET_COLLECTOR_AUTH__TOKEN_FILE instead",
+    ]);
   });
 });
 

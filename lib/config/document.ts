@@ -63,11 +63,16 @@ export function readDocument(text: string): Document {
     const errors = [...parsed.errors, ...parsed.warnings].slice(0, MOST_ERRORS);
     if (errors.length === 0) return convert(parsed.contents, at);
     const begun = unclosed(parsed.contents);
-    const problems = errors.map((error) => {
-      const { offset, text } = openingOf(error, begun) ?? { offset: error.pos[0], text: syntaxText(error) };
-      return { ...at(offset), text };
-    });
-    return { ...NO_DOCUMENT, problems };
+    const lines = text.split("\n");
+    const problems = new Map<string, Document["problems"][number]>();
+    for (const error of errors) {
+      const opening = openingOf(error, begun);
+      const place = at(opening?.offset ?? error.pos[0]);
+      const said = opening?.text ?? syntaxText(error, lines[place.line - 1] ?? "");
+      const name = `${place.line} ${said}`;
+      if (!problems.has(name)) problems.set(name, { ...place, text: said });
+    }
+    return { ...NO_DOCUMENT, problems: [...problems.values()] };
   } catch (error) {
     if (error instanceof Refused) return { ...NO_DOCUMENT, problems: [{ ...at(error.offset), text: error.message }] };
     // The parser or the conversion ran out of stack.
@@ -99,6 +104,8 @@ function convert(root: Node | null, at: (offset: number) => Place): Document {
     if (node === null) return null;
     if (++values > MOST_VALUES) throw new Refused(node, `more than ${MOST_VALUES} values, aliases followed`);
     if (isAlias(node)) return toData(follow(node), spot);
+    if (isScalar(node) && /^\S*\{\{/.test(node.comment ?? ""))
+      throw new Refused(node, `text ends at " #", which begins a comment: quote it`);
     const anchor = "anchor" in node ? node.anchor : undefined;
     if (anchor !== undefined) anchors.set(anchor, null);
     const data = isScalar(node) ? node.value : contentOf(node, spot.inside);
@@ -197,7 +204,7 @@ function openingOf(error: YAMLError, begun: Map<string, number[]>): { offset: nu
   // Several may end at the same offset: the parser reports them from the inside out.
   const offset = begun.get(`${sign}${error.pos[0]}`)?.pop();
   if (offset === undefined) return null;
-  const hint = quote === undefined ? " (or what it holds is not indented)" : "";
+  const hint = quote === undefined ? " (or what it holds is not indented, or a # in it begins a comment)" : "";
   return { offset, text: `a ${sign} that is never closed${hint}` };
 }
 
@@ -209,21 +216,27 @@ const SYNTAX: Partial<Record<YAMLError["code"], string>> = {
   BAD_COLLECTION_TYPE: TAG,
   BAD_DIRECTIVE: "an unknown %directive",
   BAD_DQ_ESCAPE: "an escape that double quotes do not know (write \\\\ for a backslash, or use single quotes)",
-  BAD_SCALAR_START: "text that starts with @ or ` needs quotes",
+  BAD_SCALAR_START: "text that starts with @, ` or % needs quotes",
   BLOCK_AS_IMPLICIT_KEY: 'a second ": " on one line (text that contains ": " needs quotes)',
   DUPLICATE_KEY: "a key that is already in this mapping",
   MULTIPLE_DOCS: 'a second document (one "---" too many)',
   MULTIPLE_TAGS: TAG,
   NON_STRING_KEY: "a key that is not text",
   RESOURCE_EXHAUSTION: TOO_DEEP,
-  TAB_AS_INDENT: "a tab in the indentation: use spaces",
   TAG_RESOLVE_FAILED: TAG,
 };
 
-/** The parser's error in our words. The parser's own text may quote a piece of the file, and that piece may be a token. */
-function syntaxText(error: YAMLError): string {
+/** The parser's error on this line in our words. The parser's own text may quote a piece of the file, and that piece may be a token. */
+function syntaxText(error: YAMLError, line: string): string {
+  const [indentation = ""] = /^\s*/.exec(line) ?? [];
+  if (indentation.includes("\t")) return "a tab in the indentation: use spaces";
+  if (/:\s+(?=[^'"\s#]).*\{\{/.test(line)) return "text that holds {{ needs quotes, such as '{{ .name }}'";
   const known = SYNTAX[error.code];
   if (known !== undefined) return known;
+  if (/^Implicit (map )?keys need/.test(error.message)) return 'a line without ": " (a space follows the colon)';
+  if (error.message.startsWith("Unexpected scalar at node end")) {
+    return "text goes on after its end: put all of it in single quotes, and write '' for a ' inside";
+  }
   // What follows a colon or stands in quotes may be from the file.
   const text = error.message.replace(/\s*[:"`].*/s, "");
   return `not valid YAML: ${text.charAt(0).toLowerCase()}${text.slice(1)}`;

@@ -58,6 +58,22 @@ function level(step: string | number): string {
   return String(step).toUpperCase();
 }
 
+/** What other programs replace: `${NAME}`, `$NAME`, `$(…)`, `%NAME%`, `env:NAME`, `{{ env "NAME" }}`. */
+const PLACEHOLDER = /\$\{\w|^\$[A-Za-z_(]|^%\w+%$|^env:\w+$|^\{\{ *(env|getenv|secret)\b/;
+
+/** A warning for each text that waits to be replaced, with the variable to set. Never quotes the text: a password may begin with $. */
+export function placeholders(data: unknown, naming: Naming & { root: Shape }, path: Path = []): Problem[] {
+  if (Array.isArray(data)) return data.flatMap((item, index) => placeholders(item, naming, [...path, index]));
+  if (isMapping(data)) {
+    return Object.entries(data).flatMap(([key, inner]) => placeholders(inner, naming, [...path, key]));
+  }
+  if (typeof data !== "string" || !PLACEHOLDER.test(data)) return [];
+  const marks = shapesAt(naming.root, path).map(markOf);
+  const file = marks.some((mark) => mark?.kind === "secret") ? `, or give it as "${path.at(-1)}_file"` : "";
+  const text = `nothing is replaced in this text: set the variable ${variableFor(path, naming)} instead${file}`;
+  return [{ path, text }];
+}
+
 /** The variable that each value came from, by its path as JSON. */
 type Origins = Map<string, string>;
 

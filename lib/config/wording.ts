@@ -67,7 +67,11 @@ export function problemsOf(
   if (!text.startsWith("expected ")) return [{ path, text }];
   const value = valueAt(data, path);
   const show = !isSensitive(path) && !wantsStructure(issue, shapes);
-  return [{ path, text: `${text}, found ${found(value, { show })}${suggestion(value, { show, shapes })}` }];
+  const unquoted =
+    /^(number|boolean)$/.test(typeof value) && alternatives(shapes).some(({ type }) => type === "string")
+      ? " (put it in quotes)"
+      : "";
+  return [{ path, text: `${text}, found ${found(value, { show })}${unquoted}${suggestion(value, { show, shapes })}` }];
 }
 
 function missingText(path: Path, shapes: readonly Shape[]): string {
@@ -100,7 +104,9 @@ function sentence({ kind, type, message, requirement }: v.BaseIssue<unknown>, sh
 
 /** What to say about a key that is not known, given those that are, and all the schema's settings (for one that stands elsewhere). */
 export function unknownKeyText(path: Path, { known, all }: { known: readonly string[]; all: readonly Path[] }): string {
-  const key = String(path.at(-1));
+  // No-break spaces, copied from a page, don't indent: they belong to the key.
+  const key = String(path.at(-1)).trim();
+  if (key === "<<") return 'merge keys ("<<") are not supported: write the keys out';
   const near = nearest(key, known);
   if (near !== undefined) return `unknown key, did you mean ${JSON.stringify(near)}?`;
   const here = settingName(path);
