@@ -8,9 +8,9 @@ import type * as v from "valibot";
 import example from "./etc/collector.yaml" with { type: "text" };
 import { COMMANDS } from "./lib/collector/commands.ts";
 import { Config, type Route } from "./lib/collector/config.ts";
-import { PayloadError, deliveryId, eventId, parsePayload } from "./lib/collector/delivery.ts";
+import { type Asked, PayloadError, deliveryId, eventId, parsePayload } from "./lib/collector/delivery.ts";
 import { type DropFigures, DropFolder } from "./lib/collector/drop-folder.ts";
-import { type Header, type Verifier, compileVerifier } from "./lib/collector/signature.ts";
+import { SignatureError, type Verifier, compileVerifier } from "./lib/collector/signature.ts";
 import { TemplateError } from "./lib/collector/template.ts";
 import type { Listen } from "./lib/config.ts";
 import { cannotWrite, isDiskFull } from "./lib/files.ts";
@@ -108,6 +108,8 @@ interface CompiledRoute extends Omit<v.InferOutput<typeof Route>, "verify" | "re
   recipients: string[];
   priority: Priority;
   verifier: Verifier;
+  /** What a 401 answers besides: senders that sign in by name and password wait for it. */
+  challenge: Record<string, string>;
   /** Where a request that bears no token is let in by its signature. */
   signed: boolean;
   source: string;
@@ -118,7 +120,8 @@ function compileRoutes({ webhook }: Config): Map<string, CompiledRoute> {
     ...route,
     recipients: [...new Set([recipient].flat())],
     priority: priority || "normal",
-    verifier: compileVerifier({ scheme: verify?.scheme ?? "none", secrets: verify?.secret ?? [] }),
+    verifier: compileVerifier(verify ?? { scheme: "none", secret: [] }),
+    challenge: verify?.scheme === "basic" ? { "www-authenticate": 'Basic realm="picket"' } : {},
     signed: verify !== undefined && verify.scheme !== "none",
     source: `webhook:${route.path}`,
   });
@@ -152,7 +155,7 @@ function takeWebhooks(collector: Collector): Answer {
     } catch (error) {
       figures.errors.add();
       if (request.signal.aborted) throw error;
-      const refusal = asRefusal(error, log);
+      const refusal = asRefusal(error, route, log);
       if (refusal.status === 401) refusals(refusal, ip());
       throw refusal;
     }
@@ -161,16 +164,18 @@ function takeWebhooks(collector: Collector): Answer {
 
 /** One delivery, from its signature to its lines on disk. */
 async function receive(collector: Collector, route: CompiledRoute, request: Request): Promise<Response> {
-  const { headers } = request;
-  const header = (name: string) => headers.get(name) ?? undefined;
-  const body = await verifiedBody(route.verifier, request, header);
-  const data = await parsePayload(body, header("content-type"));
-  const context = { missing: route.missing, header, query: queryOf(request.url) };
+  const asked = askedOf(request);
+  // A request that its headers rule out isn't read.
+  const verifyBody = route.verifier(asked, Date.now());
+  const body = await readBody(request, MAX_BODY_BYTES);
+  verifyBody(body);
+  const data = await parsePayload(body, asked.header("content-type") ?? undefined);
+  const context = { missing: route.missing, ...asked };
   if (route.when && route.when.render(data, context).trim() !== "true") {
     collector.figures.filtered.add();
     return Response.json({ skipped: true });
   }
-  const delivery = deliveryId(header);
+  const delivery = deliveryId(asked.header);
   const id = delivery === null ? randomId() : eventId(route.path, delivery);
   const payload = route.template.render(data, context);
   const [first, ...others] = route.recipients.map((to) => {
@@ -183,16 +188,6 @@ async function receive(collector: Collector, route: CompiledRoute, request: Requ
   return new Response(`{"id":"${id}"}`, ACCEPTED);
 }
 
-/** Reads the body and checks its signature (lib/collector/signature.ts). A request that its headers rule out isn't read. */
-async function verifiedBody(verifier: Verifier, request: Request, header: Header): Promise<Uint8Array> {
-  const early = verifier.early(header, Date.now());
-  if (early !== null) throw new Refusal(401, "signature", early);
-  const body = await readBody(request, MAX_BODY_BYTES);
-  const wrong = verifier.verify(header, body, Date.now());
-  if (wrong !== null) throw new Refusal(401, "signature", wrong);
-  return body;
-}
-
 /** Appends an event to its recipient's inbox, durably; `once`: unless its id is there already. */
 async function deliver({ inbox, figures }: Collector, event: InboxEvent, once: boolean): Promise<void> {
   if (!once) await inbox.deliver(event);
@@ -201,8 +196,9 @@ async function deliver({ inbox, figures }: Collector, event: InboxEvent, once: b
 }
 
 /** What went wrong, as the answer that makes a sender do the right thing. */
-function asRefusal(error: unknown, log: Log): Refusal {
+function asRefusal(error: unknown, { challenge }: CompiledRoute, log: Log): Refusal {
   if (error instanceof Refusal) return error;
+  if (error instanceof SignatureError) return new Refusal(401, "signature", error.message, { headers: challenge });
   if (error instanceof PayloadError) return new Refusal(400, "bad_body", error.message);
   if (error instanceof TemplateError) return new Refusal(500, "template", `the template fails: ${error.message}`);
   log.error("event not written", { error });
@@ -211,12 +207,15 @@ function asRefusal(error: unknown, log: Log): Refusal {
   return new Refusal(500, "inbox", "the inbox can't be written; send it again later");
 }
 
-function queryOf(url: string): (name: string) => string | undefined {
+function askedOf({ headers, url }: Request): Asked {
   let parameters: URLSearchParams | undefined;
-  return (name) => {
-    const start = url.indexOf("?");
-    parameters ??= new URLSearchParams(start < 0 ? "" : url.slice(start));
-    return parameters.get(name) ?? undefined;
+  return {
+    header: (name) => headers.get(name),
+    query(name) {
+      const start = url.indexOf("?");
+      parameters ??= new URLSearchParams(start < 0 ? "" : url.slice(start));
+      return parameters.get(name);
+    },
   };
 }
 

@@ -18,27 +18,76 @@ import {
 } from "../config.ts";
 import { connectionEntries, whoMayConnect } from "../guard.ts";
 import { EVENT_TYPES, PRIORITIES } from "../inbox.ts";
-import { SCHEMES, compileVerifier } from "./signature.ts";
+import { ALGORITHMS, ENCODINGS, SCHEMES, type Verify, compileVerifier } from "./signature.ts";
 import { compileTemplate } from "./template.ts";
 
 const DEFAULT_POLL_SECONDS = 30;
 
 const template = () => parsed("expected a template (text)", compileTemplate);
 
-const Verify = v.pipe(
-  v.strictObject({ scheme: v.picklist(SCHEMES), ...secret("secret") }),
-  rule(({ scheme, secret }) => {
-    if (scheme !== "none" && secret.length === 0) {
-      return [{ path: ["scheme"], text: `${scheme} needs a secret: set "secret_file" (or "secret")` }];
-    }
-    try {
-      compileVerifier({ scheme, secrets: secret });
-      return [];
-    } catch (error) {
-      return [{ path: ["secret"], text: (error as Error).message }];
-    }
+const headerName = () => v.pipe(v.string(), v.regex(/^[\w!#$%&'*+.^`|~-]+$/, "expected the name of a header"));
+
+const VerifyEntry = v.pipe(
+  v.strictObject({
+    scheme: v.picklist(SCHEMES),
+    ...secret("secret"),
+    /** hmac, token: where the signature or the secret is. */
+    header: v.optional(headerName()),
+    /** hmac: default `sha256`. */
+    algorithm: v.optional(v.picklist(ALGORITHMS)),
+    /** hmac: default `hex`. */
+    encoding: v.optional(v.picklist(ENCODINGS)),
+    /** hmac: what stands before the digest in the header, such as `sha256=`. */
+    prefix: v.optional(v.string()),
+    /** hmac: what is signed; default `{body}`. `{timestamp}` is the value of `timestamp_header`. */
+    payload: v.optional(v.string()),
+    timestamp_header: v.optional(headerName()),
+    /** basic: the secret is the password. */
+    username: v.optional(v.pipe(v.string(), v.regex(/^[^:]+$/, 'expected a name without ":"'))),
+    /** query: the parameter that holds the secret. */
+    name: v.optional(v.pipe(v.string(), v.minLength(1, "expected the name of a parameter"))),
   }),
+  rule((verify) => verifyProblems(verify)),
 );
+
+/** What a scheme needs besides its secret, and what it takes. */
+const SETTINGS: Partial<Record<Verify["scheme"], { needs: keyof Verify; takes?: (keyof Verify)[] }>> = {
+  hmac: { needs: "header", takes: ["algorithm", "encoding", "prefix", "payload", "timestamp_header"] },
+  token: { needs: "header" },
+  basic: { needs: "username" },
+  query: { needs: "name" },
+};
+
+function* verifyProblems(verify: Verify): Generator<Problem> {
+  const { scheme, secret, payload = "{body}", timestamp_header } = verify;
+  const { needs, takes = [] } = SETTINGS[scheme] ?? {};
+  if (needs !== undefined && verify[needs] === undefined)
+    yield { path: ["scheme"], text: `${scheme} needs "${needs}"` };
+  const known = new Set<string>(["scheme", "secret", needs ?? "", ...takes]);
+  for (const key of Object.keys(verify).filter((one) => !known.has(one)))
+    yield { path: [key], text: `the scheme ${scheme} has no "${key}"` };
+  const placeholders: string[] = payload.match(/\{[^{}]*\}/g) ?? [];
+  const unknown = placeholders.find((one) => one !== "{body}" && one !== "{timestamp}");
+  if (unknown !== undefined) yield { path: ["payload"], text: `"${unknown}" is not one of {body}, {timestamp}` };
+  if (payload.split("{body}").length !== 2) yield { path: ["payload"], text: "expected {body} once" };
+  const isTimed = placeholders.includes("{timestamp}");
+  if (isTimed && timestamp_header === undefined)
+    yield { path: ["payload"], text: '{timestamp} needs "timestamp_header", the header that has it' };
+  if (!isTimed && timestamp_header !== undefined)
+    yield {
+      path: ["timestamp_header"],
+      text: 'anyone could change it: put {timestamp} into "payload", as the sender signs it',
+    };
+  if (scheme !== "none" && secret.length === 0) {
+    yield { path: ["scheme"], text: `${scheme} needs a secret: set "secret_file" (or "secret")` };
+    return;
+  }
+  try {
+    compileVerifier(verify);
+  } catch (error) {
+    yield { path: ["secret"], text: (error as Error).message };
+  }
+}
 
 export const Route = v.strictObject({
   path: v.pipe(v.string(), v.regex(/^\/[^\s?#]*$/, 'expected a path that starts with "/"')),
@@ -55,7 +104,7 @@ export const Route = v.strictObject({
   when: v.optional(template()),
   /** What a missing key gives: `zero` prints `<no value>`, `error` answers 500. */
   missing: v.optional(v.picklist(["zero", "error"]), "zero"),
-  verify: v.optional(Verify),
+  verify: v.optional(VerifyEntry),
 });
 
 const Settings = v.strictObject({

@@ -1,163 +1,252 @@
-// Who sent a webhook: the signature schemes of the products that send them.
+// Who sent a webhook: the schemes by which a sender shows that it has the secret.
 //
-//   github    X-Hub-Signature-256: sha256=<hex>            docs.github.com, "Validating webhook deliveries"
-//   forgejo   X-Forgejo-Signature or X-Gitea-Signature: <hex>; over the JSON also where it is sent as a form
-//   gitlab    X-Gitlab-Token: <the secret itself>; with GitLab's newer signing token the scheme is standard
-//   slack     X-Slack-Signature: v0=<hex> over "v0:<timestamp>:<body>"
-//   stripe    Stripe-Signature: t=<timestamp>,v1=<hex>[,v1=…] over "<timestamp>.<body>"
-//   standard  webhook-signature: v1,<base64>[ v1,…] over "<id>.<timestamp>.<body>"   standardwebhooks.com
-//   bearer    Authorization: Bearer <the secret itself>
+//   github, bitbucket's   X-Hub-Signature-256: sha256=<hex>, or X-Hub-Signature: sha256=<hex>
+//   forgejo, gitea        X-Forgejo-Signature or X-Gitea-Signature: <hex>; over the JSON also where it is sent as a form
+//   gitlab                X-Gitlab-Token: <the secret itself>; with GitLab's newer signing token the scheme is standard
+//   slack                 X-Slack-Signature: v0=<hex> over "v0:<timestamp>:<body>"
+//   stripe                Stripe-Signature: t=<timestamp>,v1=<hex>[,v1=…] over "<timestamp>.<body>"
+//   standard, svix        webhook-signature or svix-signature: v1,<base64>[ v1,…] over "<id>.<timestamp>.<body>"
+//   hmac                  <header>: <prefix><digest>[,<prefix><digest>…] over <payload>, all as the route says
+//   bearer, basic         Authorization: Bearer <secret>; Authorization: Basic <username:secret in base64>
+//   token, query          <header>: <secret>; ?<name>=<secret>
 //
-// All but gitlab and bearer are HMAC-SHA256 over the body as it came, byte for byte. Comparisons take the same time
-// whatever differs. Several secrets may be valid at once, for rotation: one that matches is enough. A header that comes
-// twice arrives here joined by a comma, and so is malformed or doesn't match, except where the scheme sends a list.
+// A digest is an HMAC over the body as it came, byte for byte. Comparisons take the same time whatever differs. Several
+// secrets may be valid at once, for rotation: one that matches is enough. A header that comes twice arrives here joined by a
+// comma, and so is malformed or doesn't match, except where the scheme has a list.
 
-import { type Secret, secretEquals } from "../secret.ts";
+import { Secret, secretEquals } from "../secret.ts";
+import type { Asked } from "./delivery.ts";
 
-/** The schemes of `verify`. `none` says explicitly that the route needs no signature. */
-export const SCHEMES = ["github", "forgejo", "gitlab", "slack", "stripe", "standard", "bearer", "none"] as const;
-export type Scheme = (typeof SCHEMES)[number];
+/** The schemes of `verify`, most of them named after the product that sends so. `none`: no signature is required. */
+export const SCHEMES = [
+  "github",
+  "forgejo",
+  "gitea",
+  "gitlab",
+  "slack",
+  "stripe",
+  "standard",
+  "svix",
+  "hmac",
+  "token",
+  "bearer",
+  "basic",
+  "query",
+  "none",
+] as const;
+
+export const ALGORITHMS = ["sha1", "sha256", "sha512"] as const;
+export const ENCODINGS = ["hex", "base64", "base64url"] as const;
+
+/** A scheme, its secrets, and what `hmac`, `token`, `basic` and `query` need besides (see SETTINGS in config.ts). */
+export interface Verify {
+  scheme: (typeof SCHEMES)[number];
+  secret: readonly Secret[];
+  header?: string | undefined;
+  algorithm?: (typeof ALGORITHMS)[number] | undefined;
+  encoding?: (typeof ENCODINGS)[number] | undefined;
+  prefix?: string | undefined;
+  payload?: string | undefined;
+  timestamp_header?: string | undefined;
+  username?: string | undefined;
+  name?: string | undefined;
+}
+
+/** Why a request is refused, or a secret can't be one; in words without any secret or expected signature. */
+export class SignatureError extends Error {}
+
+/**
+ * Judges a request in two steps: what can be said before its body is read, and what the body shows. Both throw SignatureError. `nowMs`:
+ * milliseconds since 1970.
+ */
+export type Verifier = (asked: Asked, nowMs: number) => (body: Uint8Array) => void;
+
+/** A verifier for a scheme and its secrets. Throws SignatureError for a secret that can't be one of this scheme. */
+export function compileVerifier(verify: Verify): Verifier {
+  const { scheme, secret: secrets, header = "", username = "", name = "" } = verify;
+  if (scheme === "none") return () => () => {};
+  if (secrets.length === 0 || secrets.some((secret) => secret.reveal() === "")) fail("the secret is empty");
+  switch (scheme) {
+    case "gitlab":
+      return shared(secrets, { header: "X-Gitlab-Token" });
+    case "token":
+      return shared(secrets, { header });
+    case "query":
+      return shared(secrets, { query: name });
+    case "bearer":
+      return shared(secrets, { header: "Authorization", form: /^Bearer +(.+)$/i });
+    case "basic": {
+      const pairs = secrets.map((secret) => new Secret(`${username}:${secret.reveal()}`));
+      return shared(pairs, { header: "Authorization", form: /^Basic +(.+)$/i, encoding: "base64" });
+    }
+    case "hmac":
+      return signed(secrets, [{ ...verify, header, list: true }]);
+    default:
+      return signed(secrets, SIGNED[scheme]);
+  }
+}
+
+function fail(message: string): never {
+  throw new SignatureError(message);
+}
+
+/** Where a sender puts the secret itself, and how. */
+interface Place {
+  header?: string;
+  query?: string;
+  form?: RegExp;
+  encoding?: "latin1" | "base64";
+}
+
+function shared(
+  secrets: readonly Secret[],
+  { header, query = "", form = /(.*)/s, encoding = "latin1" }: Place,
+): Verifier {
+  const name = header ?? `the parameter "${query}"`;
+  return (asked) => {
+    const value = (header === undefined ? asked.query(query) : asked.header(header)) || fail(`${name} is missing`);
+    const given = form.exec(value)?.[1] ?? fail(`${name} is malformed`);
+    // The query is text already; a character of a header is a byte.
+    const bytes = Buffer.from(given, header === undefined ? "utf8" : encoding);
+    if (!secretEquals(bytes, secrets)) fail(`${name} does not match`);
+    return () => {};
+  };
+}
+
+/** How a sender signs. */
+interface Signature extends Omit<Verify, "scheme" | "secret"> {
+  header: string;
+  /** The header has a list of digests, of which one has to match. */
+  list?: boolean;
+  id_header?: string;
+  /** The time is a part of the signature's header. */
+  timestamp?: RegExp;
+}
+
+const hub = (header: string): Signature => ({ header, prefix: "sha256=" });
+const FORGE: readonly Signature[] = [{ header: "X-Forgejo-Signature" }, { header: "X-Gitea-Signature" }];
+const STANDARD: readonly Signature[] = ["webhook", "svix"].map((sender) => ({
+  header: `${sender}-signature`,
+  id_header: `${sender}-id`,
+  timestamp_header: `${sender}-timestamp`,
+  prefix: "v1,",
+  encoding: "base64" as const,
+  payload: "{id}.{timestamp}.{body}",
+  list: true,
+}));
+
+/** The first of which a header is there decides. Forgejo sends both of its own, both of them empty without a secret. */
+const SIGNED = {
+  github: [hub("X-Hub-Signature-256"), hub("X-Hub-Signature")],
+  forgejo: FORGE,
+  gitea: FORGE,
+  slack: [
+    {
+      header: "X-Slack-Signature",
+      timestamp_header: "X-Slack-Request-Timestamp",
+      prefix: "v0=",
+      payload: "v0:{timestamp}:{body}",
+    },
+  ],
+  stripe: [
+    {
+      header: "Stripe-Signature",
+      timestamp: /(?:^|,)\s*t=([^,]*)/g,
+      prefix: "v1=",
+      payload: "{timestamp}.{body}",
+      list: true,
+    },
+  ],
+  standard: STANDARD,
+  svix: STANDARD,
+} satisfies Record<string, readonly Signature[]>;
+
+/** Judges by the first of these signatures that a request has a header of. */
+function signed(secrets: readonly Secret[], signatures: readonly Signature[]): Verifier {
+  const readers = signatures.map((signature) => ({ ...signature, read: claimReader(signature) }));
+  const keys = secrets.map((secret) => (signatures === STANDARD ? standardKey(secret) : Buffer.from(secret.reveal())));
+  const names = signatures.map(({ header }) => header);
+  return (asked, nowMs) => {
+    // The id counts, too: added to a delivery that is signed by svix-id, it would make a new delivery of it.
+    const has = (name = "") => name !== "" && Boolean(asked.header(name));
+    const reader = readers.find(({ header, id_header }) => has(header) || has(id_header));
+    if (!reader) return fail(`${names.join(" and ")} ${names.length > 1 ? "are" : "is"} missing`);
+    const claim = reader.read(asked, nowMs);
+    const isForm = signatures === FORGE && FORM.test(asked.header("Content-Type") ?? "");
+    return (body) => {
+      if (keys.some((key) => matches(key, claim, body))) return;
+      const payload = isForm ? formPayload(body) : null;
+      if (payload && keys.some((key) => matches(key, claim, payload))) return;
+      fail(`${reader.header} does not match`);
+    };
+  };
+}
+
+const FORM = /^\s*application\/x-www-form-urlencoded\b/i;
+
+/** What a request's headers say: its digests, and what was signed before and after the body. */
+interface Claim {
+  digests: string[];
+  before: Buffer;
+  after: Buffer;
+  algorithm: (typeof ALGORITHMS)[number];
+  encoding: (typeof ENCODINGS)[number];
+}
+
+/** Bytes of a digest. */
+const SIZES = { sha1: 20, sha256: 32, sha512: 64 };
+
+function claimReader(signature: Signature): (asked: Asked, nowMs: number) => Claim {
+  const { header: name, id_header, timestamp_header, timestamp, list = false } = signature;
+  const { algorithm = "sha256", encoding = "hex", prefix = "", payload = "{body}" } = signature;
+  const size = SIZES[algorithm];
+  const digits = Math.ceil((size * 4) / 3);
+  const digest = {
+    hex: `([0-9a-fA-F]{${size * 2}})`,
+    base64: `([A-Za-z0-9+/]{${digits}}${"=".repeat(-digits & 3)})`,
+    base64url: `([A-Za-z0-9_-]{${digits}})=*`,
+  }[encoding];
+  const one = RegExp.escape(prefix) + digest;
+  const pattern = new RegExp(list ? `(?<![^,\\s])${one}(?![^,\\s])` : `^${one}$`, "g");
+  const wrong = list && prefix !== "" ? `has no ${prefix.replace(/\W$/, "")} signature` : "is malformed";
+  const [before = "", after = ""] = payload.split("{body}");
+  return ({ header }, nowMs) => {
+    const required = (wanted: string) => header(wanted) || fail(`${wanted} is missing`);
+    const id = id_header === undefined ? "" : required(id_header);
+    const sentAt = timestamp_header === undefined ? undefined : required(timestamp_header);
+    const value = required(name);
+    const times = timestamp ? Array.from(value.matchAll(timestamp), ([, found]) => found) : [sentAt];
+    const [time] = times;
+    if (times.length !== 1) fail(`${name} is malformed`);
+    const digests = Array.from(value.matchAll(pattern), ([, found = ""]) => found);
+    if (digests.length === 0) fail(`${name} ${wrong}`);
+    if (time !== undefined) requireFresh(time, nowMs);
+    const filled = (text: string) =>
+      asSent(text.replace(/\{(id|timestamp)\}/g, (_all, field) => (field === "id" ? id : (time ?? ""))));
+    const comparable = encoding === "hex" ? digests.map((found) => found.toLowerCase()) : digests;
+    return { digests: comparable, before: filled(before), after: filled(after), algorithm, encoding };
+  };
+}
 
 /** How far a signed timestamp may be from now, in whole seconds, either way: what Slack and Stripe document. */
 const TOLERANCE_SECONDS = 300;
 
-/** A request's header by its name, in any case; a character is a byte of what was sent, as in the Fetch standard. */
-export type Header = (name: string) => string | null | undefined;
-
-/** Judges requests by one scheme and its secrets. */
-export interface Verifier {
-  /** What can be said without the body: null, or why the request is refused. */
-  early(header: Header, nowMs: number): string | null;
-  /** Null when the signature is good, else why not, in words without any secret or expected signature. */
-  verify(header: Header, body: Uint8Array, nowMs: number): string | null;
-}
-
-/** A verifier for a scheme and its secrets. Throws a plain Error for a secret that can't be one of this scheme. */
-export function compileVerifier({ scheme, secrets }: { scheme: Scheme; secrets: readonly Secret[] }): Verifier {
-  if (scheme === "none") return { early: () => null, verify: () => null };
-  if (secrets.length === 0 || secrets.some((secret) => secret.reveal() === "")) throw new Error("the secret is empty");
-  if (scheme === "gitlab") return shared("X-Gitlab-Token", secrets, (value) => value);
-  if (scheme === "bearer") return shared("Authorization", secrets, (value) => /^Bearer +(.+)$/i.exec(value)?.[1]);
-  return signed(scheme, secrets);
-}
-
-/** Schemes that send the secret itself. */
-function shared(name: string, secrets: readonly Secret[], token: (value: string) => string | undefined): Verifier {
-  const early: Verifier["early"] = (header) => {
-    const value = header(name);
-    if (!value) return `${name} is missing`;
-    const given = token(value);
-    if (given === undefined) return `${name} is malformed`;
-    return secretEquals(asSent(given), secrets) ? null : `${name} does not match`;
-  };
-  return { early, verify: (header, _body, nowMs) => early(header, nowMs) };
-}
-
-/** What a signature header says: which signatures, and what was signed before the body. */
-interface Claim {
-  name: string;
-  /** Of 32 bytes each, in lower-case hex or in base64. */
-  signatures: string[];
-  encoding: "hex" | "base64";
-  prefix: string;
-  /** Seconds since 1970; NaN when malformed. */
-  timestamp?: number;
-  /** The body is a form, of which the signature may cover the field `payload` alone. */
-  form?: boolean;
-}
-
-type Reader = (header: Header) => Claim | string;
-
-const READERS: Record<"github" | "forgejo" | "slack" | "stripe" | "standard", Reader> = {
-  github: (header) => hexClaim("X-Hub-Signature-256", header("X-Hub-Signature-256"), "sha256="),
-  forgejo(header) {
-    // Forgejo sends both; the one named after itself decides. Without a secret it sends both empty.
-    const forgejo = header("X-Forgejo-Signature");
-    const gitea = header("X-Gitea-Signature");
-    if (!forgejo && !gitea) return "X-Forgejo-Signature and X-Gitea-Signature are missing";
-    const claim = forgejo ? hexClaim("X-Forgejo-Signature", forgejo, "") : hexClaim("X-Gitea-Signature", gitea, "");
-    if (typeof claim === "string") return claim;
-    return { ...claim, form: /^\s*application\/x-www-form-urlencoded\b/i.test(header("Content-Type") ?? "") };
-  },
-  slack(header) {
-    const claim = hexClaim("X-Slack-Signature", header("X-Slack-Signature"), "v0=");
-    if (typeof claim === "string") return claim;
-    const timestamp = header("X-Slack-Request-Timestamp");
-    if (!timestamp) return "X-Slack-Request-Timestamp is missing";
-    return { ...claim, prefix: `v0:${timestamp}:`, timestamp: seconds(timestamp) };
-  },
-  stripe(header) {
-    const value = header("Stripe-Signature");
-    if (!value) return "Stripe-Signature is missing";
-    const fields = value.split(",").map((field) => field.trim());
-    const times = fields.filter((field) => field.startsWith("t=")).map((field) => field.slice(2));
-    if (times.length !== 1) return "Stripe-Signature is malformed";
-    const signatures = fields.flatMap((field) =>
-      /^v1=[0-9a-f]{64}$/i.test(field) ? [field.slice(3).toLowerCase()] : [],
-    );
-    if (signatures.length === 0) return "Stripe-Signature has no v1 signature";
-    const [timestamp = ""] = times;
-    return {
-      name: "Stripe-Signature",
-      signatures,
-      encoding: "hex",
-      prefix: `${timestamp}.`,
-      timestamp: seconds(timestamp),
-    };
-  },
-  standard(header) {
-    const [id, timestamp, value] = ["webhook-id", "webhook-timestamp", "webhook-signature"].map((name) => header(name));
-    if (!id) return "webhook-id is missing";
-    if (!timestamp) return "webhook-timestamp is missing";
-    if (!value) return "webhook-signature is missing";
-    // v1a, which comes in the same list, is another algorithm.
-    const signatures = value.split(" ").flatMap((one) => (/^v1,[A-Za-z0-9+/]{43}=$/.test(one) ? [one.slice(3)] : []));
-    if (signatures.length === 0) return "webhook-signature has no v1 signature";
-    const prefix = `${id}.${timestamp}.`;
-    return { name: "webhook-signature", signatures, encoding: "base64", prefix, timestamp: seconds(timestamp) };
-  },
-};
-
-function signed(scheme: keyof typeof READERS, secrets: readonly Secret[]): Verifier {
-  const keys = secrets.map((secret) => (scheme === "standard" ? standardKey(secret) : Buffer.from(secret.reveal())));
-  const read = READERS[scheme];
-  const judge = (header: Header, nowMs: number): Claim | string => {
-    const claim = read(header);
-    if (typeof claim === "string" || claim.timestamp === undefined) return claim;
-    return staleness(claim.timestamp, nowMs) ?? claim;
-  };
-  return {
-    early(header, nowMs) {
-      const claim = judge(header, nowMs);
-      return typeof claim === "string" ? claim : null;
-    },
-    verify(header, body, nowMs) {
-      const claim = judge(header, nowMs);
-      if (typeof claim === "string") return claim;
-      if (keys.some((key) => matches(key, claim, body))) return null;
-      const payload = claim.form ? formPayload(body) : null;
-      if (payload && keys.some((key) => matches(key, claim, payload))) return null;
-      return `${claim.name} does not match`;
-    },
-  };
-}
-
-/** Why a signed time is too far from now, or null. */
-function staleness(timestamp: number, nowMs: number): string | null {
-  if (Number.isNaN(timestamp)) return "the timestamp is malformed";
-  const age = Math.floor(nowMs / 1000) - timestamp;
-  if (age > TOLERANCE_SECONDS) return `the timestamp is ${age} s old, over ${TOLERANCE_SECONDS} s`;
-  if (-age > TOLERANCE_SECONDS)
-    return `the timestamp is ${-age} s ahead, over ${TOLERANCE_SECONDS} s: a clock is wrong`;
-  return null;
+/** Refuses a signed time that is too far from now. */
+function requireFresh(time: string, nowMs: number): void {
+  if (!/^\d{1,12}$/.test(time)) fail("the timestamp is malformed");
+  const age = Math.floor(nowMs / 1000) - Number(time);
+  if (age > TOLERANCE_SECONDS) fail(`the timestamp is ${age} s old, over ${TOLERANCE_SECONDS} s`);
+  if (-age > TOLERANCE_SECONDS) fail(`the timestamp is ${-age} s ahead, over ${TOLERANCE_SECONDS} s: a clock is wrong`);
 }
 
 /** `Bun.CryptoHasher` measured 3 % quicker than `createHmac` over 9 KB, 28 % over a few bytes. */
-function matches(key: Buffer, { prefix, signatures, encoding }: Claim, body: Uint8Array): boolean {
-  const hmac = new Bun.CryptoHasher("sha256", key);
-  if (prefix !== "") hmac.update(asSent(prefix));
-  const expected = hmac.update(body).digest(encoding);
-  return signatures.some((given) => isSame(given, expected));
+function matches(key: Buffer, { before, after, digests, algorithm, encoding }: Claim, body: Uint8Array): boolean {
+  const hmac = new Bun.CryptoHasher(algorithm, key);
+  if (before.length > 0) hmac.update(before);
+  hmac.update(body);
+  if (after.length > 0) hmac.update(after);
+  const expected = hmac.digest(encoding);
+  return digests.some((given) => isSame(given, expected));
 }
 
 /** Compares texts of one length in the same time whatever differs; as text, because making bytes of them costs 5 µs. */
@@ -178,31 +267,22 @@ function formPayload(body: Uint8Array): Uint8Array | null {
   return Buffer.from(new URLSearchParams(text).get("payload") ?? "");
 }
 
-function hexClaim(name: string, value: string | null | undefined, prefix: string): Claim | string {
-  if (!value) return `${name} is missing`;
-  const hex = value.startsWith(prefix) ? value.slice(prefix.length) : "";
-  if (!/^[0-9a-f]{64}$/i.test(hex)) return `${name} is malformed`;
-  return { name, signatures: [hex.toLowerCase()], encoding: "hex", prefix: "" };
-}
-
-function seconds(text: string): number {
-  return /^\d{1,12}$/.test(text) ? Number(text) : Number.NaN;
-}
-
 /** A header's value as the bytes that came over the wire: a secret or an id in UTF-8 is what the sender signed. */
 function asSent(value: string): Buffer {
   return Buffer.from(value, "latin1");
 }
 
-/** `whsec_` is followed by the key in base64; anything else is the key itself. Throws when it isn't base64. */
+/** `whsec_` (also `v1,whsec_`) is followed by the key in base64; any other text is the key itself. */
 function standardKey(secret: Secret): Buffer {
   const text = secret.reveal();
-  if (!text.startsWith("whsec_")) return Buffer.from(text);
-  const base64 = text.slice("whsec_".length).replace(/={1,2}$/, "");
+  if (/^(v1a,)?wh[ps]k_/.test(text))
+    fail("keys of v1a signatures (whpk_, whsk_) are not supported: use the whsec_ secret");
+  const [, encoded] = /^(?:v1,)?whsec_(.*)$/s.exec(text) ?? [];
+  if (encoded === undefined) return Buffer.from(text);
+  const base64 = encoded.replace(/={1,2}$/, "");
   const key = Buffer.from(base64, "base64");
   // The decoder skips unknown characters. An empty key would let anyone sign.
-  if (key.length === 0 || key.toString("base64").replace(/=+$/, "") !== base64) {
-    throw new Error("what follows whsec_ is not base64");
-  }
+  if (key.length === 0 || key.toString("base64").replace(/=+$/, "") !== base64)
+    fail("what follows whsec_ is not base64");
   return key;
 }

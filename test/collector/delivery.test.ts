@@ -12,12 +12,29 @@ const FIXTURES = join(import.meta.dir, "fixtures/payloads");
 const SECRET = "a secret of ours";
 const hex = (text: string | Uint8Array, secret = SECRET) => createHmac("sha256", secret).update(text).digest("hex");
 
+const KEY = Buffer.from("0123456789abcdef01234567").toString("base64");
+/** Routes for senders that have no scheme of their own, and other names of schemes. */
+const SENDERS = {
+  bitbucket: "scheme: github",
+  linear: "scheme: hmac, header: Linear-Signature",
+  shopify: "scheme: hmac, header: X-Shopify-Hmac-Sha256, encoding: base64",
+  sha1: 'scheme: hmac, header: X-Hub-Signature, algorithm: sha1, prefix: "sha1="',
+  timed:
+    'scheme: hmac, header: X-Sig, algorithm: sha512, prefix: "v0=", payload: "{timestamp}.{body}", timestamp_header: X-Time',
+  token: "scheme: token, header: Authorization",
+  basic: "scheme: basic, username: picket",
+  query: "scheme: query, name: token",
+  svix: "scheme: svix",
+  gitea: "scheme: gitea",
+};
+
 let folder: Folder;
 let daemon: Daemon;
 let url: string;
 beforeAll(async () => {
   folder = new Folder();
   folder.write("secret", `${SECRET}\n`);
+  folder.write("whsec", `v1,whsec_${KEY}\n`);
   const schemes = ["github", "forgejo", "gitlab", "slack", "stripe", "standard", "bearer"];
   const route = (scheme: string) =>
     `    - { path: /${scheme}, recipient: ${scheme}, type: INFO, template: "{{ trunc 200 (json .) }}", verify: { scheme: ${scheme}, secret_file: secret } }\n`;
@@ -27,6 +44,12 @@ webhook:
   listen: 127.0.0.1:0
   routes:
 ${schemes.map(route).join("")}
+${Object.entries(SENDERS)
+  .map(
+    ([name, verify]) =>
+      `    - { path: /${name}, recipient: senders, type: INFO, template: ${name}, verify: { secret_file: ${name === "svix" ? "whsec" : "secret"}, ${verify} } }\n`,
+  )
+  .join("")}
     - path: /events
       recipient: events
       type: INFO
@@ -113,6 +136,36 @@ test.each(FILES)("%s lands when it is signed, and is refused when it isn't or wa
   expect(lines.at(-1)!["payload"]).toStartWith("{");
 });
 
+test("other senders' headers, algorithms and encodings, as their routes say", async () => {
+  const hmac = (algorithm: string, encoding: "hex" | "base64", ...parts: string[]) =>
+    createHmac(algorithm, SECRET).update(parts.join("")).digest(encoding);
+  const now = `${Math.floor(Date.now() / 1000)}`;
+  const body = '{"a":1}';
+  const standard = `v1,${createHmac("sha256", Buffer.from(KEY, "base64")).update(`msg_2.${now}.${body}`).digest("base64")}`;
+  const cases: [path: string, headers: Record<string, string>][] = [
+    ["/bitbucket", { "x-hub-signature": `sha256=${hex(body)}` }],
+    ["/linear", { "linear-signature": hex(body) }],
+    ["/shopify", { "x-shopify-hmac-sha256": hmac("sha256", "base64", body) }],
+    ["/sha1", { "x-hub-signature": `sha1=${hmac("sha1", "hex", body)}` }],
+    ["/timed", { "x-sig": `v0=${hmac("sha512", "hex", `${now}.${body}`)}`, "x-time": now }],
+    ["/token", { authorization: SECRET }],
+    ["/basic", { authorization: `Basic ${Buffer.from(`picket:${SECRET}`).toString("base64")}` }],
+    ["/query?token=a+secret+of+ours", {}],
+    ["/svix", { "svix-id": "msg_2", "svix-timestamp": now, "svix-signature": standard }],
+    ["/gitea", { "x-gitea-signature": hex(body) }],
+  ];
+  for (const [path, headers] of cases) {
+    expect([path, await send(path, body, headers)]).toEqual([path, 202]);
+    expect([path, await send(path.replace(/\?.*/, "?token=x"), body, {})]).toEqual([path, 401]);
+    const wrong = Object.fromEntries(Object.keys(headers).map((name) => [name, "x"]));
+    expect([path, await send(path.replace(/\?.*/, ""), body, wrong)]).toEqual([path, 401]);
+  }
+  expect(inboxLines(folder.at("inbox"), "senders").length).toBe(cases.length);
+  // Some clients sign in only after they were asked to.
+  const asked = await fetch(`${url}/basic`, { method: "POST", body });
+  expect(asked.headers.get("www-authenticate")).toBe('Basic realm="picket"');
+});
+
 test("a Forgejo push reads as its template says", async () => {
   const file = FILES.find((name) => name.startsWith("forgejo") && name.includes("push"))!;
   const body = readFileSync(join(FIXTURES, file), "utf8");
@@ -135,9 +188,11 @@ describe("the id of a delivery", () => {
   };
   const NAMES_IN_ORDER = [
     "webhook-id",
+    "svix-id",
     "X-GitHub-Delivery",
     "X-Forgejo-Delivery",
     "X-Gitea-Delivery",
+    "X-Gogs-Delivery",
     "Idempotency-Key",
   ];
 

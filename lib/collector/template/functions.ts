@@ -2,15 +2,10 @@
 // boolean, number, bigint, JsonNumber, string, array, object. Errors are plain ones; the caller says where.
 
 import { JsonNumber, compactJson } from "../numbers.ts";
+import type { Asked } from "../delivery.ts";
 import { print, println, printf } from "./printf.ts";
 
 export type Value = unknown;
-
-/** What a template may ask of the request. */
-export interface Asked {
-  header(name: string): string | undefined;
-  query(name: string): string | undefined;
-}
 
 interface Fn {
   min: number;

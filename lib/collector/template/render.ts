@@ -1,7 +1,8 @@
 // What a compiled template does when it is rendered: small functions over the state of one rendering, put together by compile.ts.
 
+import type { Asked } from "../delivery.ts";
 import { JsonNumber } from "../numbers.ts";
-import { type Asked, type Value, field, isTrue, typeName } from "./functions.ts";
+import { type Value, field, isTrue, typeName } from "./functions.ts";
 import { fail } from "./lex.ts";
 
 /** Longer output is refused, in bytes. */
