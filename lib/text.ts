@@ -24,6 +24,28 @@ export function cut(text: string, most: number): string {
   return text.length > most ? `${text.slice(0, most)}…` : text;
 }
 
+const MS = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+const BYTES = { "": 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 };
+
+/** `30m`, `2h`, `90d` in milliseconds; null for other text. */
+export function readDuration(text: string): number | null {
+  const [, count, unit] = /^(\d{1,9})([smhd])$/.exec(text) ?? [];
+  return unit === undefined ? null : Number(count) * MS[unit as keyof typeof MS];
+}
+
+/** `500m`, `50g`, `1.5t` in bytes (`k` is 1024); null for other text. */
+export function readSize(text: string): number | null {
+  const [, count, unit] = /^(\d{1,15}(?:\.\d+)?)([kmgt]?)b?$/i.exec(text) ?? [];
+  return unit === undefined ? null : Math.floor(Number(count) * BYTES[unit.toLowerCase() as keyof typeof BYTES]);
+}
+
+/** `1.4 GB`, `12 KB`, `7 bytes`: 1024 of each are one of the next. */
+export function size(bytes: number): string {
+  const units = ["bytes", "KB", "MB", "GB", "TB"];
+  const unit = Math.min(units.length - 1, Math.floor(Math.log2(Math.max(bytes, 1)) / 10));
+  return `${(bytes / 1024 ** unit).toFixed(unit === 0 ? 0 : 1)} ${units[unit]}`;
+}
+
 /** `4m 02s`, `3h 05m`, `2d 04h`, `12s`: milliseconds as their two largest units. */
 export function duration(ms: number): string {
   const total = Math.max(0, Math.floor(ms / 1000));

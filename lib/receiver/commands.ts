@@ -1,14 +1,12 @@
-// The commands: hosts, tokens, the index. They work on the store itself, also while the daemon runs: it asks the store for every
+// The commands: hosts and tokens here, others beside. They work on the store itself, also while the daemon runs: it asks the store for every
 // request.
 
-import { existsSync } from "node:fs";
 import { hostname } from "node:os";
 import { isLoopback } from "../config.ts";
 import { printable } from "../text.ts";
-import { type Command, type CommandContext, UsageError } from "../service.ts";
+import { type Command, UsageError } from "../service.ts";
 import type { Config } from "./config.ts";
-import { type Check, EpisodeIndex, rebuild, verify } from "./episode-index.ts";
-import { EpisodeFolder, episodesFolder } from "./episodes.ts";
+import { EPISODE_COMMANDS } from "./episode-commands.ts";
 import {
   type Host,
   addHost,
@@ -22,40 +20,9 @@ import {
   setInterval,
   time,
 } from "./hosts.ts";
-import { storeFile } from "./sqlite.ts";
 import type { Queries } from "./database.ts";
-import { Store } from "./store.ts";
-
-/** The settings that these commands use. */
-type Context<A = object> = CommandContext<Config, A>;
-
-/** Opens the store for one command. Only `host add` makes one, so that a wrong configuration doesn't look like an empty fleet. */
-async function withStore<T>(
-  context: Context,
-  work: (store: Store, config: Config) => Promise<T>,
-  { make = false } = {},
-): Promise<T> {
-  const config = await context.loadConfig();
-  if (!make && !existsSync(storeFile(config.data_dir))) {
-    throw new UsageError(
-      `there is no store in "${config.data_dir}" yet`,
-      "picket-receiver host add NAME makes it; is this the right --config?",
-    );
-  }
-  const store = await Store.open(config.data_dir);
-  try {
-    return await work(store, config);
-  } finally {
-    await store.close();
-  }
-}
-
-/** Changes a host, and prints the text that `work` gives. */
-function change(context: Context, work: (tx: Queries, name: string) => Promise<string>): Promise<void> {
-  return withStore(context, async (store) => {
-    context.print(await store.write((tx) => work(tx, context.positionals[0] ?? "")));
-  });
-}
+import type { Store } from "./store.ts";
+import { type Context, JSON_FLAG, change, many, table, withStore } from "./store-command.ts";
 
 async function giveToken(
   context: Context<{ url?: string }>,
@@ -150,65 +117,8 @@ async function setHost(context: Context<{ interval?: string }>): Promise<void> {
   });
 }
 
-/** Opens the index for one command, which logs now and then how many episodes it has looked at. */
-function withIndex<T>(context: Context, work: (check: Check, looked: () => number) => Promise<T>): Promise<T> {
-  return withStore(context, async (store, config) => {
-    let looked = 0;
-    let logged = performance.now();
-    const progress = (): void => {
-      looked++;
-      if (performance.now() - logged < 5000) return;
-      logged = performance.now();
-      context.log.info("looking", { episodes: looked });
-    };
-    const index = new EpisodeIndex(store);
-    const episodes = new EpisodeFolder(episodesFolder(config));
-    try {
-      return await work({ index, episodes, signal: context.signal, progress }, () => looked);
-    } finally {
-      await index.close();
-    }
-  });
-}
-
-async function rebuildIndex(context: Context): Promise<void> {
-  const made = await withIndex(context, rebuild);
-  for (const { host, episode } of made) context.print(printable(`${host}/${episode}: line made`));
-  context.print(made.length === 0 ? "nothing was missing" : `${many(made.length, "missing line")} made`);
-}
-
-function verifyIndex(context: Context): Promise<number> {
-  return withIndex(context, async (check, looked) => {
-    let differences = 0;
-    for await (const { host, episode, what, detail } of verify(check)) {
-      differences++;
-      context.print(printable(`${host}/${episode}: ${what}: ${detail}`));
-    }
-    const result = differences === 0 ? "all as the index says" : many(differences, "difference");
-    context.print(`${many(looked(), "episode")}, ${result}`);
-    return differences === 0 ? 0 : 1;
-  });
-}
-
-function many(count: number, what: string): string {
-  return `${count} ${what}${count === 1 ? "" : "s"}`;
-}
-
-function table(head: string[], rows: string[][]): string {
-  const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]!.length)));
-  return [head, ...rows]
-    .map((row) =>
-      row
-        .map((cell, column) => cell.padEnd(widths[column]!))
-        .join("  ")
-        .trimEnd(),
-    )
-    .join("\n");
-}
-
 const HOST = { min: 1, max: 1, names: ["HOST"] };
 const URL_FLAG = { url: { type: "string" } } as const;
-const JSON_FLAG = { json: { type: "boolean" } } as const;
 const URL_HELP = "  --url       how agents reach this receiver, for the lines to paste";
 
 /** The commands, as data. */
@@ -284,16 +194,5 @@ example: picket-receiver host set web-1 --interval 300`,
     positionals: { min: 0, max: 1, names: ["HOST"] },
     run: showTokens,
   },
-  "index rebuild": {
-    summary: "make the index lines that are missing, from the episodes themselves",
-    usage:
-      "usage: picket-receiver index rebuild\n\nSafe while the daemon runs.\n\nexample: picket-receiver index rebuild",
-    run: rebuildIndex,
-  },
-  "index verify": {
-    summary: "hash every episode again and say what differs from the index",
-    usage:
-      "usage: picket-receiver index verify\n\nExit code 1 when something differs. Safe while the daemon runs.\n\nexample: picket-receiver index verify",
-    run: verifyIndex,
-  },
+  ...EPISODE_COMMANDS,
 } satisfies Record<string, Command<Config>>;

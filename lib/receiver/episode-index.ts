@@ -3,7 +3,8 @@
 // The file is the truth and says so without this program. Looking things up in it goes through a table of the store that
 // follows it: before every look the lines that were added since are read (`index rebuild`, another
 // process, may have added some). How far it was read is kept in the same transaction as the rows. A file that was replaced, cut or rewritten in place is
-// read anew from its start. Of two lines for one episode the later one counts.
+// read anew from its start. Of two lines for one episode the later one counts; one that removes it counts only for the line with
+// the same received_at, so that an upload of that moment stays.
 
 import { closeSync } from "node:fs";
 import { join } from "node:path";
@@ -17,21 +18,32 @@ import type { EpisodeKey, EpisodeStore, StoredEpisode } from "./episodes.ts";
 import type { Queries } from "./database.ts";
 import { type Store, getNote, setNote } from "./store.ts";
 
+const Time = v.pipe(
+  v.string(),
+  v.check((text) => !Number.isNaN(Date.parse(text))),
+);
 const Line = v.object({
-  received_at: v.pipe(
-    v.string(),
-    v.check((text) => !Number.isNaN(Date.parse(text))),
-  ),
+  received_at: Time,
   host: v.string(),
   episode: v.string(),
   sha256: v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/)),
   size: v.number(),
+  removed_at: v.optional(Time),
 });
-/** A line of the index. `commit`: 40 hex digits. `backfilled`: made afterwards, from the file. */
-type IndexRow = v.InferOutput<typeof Line> & { schema: number; commit?: string | undefined; backfilled?: boolean };
+/**
+ * A line of the index. `commit`: 40 hex digits. `backfilled`: made afterwards, from the file. `removed_at`: the episode that was
+ * received at `received_at` was removed.
+ */
+export type IndexRow = v.InferOutput<typeof Line> & {
+  schema: number;
+  commit?: string | undefined;
+  backfilled?: boolean;
+};
 
 /** A file this young may be one that the daemon is about to note, in milliseconds. */
 const YOUNG_MS = 2000;
+/** So many lines are read at once. */
+const PAGE = 500;
 /** A larger meta.json is not read, in bytes. */
 const LARGEST_META = 1 << 20;
 /** Data that people keep unpacks to some ten times its size; zeros alone come to tens of thousands. */
@@ -57,7 +69,7 @@ export class EpisodeIndex {
     return this.#journal.append(JSON.stringify(row));
   }
 
-  /** The line of an episode. */
+  /** The line of an episode, also of one that was removed. */
   async find({ host, episode }: EpisodeKey): Promise<IndexRow | null> {
     await this.follow();
     const row = await this.#store.read.one<{ line: string }>(
@@ -73,7 +85,7 @@ export class EpisodeIndex {
     await this.#followIfRoom();
     const order = since === null ? "DESC" : "ASC";
     const rows = await this.#store.read.all<{ line: string }>(
-      `SELECT line FROM episodes WHERE received_at >= $1 AND ($2 IS NULL OR host = $2)
+      `SELECT line FROM episodes WHERE received_at >= $1 AND removed_at IS NULL AND ($2 IS NULL OR host = $2)
        ORDER BY received_at ${order}, host ${order}, episode ${order} LIMIT $3`,
       [since ?? "", host, limit],
     );
@@ -81,19 +93,30 @@ export class EpisodeIndex {
     return since === null ? lines.toReversed() : lines;
   }
 
-  /** Which episodes are noted. */
-  async all(): Promise<EpisodeKey[]> {
+  /** All lines but those of removed episodes, oldest first, of one host or all. Lines may be added meanwhile. */
+  async *all(host: string | null = null): AsyncIterable<IndexRow> {
     await this.follow();
-    return this.#store.read.all<EpisodeKey>("SELECT host, episode FROM episodes");
+    let last = { received_at: "", host: "", episode: "" };
+    for (;;) {
+      const page = await this.#store.read.all<typeof last & { line: string }>(
+        `SELECT received_at, host, episode, line FROM episodes
+         WHERE (received_at, host, episode) > ($1, $2, $3) AND removed_at IS NULL AND ($4 IS NULL OR host = $4)
+         ORDER BY received_at, host, episode LIMIT ${PAGE}`,
+        [last.received_at, last.host, last.episode, host],
+      );
+      for (const { line } of page) yield JSON.parse(line) as IndexRow;
+      if (page.length < PAGE) return;
+      last = page.at(-1)!;
+    }
   }
 
-  /** How many episodes are noted, and how many bytes they have. */
+  /** How many episodes are there by the index, and how many bytes they have. */
   async totals(): Promise<{ episodes: number; bytes: number }> {
     await this.#followIfRoom();
     const place = await getNote(this.#store.read, "index_place");
     if (!this.#totals || this.#totals.of !== place) {
       const row = await this.#store.read.one<{ episodes: number; bytes: number | null }>(
-        "SELECT COUNT(*) AS episodes, SUM(size) AS bytes FROM episodes",
+        "SELECT COUNT(*) AS episodes, SUM(size) AS bytes FROM episodes WHERE removed_at IS NULL",
       );
       this.#totals = { of: place, episodes: row?.episodes ?? 0, bytes: row?.bytes ?? 0 };
     }
@@ -161,10 +184,11 @@ export class EpisodeIndex {
 async function adopt(tx: Queries, rows: IndexRow[], position: Position): Promise<void> {
   for (const row of rows) {
     await tx.run(
-      `INSERT INTO episodes (host, episode, received_at, sha256, size, line) VALUES ($1, $2, $3, $4, $5, $6)
+      `INSERT INTO episodes (host, episode, received_at, sha256, size, line, removed_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
        ON CONFLICT (host, episode) DO UPDATE SET received_at = excluded.received_at, sha256 = excluded.sha256,
-         size = excluded.size, line = excluded.line`,
-      [row.host, row.episode, row.received_at, row.sha256, row.size, JSON.stringify(row)],
+         size = excluded.size, line = excluded.line, removed_at = excluded.removed_at
+       WHERE excluded.removed_at IS NULL OR excluded.received_at = episodes.received_at`,
+      [row.host, row.episode, row.received_at, row.sha256, row.size, JSON.stringify(row), row.removed_at ?? null],
     );
   }
   await setNote(tx, "index_place", JSON.stringify(position));
@@ -198,17 +222,22 @@ export async function rebuild({ index, episodes, signal, progress }: Check): Pro
   for await (const stored of episodes.list()) {
     signal.throwIfAborted();
     progress();
-    if (await index.find(stored)) continue;
+    if (await isNoted(index, stored)) continue;
     const row = await rowOf(episodes, stored);
     const age = Date.now() - stored.modifiedAt;
     // A file that has just come is being noted by the daemon, unless that died.
     if (age >= 0 && age < YOUNG_MS) await Bun.sleep(YOUNG_MS - age);
-    if (await index.find(stored)) continue;
+    if (await isNoted(index, stored)) continue;
     await episodes.sync(stored);
     await index.add(row);
     made.push(row);
   }
   return made;
+}
+
+async function isNoted(index: EpisodeIndex, key: EpisodeKey): Promise<boolean> {
+  const row = await index.find(key);
+  return row !== null && row.removed_at === undefined;
 }
 
 /** The line that an episode's file gives. */
@@ -237,8 +266,9 @@ export async function* verify({ index, episodes, signal, progress }: Check): Asy
     const key = { host: stored.host, episode: stored.episode };
     seen.add(`${stored.host}/${stored.episode}`);
     const row = await index.find(stored);
-    if (!row) {
-      yield { ...key, what: "missing line", detail: "run: picket-receiver index rebuild" };
+    if (!row || row.removed_at !== undefined) {
+      const detail = `${row ? "the index says that it was removed; " : ""}run: picket-receiver index rebuild`;
+      yield { ...key, what: "missing line", detail };
     } else if (row.size !== stored.size) {
       yield { ...key, what: "other size", detail: `${stored.size} bytes, the index says ${row.size}; ${REMEDY}` };
     } else {
@@ -248,10 +278,11 @@ export async function* verify({ index, episodes, signal, progress }: Check): Asy
         yield { ...key, what: "other hash", detail: `${sha256}, the index says ${row.sha256}; ${REMEDY}` };
     }
   }
-  for (const key of await index.all()) {
-    if (seen.has(`${key.host}/${key.episode}`) || (await episodes.find(key))) continue;
-    const detail = "it is in the index, but not in the folder; the same bytes are taken again";
-    yield { ...key, what: "missing file", detail };
+  for await (const { host, episode } of index.all()) {
+    const name = `${host}/${episode}`;
+    if (seen.has(name) || (await episodes.find({ host, episode }))) continue;
+    const detail = `the same bytes are taken again; if you removed it: picket-receiver episodes rm ${name}`;
+    yield { host, episode, what: "missing file", detail };
   }
 }
 

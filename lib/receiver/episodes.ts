@@ -12,7 +12,7 @@ import { type Stats, existsSync, linkSync, lstatSync, readdirSync, renameSync, s
 import { type FileHandle, open } from "node:fs/promises";
 import { randomBytes } from "node:crypto";
 import { homedir } from "node:os";
-import { isAbsolute, join } from "node:path";
+import { dirname, isAbsolute, join } from "node:path";
 import { NAME_SEGMENT } from "../config.ts";
 import { inheritOwner, makeFolder, syncFolder } from "../files.ts";
 import type { Log } from "../log.ts";
@@ -55,6 +55,8 @@ export interface EpisodeStore {
   open(key: EpisodeKey): Blob;
   /** All of them. Other names, folders and links that lead nowhere are passed over. */
   list(): AsyncIterable<StoredEpisode>;
+  /** Removes episodes, durably. One that is missing counts as removed. */
+  remove(keys: readonly EpisodeKey[]): Promise<void>;
   /** Removes what unfinished uploads left, and logs what it can't remove. */
   sweep(log: Log): Promise<void>;
 }
@@ -133,6 +135,17 @@ export class EpisodeFolder implements EpisodeStore {
         if (found) yield found;
       }
     }
+  }
+
+  async remove(keys: readonly EpisodeKey[]): Promise<void> {
+    const folders = new Set<string>();
+    for (const key of keys) {
+      const path = this.#path(key);
+      if (!look(path)) continue;
+      unlinkSync(path);
+      folders.add(dirname(path));
+    }
+    for (const folder of folders) syncFolder(folder);
   }
 
   async sweep(log: Log): Promise<void> {

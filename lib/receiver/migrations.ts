@@ -132,4 +132,17 @@ export const MIGRATIONS: readonly (readonly string[])[] = [
     ) WITHOUT ROWID`,
     `CREATE INDEX episodes_received ON episodes (received_at, size)`,
   ],
+  [
+    `ALTER TABLE episodes ADD COLUMN removed_at TEXT`,
+    // Former names of hosts. settled_at: the episodes have moved.
+    `CREATE TABLE host_aliases (
+      name TEXT PRIMARY KEY,
+      host INTEGER NOT NULL REFERENCES hosts (id),
+      settled_at INTEGER
+    )`,
+    `ALTER TABLE hosts ADD COLUMN paused_until INTEGER`,
+    `ALTER TABLE hosts ADD COLUMN pause_reason TEXT`,
+    // Opened while its host was paused, and not told yet.
+    `ALTER TABLE alerts ADD COLUMN muted INTEGER NOT NULL DEFAULT 0`,
+  ],
 ];

@@ -94,8 +94,9 @@ export async function takeEpisode(taking: Taking, key: EpisodeKey, request: Requ
     const size = await readThrough(request, { announced, maxBytes, write: (chunk) => upload.write(chunk) });
     return await turn(async () => {
       if ((await upload.commit()) === "taken") return compare(taking, key, announced, size);
-      // Where a file was removed and comes back, the line is there already.
-      if (!(await taking.index.find(key))) await addRow(taking, key, announced, size);
+      // Where a file was lost and comes back, the line is there already.
+      const row = await taking.index.find(key);
+      if (!row || row.removed_at !== undefined) await addRow(taking, key, announced, size);
       return { outcome: "stored", sha256: announced.sha256, size, stamped: announced.commit !== null };
     });
   } finally {
@@ -184,18 +185,18 @@ async function compare(taking: Taking, key: EpisodeKey, announced: Announced, si
   const row = await taking.index.find(key);
   const noted = { sha256: await hashOf(taking.episodes.open(key)), size: there.size };
   // A client that gets 200 may delete its own copy.
-  if (row && noted.sha256 !== row.sha256) {
+  if (row && row.removed_at === undefined && noted.sha256 !== row.sha256) {
     const what = `episode "${key.episode}" is damaged here: keep yours; its operator has to move the file away`;
     throw new Refusal(500, "damaged", what);
   }
   if (noted.sha256 !== announced.sha256) throw otherBytes(key, noted);
   // The process that put it there may have died before its name was on the disk.
   await taking.episodes.sync(key);
-  if (!row) await addRow(taking, key, announced, size);
+  if (!row || row.removed_at !== undefined) await addRow(taking, key, announced, size);
   return { outcome: "known", sha256: noted.sha256, size, stamped: announced.commit !== null };
 }
 
-/** Refuses other bytes under a name that the index has, also where the file was removed. */
+/** Refuses other bytes under a name that the index has, also where the episode was removed: a name means the same bytes for ever. */
 async function refuseOther({ index }: Taking, key: EpisodeKey, announced: Announced): Promise<void> {
   const row = await index.find(key);
   if (row && row.sha256 !== announced.sha256) throw otherBytes(key, row);
