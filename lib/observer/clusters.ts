@@ -1,26 +1,12 @@
-// Clusters: failures with the same fingerprint, and when each cluster is due for escalation.
-//
-// A cluster's failures come in spells: a spell begins with the first failure after a silence of `cooldown`. Within a spell
-// `threshold` failures inside `window` make the cluster due at level 1; 10 and 100 times `threshold` failures make it due at levels
-// 10 and 100. Only the operations and their own times decide, so reading the log again gives the same result.
+// Clusters: failures with the same fingerprint.
 //
 // `add` only queues a failure. `analyze` sorts the queue into clusters, in slices, so that requests are answered meanwhile.
 
 import { type Operation, timeOf } from "./operation.ts";
-import { type Fingerprint, fingerprintOf } from "./fingerprint.ts";
+import { type Fingerprint, endpointShape, fingerprintOf } from "./fingerprint.ts";
+import { type EscalationRules, type Run, type Spell, countInRun, countInSpell } from "./spells.ts";
 import { inSlices } from "../loop.ts";
 import { cut } from "../text.ts";
-
-/** When a cluster is escalated. */
-export interface EscalationRules {
-  threshold: number;
-  windowMs: number;
-  cooldownMs: number;
-}
-
-export const LEVELS = [1, 10, 100] as const;
-/** By how many times the threshold the spell has reached it. */
-export type Level = (typeof LEVELS)[number];
 
 /** A failure, as an example. */
 export interface Example {
@@ -42,20 +28,17 @@ export interface Cluster {
   by_source: Record<string, number>;
   /** Newest first. */
   examples: Example[];
-  spell: Spell;
+  spells: Spell[];
+  runs: Run[];
 }
 
-/** Failures without a long silence between them. */
-interface Spell {
-  begin: number;
-  count: number;
-  /** Times of the newest failures, ascending; at most `threshold` of them. */
-  recent: number[];
-  /** The highest level that was reached. */
-  reached: Level | 0;
+/** What a snapshot keeps: 0.1.0 had a single spell. */
+export interface ClustersState {
+  clusters: (Omit<Cluster, "spells" | "runs"> & { spell?: Omit<Spell, "end">; spells?: Spell[]; runs?: Run[] })[];
+  successes: Record<string, number>;
 }
 
-/** Above this number the clusters whose last failure is oldest are dropped. */
+/** Above this number clusters are dropped: those with a single failure first, then those whose last failure is oldest. */
 const MOST_CLUSTERS = 10_000;
 const EXAMPLES = 5;
 const LARGEST_TEXT = 1000;
@@ -74,6 +57,8 @@ interface Failure extends Example {
   endpoint: string;
   sig_hash: string | undefined;
   at: number;
+  /** The number of the last success of its endpoint before it. */
+  after: number;
 }
 
 export class Clusters {
@@ -82,6 +67,9 @@ export class Clusters {
   #waiting: Failure[] = [];
   #waitingCharacters = 0;
   #cached = new Map<string, Fingerprint>();
+  /** How often each endpoint that has failed has succeeded since. */
+  #successes = new Map<string, number>();
+  #shapes = new Map<string, string>();
 
   constructor(rules: EscalationRules) {
     this.#rules = rules;
@@ -101,9 +89,15 @@ export class Clusters {
     return this.#waiting.length;
   }
 
-  /** Queues an operation that failed; ignores one that succeeded. */
+  /** Queues an operation that failed. One that succeeded ends the run of its endpoint's failures. */
   add(operation: Operation): void {
-    if (operation.success) return;
+    const shape = this.#shapeOf(operation.endpoint);
+    const after = this.#successes.get(shape);
+    if (operation.success) {
+      if (after !== undefined) this.#successes.set(shape, after + 1);
+      return;
+    }
+    if (after === undefined) this.#successes.set(shape, 0);
     const { timestamp, endpoint, source, input_summary, output_summary, error = "", sig_hash, id } = operation;
     const failure: Failure = {
       timestamp,
@@ -113,6 +107,7 @@ export class Clusters {
       output_summary: error === "" ? output_summary.slice(0, LARGEST_READ) : cut(output_summary, LARGEST_TEXT),
       error: error.slice(0, LARGEST_READ),
       at: timeOf(operation),
+      after: after ?? 0,
       sig_hash: sig_hash && shortSignature(sig_hash),
       id,
     };
@@ -153,16 +148,22 @@ export class Clusters {
     return [...this.#clusters.values()].toSorted((a, b) => b.last_at - a.last_at);
   }
 
-  /** All clusters, for a snapshot. */
-  get state(): Cluster[] {
+  /** All that a snapshot keeps. */
+  get state(): ClustersState {
     this.analyzeNow();
-    return [...this.#clusters.values()];
+    return { clusters: [...this.#clusters.values()], successes: Object.fromEntries(this.#successes) };
   }
 
-  set state(clusters: Cluster[]) {
+  set state({ clusters, successes }: ClustersState) {
     this.#waiting = [];
     this.#waitingCharacters = 0;
-    this.#clusters = new Map(clusters.map((cluster) => [cluster.fingerprint, cluster]));
+    this.#successes = new Map(Object.entries(successes));
+    this.#clusters = new Map(
+      clusters.map(({ spell, ...cluster }) => {
+        const { spells = spell ? [{ ...spell, end: cluster.last_at }] : [], runs = [] } = cluster;
+        return [cluster.fingerprint, { ...cluster, spells, runs }];
+      }),
+    );
   }
 
   /** How full the queue is: 1 at its limit. */
@@ -182,32 +183,19 @@ export class Clusters {
     const { at, source } = failure;
     let cluster = this.#clusters.get(fingerprint);
     if (!cluster) {
-      if (this.#clusters.size >= MOST_CLUSTERS) this.#forgetOldest();
+      if (this.#clusters.size >= MOST_CLUSTERS) this.#forget();
       const times = { first_at: at, last_at: at };
-      cluster = { fingerprint, parts, count: 0, ...times, by_source: {}, examples: [], spell: spellAt(at) };
+      cluster = { fingerprint, parts, count: 0, ...times, by_source: {}, examples: [], spells: [], runs: [] };
       this.#clusters.set(fingerprint, cluster);
     }
-    if (at - cluster.last_at >= this.#rules.cooldownMs) cluster.spell = spellAt(at);
     cluster.count++;
     cluster.first_at = Math.min(cluster.first_at, at);
     cluster.last_at = Math.max(cluster.last_at, at);
     cluster.by_source[source] = (cluster.by_source[source] ?? 0) + 1;
     cluster.examples.unshift(exampleOf(failure));
     if (cluster.examples.length > EXAMPLES) cluster.examples.pop();
-    this.#count(cluster.spell, at);
-  }
-
-  /** Counts a failure in its spell, and raises the spell's level. */
-  #count(spell: Spell, at: number): void {
-    const { threshold, windowMs } = this.#rules;
-    spell.count++;
-    const after = spell.recent.findLastIndex((time) => time <= at);
-    spell.recent.splice(after + 1, 0, at);
-    if (spell.recent.length > threshold) spell.recent.splice(0, spell.recent.length - threshold);
-    const dense = spell.recent.length >= threshold && spell.recent.at(-1)! - spell.recent[0]! <= windowMs;
-    if (spell.reached === 0 && dense) spell.reached = 1;
-    if (spell.reached === 0) return;
-    spell.reached = LEVELS.findLast((level) => level === 1 || spell.count >= level * threshold) ?? 1;
+    countInSpell(cluster.spells, at, this.#rules);
+    countInRun(cluster.runs, failure, this.#rules);
   }
 
   #fingerprint({ endpoint, error, output_summary, sig_hash }: Failure): Fingerprint {
@@ -222,19 +210,27 @@ export class Clusters {
     return found;
   }
 
-  /** Drops a tenth at a time, because finding the oldest means sorting all. */
-  #forgetOldest(): void {
-    const oldest = [...this.#clusters.values()].toSorted((a, b) => a.last_at - b.last_at).slice(0, MOST_CLUSTERS / 10);
-    for (const { fingerprint } of oldest) this.#clusters.delete(fingerprint);
+  #shapeOf(endpoint: string): string {
+    const cached = this.#shapes.get(endpoint);
+    if (cached !== undefined) return cached;
+    if (this.#shapes.size >= MOST_CACHED) this.#shapes.clear();
+    const shape = endpointShape(endpoint);
+    this.#shapes.set(endpoint, shape);
+    return shape;
+  }
+
+  /** Drops a tenth at a time, because finding them means sorting all. */
+  #forget(): void {
+    const rank = ({ count, last_at }: Cluster) => (count === 1 ? 0 : Number.MAX_SAFE_INTEGER) + last_at;
+    const least = [...this.#clusters.values()].toSorted((a, b) => rank(a) - rank(b)).slice(0, MOST_CLUSTERS / 10);
+    for (const { fingerprint } of least) this.#clusters.delete(fingerprint);
+    const failing = new Set([...this.#clusters.values()].map(({ parts }) => parts.endpoint));
+    for (const shape of this.#successes.keys()) if (!failing.has(shape)) this.#successes.delete(shape);
   }
 }
 
 function charactersOf({ error, output_summary, input_summary }: Failure): number {
   return error.length + output_summary.length + input_summary.length;
-}
-
-function spellAt(begin: number): Spell {
-  return { begin, count: 0, recent: [], reached: 0 };
 }
 
 function exampleOf({ timestamp, source, error, input_summary, output_summary, id }: Failure): Example {

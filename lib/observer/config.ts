@@ -19,7 +19,7 @@ import {
   secret,
 } from "../config.ts";
 import { connectionEntries, whoMayConnect } from "../guard.ts";
-import type { EscalationRules } from "./clusters.ts";
+import type { EscalationRules } from "./spells.ts";
 
 const Llm = v.pipe(
   v.strictObject({
@@ -48,6 +48,8 @@ const Settings = v.strictObject({
   cycle_seconds: v.optional(seconds({ min: 0.1, max: 86_400 }), 30),
   escalation_threshold: v.optional(integer({ min: 1, max: 1000, unit: "failures" }), 3),
   window_minutes: v.optional(number({ min: 0.001, max: 100_000, unit: "minutes" }), 30),
+  /** Default: escalation_threshold. 0 switches it off. */
+  consecutive: v.optional(integer({ min: 0, max: 1000, unit: "failures" })),
   cooldown_hours: v.optional(number({ min: 0.0001, max: 10_000, unit: "hours" }), 24),
   review: v.optional(
     v.pipe(
@@ -84,8 +86,10 @@ function* openDoor(config: Config): Generator<Problem> {
 }
 
 /** When a cluster of failures is escalated, as the configuration says. */
-export function escalationRules({ escalation_threshold, window_minutes, cooldown_hours }: Config): EscalationRules {
+export function escalationRules(config: Config): EscalationRules {
+  const { escalation_threshold, window_minutes, cooldown_hours, consecutive = escalation_threshold } = config;
   return {
+    consecutive,
     threshold: escalation_threshold,
     windowMs: window_minutes * 60_000,
     cooldownMs: cooldown_hours * 3_600_000,

@@ -3,7 +3,7 @@
 //   escalations.jsonl   the escalations in order; the next start reads from it what was escalated already
 //   escalations.told    the id of the last one that was told: the outbox's mark
 //
-// An escalation's id is derived from the cluster's spell and level.
+// An escalation's id is derived from the cluster, the begin of its spell or run (spells.ts), and the level.
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -22,8 +22,9 @@ import {
   inboxChannel,
 } from "../outbox.ts";
 import { replay } from "../replay.ts";
-import { type Cluster, type Clusters, LEVELS, type Level } from "./clusters.ts";
+import type { Cluster, Clusters } from "./clusters.ts";
 import type { Answer, Model } from "./model.ts";
+import { type Counted, LEVELS, type Level } from "./spells.ts";
 
 const time = v.pipe(
   v.string(),
@@ -40,10 +41,12 @@ const Escalation = v.object({
   level: v.picklist(LEVELS),
   endpoint: v.string(),
   shape: v.string(),
-  /** Failures of this spell, and of the cluster as a whole. */
+  /** Failures of this spell or run, and of the cluster as a whole. */
   count: v.number(),
   total: v.optional(v.number()),
-  /** The spell's first failure, and the last one so far. */
+  /** No success of the endpoint lies between them. */
+  in_a_row: v.optional(v.boolean()),
+  /** The first failure, and the last one so far. */
   first_at: time,
   last_at: time,
   by_source: v.optional(v.record(v.string(), v.number())),
@@ -70,6 +73,10 @@ interface EscalationOptions {
 /** An older escalation is not told any more, in milliseconds: the inbox may soon forget its id. */
 const STALE_MS = (REMEMBERED_HOURS - 24) * 3_600_000;
 const LARGEST_DIAGNOSIS = 2000;
+/** The number of a cluster's escalations that are remembered. */
+const MOST_REMEMBERED = 16;
+/** When the last failure is older than this, in milliseconds, the text says when it was. */
+const OLD_MS = 3_600_000;
 
 const SYSTEM = `You are the on-call engineer. You are shown failures of one operation that belong together. In at most three sentences
 say what most likely causes them and what to check first. No preamble.`;
@@ -79,8 +86,8 @@ export class Escalations {
   #options: EscalationOptions;
   #journal: Journal | null;
   #outbox: Outbox;
-  /** The last escalation of each cluster. */
-  #last = new Map<string, { level: Level; lastAt: number }>();
+  /** The last escalations of each cluster. */
+  #last = new Map<string, { level: Level; firstAt: number; lastAt: number }[]>();
   #untold: Escalation[] = [];
   /** The number of escalations since the start. */
   count = 0;
@@ -106,8 +113,8 @@ export class Escalations {
       record(value) {
         const line = v.safeParse(Escalation, value);
         if (!line.success) return;
-        const { fingerprint, level, last_at, id, ts } = line.output;
-        self.#last.set(fingerprint, { level, lastAt: Date.parse(last_at) });
+        const { id, ts } = line.output;
+        self.#remember(line.output);
         if (Date.now() - Date.parse(ts) < STALE_MS) self.#untold.push(line.output);
         if (id === told) self.#untold = [];
       },
@@ -134,12 +141,14 @@ export class Escalations {
   async pass({ signal, alive = () => {} }: { signal: AbortSignal; alive?: () => void }): Promise<void> {
     const ask = asker(() => this.#options.model, signal);
     for (const cluster of this.#options.clusters.list()) {
-      const level = this.#due(cluster);
-      if (level === 0) continue;
-      alive();
-      await this.#escalate(cluster, level, ask);
-      // The next one may wait long for its diagnosis. If this fails, the pass below tries again and throws.
-      await this.#outbox.pass(alive).catch(() => {});
+      const { fingerprint, spells, runs } = cluster;
+      for (const counted of [...spells, ...runs]) {
+        if (counted.reached <= this.#levelOf(fingerprint, counted)) continue;
+        alive();
+        await this.#escalate(cluster, counted, ask);
+        // The next one may wait long for its diagnosis. If this fails, the pass below tries again and throws.
+        await this.#outbox.pass(alive).catch(() => {});
+      }
     }
     await this.#outbox.pass(alive);
   }
@@ -149,35 +158,45 @@ export class Escalations {
     await this.#outbox.close();
   }
 
-  /** The level that a cluster has reached and was not escalated at; 0 for none. */
-  #due({ fingerprint, spell }: Cluster): Level | 0 {
-    const last = this.#last.get(fingerprint);
-    // After a long silence the levels begin again.
-    const done = last && spell.begin < last.lastAt + this.#options.cooldownMs ? last.level : 0;
-    return spell.reached > done ? spell.reached : 0;
+  /** The highest level at which failures of that time were escalated; 0 for none. After a long silence the levels begin again. */
+  #levelOf(fingerprint: string, { begin, end }: Counted): Level | 0 {
+    const { cooldownMs } = this.#options;
+    const near = (this.#last.get(fingerprint) ?? []).filter(
+      ({ firstAt, lastAt }) => begin < lastAt + cooldownMs && end > firstAt - cooldownMs,
+    );
+    return LEVELS.findLast((level) => near.some((last) => last.level >= level)) ?? 0;
   }
 
-  async #escalate(cluster: Cluster, level: Level, ask: Ask): Promise<void> {
+  #remember({ fingerprint, level, first_at, last_at }: Escalation): void {
+    const last = this.#last.get(fingerprint) ?? [];
+    last.push({ level, firstAt: Date.parse(first_at), lastAt: Date.parse(last_at) });
+    this.#last.set(fingerprint, last.slice(-MOST_REMEMBERED));
+  }
+
+  async #escalate(cluster: Cluster, counted: Counted, ask: Ask): Promise<void> {
     const { log } = this.#options;
-    const { fingerprint, parts, spell, count, last_at, by_source, examples } = cluster;
-    const diagnosed = await diagnose(cluster, ask);
+    const { fingerprint, parts, count, by_source, examples } = cluster;
+    const { begin, end, reached: level } = counted;
+    if (level === 0) return;
+    const diagnosed = await diagnose(cluster, counted.count, ask);
     const escalation: Escalation = {
       ts: new Date().toISOString(),
-      id: derivedId(`${fingerprint} ${spell.begin} ${level}`),
+      id: derivedId(`${fingerprint} ${begin} ${level}`),
       fingerprint,
       level,
       endpoint: parts.endpoint,
       shape: parts.shape,
-      count: spell.count,
+      count: counted.count,
       total: count,
-      first_at: new Date(spell.begin).toISOString(),
-      last_at: new Date(last_at).toISOString(),
+      ...("after" in counted ? { in_a_row: true } : {}),
+      first_at: new Date(begin).toISOString(),
+      last_at: new Date(end).toISOString(),
       by_source,
       examples,
       ...diagnosed,
     };
     await this.#journal?.append(JSON.stringify(escalation));
-    this.#last.set(fingerprint, { level, lastAt: last_at });
+    this.#remember(escalation);
     this.#untold.push(escalation);
     this.count++;
     log.warn(textOf(escalation), { fingerprint, level });
@@ -214,13 +233,14 @@ function asker(model: () => Model | null, signal: AbortSignal): Ask {
 }
 
 async function diagnose(
-  { parts, spell, examples }: Cluster,
+  { parts, examples }: Cluster,
+  count: number,
   ask: Ask,
 ): Promise<Pick<Escalation, "diagnosis" | "diagnosis_failed">> {
   const shown = examples.map(({ timestamp, input_summary, output_summary, error }) =>
     JSON.stringify({ timestamp, input_summary, output_summary, error }),
   );
-  const answer = await ask(`${parts.endpoint} failed ${spell.count} times:\n${shown.join("\n")}`);
+  const answer = await ask(`${parts.endpoint} failed ${count} times:\n${shown.join("\n")}`);
   if (answer === null) return { diagnosis: null };
   if ("failed" in answer) return { diagnosis: null, diagnosis_failed: answer.failed };
   return { diagnosis: answer.text.trim().slice(0, LARGEST_DIAGNOSIS) };
@@ -232,12 +252,24 @@ function readTold(folder: string): string | null {
 }
 
 /** In words, on one line. */
-function textOf({ endpoint, count, first_at, last_at, examples, shape, fingerprint }: Escalation): string {
-  const ms = Date.parse(last_at) - Date.parse(first_at);
-  const span = ms < 1000 ? "a second" : duration(ms);
+function textOf({
+  ts,
+  endpoint,
+  count,
+  first_at,
+  last_at,
+  in_a_row,
+  examples,
+  shape,
+  fingerprint,
+}: Escalation): string {
+  const [first, last] = [Date.parse(first_at), Date.parse(last_at)];
+  const span = last - first < 1000 ? "a second" : duration(last - first);
+  const old = Date.parse(ts) - last > OLD_MS ? `, the last on ${last_at.slice(0, 16).replace("T", " ")} UTC` : "";
+  const row = in_a_row ? " in a row" : "";
   const error = (examples[0]?.error || examples[0]?.output_summary || shape).replace(/\s+/g, " ").slice(0, 300);
   const name = endpoint.replace(/\s+/g, " ");
-  return `${name} keeps failing: ${count} failures within ${span}: ${error} (picket-observer clusters ${fingerprint})`;
+  return `${name} keeps failing: ${count} failures${row} within ${span}${old}: ${error} (picket-observer clusters ${fingerprint})`;
 }
 
 function eventOf(escalation: Escalation): OutboxEvent {

@@ -5,6 +5,7 @@ import type { Bindings } from "../http.ts";
 import { Refusal } from "../refusal.ts";
 import type { Cluster, Clusters } from "./clusters.ts";
 import { SOURCES, type Operation } from "./operation.ts";
+import type { Counted } from "./spells.ts";
 import type { Playbook } from "./playbooks.ts";
 import { RING_SIZE, type Tally } from "./tally.ts";
 
@@ -43,7 +44,7 @@ export function readingRoutes({ tally, clusters, playbooks }: Shown): Hono<{ Bin
 }
 
 /** A cluster in a list. */
-export function summaryOf({ fingerprint, parts, count, first_at, last_at, by_source, spell }: Cluster) {
+export function summaryOf({ fingerprint, parts, count, first_at, last_at, by_source, spells, runs }: Cluster) {
   return {
     fingerprint,
     endpoint: parts.endpoint,
@@ -52,13 +53,13 @@ export function summaryOf({ fingerprint, parts, count, first_at, last_at, by_sou
     first_at: new Date(first_at).toISOString(),
     last_at: new Date(last_at).toISOString(),
     by_source,
-    level: spell.reached,
+    level: Math.max(spells.at(-1)?.reached ?? 0, runs.at(-1)?.reached ?? 0),
   };
 }
 
 /** A cluster with its examples and the reason for which its failures belong together. */
 export function detailsOf(cluster: Cluster) {
-  const { parts, examples, spell } = cluster;
+  const { parts, examples, spells, runs } = cluster;
   const why =
     parts.by === "sig_hash"
       ? "they have the same sig_hash"
@@ -67,9 +68,16 @@ export function detailsOf(cluster: Cluster) {
     ...summaryOf(cluster),
     why,
     parts,
-    spell: { begin: new Date(spell.begin).toISOString(), count: spell.count, level: spell.reached },
+    spell: countedOf(spells.at(-1)),
+    run: countedOf(runs.at(-1)),
     examples,
   };
+}
+
+function countedOf(counted: Counted | undefined) {
+  if (!counted) return null;
+  const { begin, end, count, reached } = counted;
+  return { begin: new Date(begin).toISOString(), end: new Date(end).toISOString(), count, level: reached };
 }
 
 /** The query of a URL. `new URL` could throw: the URL begins with the client's Host header, which may be any text. */

@@ -1,14 +1,17 @@
 // Records operations: into the log first, then into the figures; each id once.
 
 import * as v from "valibot";
-import { type Clusters, LEVELS } from "./clusters.ts";
+import type { Clusters } from "./clusters.ts";
 import { RecentIds } from "./ids.ts";
 import type { Books, OpLog } from "./op-log.ts";
 import { type Operation, isRecorded } from "./operation.ts";
+import { LEVELS } from "./spells.ts";
 import { Tally } from "./tally.ts";
 
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const instant = v.pipe(v.number(), v.minValue(-8.64e15), v.maxValue(8.64e15));
+const counted = { begin: instant, count, reached: v.picklist([0, ...LEVELS]) };
+const recent = v.array(v.number());
 /** The parts of a snapshot that the code relies on. When one is wrong, the snapshot is ignored and the whole log is read. */
 const Saved = v.object({
   tally: v.object({
@@ -28,14 +31,12 @@ const Saved = v.object({
       last_at: instant,
       by_source: v.record(v.string(), count),
       examples: v.array(v.looseObject({ error: v.string(), output_summary: v.string() })),
-      spell: v.looseObject({
-        begin: instant,
-        count,
-        recent: v.array(v.number()),
-        reached: v.picklist([0, ...LEVELS]),
-      }),
+      spell: v.optional(v.looseObject({ ...counted, recent })),
+      spells: v.optional(v.array(v.looseObject({ ...counted, end: instant, recent }))),
+      runs: v.optional(v.array(v.looseObject({ ...counted, end: instant, after: count }))),
     }),
   ),
+  successes: v.optional(v.record(v.string(), count), {}),
 });
 
 /** All figures that follow from the log. */
@@ -55,11 +56,11 @@ export class Ledger implements Books {
   }
 
   save() {
-    return { tally: this.tally.state, ids: this.ids.export(), clusters: this.clusters.state };
+    return { tally: this.tally.state, ids: this.ids.export(), ...this.clusters.state };
   }
 
   restore(state: unknown): void {
-    const { tally, ids, clusters } = v.parse(Saved, state) as unknown as ReturnType<Ledger["save"]>;
+    const { tally, ids, ...clusters } = v.parse(Saved, state) as unknown as ReturnType<Ledger["save"]>;
     this.tally.state = tally;
     this.ids.import(ids);
     this.clusters.state = clusters;
@@ -68,7 +69,7 @@ export class Ledger implements Books {
   reset(): void {
     this.tally = new Tally();
     this.ids = new RecentIds();
-    this.clusters.state = [];
+    this.clusters.state = { clusters: [], successes: {} };
   }
 }
 

@@ -54,7 +54,7 @@ const REVIEW = {
   grounding_stats: { total: 10, grounded: 4, groundedPct: 40 },
   attempt: 2,
 };
-const RULES = { threshold: 3, windowMs: 60_000, cooldownMs: 3_600_000 };
+const RULES = { threshold: 3, windowMs: 60_000, cooldownMs: 3_600_000, consecutive: 3 };
 
 /** Text such as errors are, and such as makes patterns go back and forth. */
 const trouble = fc.oneof(

@@ -17,7 +17,7 @@ import { Folder } from "../kit.ts";
 import { Witness, failure } from "../observer/kit.ts";
 import { TIMEOUT_MS, damaged, json, mutated, prototypesUntouched, sample, strangeJson } from "./kit.ts";
 
-const RULES = { threshold: 2, windowMs: 60_000, cooldownMs: 3_600_000 };
+const RULES = { threshold: 2, windowMs: 60_000, cooldownMs: 3_600_000, consecutive: 3 };
 const now = new Date().toISOString();
 const OPERATION = {
   id: "x",

@@ -8,7 +8,7 @@ import { Ledger, Recorder } from "../../lib/observer/recorder.ts";
 import { until } from "../kit.ts";
 import { Witness } from "./kit.ts";
 
-const RULES = { threshold: 3, windowMs: 60_000, cooldownMs: 3_600_000 };
+const RULES = { threshold: 3, windowMs: 60_000, cooldownMs: 3_600_000, consecutive: 0 };
 
 /** Failures of which no two have the same text. */
 function failures(count: number): Operation[] {

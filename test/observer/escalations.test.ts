@@ -12,7 +12,7 @@ import { type Op, Witness, ago, failure, twoCycles } from "./kit.ts";
 
 test("an inbox that is changed while escalations are told loses none of them", async () => {
   using folder = new Folder();
-  const rules = { threshold: 1, windowMs: 60_000, cooldownMs: 60_000 };
+  const rules = { threshold: 1, windowMs: 60_000, cooldownMs: 60_000, consecutive: 0 };
   const clusters = new Clusters(rules);
   const names = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma".split(
     " ",
@@ -139,13 +139,14 @@ describe("escalation", () => {
   test("failures further apart than the window don't escalate; after a day of silence it begins anew", async () => {
     await using witness = await Witness.start();
     for (const minutes of [200, 160, 120, 80, 40])
-      await witness.record(failure("slow", "x", { timestamp: ago(0, minutes) }));
+      await witness.record(failure("slow", "x", { timestamp: ago(0, minutes) }), { endpoint: "slow", success: true });
     await twoCycles(witness);
     expect(witness.escalations()).toEqual([]);
     // Three within half an hour, two days ago; silence for a day and a half; three more.
     for (const minutes of [0, 10, 29]) await witness.record(failure("again", "y", { timestamp: ago(48, -minutes) }));
     await until("the first", () => witness.escalations().length === 1);
-    for (const minutes of [0, 31, 62]) await witness.record(failure("again", "y", { timestamp: ago(46, -minutes) }));
+    await witness.record({ endpoint: "again", success: true });
+    for (const minutes of [0, 31]) await witness.record(failure("again", "y", { timestamp: ago(46, -minutes) }));
     await twoCycles(witness);
     expect(witness.escalations().length).toBe(1);
     await witness.again("SIGKILL");
@@ -158,7 +159,7 @@ describe("escalation", () => {
     await twoCycles(witness);
     expect(witness.escalations().map(({ level, count, total }) => [level, count, total])).toEqual([
       [1, 3, 3],
-      [1, 3, 9],
+      [1, 3, 8],
     ]);
   });
 
@@ -208,3 +209,79 @@ test("lines of others among the escalations harm nothing", async () => {
   await witness.record(failure("a", "x"), failure("a", "x"), failure("a", "x"));
   await until("it is told", () => existsSync(witness.inbox) && witness.told().length === 1);
 });
+
+describe("escalations are the same whenever the step looks, and in which order failures come:", () => {
+  const HOUR = 60;
+  /** A failure of the backup, or a success, so many minutes ago. */
+  const backup = (minutes: number, success = false): Op => ({
+    ...failure("backup", "the connection was closed", { timestamp: ago(0, minutes) }),
+    ...(success ? { success, error: undefined } : {}),
+  });
+  const days = (count: number, from: number): Op[] =>
+    Array.from({ length: count }, (_, index) => backup((from - index) * 24 * HOUR));
+  const old = [5, 4, 3, 2, 1].map((minutes) => backup(3 * 24 * HOUR + minutes));
+  const cases: [what: string, batches: Op[][], ...expected: [level: number, count: number, begin: Op][]][] = [
+    ["an old spell and a new failure in one array", [[...old, backup(0)]], [1, 5, old[0]!]],
+    ["the same in two requests", [old, [backup(0)]], [1, 5, old[0]!]],
+    ["the new failure first", [[backup(0), ...old]], [1, 5, old[0]!]],
+    ["the newest first", [[backup(0), backup(1), backup(2)]], [1, 3, backup(2)]],
+    ["one a night, without a success between", [days(2, 9), days(1, 7), days(6, 6)], [1, 3, backup(9 * 24 * HOUR)]],
+    ["every 31 minutes", [Array.from({ length: 9 }, (_, i) => backup(31 * (9 - i)))], [1, 9, backup(31 * 9)]],
+    ["30 nights", [days(29, 30), days(1, 1)], [1, 29, backup(30 * 24 * HOUR)], [10, 30, backup(30 * 24 * HOUR)]],
+    ["every second night", [days(4, 8).flatMap((op) => [op, { endpoint: "backup", success: true }])]],
+    [
+      "three nights, a success, three nights",
+      [days(3, 9), [backup(5 * 24 * HOUR, true), ...days(3, 4)]],
+      [1, 3, backup(9 * 24 * HOUR)],
+      [1, 3, backup(4 * 24 * HOUR)],
+    ],
+  ];
+
+  test.each(cases)("%s", async (_, batches, ...expected) => {
+    await using witness = await Witness.start();
+    for (const batch of batches) {
+      await witness.record(...batch);
+      await twoCycles(witness);
+    }
+    await witness.again("SIGKILL");
+    await twoCycles(witness);
+    expect(witness.escalations().map(({ level, count, first_at }) => [level, count, minuteOf(first_at)])).toEqual(
+      expected.map(([level, count, begin]) => [level, count, minuteOf(begin["timestamp"])]),
+    );
+  });
+
+  test("the text says how long it took, whether in a row, and when, if that is long ago", async () => {
+    await using witness = await Witness.start();
+    await witness.record(...days(3, 9), failure("now", "x"), failure("now", "x"), failure("now", "x"));
+    await until("both are told", () => witness.told().length === 2);
+    const texts = witness.told().map(({ payload }) => payload);
+    const last = ago(0, 7 * 24 * HOUR)
+      .slice(0, 16)
+      .replace("T", " ");
+    expect(texts).toContainEqual(
+      expect.stringContaining(`backup keeps failing: 3 failures in a row within 2d 00h, the last on ${last} UTC: the`),
+    );
+    expect(texts).toContainEqual(expect.stringContaining("now keeps failing: 3 failures within a second: x"));
+  });
+
+  test("a cluster that is nearly due stays while thousands of single failures push others out", async () => {
+    await using witness = await Witness.start({ more: "durability: os" });
+    await witness.record(backup(2), backup(1));
+    for (let part = 0; part < 12; part++) {
+      const names = Array.from({ length: 1000 }, (_, index) => letters(part * 1000 + index));
+      await witness.record(...names.map((name) => failure("import", `no such city as ${name} here`)));
+    }
+    await witness.record(backup(0));
+    await until("it is told", () => witness.told().some(({ payload }) => payload!.startsWith("backup keeps failing")));
+  });
+});
+
+/** The time without its seconds: `ago` is reckoned from now. */
+function minuteOf(time: unknown): number {
+  return Math.round(Date.parse(String(time)) / 60_000 / 10);
+}
+
+/** A word of its own for each number. */
+function letters(number: number): string {
+  return number.toString(26).replace(/./g, (digit) => String.fromCharCode(97 + Number.parseInt(digit, 26)));
+}
