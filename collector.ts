@@ -8,7 +8,7 @@ import type * as v from "valibot";
 import example from "./etc/collector.yaml" with { type: "text" };
 import { COMMANDS } from "./lib/collector/commands.ts";
 import { Config, type Route } from "./lib/collector/config.ts";
-import { type Asked, PayloadError, deliveryId, eventId, parsePayload } from "./lib/collector/delivery.ts";
+import { type Asked, PayloadError, comparable, deliveryId, eventId, parsePayload } from "./lib/collector/delivery.ts";
 import { type DropFigures, DropFolder } from "./lib/collector/drop-folder.ts";
 import { SignatureError, type Verifier, compileVerifier } from "./lib/collector/signature.ts";
 import { TemplateError } from "./lib/collector/template.ts";
@@ -112,7 +112,8 @@ interface CompiledRoute extends Omit<v.InferOutput<typeof Route>, "verify" | "re
   challenge: Record<string, string>;
   /** Where a request that bears no token is let in by its signature. */
   signed: boolean;
-  source: string;
+  /** What events, log and list of deliveries call it: its path may hold a secret. */
+  title: string;
 }
 
 function compileRoutes({ webhook }: Config): Map<string, CompiledRoute> {
@@ -123,9 +124,9 @@ function compileRoutes({ webhook }: Config): Map<string, CompiledRoute> {
     verifier: compileVerifier(verify ?? { scheme: "none", secret: [] }),
     challenge: verify?.scheme === "basic" ? { "www-authenticate": 'Basic realm="picket"' } : {},
     signed: verify !== undefined && verify.scheme !== "none",
-    source: `webhook:${route.path}`,
+    title: route.name ?? route.path,
   });
-  return new Map((webhook?.routes ?? []).map((route) => [route.path, compile(route)]));
+  return new Map((webhook?.routes ?? []).map((route) => [comparable(route.path), compile(route)]));
 }
 
 function listenForWebhooks(collector: Collector, listen: Listen): Server {
@@ -137,16 +138,20 @@ function listenForWebhooks(collector: Collector, listen: Listen): Server {
     log: collector.log,
     metrics: collector.metrics,
     health: () => health(collector),
-    bearsOwnCredentials: (path) => collector.routes.get(path)?.signed === true,
+    bearsOwnCredentials: (path) => routeAt(collector, path)?.signed === true,
   });
 }
 
-/** Routes are looked up by the path as it was sent: a path from the configuration is never a pattern. */
+/** The route at a path. Most paths come as they are written in the configuration; others are compared once made comparable. */
+function routeAt({ routes }: Collector, path: string): CompiledRoute | undefined {
+  return routes.get(path) ?? routes.get(comparable(path));
+}
+
 function takeWebhooks(collector: Collector): Answer {
   const { figures, log } = collector;
   const refusals = refusalLog(log);
   return async (request, { ip }) => {
-    const route = collector.routes.get(pathOf(request.url));
+    const route = routeAt(collector, pathOf(request.url));
     if (!route) throw unknownPath();
     try {
       if (request.method !== "POST") throw wrongMethod(request.method, "POST");
@@ -179,7 +184,8 @@ async function receive(collector: Collector, route: CompiledRoute, request: Requ
   const id = delivery === null ? randomId() : eventId(route.path, delivery);
   const payload = route.template.render(data, context);
   const [first, ...others] = route.recipients.map((to) => {
-    const { type, priority, sentinel, source } = route;
+    const { type, priority, sentinel, title } = route;
+    const source = `webhook:${title}`;
     const ts = new Date().toISOString();
     const event = { ts, id, from: collector.config.agent, to, type, priority, payload, sentinel, source };
     return deliver(collector, event, delivery !== null);

@@ -18,6 +18,7 @@ import {
 } from "../config.ts";
 import { connectionEntries, whoMayConnect } from "../guard.ts";
 import { EVENT_TYPES, PRIORITIES } from "../inbox.ts";
+import { comparable } from "./delivery.ts";
 import { ALGORITHMS, ENCODINGS, SCHEMES, type Verify, compileVerifier } from "./signature.ts";
 import { compileTemplate } from "./template.ts";
 
@@ -90,7 +91,12 @@ function* verifyProblems(verify: Verify): Generator<Problem> {
 }
 
 export const Route = v.strictObject({
-  path: v.pipe(v.string(), v.regex(/^\/[^\s?#]*$/, 'expected a path that starts with "/"')),
+  path: v.pipe(
+    v.string(),
+    v.regex(/^\/[^\s?#]*$/, 'expected a path that starts with "/", without blanks, "?" and "#"'),
+  ),
+  /** Stands in `source`, log and `deliveries` instead of the path, which may hold a secret. */
+  name: v.optional(nameSegment()),
   recipient: v.union([
     nameSegment(),
     v.pipe(v.array(nameSegment()), v.minLength(1, "expected at least one recipient")),
@@ -158,8 +164,9 @@ function* routes({ webhook }: Config): Generator<Problem> {
   const seen = new Set(["/health", "/metrics"]);
   for (const [index, route] of (webhook?.routes ?? []).entries()) {
     const at = ["webhook", "routes", index, "path"];
-    if (seen.has(route.path)) yield { path: at, text: `"${route.path}" is taken already` };
-    seen.add(route.path);
+    const path = comparable(route.path);
+    if (seen.has(path)) yield { path: at, text: `"${route.path}" is taken already` };
+    seen.add(path);
   }
 }
 

@@ -99,6 +99,14 @@ const BROKEN: [name: string, text: string, place: string, says: string][] = [
     "taken",
   ],
   [
+    "two ways to write one path",
+    `${route("").replace("/a,", '"/%67r%c3%b6%c3%9fe",')}    - { path: //größe, recipient: bob, type: INFO, template: "y" }\n`,
+    "6:15",
+    "taken",
+  ],
+  ["a path with a query", route("").replace("/a,", "/a?b,"), "5:15", 'without blanks, "?" and "#"'],
+  ["a name that is no segment", route(", name: a b"), "5:68", "letters, digits"],
+  [
     "a path that is the daemon's own",
     HEAD + '    - { path: /health, recipient: bob, type: INFO, template: "x" }\n',
     "5:15",

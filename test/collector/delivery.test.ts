@@ -6,6 +6,7 @@ import { readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import examples from "@octokit/webhooks-examples/api.github.com/index.json";
 import { deliveryId, eventId } from "../../lib/collector/delivery.ts";
+import { raw } from "../http-kit.ts";
 import { type Daemon, Folder, inboxLines, startRole } from "../kit.ts";
 
 const FIXTURES = join(import.meta.dir, "fixtures/payloads");
@@ -164,6 +165,65 @@ test("other senders' headers, algorithms and encodings, as their routes say", as
   // Some clients sign in only after they were asked to.
   const asked = await fetch(`${url}/basic`, { method: "POST", body });
   expect(asked.headers.get("www-authenticate")).toBe('Basic realm="picket"');
+});
+
+test("paths are one when RFC 3986 says so, however they are written", async () => {
+  using own = new Folder();
+  const paths = [
+    "/größe",
+    "/hook/{id}",
+    "/a%2Fb",
+    "/hook/:id",
+    "/all/*",
+    "/u/@me+1,2",
+    "/a|b",
+    '/a"b',
+    "/base/hook",
+    "/Case",
+  ];
+  const routes = paths.map((path, n) => ({ path, recipient: `r${n}`, type: "INFO", template: "x", name: `n${n}` }));
+  const config = { agent: "a", inbox_dir: own.at("inbox"), webhook: { listen: "127.0.0.1:0", routes } };
+  await using collector = await startRole("collector", ["--config", own.write("c.yaml", JSON.stringify(config))]);
+  const base = await collector.url();
+  const SENT: [target: string, path: string | null][] = [
+    ["/gr%C3%B6%C3%9Fe", "/größe"],
+    ["/gr%c3%b6%c3%9fe?x=1", "/größe"],
+    ["/größe", "/größe"],
+    ["/hook/{id}", "/hook/{id}"],
+    ["/hook/%7Bid%7d", "/hook/{id}"],
+    ["/a%2fb", "/a%2Fb"],
+    ["/a/b", null],
+    ["/hook/:id", "/hook/:id"],
+    ["/hook/%3Aid", "/hook/:id"],
+    ["/hook/7", null],
+    ["/all/*", "/all/*"],
+    ["/all/x", null],
+    ["/u/%40me%2B1%2C2", "/u/@me+1,2"],
+    ["/a|b", "/a|b"],
+    ["/a%7Cb", "/a|b"],
+    ["/a%22b", '/a"b'],
+    ["//base/hook", "/base/hook"],
+    ["/base//hook", "/base/hook"],
+    ["/x/../base/./hook#top", "/base/hook"],
+    ["/base%2Dx/%2e%2e/base/h%6Fok", "/base/hook"],
+    ["http://elsewhere.example/base/hook", "/base/hook"],
+    ["/base/hook/", null],
+    ["/base/hook%zz", null],
+    ["/case", null],
+  ];
+  for (const [target, path] of SENT) {
+    const before = path === null ? 0 : inboxLines(own.at("inbox"), `r${paths.indexOf(path)}`).length;
+    const request = `POST ${target} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n`;
+    const answer = await raw(base, request, /\r\n\r\n/);
+    expect([target, answer.slice(9, 12)]).toEqual([target, path === null ? "404" : "202"]);
+    if (path === null) continue;
+    const lines = inboxLines(own.at("inbox"), `r${paths.indexOf(path)}`);
+    expect([target, lines.length, lines.at(-1)!["source"]]).toEqual([
+      target,
+      before + 1,
+      `webhook:n${paths.indexOf(path)}`,
+    ]);
+  }
 });
 
 test("a Forgejo push reads as its template says", async () => {
