@@ -27,12 +27,13 @@ import { retentionPass, rollupPass } from "./lib/receiver/history.ts";
 import { setHealth } from "./lib/receiver/hosts.ts";
 import { Presence } from "./lib/receiver/presence.ts";
 import { readingRoutes } from "./lib/receiver/reading.ts";
-import { DEEPEST, readReport } from "./lib/receiver/report.ts";
+import { readReport } from "./lib/receiver/report.ts";
 import { Store } from "./lib/receiver/store.ts";
 import { type Stored, storeReport } from "./lib/receiver/store-report.ts";
 import { type TakenEpisode, createTurns, episodeName, takeEpisode } from "./lib/receiver/take-episode.ts";
 import { quietPass, uploadRefused, uploadTaken } from "./lib/receiver/upload-alerts.ts";
 import { VersionGate } from "./lib/receiver/version-gate.ts";
+import { DEEPEST } from "./lib/report.ts";
 import { type Called, type Running, type Service, run } from "./lib/service.ts";
 
 const USAGE = `picket-receiver: stores every host's reports and episodes, alerts an inbox when a host goes silent

@@ -8,7 +8,7 @@
 // Each sample marks its ten minutes as due. When they are over, a pass makes their rollup and marks the hour, then the day. So
 // a late sample updates its rollups at any age, and a pass that is killed is repeated.
 
-import { CONTAINER_METRICS, METRICS, type Metric } from "./report.ts";
+import { CONTAINER_METRICS, METRICS, type Metric } from "../report.ts";
 import { type ContainerSample, FINEST_STEP, MEMORY_PERCENT } from "./store-report.ts";
 import { isDiskFull } from "../files.ts";
 import { type Queries, isBusy } from "./database.ts";

@@ -12,7 +12,7 @@ import type { EpisodeIndex } from "./episode-index.ts";
 import type { EpisodeStore } from "./episodes.ts";
 import { CONTAINER_SERIES, type ContainerSeries, readHistory } from "./history.ts";
 import { type Host, hostNamed, listHosts, time } from "./hosts.ts";
-import { CONTAINER_METRICS, METRICS, type Metric } from "./report.ts";
+import { CONTAINER_METRICS, METRICS, type Metric } from "../report.ts";
 import { type ContainerSample, MEMORY_PERCENT } from "./store-report.ts";
 import type { Store } from "./store.ts";
 import { episodeName } from "./take-episode.ts";

@@ -7,15 +7,8 @@ import { duration } from "../text.ts";
 import { close, note, raise } from "./alerts.ts";
 import type { Sender } from "./admission.ts";
 import type { Host } from "./hosts.ts";
-import {
-  CONTAINER_METRICS,
-  type Container,
-  type Guest,
-  METRICS,
-  type Report,
-  isLate,
-  memoryPercent,
-} from "./report.ts";
+import { CONTAINER_METRICS, type Container, type Guest, METRICS, type Report } from "../report.ts";
+import { isLate, memoryPercent } from "./report.ts";
 import type { Queries, Value } from "./database.ts";
 
 /** The finest step of the rollups, in seconds. */

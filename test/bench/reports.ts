@@ -6,7 +6,7 @@ import { Database } from "bun:sqlite";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { sha256 } from "../../lib/receiver/hosts.ts";
-import { METRICS } from "../../lib/receiver/report.ts";
+import { METRICS } from "../../lib/report.ts";
 import { Store } from "../../lib/receiver/store.ts";
 import { container, report } from "../receiver/kit.ts";
 import {

@@ -1,0 +1,182 @@
+// The shape of a report: what the receiver accepts, and what the agent therefore sends. Unknown fields are ignored: an agent may
+// be newer than the receiver.
+
+import * as v from "valibot";
+import { isNestedDeeper } from "./json.ts";
+import type { BrokenField } from "./refusal.ts";
+
+/** A missing or null value is unknown: null. */
+const known = <T>(schema: v.GenericSchema<unknown, T>) => v.nullish(schema, null);
+
+const text = (most: number) => {
+  const message = `expected text of at most ${most} characters`;
+  return v.pipe(v.string(message), v.maxLength(most, message));
+};
+
+const count = v.pipe(
+  v.number("expected a whole number of 0 or more"),
+  v.check((n) => Number.isSafeInteger(n) && n >= 0, "expected a whole number of 0 or more"),
+);
+
+function between(least: number, most: number, { whole = false, message }: { whole?: boolean; message?: string } = {}) {
+  message ??= `expected a ${whole ? "whole " : ""}number from ${least} to ${most}`;
+  return v.pipe(
+    v.number(message),
+    v.check((n) => n >= least && n <= most && (!whole || Number.isInteger(n)), message),
+  );
+}
+
+const atLeastZero = between(0, Number.MAX_VALUE, { message: "expected a number of 0 or more" });
+
+/** RFC 3339 with its zone: without one a time depends on the machine. */
+const DATE_TIME = /^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$/;
+const NO_DATE_TIME = 'expected a date-time with its zone, such as "2026-01-31T12:00:00Z"';
+
+const dateTime = v.pipe(
+  v.string(NO_DATE_TIME),
+  v.check((given) => DATE_TIME.test(given) && !Number.isNaN(parseTime(given)), NO_DATE_TIME),
+  v.transform(parseTime),
+);
+
+function parseTime(given: string): number {
+  return Date.parse(given.replace(" ", "T").toUpperCase());
+}
+
+/** The deepest nesting that is taken: JSON.stringify must be able to write it again. */
+export const DEEPEST = 16;
+/** The longest list of free content. */
+const LONGEST = 10_000;
+
+function isList(value: unknown): value is unknown[] {
+  return Array.isArray(value) && value.length <= LONGEST && !isNestedDeeper(value, DEEPEST);
+}
+
+function isMapping(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value) && !isNestedDeeper(value, DEEPEST);
+}
+
+const list = known(
+  v.custom<unknown[]>(isList, `expected a list of at most ${LONGEST}, at most ${DEEPEST} levels deep`),
+);
+const mapping = v.custom<Record<string, unknown>>(isMapping, `expected a mapping, at most ${DEEPEST} levels deep`);
+
+const fields = <T extends v.ObjectEntries>(entries: T) => v.object(entries, "expected a mapping");
+
+/** A list whose length is checked before its elements. */
+function atMost<T>(most: number, what: string, element: v.GenericSchema<unknown, T>) {
+  return v.pipe(
+    v.custom<unknown[]>(Array.isArray, "expected a list"),
+    v.check((all) => all.length <= most, `expected at most ${most} ${what}`),
+    v.array(element),
+  );
+}
+
+const HostMetrics = fields({
+  cpu_percent: known(between(0, 100)),
+  memory_used_mb: known(count),
+  memory_total_mb: known(count),
+  disk_used_gb: known(count),
+  disk_total_gb: known(count),
+  network_rx_bytes: known(count),
+  network_tx_bytes: known(count),
+  uptime_seconds: known(count),
+  load_average: known(atLeastZero),
+  cpu_temp_c: known(between(-1000, 10_000)),
+});
+
+export type Metric = keyof typeof HostMetrics.entries;
+/** The figures of a host, in the order of their columns. */
+export const METRICS = Object.keys(HostMetrics.entries) as Metric[];
+
+const HostFacts = fields({
+  cpu_count: known(between(1, 1024, { whole: true })),
+  memory_total_mb: known(count),
+  disk_total_gb: known(count),
+  os: known(text(80)),
+  docker_version: known(text(32)),
+  kernel: known(text(255)),
+  arch: known(text(64)),
+  boot_at: known(text(64)),
+});
+
+/** The figures of a container. */
+export const CONTAINER_METRICS = [
+  "cpu_percent",
+  "memory_usage_mb",
+  "memory_limit_mb",
+  "network_rx_bytes",
+  "network_tx_bytes",
+  "block_read_bytes",
+  "block_write_bytes",
+] as const;
+
+const Container = fields({
+  container_id: v.pipe(text(80), v.minLength(1, "expected an id")),
+  name: text(255),
+  image: text(255),
+  image_tag: known(text(128)),
+  status: known(text(32)),
+  state: known(text(32)),
+  health_status: known(text(16)),
+  ports: list,
+  labels: known(mapping),
+  metrics: known(fields(v.entriesFromList(CONTAINER_METRICS, known(atLeastZero)))),
+  started_at: known(text(64)),
+  finished_at: known(text(64)),
+});
+
+const Guest = fields({
+  vmid: v.pipe(
+    v.union([v.number(), v.pipe(v.string(), v.regex(/^\d{1,9}$/))], "expected a whole number"),
+    v.transform(Number),
+    v.check((n) => Number.isSafeInteger(n) && n >= 0, "expected a whole number"),
+  ),
+  name: known(text(255)),
+  kind: v.picklist(["lxc", "qemu"], 'expected "lxc" or "qemu"'),
+  status: v.optional(
+    v.picklist(["running", "stopped", "unknown"], 'expected "running", "stopped" or "unknown"'),
+    "unknown",
+  ),
+  spec: known(fields({ cores: known(count), memory_mb: known(atLeastZero), disk_gb: known(atLeastZero) })),
+  controller_version: known(text(64)),
+});
+
+/** A report as it is sent. */
+export const Report = fields({
+  recorded_at: dateTime,
+  sent_at: known(dateTime),
+  host_id: known(text(128)),
+  agent_version: known(text(64)),
+  interval_seconds: known(atLeastZero),
+  host: fields({ metrics: HostMetrics, facts: known(HostFacts) }),
+  containers: known(atMost(500, "containers", Container)),
+  guests: known(atMost(1000, "guests", Guest)),
+  cloudflared: known(
+    fields({
+      status: v.picklist(
+        ["active", "inactive", "failed", "unknown"],
+        'expected "active", "inactive", "failed" or "unknown"',
+      ),
+    }),
+  ),
+  /** Picket's own field: another agent's field of that name is ignored. */
+  services: v.fallback(list, null),
+  storage_targets: list,
+  backups: list,
+  restore_tests: list,
+  pbs_snapshots: list,
+  audit_tail: list,
+});
+
+/** A valid report. Times in milliseconds since 1970, unknown values are null. */
+export type Report = v.InferOutput<typeof Report>;
+export type Container = v.InferOutput<typeof Container>;
+export type Guest = v.InferOutput<typeof Guest>;
+
+/** The field of a broken rule, such as `containers[3].metrics.cpu_percent`, and the rule. */
+export function asBroken(issue: v.BaseIssue<unknown>): BrokenField {
+  const steps = (issue.path ?? []).map(({ key }) => (typeof key === "number" ? `[${key}]` : `.${String(key)}`));
+  const missing = issue.input === undefined;
+  const message = issue.message.startsWith("expected") ? issue.message : "is not valid";
+  return { field: steps.join("").replace(/^\./, "") || "body", error: missing ? "is missing" : message };
+}
