@@ -123,7 +123,7 @@ export const COMMANDS = {
     summary: "show failures with the same cause, or one of these clusters with examples",
     usage: `usage: picket-observer clusters [FINGERPRINT] [--json]
 
-example: picket-observer clusters f1:0123456789abcdef`,
+example: picket-observer clusters f2:0123456789abcdef`,
     positionals: { min: 0, max: 1, names: ["FINGERPRINT"] },
     options: { json: { type: "boolean" } },
     run: clusters,

@@ -23,6 +23,7 @@ import {
 } from "../outbox.ts";
 import { replay } from "../replay.ts";
 import type { Cluster, Clusters } from "./clusters.ts";
+import { fingerprintOf } from "./fingerprint.ts";
 import type { Answer, Model } from "./model.ts";
 import { type Counted, LEVELS, type Level } from "./spells.ts";
 
@@ -167,10 +168,14 @@ export class Escalations {
     return LEVELS.findLast((level) => near.some((last) => last.level >= level)) ?? 0;
   }
 
-  #remember({ fingerprint, level, first_at, last_at }: Escalation): void {
-    const last = this.#last.get(fingerprint) ?? [];
-    last.push({ level, firstAt: Date.parse(first_at), lastAt: Date.parse(last_at) });
-    this.#last.set(fingerprint, last.slice(-MOST_REMEMBERED));
+  #remember({ fingerprint, level, first_at, last_at, endpoint, examples }: Escalation): void {
+    // A cluster of 0.1.0 is known under its fingerprint of today, too: its failures may be read from the log again.
+    const again = fingerprint.startsWith("f1:") && examples[0] ? [fingerprintOf({ endpoint, ...examples[0] })] : [];
+    for (const name of [fingerprint, ...again.map((found) => found.fingerprint)]) {
+      const last = this.#last.get(name) ?? [];
+      last.push({ level, firstAt: Date.parse(first_at), lastAt: Date.parse(last_at) });
+      this.#last.set(name, last.slice(-MOST_REMEMBERED));
+    }
   }
 
   async #escalate(cluster: Cluster, counted: Counted, ask: Ask): Promise<void> {

@@ -1,13 +1,13 @@
 // Fingerprints of failures: failures with the same cause get the same fingerprint, whatever their numbers, ids and paths.
 //
-// A fingerprint is `f1:` and 16 hex digits of a hash over the endpoint's shape and the error text's shape, or `sig:` and the
+// A fingerprint is `f2:` and 16 hex digits of a hash over the endpoint's shape and the error text's shape, or `sig:` and the
 // operation's own `sig_hash`. The shape of a text is made in three steps:
 //   1. lines: keep the line of a stack trace that names the error, and the lines of a longer output that mention an error
 //   2. quotes: replace quoted strings, except the message itself (JSON's "message", "code", …)
 //   3. tokens: replace numbers, ids, hashes, paths, hosts, times; keep a number that is the cause (HTTP 429, exit code 137)
 //
-// f1 is frozen: clusters are stored by fingerprint across versions, and any change of a shape would split them. For other
-// shapes add f2 beside it. Every pattern is bounded or starts only at the start of a word, so time grows linearly with
+// A version is frozen once it is released: clusters are stored by fingerprint, and any change of a shape would split them. Clusters of
+// f1 (0.1.0) stay as they are until they are forgotten; new failures get f2, which knows more dates, hosts and ids. Every pattern is bounded or starts only at the start of a word, so time grows linearly with
 // the text; and the text is capped first.
 
 /** The fields of an operation that the fingerprint is made of. */
@@ -19,13 +19,13 @@ interface Failure {
 }
 
 export interface Fingerprint {
-  /** `f1:` and 16 hex digits, or `sig:<sig_hash>`. */
+  /** `f2:` and 16 hex digits, or `sig:<sig_hash>`. */
   fingerprint: string;
   /** What it was made from, to explain it. `by` says which field decided. */
   parts: { by: "sig_hash" | "error"; endpoint: string; shape: string };
 }
 
-const VERSION = "f1";
+const VERSION = "f2";
 /** Only the beginning and the end of a longer text are read, in UTF-16 units: a Python trace ends with its error. */
 const MAX_HEAD = 12 << 10;
 const MAX_TAIL = 4 << 10;
@@ -230,11 +230,16 @@ const REASONS =
   "Bad Request|Unauthorized|Payment Required|Forbidden|Not Found|Method Not Allowed|Not Acceptable|Request Time-?out|Conflict|Gone|Length Required|Precondition Failed|Payload Too Large|Content Too Large|Request Entity Too Large|URI Too Long|Unsupported Media Type|Unprocessable|Locked|Too Early|Too Many Requests|Internal Server Error|Not Implemented|Bad Gateway|Service (?:Temporarily )?Unavailable|Gateway Time-?out|Insufficient Storage|Overloaded|Client Error|Server Error";
 const UNIT =
   "(?:ns|us|µs|μs|ms|msecs?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|(?:nano|micro|milli)seconds?)";
-const MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)";
-const CLOCK = String.raw`\d{1,2}:\d\d(?::\d\d(?:[.,]\d{1,9})?)?`;
-const ZONE = String.raw`(?: ?(?:Z|UTC|GMT|[CEW]ES?T|[ECMP][SD]T|BST|IST|JST|[+-]\d\d:?\d\d))?(?![a-z])`;
+const DAY = "(?:(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs)?|Fri|Sat(?:ur)?|Sun)(?:day)?)";
+const MONTH =
+  "(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sep(?:t(?:ember)?)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)";
+const CLOCK = String.raw`\d{1,2}:\d\d(?::\d\d(?:[.,]\d{1,9})?)?(?: ?[ap]m\b)?`;
+const ZONE = String.raw`(?: ?(?:Z|(?:UTC|GMT)?[+-]\d\d:?\d\d|UTC|GMT|[CEW]ES?T|[ECMP][SD]T|BST|IST|JST))?(?: \([a-z .+0-9:-]{2,48}\))?(?![a-z])`;
 const FILE =
   "(?:[cm]?[jt]sx?|py|go|rs|java|kt|c|cc|cpp|h|hpp|rb|php|sh|sql|json|jsonl|ya?ml|toml|xml|html?|css|csv|tsv|txt|log|md|lock|conf|ini|env|db|sqlite|parquet|gguf|bin|pdf|png|jpe?g|zip|gz|zst|tar)";
+/** Public suffixes and private ones, without those that are also the ending of a file or the name of a method (sh, py, rs, is, to, …). */
+const DOMAIN =
+  "com|org|net|edu|gov|info|biz|io|dev|app|cloud|xyz|tech|site|online|store|ai|eu|de|at|ch|fr|nl|be|lu|uk|ie|es|pt|it|dk|se|fi|no|pl|cz|sk|hu|ro|bg|gr|tr|ru|ua|by|il|ae|sa|ir|pk|in|cn|hk|tw|jp|kr|sg|my|th|vn|id|ph|au|nz|ca|us|mx|br|ar|cl|co|pe|za|ng|ke|eg|internal|invalid|lan|local|localdomain|home|corp|intranet|svc|arpa|example|test|onion";
 const BEGIN = "(?<![a-z0-9])";
 const END = "(?![a-z0-9])";
 
@@ -271,11 +276,15 @@ const TOKENS: readonly (readonly [placeholder: string | null, pattern: string])[
   ["<email>", String.raw`(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,8}`],
   // times
   ["<time>", String.raw`${BEGIN}\d{4}[-/.]\d\d[-/.]\d\d(?:[T ]${CLOCK}${ZONE})?(?!\d)`],
+  ["<time>", String.raw`${BEGIN}\d{8}T\d{6}Z?${END}`],
+  ["<time>", String.raw`${BEGIN}(?:\d{1,2}\.\d{1,2}\.|\d{1,2}/\d{1,2}/)\d{4}(?:,? ${CLOCK}${ZONE})?(?!\d)`],
   [
     "<time>",
-    String.raw`${BEGIN}(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? )?(?:\d{1,2}[ -]${MONTH}[ -]\d{4}[ :]|${MONTH} {1,2}\d{1,2},? )${CLOCK}${ZONE}(?: (?:[A-Z]{3,4} )?\d{4})?(?!\d)`,
+    String.raw`${BEGIN}(?:${DAY},? )?(?:\d{1,2}[ /-]${MONTH}[ /-]\d{2,4}|${MONTH} {1,2}\d{1,2}(?:,? \d{4})?)(?:[ :,T]|, | at )${CLOCK}${ZONE}(?: (?:[A-Z]{3,4} )?\d{4})?(?!\d)`,
   ],
+  ["<time>", String.raw`${BEGIN}(?:${DAY},? )?(?:\d{1,2}[ /-]${MONTH}[ /-]|${MONTH} {1,2}\d{1,2},? )\d{4}(?!\d)`],
   ["<time>", String.raw`${BEGIN}\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?![\d:])`],
+  ["<time>", String.raw`${BEGIN}\d{1,2}:\d\d ?[ap]m\b`],
   ["<num>", `${BEGIN}[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}${END}`],
   // hosts
   ["<host>", String.raw`(?<![\w.:])\[(?=[0-9a-f.%]{0,8}:)[0-9a-f:.%]{2,64}\](?::\d{1,5})?`],
@@ -287,10 +296,8 @@ const TOKENS: readonly (readonly [placeholder: string | null, pattern: string])[
     String.raw`(?<=\b(?:ENOTFOUND|EAI_AGAIN|resolve host:|resolve hostname|lookup|connect to host) )[a-z0-9][\w.-]{0,252}\w(?::\d{1,5})?`,
   ],
   ["<host>", String.raw`(?<=\bconnect to )[a-z0-9][\w.-]{0,252}(?= port )`],
-  [
-    "<host>",
-    String.raw`(?<![\w.-])(?:[a-z0-9-]{1,63}\.){1,8}(?:com|org|net|internal|invalid|lan|localdomain|arpa|example)(?::\d{1,5})?(?![\w-])`,
-  ],
+  ["<host>", String.raw`(?<![\w.-])(?:[a-z0-9-]{1,63}\.){1,8}(?:${DOMAIN})\.?(?::\d{1,5})?(?![\w-]|\.\w|\()`],
+  ["<host>", String.raw`(?<![\w.-])(?:[a-z0-9-]{1,63}\.){1,8}(?:[a-z]{2,24}):\d{2,5}(?![\w:.-]|\.\w)`],
   // paths, with line and column
   ["<path>", String.raw`(?<![a-z0-9])[a-z]:[\\/][^\s"'<>|:*?,;()]{0,1024}(?::\d{1,7}){0,2}`],
   ["<path>", String.raw`(?<![\w/.~<>)])(?:~|\.\.?)?(?:/[^\s/"'<>:,;()[\]{}|]{1,255}(?<!\.))+/?(?::\d{1,7}){0,2}`],
@@ -311,6 +318,11 @@ const TOKENS: readonly (readonly [placeholder: string | null, pattern: string])[
   ["<size>", String.raw`(?<![\w.])\d{1,20}(?:\.\d{1,20})? ?(?:[kmgtp]i?b|[kmgt]i|bytes?|b)${END}`],
   // ids and numbers
   ["<num>", String.raw`\b0x[0-9a-f]{1,}`],
+  ["<num>", String.raw`${BEGIN}[0-9a-f]{4}(?::[0-9a-f]{4,10}){3,5}${END}`], // GitHub's request ids
+  ["<num>", String.raw`${BEGIN}[0-9a-f]{2}(?:-[0-9a-f]{2}){5}${END}`], // addresses of network cards
+  ["<num>", String.raw`${BEGIN}eyJ[\w-]{8,4096}(?:\.[\w-]{2,4096}){1,2}`], // JSON Web Tokens
+  ["<num>", String.raw`${BEGIN}(?=[a-z/+]{0,64}[\d/+])[a-z0-9/+]{16,1024}={1,2}`], // base64
+  ["<num>", String.raw`(?<=[a-z]_)-?\d{1,20}${END}`], // blk_-1608999687919862906
   [
     "<num>",
     `(?<=${BEGIN}(?:org|req|msg|call|run|proj|asst|file|batch|resp|sess|user|chatcmpl|cmpl|thread|toolu|sk|key)[_-])[a-z0-9]{16,}${END}`,

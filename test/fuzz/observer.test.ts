@@ -205,7 +205,7 @@ test(
         const before = cpuMs();
         const { fingerprint, parts } = fingerprintOf(given);
         slowest = Math.max(slowest, cpuMs() - before);
-        expect(fingerprint).toMatch(/^(?:f1:[0-9a-f]{16}$|sig:.)/s);
+        expect(fingerprint).toMatch(/^(?:f2:[0-9a-f]{16}$|sig:.)/s);
         expect(parts.shape.length).toBeLessThanOrEqual(512);
         expect(fingerprintOf(given).fingerprint).toBe(fingerprint);
         endpointShape(given.endpoint);

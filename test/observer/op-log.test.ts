@@ -208,7 +208,7 @@ describe("the log", () => {
     follow.kill();
     await follow.exited;
     const table = await witness.run("clusters");
-    const fingerprint = /^f1:[0-9a-f]{16}/.exec(table.stdout)![0];
+    const fingerprint = /^f2:[0-9a-f]{16}/.exec(table.stdout)![0];
     expect(table.stdout).toContain("deploy: exit status 7");
     const one = await witness.run("clusters", fingerprint);
     expect(JSON.parse(one.stdout)).toMatchObject({
@@ -216,7 +216,7 @@ describe("the log", () => {
       why: expect.stringContaining("same error text"),
       count: 1,
     });
-    expect((await witness.run("clusters", "f1:nothing")).code).toBe(2);
+    expect((await witness.run("clusters", "f2:nothing")).code).toBe(2);
     expect((await witness.run("tail", "--limit", "1")).stdout).toContain(`n${sent - 1}`);
   });
 });
