@@ -24,10 +24,12 @@ import { EpisodeIndex } from "./lib/receiver/episode-index.ts";
 import { EpisodeFolder, type EpisodeStore, episodesFolder } from "./lib/receiver/episodes.ts";
 import { type Figures, countAll, createFigures, health, hostCount, statusLine } from "./lib/receiver/figures.ts";
 import { retentionPass, rollupPass } from "./lib/receiver/history.ts";
-import { setHealth } from "./lib/receiver/hosts.ts";
+import { formerNames, setHealth } from "./lib/receiver/hosts.ts";
 import { Presence } from "./lib/receiver/presence.ts";
+import { endPauses } from "./lib/receiver/pause.ts";
 import { readingRoutes } from "./lib/receiver/reading.ts";
 import { readReport } from "./lib/receiver/report.ts";
+import { settleRenames } from "./lib/receiver/rename.ts";
 import { Store } from "./lib/receiver/store.ts";
 import { type Stored, storeReport } from "./lib/receiver/store-report.ts";
 import { type TakenEpisode, createTurns, episodeName, takeEpisode } from "./lib/receiver/take-episode.ts";
@@ -174,12 +176,14 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
   app.post("/v1/ping", (c) =>
     admitted(c, async (sender) => {
       await store.write((tx) => stamp(tx, sender));
-      return Response.json({ host: sender.name, time: new Date().toISOString() });
+      const former = await formerNames(store.read, sender.host);
+      const names = { host: sender.name, ...(former.length > 0 ? { former_names: former } : {}) };
+      return Response.json({ ...names, time: new Date().toISOString() });
     }),
   );
   app.put("/v1/host-health/:host", (c) =>
     admitted(c, async (sender) => {
-      mustBe(sender, c.req.param("host"));
+      await mustBe(store, sender, c.req.param("host"));
       const result = await readJson(c.req.raw, MAX_HEALTH_BYTES);
       if (isNestedDeeper(result, DEEPEST)) throw new Refusal(422, "too_deep", "the body is nested too deeply");
       await store.write(async (tx) => {
@@ -219,7 +223,7 @@ async function takeReport(
     throw refuseFields(422, "invalid_report", read.broken);
   }
   const { report } = read;
-  if (report.host_id !== null) mustBe(sender, report.host_id);
+  if (report.host_id !== null) await mustBe(store, sender, report.host_id);
   const storing = store.write(async (tx) => {
     await stamp(tx, sender);
     return storeReport(tx, { sender, report, at, interval: config.poll_interval_seconds, told });
@@ -241,8 +245,8 @@ async function takeUpload(
   const { store, figures, news, log } = receiver;
   await store.write((tx) => stamp(tx, sender)).catch((error: Error) => log.warn("use of a token not noted", { error }));
   try {
-    mustBe(sender, host);
-    const key = { host, episode: episodeName(file) };
+    await mustBe(store, sender, host);
+    const key = { host: sender.name, episode: episodeName(file) };
     const taking = { ...receiver, maxBytes: receiver.config.max_episode_bytes, inTurn };
     const taken = await takeEpisode(taking, key, request);
     // The episode is in its place and in the index: a failure from here on must not refuse it.
@@ -252,7 +256,7 @@ async function takeUpload(
     figures.episodes(taken.outcome).add();
     if (taken.outcome === "stored") {
       figures.bytes.add(taken.size);
-      log.info("episode stored", { host, episode: key.episode, size: taken.size });
+      log.info("episode stored", { ...key, size: taken.size });
     }
     return taken;
   } catch (error) {
@@ -311,6 +315,7 @@ function startLoops(receiver: Receiver, service: Service, outbox: Outbox): void 
     name: "uploads",
     every: () => 300,
     async pass() {
+      await settleRenames(receiver);
       if ((await quietPass(store, { now: Date.now(), since: presence.backAt })) > 0) news.emit("event");
     },
   });
@@ -334,9 +339,10 @@ async function onceThereIsRoom<T>({ log, stopping }: Service, step: () => Promis
 }
 
 /** Looks which hosts have fallen silent; gives the milliseconds until the next may be. */
-async function watch({ config, presence, news }: Receiver): Promise<number> {
+async function watch({ config, presence, news, store }: Receiver): Promise<number> {
+  const ended = await endPauses(store, Date.now());
   const { next, changed } = await presence.pass({ now: Date.now(), interval: config.poll_interval_seconds });
-  if (changed > 0) news.emit("event");
+  if (ended + changed > 0) news.emit("event");
   return next;
 }
 

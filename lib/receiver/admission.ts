@@ -11,7 +11,7 @@ import { Refusal, refusalLog } from "../refusal.ts";
 import type { Log } from "../log.ts";
 import type { Config } from "./config.ts";
 import { type Queries, isBusy } from "./database.ts";
-import { isToken, sha256 } from "./hosts.ts";
+import { formerNames, isToken, sha256 } from "./hosts.ts";
 import { RateLimit } from "./rate-limit.ts";
 import type { Store } from "./store.ts";
 
@@ -144,9 +144,10 @@ export function unauthorized(code: string, host?: string): Refusal {
   });
 }
 
-/** @throws Refusal 403 where a request names another host than its sender. */
-export function mustBe({ name }: Sender, host: string): void {
-  if (host === name) return;
+/** @throws Refusal 403 where a request names another host than its sender. A name that the sender had before is its own. */
+export async function mustBe({ read }: Store, { host, name }: Sender, named: string): Promise<void> {
+  if (named === name) return;
+  if ((await formerNames(read, host)).includes(named)) return;
   throw new Refusal(403, "not_your_host", "the token belongs to another host", { extra: { field: "host" } });
 }
 

@@ -55,31 +55,32 @@ interface Happening {
   at: number;
 }
 
-/** Opens an alert and stores its event; false where one is open already. */
+/** Opens an alert and stores its event; false where one is open already. While the host is paused the alert is muted: pause.ts. */
 export async function raise(tx: Queries, happening: Happening): Promise<boolean> {
   const { host, type, subject, text, at } = happening;
-  const opened = await tx.run(
-    `INSERT INTO alerts (host, what, severity, text, opened_at) VALUES ($1, $2, $3, $4, $5)
-     ON CONFLICT (host, what) WHERE closed_at IS NULL DO NOTHING`,
+  const opened = await tx.one<{ muted: number }>(
+    `INSERT INTO alerts (host, what, severity, text, opened_at, muted)
+     SELECT id, $2, $3, $4, $5, paused_until IS NOT NULL FROM hosts WHERE id = $1
+     ON CONFLICT (host, what) WHERE closed_at IS NULL DO NOTHING RETURNING muted`,
     [host, matter(type, subject), EVENTS[type], text, at],
   );
-  if (opened === 0) return false;
+  if (opened?.muted !== 0) return false;
   await note(tx, happening);
   return true;
 }
 
-/** Closes the open alerts of these types; gives their number. */
+/** Closes the open alerts of these types; gives the number of those that were told. */
 export async function close(
   tx: Queries,
   { host, types, subject, at }: { host: number; types: readonly EventType[]; subject?: string; at: number },
 ): Promise<number> {
   let closed = 0;
   for (const type of types) {
-    closed += await tx.run("UPDATE alerts SET closed_at = $1 WHERE host = $2 AND what = $3 AND closed_at IS NULL", [
-      at,
-      host,
-      matter(type, subject),
-    ]);
+    const told = await tx.all<{ muted: number }>(
+      "UPDATE alerts SET closed_at = $1 WHERE host = $2 AND what = $3 AND closed_at IS NULL RETURNING muted",
+      [at, host, matter(type, subject)],
+    );
+    closed += told.filter(({ muted }) => muted === 0).length;
   }
   return closed;
 }

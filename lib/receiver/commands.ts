@@ -7,6 +7,7 @@ import { printable } from "../text.ts";
 import { type Command, UsageError } from "../service.ts";
 import type { Config } from "./config.ts";
 import { EPISODE_COMMANDS } from "./episode-commands.ts";
+import { HOST_COMMANDS } from "./host-commands.ts";
 import {
   type Host,
   addHost,
@@ -60,6 +61,8 @@ async function showHosts(context: Context<{ json?: boolean }>): Promise<void> {
         id: host.name,
         status: host.status,
         last_seen_at: time(host.last_seen_at),
+        paused_until: time(host.paused_until),
+        pause_reason: host.pause_reason,
         interval_seconds: interval(host),
         agent_version: host.agent_version,
       }));
@@ -68,13 +71,18 @@ async function showHosts(context: Context<{ json?: boolean }>): Promise<void> {
     if (hosts.length === 0) return context.print(`no hosts in "${config.data_dir}" yet: picket-receiver host add NAME`);
     const rows = hosts.map((host) => [
       host.name,
-      host.status,
+      stateOf(host),
       time(host.last_seen_at) ?? "never",
       `${interval(host)} s`,
       printable(host.agent_version ?? "-"),
     ]);
     context.print(table(["HOST", "STATUS", "LAST REPORT", "EVERY", "AGENT"], rows));
   });
+}
+
+function stateOf({ status, paused_until, pause_reason: reason }: Host): string {
+  if (paused_until === null) return status;
+  return printable(`${status}, paused until ${time(paused_until)}${reason === null ? "" : `: ${reason}`}`);
 }
 
 async function showTokens(context: Context<{ json?: boolean }>): Promise<void> {
@@ -194,5 +202,6 @@ example: picket-receiver host set web-1 --interval 300`,
     positionals: { min: 0, max: 1, names: ["HOST"] },
     run: showTokens,
   },
+  ...HOST_COMMANDS,
   ...EPISODE_COMMANDS,
 } satisfies Record<string, Command<Config>>;

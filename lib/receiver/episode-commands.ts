@@ -7,10 +7,14 @@ import type { Config } from "./config.ts";
 import { type Check, EpisodeIndex, rebuild, verify } from "./episode-index.ts";
 import { type EpisodeKey, EpisodeFolder, episodesFolder } from "./episodes.ts";
 import { chosen, remove } from "./removal.ts";
+import type { Store } from "./store.ts";
 import { type Context, JSON_FLAG, many, withStore } from "./store-command.ts";
 
 /** Opens the index for one command, which logs now and then how many episodes it has looked at. */
-function withIndex<T>(context: Context, work: (check: Check, looked: () => number) => Promise<T>): Promise<T> {
+export function withIndex<T>(
+  context: Context,
+  work: (check: Check & { store: Store }, looked: () => number) => Promise<T>,
+): Promise<T> {
   return withStore(context, async (store, config) => {
     let looked = 0;
     let logged = performance.now();
@@ -23,7 +27,7 @@ function withIndex<T>(context: Context, work: (check: Check, looked: () => numbe
     const index = new EpisodeIndex(store);
     const episodes = new EpisodeFolder(episodesFolder(config));
     try {
-      return await work({ index, episodes, signal: context.signal, progress }, () => looked);
+      return await work({ store, index, episodes, signal: context.signal, progress }, () => looked);
     } finally {
       await index.close();
     }

@@ -40,6 +40,10 @@ export type IndexRow = v.InferOutput<typeof Line> & {
   backfilled?: boolean;
 };
 
+/** A line that says that a host has another name from here on. */
+const Renamed = v.object({ renamed_at: Time, renamed_from: v.string(), host: v.string() });
+type Renamed = v.InferOutput<typeof Renamed>;
+
 /** A file this young may be one that the daemon is about to note, in milliseconds. */
 const YOUNG_MS = 2000;
 /** So many lines are read at once. */
@@ -67,6 +71,12 @@ export class EpisodeIndex {
   /** Adds a line; resolves when it is on disk. */
   add(row: IndexRow): Promise<void> {
     return this.#journal.append(JSON.stringify(row));
+  }
+
+  /** Adds that a host's episodes are another name's from here on. */
+  rename(from: string, to: string): Promise<void> {
+    const line: Renamed = { renamed_at: new Date().toISOString(), renamed_from: from, host: to };
+    return this.#journal.append(JSON.stringify(line));
   }
 
   /** The line of an episode, also of one that was removed. */
@@ -160,10 +170,11 @@ export class EpisodeIndex {
       // Rows of another file go in the same transaction that adds the first ones of this.
       let anew = note !== null && from === start;
       for (;;) {
-        const rows: IndexRow[] = [];
+        const rows: (IndexRow | Renamed)[] = [];
         const visit = (line: FileLine): void => {
           const found = parseLine(line);
-          if (found && "value" in found && v.is(Line, found.value)) rows.push(found.value as IndexRow);
+          if (!found || !("value" in found)) return;
+          if (v.is(Line, found.value) || v.is(Renamed, found.value)) rows.push(found.value as IndexRow | Renamed);
         };
         const next = await readOn(fd, from, { visit, piecemeal: true });
         if (next === null || (next === from && !anew)) return;
@@ -181,8 +192,21 @@ export class EpisodeIndex {
   }
 }
 
-async function adopt(tx: Queries, rows: IndexRow[], position: Position): Promise<void> {
-  for (const row of rows) {
+async function adopt(tx: Queries, lines: (IndexRow | Renamed)[], position: Position): Promise<void> {
+  // An upload that began before its host was renamed has a line with the former name behind the one that renames.
+  const aliases = await tx.all<{ former: string; name: string }>(
+    "SELECT a.name AS former, h.name FROM host_aliases a JOIN hosts h ON h.id = a.host",
+  );
+  const names = new Map(aliases.map(({ former, name }) => [former, name]));
+  for (const line of lines) {
+    if ("renamed_from" in line) {
+      await tx.run("UPDATE OR REPLACE episodes SET host = $1, line = json_set(line, '$.host', $1) WHERE host = $2", [
+        line.host,
+        line.renamed_from,
+      ]);
+      continue;
+    }
+    const row = { ...line, host: names.get(line.host) ?? line.host };
     await tx.run(
       `INSERT INTO episodes (host, episode, received_at, sha256, size, line, removed_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
        ON CONFLICT (host, episode) DO UPDATE SET received_at = excluded.received_at, sha256 = excluded.sha256,

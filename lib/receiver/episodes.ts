@@ -8,7 +8,18 @@
 //
 // Killed before 2 it leaves a partial file, which the next start or the hourly sweep removes. Killed after 2 the episode is whole.
 
-import { type Stats, existsSync, linkSync, lstatSync, readdirSync, renameSync, statSync, unlinkSync } from "node:fs";
+import {
+  type Stats,
+  existsSync,
+  linkSync,
+  lstatSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  rmdirSync,
+  statSync,
+  unlinkSync,
+} from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { randomBytes } from "node:crypto";
 import { homedir } from "node:os";
@@ -55,6 +66,10 @@ export interface EpisodeStore {
   open(key: EpisodeKey): Blob;
   /** All of them. Other names, folders and links that lead nowhere are passed over. */
   list(): AsyncIterable<StoredEpisode>;
+  /** Whether a host has episodes. */
+  has(host: string): Promise<boolean>;
+  /** Gives a host's episodes to another name, durably. Uploads under the former one may go on. */
+  move(from: string, to: string): Promise<void>;
   /** Removes episodes, durably. One that is missing counts as removed. */
   remove(keys: readonly EpisodeKey[]): Promise<void>;
   /** Removes what unfinished uploads left, and logs what it can't remove. */
@@ -128,13 +143,36 @@ export class EpisodeFolder implements EpisodeStore {
 
   async *list(): AsyncIterable<StoredEpisode> {
     for (const host of this.#hosts()) {
-      for (const name of readdirSync(join(this.path, host)).toSorted()) {
+      for (const name of this.#files(host).toSorted()) {
         const episode = name.slice(0, -SUFFIX.length);
-        if (!name.endsWith(SUFFIX) || !NAME_SEGMENT.test(episode)) continue;
         const found = await this.find({ host, episode });
         if (found) yield found;
       }
     }
+  }
+
+  async has(host: string): Promise<boolean> {
+    return this.#files(host).length > 0;
+  }
+
+  async move(from: string, to: string): Promise<void> {
+    const [old, fresh] = [join(this.path, from), join(this.path, to)];
+    if (!look(old)) return;
+    if (lstatSync(old).isSymbolicLink() && !existsSync(fresh)) {
+      renameSync(old, fresh);
+      return syncFolder(this.path);
+    }
+    makeFolder(fresh, 0o750);
+    for (const name of this.#files(from)) {
+      const [source, target] = [join(old, name), join(fresh, name)];
+      // Where the name is taken: by a move that was killed, or by another process just now.
+      if (!look(source) || (!place(source, target) && look(source)?.ino !== look(target)?.ino)) continue;
+      rmSync(source, { force: true });
+    }
+    syncFolder(fresh);
+    // Partial files keep the folder.
+    if (look(old) && readdirSync(old).length === 0) rmdirSync(old);
+    syncFolder(this.path);
   }
 
   async remove(keys: readonly EpisodeKey[]): Promise<void> {
@@ -179,6 +217,13 @@ export class EpisodeFolder implements EpisodeStore {
 
   #path({ host, episode }: EpisodeKey): string {
     return join(this.path, host, `${episode}${SUFFIX}`);
+  }
+
+  /** The names of a host's files that are episodes. */
+  #files(host: string): string[] {
+    const folder = join(this.path, host);
+    const names = existsSync(folder) ? readdirSync(folder) : [];
+    return names.filter((name) => name.endsWith(SUFFIX) && NAME_SEGMENT.test(name.slice(0, -SUFFIX.length)));
   }
 
   /** The folders of hosts. Links to folders count, since uploads follow them; other names (`lost+found`) don't. */

@@ -36,6 +36,8 @@ export interface Host {
   last_upload_at: number | null;
   uploads_refused_since: number | null;
   upload_refused_at: number | null;
+  paused_until: number | null;
+  pause_reason: string | null;
 }
 
 /** A row of `tokens`. */
@@ -65,6 +67,12 @@ export function sha256(text: string): string {
   return new Bun.CryptoHasher("sha256").update(text).digest("hex");
 }
 
+/** The names that a host had before. */
+export async function formerNames(db: Queries, id: number): Promise<string[]> {
+  const rows = await db.all<{ name: string }>("SELECT name FROM host_aliases WHERE host = $1 ORDER BY name", [id]);
+  return rows.map(({ name }) => name);
+}
+
 /** Makes a host, or brings an archived one back, and gives its token. */
 export async function addHost(tx: Queries, name: string, now: number): Promise<string> {
   if (!NAME_SEGMENT.test(name)) {
@@ -73,6 +81,7 @@ export async function addHost(tx: Queries, name: string, now: number): Promise<s
       "1 to 128 letters, digits, dots, dashes and underscores, starting with a letter or digit",
     );
   }
+  await freeName(tx, name, null);
   const found = await hostNamed(tx, name);
   if (found && found.status !== "archived") {
     throw new UsageError(`host "${name}" exists already`, `for a new token: picket-receiver token rotate ${name}`);
@@ -114,6 +123,33 @@ export async function archiveHost(tx: Queries, name: string, now: number): Promi
   await tx.run("UPDATE alerts SET closed_at = $1 WHERE host = $2 AND closed_at IS NULL", [now, host.id]);
 }
 
+/** What a host has in the store, by tables with its number. */
+const TABLES =
+  "tokens containers guests alerts events host_aliases host_samples workload_samples host_rollups workload_rollups rollups_due";
+
+/** Deletes a host with all that the store has of it. Its episodes stay. */
+export async function deleteHost(tx: Queries, name: string): Promise<void> {
+  const { id } = await findHost(tx, name);
+  for (const table of TABLES.split(" ")) await tx.run(`DELETE FROM ${table} WHERE host = $1`, [id]);
+  await tx.run("DELETE FROM hosts WHERE id = $1", [id]);
+}
+
+/**
+ * Makes a name free that is only the former one of a host.
+ * @param host the host that may have it back; null for a new one.
+ * @throws UsageError where a host has this name, or its episodes are still moved.
+ */
+export async function freeName(tx: Queries, name: string, host: number | null): Promise<void> {
+  const named = await tx.one<Host>("SELECT * FROM hosts WHERE name = $1", [name]);
+  if (named && host !== null) throw new UsageError(`there is a host "${name}" already`, "choose another name");
+  const moving = await tx.one("SELECT 1 FROM host_aliases WHERE name = $1 AND host IS NOT $2 AND settled_at IS NULL", [
+    name,
+    host,
+  ]);
+  if (moving) throw new UsageError(`the episodes of the former host "${name}" are still being moved: try again`);
+  await tx.run("DELETE FROM host_aliases WHERE name = $1", [name]);
+}
+
 /** Lets the next request bind the host's token again: for a machine that was reinstalled or has moved. */
 export async function rebindHost(tx: Queries, name: string): Promise<void> {
   const host = await findHost(tx, name);
@@ -145,9 +181,11 @@ async function findActiveHost(db: Queries, name: string): Promise<Host> {
   throw new UsageError(`host "${name}" is archived`, `to bring it back: picket-receiver host add ${name}`);
 }
 
-/** The host of that name. */
+/** The host of that name, or that had it before. */
 export function hostNamed(db: Queries, name: string): Promise<Host | undefined> {
-  return db.one<Host>("SELECT * FROM hosts WHERE name = $1", [name]);
+  return db.one<Host>("SELECT * FROM hosts WHERE name = $1 OR id = (SELECT host FROM host_aliases WHERE name = $1)", [
+    name,
+  ]);
 }
 
 /** A stored time in RFC 3339. */

@@ -70,7 +70,7 @@ export class Presence {
     this.#looked = now;
     const watched = await this.#store.read.all<Watched>(
       `SELECT id, name, status, last_seen_at, away_ms, COALESCE(told_interval, $1) AS interval FROM hosts
-       WHERE status IN ('online', 'stale') AND last_seen_at IS NOT NULL`,
+       WHERE status IN ('online', 'stale') AND last_seen_at IS NOT NULL AND paused_until IS NULL`,
       [interval],
     );
     let next = LOOK_MS;

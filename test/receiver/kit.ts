@@ -277,7 +277,7 @@ export function bytesOf(size: number): Uint8Array<ArrayBuffer> {
 export async function begin(
   hub: Hub,
   episode: string,
-  { length, headers = {} }: { length: number; headers?: Record<string, string> },
+  { length, headers = {}, to = "web-1" }: { length: number; headers?: Record<string, string>; to?: string },
 ) {
   const { hostname, port } = new URL(hub.url);
   const { promise, resolve, reject } = Promise.withResolvers<void>();
@@ -292,7 +292,7 @@ export async function begin(
     .map(([name, value]) => `${name}: ${value}\r\n`)
     .join("");
   socket.write(
-    `PUT /v1/episodes/web-1/${episode}.tar.zst HTTP/1.1\r\nHost: x\r\nContent-Length: ${length}\r\n${lines}\r\n`,
+    `PUT /v1/episodes/${to}/${episode}.tar.zst HTTP/1.1\r\nHost: x\r\nContent-Length: ${length}\r\n${lines}\r\n`,
   );
   return { socket, closed, answer: () => answer };
 }

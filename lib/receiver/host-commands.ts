@@ -1,0 +1,121 @@
+// The commands of a host's later life: another name, a pause, its end.
+
+import { type Command, UsageError } from "../service.ts";
+import { readDuration, size as asSize } from "../text.ts";
+import type { Config } from "./config.ts";
+import { withIndex } from "./episode-commands.ts";
+import type { EpisodeKey } from "./episodes.ts";
+import { archiveHost, deleteHost, findHost, time } from "./hosts.ts";
+import { pauseHost, resumeHost } from "./pause.ts";
+import { type Removal, remove } from "./removal.ts";
+import { renameHost } from "./rename.ts";
+import { type Context, change, many } from "./store-command.ts";
+
+/** `host rename OLD NEW`. */
+function rename(context: Context): Promise<void> {
+  const [from = "", to = ""] = context.positionals;
+  return withIndex(context, async (check) => {
+    await renameHost(check, from, to);
+    context.print(
+      `${to}: was ${from}; its history, token and episodes are the same. Its agent may keep host_id: ${from}`,
+    );
+  });
+}
+
+/** `host delete HOST`. */
+function deleteIt(context: Context<{ yes?: boolean; episodes?: boolean }>): Promise<void> {
+  const { yes = false, episodes: all = false } = context.args;
+  return withIndex(context, async (check) => {
+    const { store, index } = check;
+    const { name } = await findHost(store.read, context.positionals[0] ?? "");
+    const has = { count: 0, bytes: 0 };
+    for await (const { size } of index.all(name)) {
+      has.count++;
+      has.bytes += size;
+    }
+    const episodes = `its ${many(has.count, "episode")} (${asSize(has.bytes)})`;
+    if (!yes) {
+      const what = `"${name}" would lose its history, events and token; ${episodes} would ${all ? "go, too" : "stay"}`;
+      throw new UsageError(what, `picket-receiver host delete ${name} --yes${all ? " --episodes" : ""}`);
+    }
+    if (all) {
+      // No upload begins any more. Killed from here on, the same command goes on.
+      await store.write((tx) => archiveHost(tx, name, Date.now()));
+      for await (const _ of remove(check, ofHost(check, name)));
+    }
+    await store.write((tx) => deleteHost(tx, name));
+    context.print(`${name}: deleted; ${episodes} ${all ? "are removed" : "stay"}`);
+  });
+}
+
+/** A host's episodes by the index, then files that are not in it. */
+async function* ofHost({ index, episodes }: Removal, name: string): AsyncIterable<EpisodeKey> {
+  yield* index.all(name);
+  for await (const stored of episodes.list()) if (stored.host === name) yield stored;
+}
+
+/** `host pause HOST DURATION`. */
+async function pause(context: Context<{ reason?: string }>): Promise<void> {
+  const [, text = ""] = context.positionals;
+  const ms = readDuration(text);
+  if (ms === null || ms === 0) throw new UsageError(`"${text}" is not a duration`, "such as 30m, 2h or 3d");
+  const until = Date.now() + ms;
+  await change(context, async (tx, name) => {
+    await pauseHost(tx, name, { until, reason: context.args.reason ?? null });
+    return `${name}: paused until ${time(until)}: no events; what is still wrong then is told then`;
+  });
+}
+
+/** `host resume HOST`. */
+const resume = (context: Context): Promise<void> =>
+  change(context, async (tx, name) =>
+    (await resumeHost(tx, name, Date.now())) ? `${name}: its pause is over` : `${name}: was not paused`,
+  );
+
+const HOST = { min: 1, max: 1, names: ["HOST"] };
+
+/** The commands, as data. */
+export const HOST_COMMANDS = {
+  "host rename": {
+    summary: "give a host another name; its history, token and episodes stay with it",
+    usage: `usage: picket-receiver host rename OLD NEW
+
+Safe while the daemon runs. An agent whose host_id is OLD goes on: OLD stays another name of the host, until a host is added or
+renamed to it. If this is killed, run it again.
+
+example: picket-receiver host rename nas nas-old`,
+    positionals: { min: 2, max: 2, names: ["OLD", "NEW"] },
+    run: rename,
+  },
+  "host delete": {
+    summary: "delete a host with its history, events and token",
+    usage: `usage: picket-receiver host delete HOST --yes [--episodes]
+
+  --yes        without it, only show what would be lost
+  --episodes   remove its episodes, too
+
+To keep the history, use: picket-receiver host archive HOST
+
+example: picket-receiver host delete web-1 --yes`,
+    options: { yes: { type: "boolean" }, episodes: { type: "boolean" } },
+    positionals: HOST,
+    run: deleteIt,
+  },
+  "host pause": {
+    summary: "raise no events for a host for a while",
+    usage: `usage: picket-receiver host pause HOST DURATION [--reason TEXT]
+
+DURATION is such as 30m, 2h or 3d. The pause ends by itself; what is still wrong then is told then.
+
+example: picket-receiver host pause nas 30m --reason "new disk"`,
+    options: { reason: { type: "string" } },
+    positionals: { min: 2, max: 2, names: ["HOST", "DURATION"] },
+    run: pause,
+  },
+  "host resume": {
+    summary: "end a host's pause now",
+    usage: "usage: picket-receiver host resume HOST\n\nexample: picket-receiver host resume nas",
+    positionals: HOST,
+    run: resume,
+  },
+} satisfies Record<string, Command<Config>>;

@@ -1,0 +1,63 @@
+// Gives a host another name. Its history, tokens and alerts follow at once, because they know it by its number. Episodes lie under
+// their host's name:
+//
+//   1. one transaction changes the name and keeps the former one as an alias: the agent may go on saying it
+//   2. a line of the index moves the host's episodes there
+//   3. each file gets its new name, then loses the old one
+//   4. the alias counts as settled
+//
+// Killed in between, the daemon goes on from there, and so does the same command. An upload that began under the former name ends
+// under it: the index takes its line as one of the new name (episode-index.ts), and the daemon's next look moves its file.
+
+import { UsageError } from "../command-line.ts";
+import { NAME_SEGMENT } from "../config.ts";
+import type { EpisodeIndex } from "./episode-index.ts";
+import type { EpisodeStore } from "./episodes.ts";
+import { findHost, freeName } from "./hosts.ts";
+import type { Store } from "./store.ts";
+
+/** What a renaming works on. */
+export interface Renaming {
+  store: Store;
+  index: EpisodeIndex;
+  episodes: EpisodeStore;
+}
+
+/** Renames a host; `from` may be a name that it had before. */
+export async function renameHost(renaming: Renaming, from: string, to: string): Promise<void> {
+  const { store, episodes } = renaming;
+  if (!NAME_SEGMENT.test(to)) {
+    throw new UsageError(`"${to}" is not a valid name`, "letters, digits, dots, dashes and underscores");
+  }
+  const { name } = await findHost(store.read, from);
+  // Else it was renamed already, and its episodes are still under way.
+  if (name !== to) {
+    if (await episodes.has(to)) {
+      const what = `there are episodes of a former host "${to}"`;
+      throw new UsageError(
+        what,
+        `picket-receiver episodes prune --host ${to} --quota 0 removes them; or choose another name`,
+      );
+    }
+    await store.write(async (tx) => {
+      const host = await findHost(tx, from);
+      await freeName(tx, to, host.id);
+      await tx.run("UPDATE hosts SET name = $1 WHERE id = $2", [to, host.id]);
+      await tx.run("INSERT INTO host_aliases (name, host) VALUES ($1, $2)", [host.name, host.id]);
+    });
+  }
+  await settleRenames(renaming);
+}
+
+/** Finishes what renamings left, and moves the files of uploads that ended under a former name. */
+export async function settleRenames({ store, index, episodes }: Renaming): Promise<void> {
+  const aliases = await store.read.all<{ former: string; name: string; settled_at: number | null }>(
+    "SELECT a.name AS former, h.name, a.settled_at FROM host_aliases a JOIN hosts h ON h.id = a.host",
+  );
+  for (const { former, name, settled_at } of aliases) {
+    if (settled_at === null) await index.rename(former, name);
+    await episodes.move(former, name);
+    if (settled_at !== null) continue;
+    await store.write((tx) => tx.run("UPDATE host_aliases SET settled_at = $1 WHERE name = $2", [Date.now(), former]));
+  }
+}
