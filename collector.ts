@@ -8,7 +8,8 @@ import type * as v from "valibot";
 import example from "./etc/collector.yaml" with { type: "text" };
 import { COMMANDS } from "./lib/collector/commands.ts";
 import { Config, type Route } from "./lib/collector/config.ts";
-import { type Asked, PayloadError, comparable, deliveryId, eventId, parsePayload } from "./lib/collector/delivery.ts";
+import { readPayload, unpacking } from "./lib/collector/body.ts";
+import { type Asked, comparable, deliveryId, eventId } from "./lib/collector/delivery.ts";
 import { type DropFigures, DropFolder } from "./lib/collector/drop-folder.ts";
 import { SignatureError, type Verifier, compileVerifier } from "./lib/collector/signature.ts";
 import { TemplateError } from "./lib/collector/template.ts";
@@ -172,10 +173,11 @@ async function receive(collector: Collector, route: CompiledRoute, request: Requ
   const asked = askedOf(request);
   // A request that its headers rule out isn't read.
   const verifyBody = route.verifier(asked, Date.now());
+  const unpacked = unpacking(asked.header("content-encoding"), MAX_BODY_BYTES);
   const body = await readBody(request, MAX_BODY_BYTES);
   verifyBody(body);
-  const data = await parsePayload(body, asked.header("content-type") ?? undefined);
-  const context = { missing: route.missing, ...asked };
+  const { data, text } = await readPayload(unpacked(body), asked.header("content-type"));
+  const context = { missing: route.missing, ...asked, body: text };
   if (route.when && route.when.render(data, context).trim() !== "true") {
     collector.figures.filtered.add();
     return Response.json({ skipped: true });
@@ -205,7 +207,6 @@ async function deliver({ inbox, figures }: Collector, event: InboxEvent, once: b
 function asRefusal(error: unknown, { challenge }: CompiledRoute, log: Log): Refusal {
   if (error instanceof Refusal) return error;
   if (error instanceof SignatureError) return new Refusal(401, "signature", error.message, { headers: challenge });
-  if (error instanceof PayloadError) return new Refusal(400, "bad_body", error.message);
   if (error instanceof TemplateError) return new Refusal(500, "template", `the template fails: ${error.message}`);
   log.error("event not written", { error });
   if (isDiskFull(error))

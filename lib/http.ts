@@ -255,24 +255,24 @@ function text(body: string): Response {
 // ---------------------------------------------------------------------------------------------------------------
 // Bodies
 
-/** The whole body. Throws Refusal 413 over `cap` bytes, before reading where Content-Length says so, and 415 for an encoded body. */
+/** The whole body as it came. Throws Refusal 413 over `cap` bytes, before reading where Content-Length says so. */
 export function readBody(request: Request, cap: number): Promise<Uint8Array> {
-  const encoding = request.headers.get("content-encoding");
-  if (encoding !== null && encoding !== "" && encoding.toLowerCase() !== "identity") {
-    throw new Refusal(
-      415,
-      "content_encoding",
-      `content-encoding "${encoding}" is not understood: send the body as it is`,
-    );
-  }
   const length = request.headers.get("content-length");
   if (length === null) return readChunks(request, cap);
   if (Number(length) > cap) throw tooLarge(cap);
   return request.bytes();
 }
 
-/** The body as JSON. Throws Refusal as `readBody`, and 400 for another body. */
+/** The body as JSON. Throws Refusal as `readBody`, 400 for another body, and 415 for an encoded one. */
 export async function readJson(request: Request, cap: number): Promise<unknown> {
+  const encoding = request.headers.get("content-encoding") || "identity";
+  if (encoding.toLowerCase() !== "identity") {
+    throw new Refusal(
+      415,
+      "content_encoding",
+      `content-encoding "${encoding}" is not understood: send the body as it is`,
+    );
+  }
   const body = await readBody(request, cap);
   try {
     return parseJson(body);

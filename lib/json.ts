@@ -1,4 +1,4 @@
-// JSON that comes from outside: in UTF-8, and not nested too deeply.
+// JSON that comes from outside: decoded, and not nested too deeply.
 //
 // JSON.parse takes some depths that JSON.stringify can't write again, and which ones depends on how much stack is left. So what is
 // nested deeper than real data ever is gets refused where it comes in.
@@ -8,18 +8,22 @@ const UTF8 = new TextDecoder("utf-8", { fatal: true });
 /** More levels of lists and maps than real data has. */
 export const DEEPEST = 500;
 
-/** The text of bytes in UTF-8. @throws Error "not UTF-8". */
-export function decodeUtf8(bytes: Uint8Array): string {
+/** The text of bytes, in the encoding that a byte order mark names, else in `charset`. @throws Error "not UTF-8", RangeError for an unknown charset. */
+export function decodeText(bytes: Uint8Array, charset = "utf-8"): string {
+  const [a, b, c] = bytes;
+  const utf16 = a === 0xff && b === 0xfe ? "utf-16le" : a === 0xfe && b === 0xff ? "utf-16be" : null;
+  const label = utf16 ?? (a === 0xef && b === 0xbb && c === 0xbf ? "utf-8" : charset);
+  const decoder = label === "utf-8" ? UTF8 : new TextDecoder(label as Bun.Encoding, { fatal: true });
   try {
-    return UTF8.decode(bytes);
+    return decoder.decode(bytes);
   } catch {
-    throw new Error("not UTF-8");
+    throw new Error(`not ${decoder.encoding.toUpperCase()}`);
   }
 }
 
-/** Parses JSON in UTF-8. @throws Error "not UTF-8" or "not JSON: …". */
+/** Parses JSON in UTF-8, or in UTF-16 with a byte order mark. @throws Error "not UTF-8" or "not JSON: …". */
 export function parseJson(bytes: Uint8Array): unknown {
-  const text = decodeUtf8(bytes);
+  const text = decodeText(bytes);
   try {
     return JSON.parse(text);
   } catch (error) {

@@ -29,11 +29,9 @@ describe("requests that go wrong", () => {
     }
   });
 
-  test("an encoded body is 415", async () => {
-    const body = Bun.gzipSync(Buffer.from("{}"));
-    expect((await fetch(`${url}/open`, { method: "POST", body, headers: { "content-encoding": "gzip" } })).status).toBe(
-      415,
-    );
+  test("a body in an encoding that isn't known is 415", async () => {
+    const headers = { "content-encoding": "br" };
+    expect((await fetch(`${url}/open`, { method: "POST", body: "{}", headers })).status).toBe(415);
   });
 
   test("a body announced as too large is refused before it is sent", async () => {

@@ -8,7 +8,7 @@
 //   - strings are text: \xff in a literal is the character U+00FF, not a byte
 //   - printf has no %c, %U and argument indexes (`%[1]d`), and numbers have no hexadecimal fractions
 //   - no methods, no `call`; `__proto__` and `constructor` are missing keys; output is capped
-// More than Go 1.19: json, default, lower, upper, trim, join, trunc, header, query.
+// More than Go 1.19: json, fromJson, body, default, lower, upper, trim, join, trunc, header, query.
 
 import { compile } from "./template/compile.ts";
 import { TemplateError, fail } from "./template/lex.ts";

@@ -22,6 +22,7 @@ const CONTEXT: RenderContext = {
   missing: "zero",
   header: (name) => (name === "X-GitHub-Event" ? "push" : undefined),
   query: (name) => (name === "env" ? "prod" : undefined),
+  body: () => "the body",
 };
 
 /** The text, or null where it is refused; anything but a TemplateError fails the test. */
@@ -74,6 +75,11 @@ describe("ours", () => {
     ["{{ trunc 2 .u }}|{{ .u | trunc -1 }}|{{ trunc 9 .u }}|{{ trunc 3 .n }}", "😀😀|😀|😀😀😀|123"],
     ['{{ header "X-GitHub-Event" }}|{{ header "X-Other" }}|{{ query "env" }}|{{ query "x" }}', "push||prod|"],
     ["{{ len .u }}", "12"],
+    ["{{ body }} {{ len body }}", "the body 8"],
+    [
+      '{{ (fromJson `{"a":[1.50]}`).a }} {{ fromJson .l }} {{ fromJson .nope }}',
+      '[1.50] ["a",1.50,true,null] <no value>',
+    ],
   ])("%s", (template, expected) => {
     expect(render(template, data)).toBe(expected);
   });
@@ -85,6 +91,8 @@ describe("ours", () => {
     "{{ header 1 }}",
     "{{ default 1 }}",
     "{{ lower 1 2 }}",
+    "{{ fromJson .s }}",
+    "{{ body 1 }}",
   ])("%s is refused", (template) => {
     expect(render(template, data)).toBeNull();
   });

@@ -2,17 +2,18 @@
 
 import { expect, test } from "bun:test";
 import * as fc from "fast-check";
-import { PayloadError, parsePayload } from "../../lib/collector/delivery.ts";
+import { readPayload } from "../../lib/collector/body.ts";
+import { Refusal } from "../../lib/refusal.ts";
 import { readJson } from "../../lib/collector/numbers.ts";
 import { MAX_OUTPUT_BYTES, TemplateError, compileTemplate } from "../../lib/collector/template.ts";
 import { TIMEOUT_MS, cpuMs, json, mutated, prototypesUntouched, runs, strangeJson, text } from "./kit.ts";
 
-const ASKED = { header: () => "h", query: () => undefined };
+const ASKED = { header: () => "h", query: () => undefined, body: () => "b" };
 /** Far more than a rendering may cost. */
 const LONG_MS = 5000;
 
 const FUNCTIONS =
-  "and or not eq ne lt le gt ge len index slice print printf println html js urlquery json default lower upper trim join trunc header query nope".split(
+  "and or not eq ne lt le gt ge len index slice print printf println html js urlquery json default lower upper trim join trunc header query fromJson body nope".split(
     " ",
   );
 
@@ -132,7 +133,7 @@ test.each([
 });
 
 test(
-  "a body under any content type is data or a PayloadError",
+  "a body under any content type is data or a Refusal",
   async () => {
     const type = fc.oneof(
       fc.constantFrom(
@@ -163,9 +164,9 @@ test(
     await fc.assert(
       fc.asyncProperty(body, type, async (bytes, contentType) => {
         try {
-          JSON.stringify(await parsePayload(bytes, contentType));
+          JSON.stringify((await readPayload(bytes, contentType)).data);
         } catch (error) {
-          if (!(error instanceof PayloadError)) throw error;
+          if (!(error instanceof Refusal)) throw error;
         }
       }),
       runs(),

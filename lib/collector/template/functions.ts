@@ -1,7 +1,7 @@
 // The functions of Go's text/template, and ours. Arguments are values as templates see them: undefined (missing), null,
 // boolean, number, bigint, JsonNumber, string, array, object. Errors are plain ones; the caller says where.
 
-import { JsonNumber, compactJson } from "../numbers.ts";
+import { JsonNumber, compactJson, readJson } from "../numbers.ts";
 import type { Asked } from "../delivery.ts";
 import { print, println, printf } from "./printf.ts";
 
@@ -10,7 +10,7 @@ export type Value = unknown;
 interface Fn {
   min: number;
   max: number;
-  call: (args: Value[], asked: Asked) => Value;
+  call: (args: Value[], asked: Asked & { body: () => string }) => Value;
 }
 
 const MANY = Number.POSITIVE_INFINITY;
@@ -34,6 +34,7 @@ export const FUNCTIONS: ReadonlyMap<string, Fn> = new Map<string, Fn>([
   ["js", { min: 0, max: MANY, call: (args) => escapeJs(join(args)) }],
   ["urlquery", { min: 0, max: MANY, call: (args) => escapeQuery(join(args)) }],
   ["json", { min: 1, max: 1, call: ([value]) => compactJson(value === undefined ? null : value) }],
+  ["fromJson", { min: 1, max: 1, call: ([value]) => (typeof value === "string" ? fromJson(value) : value) }],
   ["default", { min: 2, max: 2, call: ([fallback, value]) => (isTrue(value) ? value : fallback) }],
   ["lower", { min: 1, max: 1, call: ([value]) => show(value).toLowerCase() }],
   ["upper", { min: 1, max: 1, call: ([value]) => show(value).toUpperCase() }],
@@ -42,6 +43,7 @@ export const FUNCTIONS: ReadonlyMap<string, Fn> = new Map<string, Fn>([
   ["trunc", { min: 2, max: 2, call: ([n, value]) => truncate(n, value) }],
   ["header", { min: 1, max: 1, call: ([name], asked) => asked.header(text(name, "header")) ?? "" }],
   ["query", { min: 1, max: 1, call: ([name], asked) => asked.query(text(name, "query")) ?? "" }],
+  ["body", { min: 0, max: 0, call: (_args, asked) => asked.body() }],
 ]);
 
 /** Go's truth: false, 0, "", an empty list or map, and what isn't there are false. */
@@ -91,6 +93,14 @@ function isNumber(value: Value): value is number | bigint | JsonNumber {
 function text(value: Value, fn: string): string {
   if (typeof value === "string") return value;
   throw new Error(`${fn}: expected a string, found a ${typeName(value)}`);
+}
+
+function fromJson(value: string): Value {
+  try {
+    return readJson(value);
+  } catch {
+    throw new Error("expected JSON, found other text");
+  }
 }
 
 /** Arguments of html, js, urlquery: one string as it is, else as `print` joins them. */

@@ -18,6 +18,8 @@ const MAX_WORK = 16 << 20;
 export interface RenderContext extends Asked {
   /** `zero`: it prints `<no value>`. `error`: the rendering fails. */
   missing: "zero" | "error";
+  /** The text of the body. */
+  body: () => string;
 }
 
 /** State of one rendering. */

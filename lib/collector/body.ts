@@ -1,0 +1,162 @@
+// A webhook's body as data, and as text. It is unpacked, decoded by its charset, and read as what its content type says:
+//
+//   JSON (application/json, +json)   its value; what isn't JSON is refused
+//   NDJSON                           a list of its lines' values
+//   forms, also multipart            fields become keys; a field `payload` that holds JSON becomes the data itself
+//   anything else                    JSON where it is JSON, else the text
+//
+// Charset: a byte order mark, then the content type's, then UTF-8. Text and forms that are not UTF-8 and name no charset are
+// read as Windows-1252, which is what their senders mean. JSON is not guessed at: RFC 8259 wants UTF-8.
+
+import { gunzipSync, inflateRawSync, inflateSync } from "node:zlib";
+import { decodeText } from "../json.ts";
+import { Refusal } from "../refusal.ts";
+import { readJson } from "./numbers.ts";
+
+/** What templates see of a body: its data, and `{{ body }}`. */
+export interface Payload {
+  data: unknown;
+  text: () => string;
+}
+
+type Unpack = (body: Uint8Array, limit: { maxOutputLength: number }) => Uint8Array;
+
+const UNPACK: Record<string, Unpack> = {
+  "": (body) => body,
+  identity: (body) => body,
+  gzip: gunzipSync,
+  "x-gzip": gunzipSync,
+  deflate(body, limit) {
+    // RFC 9110, section 8.4.1.2: some senders leave the zlib format's head out.
+    return (body[0] ?? 0) % 16 === 8 ? inflateSync(body, limit) : inflateRawSync(body, limit);
+  },
+};
+
+/** What unpacks bodies of a Content-Encoding, up to `cap` bytes (Refusal 413). Throws Refusal 415 for one that is not known. */
+export function unpacking(encoding: string | null | undefined, cap: number): (body: Uint8Array) => Uint8Array {
+  const name = (encoding ?? "").trim().toLowerCase();
+  const unpack = UNPACK[name];
+  if (!unpack || !Object.hasOwn(UNPACK, name)) {
+    const text = `content-encoding "${encoding}" is not understood: send gzip, deflate, or the body as it is`;
+    throw new Refusal(415, "content_encoding", text);
+  }
+  return (body) => {
+    try {
+      return unpack(body, { maxOutputLength: cap });
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ERR_BUFFER_TOO_LARGE") throw bad(`the body is not ${name}`);
+      throw new Refusal(413, "too_large", `the body is over ${cap} bytes once it is unpacked`);
+    }
+  };
+}
+
+/** Reads an unpacked body. An empty one is an empty object. Throws Refusal: 400, or 415 for a charset that is not known. */
+export async function readPayload(body: Uint8Array, contentType: string | null | undefined): Promise<Payload> {
+  const type = contentType?.split(";")[0]!.trim().toLowerCase() ?? "";
+  const charset = /;\s*charset\s*=\s*"?([^\s";,]+)/i.exec(contentType ?? "")?.[1];
+  const text = () => decode(body, charset, true);
+  if (/^multipart\/form-data$/.test(type)) return { data: ofForm(await parts(body, contentType!)), text };
+  if (type === "application/x-www-form-urlencoded") {
+    // `curl -d '{"a":1}'` says that it is a form. A form that begins with a brace would have it encoded.
+    const json = body[0] === 0x7b || body[0] === 0x5b ? tryJson(text()) : undefined;
+    return { data: json ?? ofForm(fields(body, charset)), text };
+  }
+  const isJson = /^(application|text)\/json$|\+json$/.test(type);
+  const given = decode(body, charset, !isJson);
+  return {
+    data: /\/(x-)?(nd-?json|jsonl|json-?lines)$/.test(type) ? ofLines(given) : ofText(given, isJson),
+    text: () => given,
+  };
+}
+
+function bad(message: string): Refusal {
+  return new Refusal(400, "bad_body", message);
+}
+
+/** The text of a body; `guess`: as Windows-1252 where it is not UTF-8 and names no charset. */
+function decode(bytes: Uint8Array, charset: string | undefined, guess: boolean): string {
+  try {
+    return decodeText(bytes, charset);
+  } catch (error) {
+    if (error instanceof RangeError) throw new Refusal(415, "charset", `the charset "${charset}" is not known`);
+    if (guess && charset === undefined) return decodeText(bytes, "windows-1252");
+    throw bad(`the body is ${(error as Error).message}`);
+  }
+}
+
+// JSON and text
+
+function ofText(text: string, isJson: boolean): unknown {
+  const begin = text.trimStart()[0];
+  if (begin === undefined) return {};
+  // What begins with a brace is meant as JSON, whatever it is called.
+  return isJson || begin === "{" ? json(text) : (tryJson(text) ?? text);
+}
+
+function ofLines(text: string): unknown[] {
+  const lines = text.split("\n").map((line, at) => ({ line, at }));
+  return lines.filter(({ line }) => line.trim() !== "").map(({ line, at }) => json(line, `line ${at + 1} of the body`));
+}
+
+function json(text: string, what = "the body"): unknown {
+  try {
+    return readJson(text);
+  } catch (error) {
+    // The runtime's message may quote a word of the body.
+    const reason = (error as Error).message.replace(/^JSON Parse error: /, "").replace(/ ".*"$/s, "");
+    throw bad(`${what} is not JSON: ${reason}`);
+  }
+}
+
+function tryJson(text: string): unknown {
+  try {
+    return readJson(text);
+  } catch {
+    return undefined;
+  }
+}
+
+// Forms
+
+type Field = [name: string, value: string];
+
+function fields(body: Uint8Array, charset: string | undefined): Field[] {
+  const decoded = (text: string): string => {
+    const bytes = text
+      .replaceAll("+", " ")
+      .replace(/%([0-9a-f]{2})/gi, (_all, hex) => String.fromCharCode(Number.parseInt(hex, 16)));
+    return decode(Buffer.from(bytes, "latin1"), charset, true);
+  };
+  const pairs = Buffer.from(body).toString("latin1").trimEnd().split("&").filter(Boolean);
+  return pairs.map((pair) => {
+    const [name = "", ...value] = pair.split("=");
+    return [decoded(name), decoded(value.join("="))];
+  });
+}
+
+/** The parts of a multipart form. Of a file only the name is of use in a line of text, unless it is JSON. */
+async function parts(body: Uint8Array, contentType: string): Promise<Field[]> {
+  let form: FormData;
+  try {
+    form = (await new Response(body, { headers: { "content-type": contentType } }).formData()) as FormData;
+  } catch (error) {
+    throw bad(`the body is not the form it says it is: ${(error as Error).message}`);
+  }
+  const entries = [...(form.entries() as Iterable<[string, string | File]>)];
+  return Promise.all(
+    entries.map(async ([name, value]): Promise<Field> => {
+      if (typeof value === "string") return [name, value];
+      return [name, /\bjson\b/.test(value.type) ? await value.text() : value.name];
+    }),
+  );
+}
+
+/** Fields by their names, one that comes several times as a list; a list or an object of JSON in a field is data, too. */
+function ofForm(form: Field[]): unknown {
+  const payload = form.find(([name]) => name === "payload")?.[1];
+  const data = payload === undefined ? undefined : tryJson(payload);
+  if (data !== undefined) return data;
+  const valueOf = ([, text]: Field) => (/^\s*[[{]/.test(text) ? (tryJson(text) ?? text) : text);
+  const named = [...Map.groupBy(form, ([name]) => name)];
+  return Object.fromEntries(named.map(([name, all]) => [name, all.length > 1 ? all.map(valueOf) : valueOf(all[0]!)]));
+}
