@@ -63,6 +63,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   });
   return {
     status: () => statusLine(collector),
+    troubles: () => [cannotWrite(inbox.dir)],
     reload(next) {
       // What can fail comes first, so that a refused reload changes nothing.
       const { folder } = collector;

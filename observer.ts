@@ -122,6 +122,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   });
   return {
     status: () => statusLine(observer),
+    troubles: () => troublesOf(observer),
     reload(next) {
       // The step that may fail comes first: a rejected reload changes nothing.
       server.reload(next);
@@ -167,10 +168,19 @@ async function openLog(config: Config, ledger: Ledger, log: Log): Promise<OpLog>
   return operations;
 }
 
-function statusLine({ recorder, clusters, escalations }: Observer): string {
+function statusLine({ recorder, clusters }: Observer): string {
   const { total, failures } = recorder.ledger.tally.stats;
-  const waiting = escalations.waiting > 0 ? `, ${escalations.waiting} escalations wait for the inbox` : "";
-  return `${total} operations, ${failures} failed; ${clusters.size} clusters${waiting}`;
+  return `${total} operations, ${failures} failed; ${clusters.size} clusters`;
+}
+
+function troublesOf(observer: Observer): (string | null)[] {
+  const { waiting } = observer.escalations;
+  return [unwritable(observer), waiting > 0 ? `${waiting} escalations wait for the inbox` : null];
+}
+
+/** Why no operation can be logged now; null when one can. */
+function unwritable({ config }: Observer): string | null {
+  return config.persist_path === "" ? null : cannotAppend(config.persist_path);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -252,8 +262,9 @@ function createApp(
   return app;
 }
 
-function health({ recorder, config, steps, escalations }: Observer): Health {
-  const broken = config.persist_path === "" ? null : cannotAppend(config.persist_path);
+function health(observer: Observer): Health {
+  const { recorder, steps, escalations } = observer;
+  const broken = unwritable(observer);
   const figures = {
     ring_size: recorder.ledger.tally.ringSize,
     total: recorder.ledger.tally.total,

@@ -22,7 +22,15 @@ import { COMMANDS } from "./lib/receiver/commands.ts";
 import { Config } from "./lib/receiver/config.ts";
 import { EpisodeIndex } from "./lib/receiver/episode-index.ts";
 import { EpisodeFolder, type EpisodeStore, episodesFolder } from "./lib/receiver/episodes.ts";
-import { type Figures, countAll, createFigures, health, hostCount, statusLine } from "./lib/receiver/figures.ts";
+import {
+  type Figures,
+  countAll,
+  createFigures,
+  health,
+  hostCount,
+  statusLine,
+  troublesOf,
+} from "./lib/receiver/figures.ts";
 import { retentionPass, rollupPass } from "./lib/receiver/history.ts";
 import { formerNames, setHealth } from "./lib/receiver/hosts.ts";
 import { Presence } from "./lib/receiver/presence.ts";
@@ -105,6 +113,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   log.info("ready", { listen: String(server.address), data: config.data_dir, hosts: hostCount(receiver) });
   return {
     status: () => statusLine(receiver),
+    troubles: () => troublesOf(receiver, writtenFolders(receiver)),
     async reload(next) {
       // What may fail comes first: a reload that is refused changes nothing.
       server.reload(next);
@@ -146,10 +155,12 @@ function listenToAgents(receiver: Receiver, service: Service): Server {
     answer: answersOf(createApp(receiver, service.stopping)),
     log: receiver.log,
     metrics: receiver.metrics,
-    health: () => health(receiver, [receiver.config.data_dir, episodesFolder(receiver.config)]),
+    health: () => health(receiver, writtenFolders(receiver)),
     bearsOwnCredentials: isAgentDoor,
   });
 }
+
+const writtenFolders = ({ config }: Receiver): string[] => [config.data_dir, episodesFolder(config)];
 
 type C = Context<{ Bindings: Bindings }>;
 

@@ -57,7 +57,7 @@ export function report(error: unknown, { program, log, debug, neverFails }: Top)
   } else lines[0] = `${program}: error: ${lines[0]}`;
   for (const line of lines) writeStderr(line);
   if (hint !== undefined) writeStderr(`hint: ${hint}`);
-  if (stack !== undefined) writeStderr(stack);
+  if (stack !== undefined) writeStderr(stack, "debug");
   return neverFails ? 0 : exitCode(error);
 }
 

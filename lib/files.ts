@@ -79,12 +79,14 @@ export function openToRead(path: string): number | null {
   }
 }
 
-/** Why nothing can be written to a folder now (gone, read-only, full), in words; null when something can. */
+/** Why nothing new can be written to a folder now (gone, read-only, full), in words; null when something can. */
 export function cannotWrite(folder: string): string | null {
   try {
     accessSync(folder, constants.W_OK | constants.X_OK);
-    const { bavail, bsize } = statfsSync(folder);
-    return bavail * bsize < ROOM_BYTES ? `no space left in "${folder}"` : null;
+    const { bavail, bsize, files, ffree } = statfsSync(folder);
+    if (bavail * bsize < ROOM_BYTES) return `DISK FULL: no space left in "${folder}"`;
+    // btrfs and others have no fixed number of inodes, and give 0.
+    return files > 0 && ffree === 0 ? `DISK FULL: no inodes left in "${folder}"` : null;
   } catch (error) {
     return (error as Error).message;
   }

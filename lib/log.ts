@@ -1,9 +1,9 @@
-// One line of log a call, to stderr: text for people, or JSON for journald (--json-log).
+// One line of log a call, to stderr: text for people, or JSON (--json-log). In the journal each line carries its priority.
 //
 // A line is a line whatever is in it: line breaks and control characters (terminal sequences too) are escaped, and what
 // is too long for journald is cut. Logging never stops a daemon: a closed or full stderr loses the line, nothing else.
 
-import { writeSync } from "node:fs";
+import { fstatSync, writeSync } from "node:fs";
 
 /** How much a line matters, least first. */
 export type Level = "debug" | "info" | "warn" | "error";
@@ -22,6 +22,9 @@ export interface Log {
 /** All levels, least first: for `--log-level`. */
 export const LEVELS: readonly Level[] = ["debug", "info", "warn", "error"];
 
+/** The priorities of syslog(3), which journald takes from a line's start. */
+const PRIORITIES: Record<Level, number> = { error: 3, warn: 4, info: 6, debug: 7 };
+
 /** What repeats is logged again after so long, in milliseconds. */
 const AGAIN_MS = 60_000;
 /** So many kinds are remembered: a client that changes its address with each request must not fill the memory. */
@@ -33,17 +36,23 @@ const LONGEST_TEXT = 16_384;
 /**
  * A log whose lines below `level` are dropped.
  *
- * Text: `12:03:04 info  collector ready listen=127.0.0.1:18790` (UTC). JSON: `{"ts","level","role","msg",…fields}`, a
- * field of one of these four names as `field_<name>`. `write` takes each line without its newline (default: stderr).
+ * Text: `12:03:04 info  collector ready listen=127.0.0.1:18790` (UTC); in the journal, which has the time, the level and the
+ * program itself, `ready listen=127.0.0.1:18790`. JSON: `{"ts","level","role","msg",…fields}`, a field of one of these four
+ * names as `field_<name>`. `write` takes each line without its newline (default: stderr).
  */
-export function createLog(options: { role: string; json: boolean; level: Level; write?: (line: string) => void }): Log {
+export function createLog(options: {
+  role: string;
+  json: boolean;
+  level: Level;
+  write?: (line: string, level: Level) => void;
+}): Log {
   const { role, json, level, write = writeStderr } = options;
-  const format = json ? formatJson : formatText;
+  const format = json ? formatJson : write === writeStderr && isJournal() ? formatFields : formatText;
   const at =
     (own: Level) =>
     (msg: string, fields: Fields = {}): void => {
       if (LEVELS.indexOf(own) < LEVELS.indexOf(level)) return;
-      write(format({ ts: new Date().toISOString(), level: own, role, msg }, fields));
+      write(format({ ts: new Date().toISOString(), level: own, role, msg }, fields), own);
     };
   return { debug: at("debug"), info: at("info"), warn: at("warn"), error: at("error") };
 }
@@ -101,8 +110,13 @@ interface Head {
   msg: string;
 }
 
-function formatText({ ts, level, role, msg }: Head, fields: Fields): string {
-  let line = `${ts.slice(11, 19)} ${level.padEnd(5)} ${role} ${clip(msg)}`;
+function formatText(head: Head, fields: Fields): string {
+  const { ts, level, role } = head;
+  return `${ts.slice(11, 19)} ${level.padEnd(5)} ${role} ${formatFields(head, fields)}`;
+}
+
+function formatFields({ msg }: Head, fields: Fields): string {
+  let line = clip(msg);
   for (const [name, value] of Object.entries(fields)) {
     if (value === undefined) continue;
     const text = asText(value);
@@ -156,9 +170,23 @@ function escapeControls(text: string): string {
   });
 }
 
+let journal: boolean | undefined;
+
+/** Whether stderr is the journal: $JOURNAL_STREAM names its device and inode, systemd.exec(5). */
+function isJournal(): boolean {
+  if (journal !== undefined) return journal;
+  try {
+    const { dev, ino } = fstatSync(2);
+    journal = process.env["JOURNAL_STREAM"] === `${dev}:${ino}`;
+  } catch {
+    journal = false; // stderr is closed
+  }
+  return journal;
+}
+
 /** Writes a whole line to stderr or gives it up. A pipe that is full for now (EAGAIN) is waited for, up to about a second. */
-export function writeStderr(line: string): void {
-  const bytes = Buffer.from(`${line}\n`);
+export function writeStderr(line: string, level: Level = "error"): void {
+  const bytes = Buffer.from(`${isJournal() ? `<${PRIORITIES[level]}>` : ""}${line}\n`);
   let offset = 0;
   for (let attempts = 0; offset < bytes.length && attempts < 500;) {
     try {

@@ -42,6 +42,8 @@ const STATUS_MS = 10_000;
 export interface Running<C> {
   /** One line of figures for `systemctl status`. */
   status?(): string;
+  /** What is wrong now, in a few words each, such as `DISK FULL`: stands before the figures. Null: nothing. */
+  troubles?(): (string | null)[];
   /** Takes over a new, valid configuration without dropping anything. What waits for a restart (see config/restart.ts) is in it as it was. */
   reload?(config: C): Promise<void> | void;
   /** Stops taking, finishes what is in hand. The loops have ended before. */
@@ -188,7 +190,7 @@ async function load<C>({ role, options, request }: Life<C>): Promise<Loaded<C>> 
 
 async function check<C>(life: Life<C>): Promise<number> {
   const { config, warnings } = await load(life);
-  for (const warning of warnings) writeStderr(`${life.program}: warning: ${warning}`);
+  for (const warning of warnings) writeStderr(`${life.program}: warning: ${warning}`, "warn");
   print("ok");
   if (life.request.print) print(printConfig(config));
   return 0;
@@ -224,7 +226,8 @@ async function runDaemon<C>(life: Life<C>, log: Log): Promise<number> {
   const { config, warnings } = await load(life);
   for (const warning of warnings) log.warn(warning);
   let running: Running<C> | undefined;
-  const status = (): string => statusLine(running);
+  let reload: Reload | undefined;
+  const status = (): string => statusLine(running, reload?.trouble ?? null);
   const loops = createLoops({ log, stopping, watchdogMs: watchdogMs(), sign: createTeller(status) });
   try {
     running = await life.options.main(config, { log, env: process.env, stopping, loop: loops.loop });
@@ -234,11 +237,11 @@ async function runDaemon<C>(life: Life<C>, log: Log): Promise<number> {
   }
   if (!stopping.aborted) {
     begin(loops, log, status());
-    const reload = createReload(life, log, { running, config });
+    const created = (reload = createReload(life, log, { running, config }));
     reloads.begin(async () => {
       if (stopping.aborted) return;
       notify(reloading());
-      await reload();
+      await created.run();
       loops.reconsider();
       if (!stopping.aborted) notify(ready(status()));
     });
@@ -266,13 +269,16 @@ function awaitStop(log: Log): { stopping: AbortSignal; stopped: Promise<void> } 
   return { stopping: stop.signal, stopped: promise };
 }
 
-/** A role's figures as one line. A role that can't say them goes on serving. */
-function statusLine(running: Running<never> | undefined): string {
+/** What is wrong, and a role's figures, as one line. A role that can't say them goes on serving. */
+function statusLine(running: Running<never> | undefined, trouble: string | null): string {
+  const parts = [trouble];
   try {
-    return (running?.status?.() ?? "").replace(/\s+/g, " ").trim();
+    parts.unshift(...(running?.troubles?.() ?? []));
+    parts.push(running?.status?.() ?? null);
   } catch (error) {
-    return `no figures: ${errorChain(error)}`.replace(/\s+/g, " ");
+    parts.push(`no figures: ${errorChain(error)}`);
   }
+  return parts.filter(Boolean).join("; ").replace(/\s+/g, " ").trim();
 }
 
 /** Says that it serves, and starts the loops. */
@@ -348,14 +354,23 @@ function createReloads(log: Log): { begin(reload: () => Promise<void>): void } {
   };
 }
 
+interface Reload {
+  run(): Promise<void>;
+  /** Why the file is not in effect as it stands; null when it is. */
+  trouble: string | null;
+}
+
 /** Reads the file again. A valid one takes effect, but for what waits for a restart; an invalid one is refused, and the former stays. */
 function createReload<C>(
   life: Life<C>,
   log: Log,
   { running, config: first }: { running: Running<C>; config: C },
-): () => Promise<void> {
+): Reload {
   let former = first;
-  return async () => {
+  const reload: Reload = { run, trouble: null };
+  return reload;
+
+  async function run(): Promise<void> {
     try {
       const { config: next, warnings } = await load(life);
       for (const warning of warnings) log.warn(warning);
@@ -365,13 +380,17 @@ function createReload<C>(
       if (problems.length > 0) throw new ConfigError(problems);
       await running.reload(config);
       former = config;
+      const waiting = messages.map((message) => message.split(": ")[0]).join(", ");
+      reload.trouble = waiting === "" ? null : `restart needed: ${waiting}`;
       log.info("configuration reloaded");
     } catch (error) {
-      for (const problem of error instanceof ConfigError ? error.problems : [errorChain(error)]) log.error(problem);
+      const problems = error instanceof ConfigError ? error.problems : [errorChain(error)];
+      for (const problem of problems) log.error(problem);
+      reload.trouble = `old configuration: ${problems.length} ${problems.length === 1 ? "error" : "errors"}`;
       log.error("configuration refused: the former one stays");
       if (error instanceof Error && error.stack) log.debug(error.stack);
     }
-  };
+  }
 }
 
 /** Calls `first` at the first SIGINT or SIGTERM; a second one ends the process at once. */

@@ -16,7 +16,7 @@ export function unitText(role: string, scope: "system" | "user", command: string
     else if (wanted) lines.push(line.replaceAll("ROLE", role));
   }
   const quoted = command.map((word, index) => quoteForUnit(word, index === 0)).join(" ");
-  return `${lines.join("\n").trimEnd()}\n`.replace(/^ExecStart=\S+/m, () => `ExecStart=${quoted}`);
+  return `${lines.join("\n").trimEnd()}\n`.replaceAll(`/usr/local/bin/picket-${role}`, () => quoted);
 }
 
 /** One word of a command line in a unit, systemd.service(5). systemd expands no `$` in the first word. */

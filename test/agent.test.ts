@@ -287,13 +287,14 @@ test("a reload takes over what can change, and says what can't", async () => {
 
 test.each([
   ["", "green"],
-  ['{"level":"info","msg":"episode shipped"}', "green"],
   ['{"level":"warn","msg":"ship a: answered 503: busy"}', "yellow"],
   [
     '{"level":"warn","msg":"episode \\"a\\" not shipped: no answer"}\n{"level":"error","msg":"episode put into quarantine","status":400}',
     "red",
   ],
+  ["episode put into quarantine status=422", "red"],
   ['{"level":"error","msg":"x","status":400}\n{"level":"error","msg":"x","status":412}', "red"],
+  ["x status=400\nx status=412", "red"],
 ])("a journal of %s is %s", async (text, state) => {
   const { judgeJournal } = await import("../lib/agent/doctor.ts");
   const check = judgeJournal(text);

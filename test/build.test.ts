@@ -31,7 +31,7 @@ test.skipIf(!have("git", "build.ts"))(
     const { version } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as { version: string };
     const program = join(dist, "picket-observer");
     expect(await Bun.$`${program} --version`.text()).toStartWith(`picket-observer ${version} (commit unknown, bun `);
-    expect(await Bun.$`${program} unit`.text()).toContain(`\nExecStart=${program} --json-log\n`);
+    expect(await Bun.$`${program} unit`.text()).toContain(`\nExecStart=${program}\n`);
   },
   120_000,
 );

@@ -69,9 +69,7 @@ describe.each([
     const config = join(at(folder, etc), `${role}.yaml`);
     expect(statSync(installed).mode & 0o777).toBe(0o755);
     expect(readlinkSync(link)).toBe("picket");
-    expect(readFileSync(unit, "utf8")).toContain(
-      `ExecStart=${bin.replace("HOME", folder.at("home"))}/picket-${role} --json-log`,
-    );
+    expect(readFileSync(unit, "utf8")).toContain(`ExecStart=${bin.replace("HOME", folder.at("home"))}/picket-${role}`);
     expect(readFileSync(config, "utf8")).toBe(readFileSync(join(ROOT, `etc/${role}.yaml`), "utf8"));
 
     const own =

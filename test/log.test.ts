@@ -1,9 +1,10 @@
 // Not tested: a stderr that is full for more than a second (the line is given up).
 
 import { describe, expect, spyOn, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { createLog, errorChain, type Fields, type Level, seldom } from "../lib/log.ts";
-import { ROOT } from "./kit.ts";
+import { Folder, ROOT } from "./kit.ts";
 
 function lines(json: boolean, write: (log: ReturnType<typeof createLog>) => void, level: Level = "debug"): string[] {
   const written: string[] = [];
@@ -133,6 +134,34 @@ test("lines go whole to stderr, and a reader that went away does not stop the pr
     const child = Bun.spawn(["sh", "-c", script, process.execPath, program], { stdout: "pipe", stderr: "inherit" });
     expect(await new Response(child.stdout).text()).toBe("still here\n");
   }
+});
+
+test("where stderr is the journal, each line has its priority, as text or JSON; elsewhere none has", async () => {
+  using folder = new Folder();
+  const program = `
+    const { createLog, writeStderr } = await import(${JSON.stringify(join(ROOT, "lib/log.ts"))});
+    const log = createLog({ role: "collector", json: process.argv[1] === "json", level: "debug" });
+    for (const level of ["debug", "info", "warn", "error"]) log[level]("disk full", { level, path: "/srv/a b" });
+    writeStderr("picket-collector: error: no");`;
+  const said = async (stream: string, format: string): Promise<string[]> => {
+    const script = `JOURNAL_STREAM=${stream} exec "$0" -e "$1" "$2" 2>"$3"`;
+    const log = folder.at("log");
+    await Bun.$`sh -c ${script} ${process.execPath} ${program} ${format} ${log}`;
+    return readFileSync(log, "utf8").trimEnd().split("\n");
+  };
+  const file = "$(stat -c %d:%i /proc/self/fd/2 -L)";
+  const fields = (level: string) => `disk full level=${level} path="/srv/a b"`;
+  expect(await said(file, "text")).toEqual([
+    `<7>${fields("debug")}`,
+    `<6>${fields("info")}`,
+    `<4>${fields("warn")}`,
+    `<3>${fields("error")}`,
+    "<3>picket-collector: error: no",
+  ]);
+  const json = await said(file, "json");
+  expect(json.map((line) => line.slice(0, 4))).toEqual(["<7>{", "<6>{", "<4>{", "<3>{", "<3>p"]);
+  expect(JSON.parse(json[2]!.slice(3))).toMatchObject({ level: "warn", msg: "disk full", path: "/srv/a b" });
+  expect((await said("1:1", "text"))[3]).toMatch(/^[\d:]{8} error collector disk full /);
 });
 
 describe("trouble that repeats", () => {

@@ -57,7 +57,7 @@ describe.each(["source", "binary"])("picket from %s", (target) => {
 
   test("the unit of a role that was the first word says the role", async () => {
     const { out } = await outcome([...picket(), "agent", "unit"]);
-    expect(out).toContain(`\nExecStart=${picket().join(" ")} agent --json-log\n`);
+    expect(out).toContain(`\nExecStart=${picket().join(" ")} agent\n`);
   });
 
   test("--help lists the roles, --version says which build it is", async () => {
@@ -99,12 +99,12 @@ describe("a link to the binary", () => {
       [["sh", "-c", 'picket-receiver "$@"', "sh"], { PATH: `${folder.path}:${process.env["PATH"]}` }],
     ];
     for (const [words, options] of calls) {
-      expect((await outcome([...words, "unit", "--user"], options)).out).toContain(`\nExecStart=${link} --json-log\n`);
+      expect((await outcome([...words, "unit", "--user"], options)).out).toContain(`\nExecStart=${link}\n`);
       expect((await outcome([...words, "--version"], options)).out).toStartWith("picket-receiver ");
     }
     // A name that leads nowhere: the unit says the binary and the role.
     const { out } = await outcome([binary, "unit"], { argv0: "picket-receiver", PATH: "/nonexistent" });
-    expect(out).toContain(`\nExecStart=${binary} receiver --json-log\n`);
+    expect(out).toContain(`\nExecStart=${binary} receiver\n`);
   });
 
   test("of another name takes the role as its first word; a copy with a role's name is that role", async () => {
@@ -113,6 +113,6 @@ describe("a link to the binary", () => {
     expect((await outcome([folder.at("picket-0.2.0"), "observer", "--version"])).out).toStartWith("picket-observer ");
     copyFileSync(binary, folder.at("picket-observer"));
     const { out } = await outcome([folder.at("picket-observer"), "unit"]);
-    expect(basename(/^ExecStart=(\S+) --json-log$/m.exec(out)?.[1] ?? "")).toBe("picket-observer");
+    expect(basename(/^ExecStart=(\S+)$/m.exec(out)?.[1] ?? "")).toBe("picket-observer");
   });
 });

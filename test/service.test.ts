@@ -93,7 +93,7 @@ test("example prints the example, unit the unit for where the program lies", asy
   expect((await outcome("example")).out).toBe("name: tiny # required\n");
   const { out } = await outcome("unit", "--user");
   const script = join(import.meta.dir, "fixtures/service/tiny.ts");
-  expect(out).toContain(`\nExecStart=${process.execPath} ${script} --json-log\n`);
+  expect(out).toContain(`\nExecStart=${process.execPath} ${script}\n`);
 });
 
 test("errors become one line with their causes, a hint, and an exit code that says what they are", async () => {

@@ -87,7 +87,7 @@ test.each(["path", "abstract"] as const)("a compiled program tells a socket with
 test("a compiled program knows its commit and prints the unit for its own path", async () => {
   expect((await start(["--version"], { binary }).ends()).out).toContain("(commit abc1234, ");
   const { out } = await start(["unit"], { binary }).ends();
-  expect(out).toContain(`\nExecStart=${binary} --json-log\n`);
+  expect(out).toContain(`\nExecStart=${binary}\n`);
 });
 
 test("source and compiled program understand the same command line", async () => {
@@ -137,14 +137,17 @@ test("a role without loops is kept alive by its event loop", async () => {
   await until(() => manager.count("WATCHDOG=1") >= 3, manager.all);
 });
 
-test("a reload is RELOADING=1 with the time of systemd's clock, then READY=1 with the new status", async () => {
+test("a reload is RELOADING=1 with the time of systemd's clock, then READY=1 with the new status, which says what is not in effect", async () => {
   const { file, write } = place();
   const manager = manage();
   const daemon = start(["--config", file], { env: manager.env });
   await manager.hears("READY=1");
   for (const [settings, status] of [
     [{ name: "other" }, "STATUS=other is fine"],
-    [{ name: 7 }, "STATUS=other is fine"],
+    [{ name: 7 }, "STATUS=old configuration: 1 error; other is fine"],
+    [{ name: 7, every: "often" }, "STATUS=old configuration: 2 errors; other is fine"],
+    [{ name: "third", gate: "elsewhere" }, "STATUS=restart needed: gate; third is fine"],
+    [{ name: "third" }, "STATUS=third is fine"],
   ] as const) {
     write(settings);
     const seen = manager.messages().length;

@@ -61,8 +61,8 @@ test("a unit has the lines of its role and of its scope, and no others", () => {
 
 test("a path in a unit is quoted as systemd reads it", () => {
   const line = (command: string[]) => /^ExecStart=.*$/m.exec(unitText("agent", "system", command))?.[0];
-  expect(line(["/srv/my $ 100% dir/picket-agent"])).toBe('ExecStart="/srv/my $ 100%% dir/picket-agent" --json-log');
-  expect(line(["/bin/bun", "/a$b/ti ny.ts"])).toBe('ExecStart=/bin/bun "/a$$b/ti ny.ts" --json-log');
+  expect(line(["/srv/my $ 100% dir/picket-agent"])).toBe('ExecStart="/srv/my $ 100%% dir/picket-agent"');
+  expect(line(["/bin/bun", "/a$b/ti ny.ts"])).toBe('ExecStart=/bin/bun "/a$$b/ti ny.ts"');
 });
 
 test.each(ROLES.flatMap((role) => TARGETS.map((target) => [role, target] as const)))(

@@ -142,19 +142,19 @@ const SHIPPING = "shipping lately";
 
 /** Shipping errors of the last ten minutes. */
 async function journal(): Promise<Check> {
-  const args = ["-u", "picket-agent.service", "--since", "-10min", "-o", "cat", "--no-pager", "-q"];
+  const args = ["-u", "picket-agent.service", "--since", "-10min", "-p", "warning", "-o", "cat", "--no-pager", "-q"];
   const text = await outputOf(["journalctl", ...args]);
   return text === null ? green(SHIPPING, "no journal here") : judgeJournal(text);
 }
 
-/** Judges the lines of a journal: a permanent rejection comes before a retry. Exported for its table of cases. */
+/** Judges the warnings and errors of a journal, as text or JSON: a permanent rejection comes before a retry. Exported for its table of cases. */
 export function judgeJournal(text: string): Check {
-  const lines = text.split("\n").filter((line) => /"level":"(warn|error)"/.test(line));
+  const lines = text.split("\n");
   const fix = "journalctl -u picket-agent --since -10min";
   const count = (pattern: RegExp) => lines.filter((line) => pattern.test(line)).length;
-  const old = count(/"status":412/);
+  const old = count(/\bstatus"?[:=]412/);
   if (old > 0) return red(SHIPPING, `${old} rejected: the code is too old (412)`, fix);
-  const rejected = count(/"status":(400|413|422)/);
+  const rejected = count(/\bstatus"?[:=](400|413|422)/);
   if (rejected > 0) return red(SHIPPING, `${rejected} rejected for good (400, 413, 422)`, fix);
   const retries = count(/not shipped|shipping waits|: answered (429|5\d\d)/);
   return retries > 0 ? yellow(SHIPPING, `${retries} retries`, fix) : green(SHIPPING, "no errors in ten minutes");

@@ -65,12 +65,23 @@ export async function countAll({ store, figures, index }: Counted): Promise<void
   Object.assign(figures.totals, { alerts: open?.alerts ?? 0, ...(await index.totals()) });
 }
 
-/** `/health`: whether reports and episodes can be taken now, for which these folders must be writable, and the figures. */
+const GATE_CLOSED = "no list of commits yet: episodes are answered 503";
+
+/** Why neither reports nor episodes can be taken now, for which these folders must be writable; null when they can. */
+function problemOf({ store }: Pick<Counted, "store">, folders: string[]): string | null {
+  return folders.map(cannotWrite).find((one) => one !== null) ?? store.problem;
+}
+
+/** What is wrong now, for `systemctl status`. */
+export function troublesOf(counted: Counted, folders: string[]): (string | null)[] {
+  return [problemOf(counted, folders), counted.gate.source === "none" ? GATE_CLOSED : null];
+}
+
+/** `/health`: whether reports and episodes can be taken now, and the figures. */
 export async function health(counted: Counted, folders: string[]): Promise<Health> {
-  const { store, figures, gate } = counted;
-  const problem = folders.map(cannotWrite).find((one) => one !== null) ?? store.problem;
+  const { figures, gate } = counted;
+  const problem = problemOf(counted, folders);
   await countAll(counted);
-  const gateClosed = gate.source === "none";
   return {
     ok: problem === null,
     figures: {
@@ -81,7 +92,7 @@ export async function health(counted: Counted, folders: string[]): Promise<Healt
       open_alerts: figures.totals.alerts,
       uptime_sec: Math.floor(process.uptime()),
       version_gate: gate.source,
-      ...(gateClosed ? { version_gate_problem: "no list of commits yet: episodes are answered 503" } : {}),
+      ...(gate.source === "none" ? { version_gate_problem: GATE_CLOSED } : {}),
       ...(problem === null ? {} : { problem }),
     },
   };
