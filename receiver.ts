@@ -16,7 +16,7 @@ import { isNestedDeeper } from "./lib/json.ts";
 import { type Log, errorChain, seldom } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
 import { type Outbox, createOutbox, inboxChannel } from "./lib/outbox.ts";
-import { Admission, type Sender, asRefusal, mustBe, stamp, unauthorized } from "./lib/receiver/admission.ts";
+import { Admission, type Door, type Sender, asRefusal, mustBe, stamp, unauthorized } from "./lib/receiver/admission.ts";
 import { type News, createNews, eventSource } from "./lib/receiver/alerts.ts";
 import { COMMANDS } from "./lib/receiver/commands.ts";
 import { Config } from "./lib/receiver/config.ts";
@@ -85,14 +85,22 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   const metrics = new Registry();
   const gate = new VersionGate(config.version_gate, log);
   const figures = createFigures(metrics, gate);
+  const presence = new Presence(store, log);
   const receiver: Receiver = {
     config,
     store,
     episodes,
     index: new EpisodeIndex(store),
     gate,
-    admission: new Admission({ store, config, refused: (code) => figures.refused(code).add(), log }),
-    presence: new Presence(store, log),
+    admission: new Admission({
+      store,
+      config,
+      refused: (code) => figures.refused(code).add(),
+      heard: (host) => presence.heard(host),
+      storeFailed: () => presence.storeFailed(),
+      log,
+    }),
+    presence,
     news: createNews(),
     figures,
     metrics,
@@ -129,7 +137,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       await receiver.index.close();
       await outbox.close();
       // On a full disk the mark before this one counts.
-      await receiver.presence.mark(Date.now()).catch(() => {});
+      await receiver.presence.mark().catch(() => {});
       await store.close();
       unlock();
     },
@@ -168,24 +176,24 @@ type C = Context<{ Bindings: Bindings }>;
 export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bindings: Bindings }> {
   const { store, index, episodes, news } = receiver;
   const app = new Hono<{ Bindings: Bindings }>();
-  const admitted = (c: C, work: (sender: Sender) => Promise<Response>): Promise<Response> =>
-    receiver.admission.admit(c.req.raw, c.env.ip(), work);
+  const admitted = (c: C, door: Door, work: (sender: Sender) => Promise<Response>): Promise<Response> =>
+    receiver.admission.admit({ request: c.req.raw, ip: c.env.ip(), door }, work);
 
   app.post("/v1/host-report", (c) =>
-    admitted(c, async (sender) => {
+    admitted(c, "report", async (sender) => {
       const { interval } = await takeReport(receiver, { sender, request: c.req.raw, told: true });
       const control = { poll_interval_seconds: interval, blocked: false, desired_generation: 0, has_signed_ops: false };
       return Response.json(control);
     }),
   );
   app.post("/agent/telemetry", (c) =>
-    admitted(c, async (sender) => {
+    admitted(c, "report", async (sender) => {
       await takeReport(receiver, { sender, request: c.req.raw, told: false });
       return new Response(null, { status: 204 });
     }),
   );
   app.post("/v1/ping", (c) =>
-    admitted(c, async (sender) => {
+    admitted(c, "other", async (sender) => {
       await store.write((tx) => stamp(tx, sender));
       const former = await formerNames(store.read, sender.host);
       const names = { host: sender.name, ...(former.length > 0 ? { former_names: former } : {}) };
@@ -193,7 +201,7 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
     }),
   );
   app.put("/v1/host-health/:host", (c) =>
-    admitted(c, async (sender) => {
+    admitted(c, "other", async (sender) => {
       await mustBe(store, sender, c.req.param("host"));
       const result = await readJson(c.req.raw, MAX_HEALTH_BYTES);
       if (isNestedDeeper(result, DEEPEST)) throw new Refusal(422, "too_deep", "the body is nested too deeply");
@@ -205,7 +213,7 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
     }),
   );
   app.put("/v1/episodes/:host/:file", (c) =>
-    admitted(c, async (sender) => {
+    admitted(c, "upload", async (sender) => {
       // A slow link is no stalled one: the upload itself notices when nothing comes.
       c.env.idle(0);
       const uploading = takeUpload(receiver, { sender, request: c.req.raw, ...c.req.param() });
@@ -228,25 +236,29 @@ async function takeReport(
   const data = await readJson(request, MAX_REPORT_BYTES);
   // A report is received when its last byte is: one that comes slowly may be overtaken.
   const at = Date.now();
+  const { ran } = receiver.presence;
   const read = readReport(data, { now: at, backfillMs: config.backfill_hours * HOUR_MS });
   if ("broken" in read) {
+    if (read.clock && receiver.presence.clockDoubted) throw clockDoubted();
     figures.invalid.add();
     throw refuseFields(422, "invalid_report", read.broken);
   }
   const { report } = read;
   if (report.host_id !== null) await mustBe(store, sender, report.host_id);
-  const storing = store.write(async (tx) => {
+  const taken = await store.write(async (tx) => {
     await stamp(tx, sender);
-    return storeReport(tx, { sender, report, at, interval: config.poll_interval_seconds, told });
-  });
-  const taken = await storing.catch((error: unknown) => {
-    if (report.sent_at === null) receiver.presence.heard(sender.host, at);
-    throw error;
+    return storeReport(tx, { sender, report, at, ran, interval: config.poll_interval_seconds, told });
   });
   if (!taken) throw unauthorized("invalid_token");
   figures.reports.add();
   if (taken.changed) news.emit("event");
   return taken;
+}
+
+/** A refused report is lost; the agent sends it again when this clock is right. */
+function clockDoubted(): Refusal {
+  const what = "the clocks of agent and receiver differ, and the receiver's may be wrong: send it again later";
+  return new Refusal(503, "clock", what, { headers: { "retry-after": "60" } });
 }
 
 async function takeUpload(
@@ -318,7 +330,7 @@ function startLoops(receiver: Receiver, service: Service, outbox: Outbox): void 
     name: "hourly",
     every: () => 3600,
     async pass(alive) {
-      await retentionPass(store, { now: Date.now(), alive });
+      if (!presence.clockDoubted) await retentionPass(store, { now: Date.now(), alive });
       await episodes.sweep(log);
     },
   });

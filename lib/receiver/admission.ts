@@ -3,7 +3,8 @@
 //   no bearer token → 401 · unknown, revoked or malformed token, or its host is archived → 401
 //   → over the allowance → 429 · bound to another sender → 401 → admitted, `last_used_at` stamped
 //
-// A 401 has no body and doesn't give the reason; the log does. Only admitted requests use up the allowance.
+// A 401 has no body and doesn't give the reason; the log does. Only admitted requests use up the allowance. Uploads have an
+// allowance of their own, so that many small episodes don't keep the reports out.
 
 import { isDiskFull } from "../files.ts";
 import { bearerOf } from "../guard.ts";
@@ -25,6 +26,9 @@ export interface Sender {
   at: number;
 }
 
+/** What a request is for. */
+export type Door = "report" | "upload" | "other";
+
 type Settings = Pick<Config, "rate_limit_per_minute" | "auth">;
 
 interface AdmissionOptions {
@@ -32,6 +36,10 @@ interface AdmissionOptions {
   config: Settings;
   /** Counts a request that was not admitted. */
   refused: (code: string) => void;
+  /** A host has tried to report, and was refused: a sign of life. */
+  heard: (host: number) => void;
+  /** The store failed before the sender was known. */
+  storeFailed: () => void;
   log: Log;
 }
 
@@ -45,28 +53,33 @@ interface Token {
 /** Admits the requests of agents. */
 export class Admission {
   #options: AdmissionOptions;
-  #limit: RateLimit;
+  #limits: Record<"reports" | "uploads", RateLimit>;
   #logRefusal: ReturnType<typeof refusalLog>;
 
   constructor(options: AdmissionOptions) {
     this.#options = options;
-    this.#limit = new RateLimit(options.config.rate_limit_per_minute);
+    const { rate_limit_per_minute: perMinute } = options.config;
+    this.#limits = { reports: new RateLimit(perMinute), uploads: new RateLimit(perMinute) };
     this.#logRefusal = refusalLog(options.log);
   }
 
   /** Takes over what a reload changed. */
   configure(config: Settings): void {
     this.#options = { ...this.#options, config };
-    this.#limit.perMinute = config.rate_limit_per_minute;
+    for (const limit of Object.values(this.#limits)) limit.perMinute = config.rate_limit_per_minute;
   }
 
   /**
    * Judges the credentials of a request, then does the work. The work stamps the token (`stamp`); where it fails that is done here.
    * @throws Refusal; what the work throws after the client went away.
    */
-  async admit(request: Request, ip: string, work: (sender: Sender) => Promise<Response>): Promise<Response> {
-    const sender = await this.#judge(request, ip).catch((error: unknown) => {
+  async admit(
+    { request, ip, door }: { request: Request; ip: string; door: Door },
+    work: (sender: Sender) => Promise<Response>,
+  ): Promise<Response> {
+    const sender = await this.#judge(request, ip, door).catch((error: unknown) => {
       const refusal = asRefusal(error);
+      if (refusal.status >= 500) this.#options.storeFailed();
       this.#options.refused(refusal.code);
       this.#logRefusal(refusal, ip);
       throw refusal;
@@ -74,6 +87,7 @@ export class Admission {
     try {
       return await work(sender);
     } catch (error) {
+      if (door === "report") this.#options.heard(sender.host);
       await this.#options.store.write((tx) => stamp(tx, sender)).catch(() => {});
       if (request.signal.aborted) throw error;
       const refusal = asRefusal(error);
@@ -83,22 +97,25 @@ export class Admission {
     }
   }
 
-  async #judge(request: Request, ip: string): Promise<Sender> {
+  async #judge(request: Request, ip: string, door: Door): Promise<Sender> {
     const { store, config } = this.#options;
     const bearer = bearerOf(request);
     if (bearer === undefined) throw unauthorized("missing_bearer_token");
     const found = isToken(bearer) ? await findToken(store, bearer) : undefined;
     if (!found) throw unauthorized("invalid_token");
     const { token, host, name } = found;
-    const at = Date.now();
-    const wait = this.#limit.wait(token, at);
-    if (wait > 0) throw tooMany(wait, name);
+    const limit = door === "upload" ? this.#limits.uploads : this.#limits.reports;
+    const wait = limit.wait(token);
+    if (wait > 0) {
+      if (door === "report") this.#options.heard(host);
+      throw tooMany(wait, name);
+    }
     const fingerprint = config.auth.bind_fingerprint ? fingerprintOf(request, ip) : null;
     if (fingerprint !== null && found.fingerprint !== null && found.fingerprint !== fingerprint)
       throw unauthorized("fingerprint_mismatch", name);
-    this.#limit.take(token, at);
+    limit.take(token);
     if (fingerprint !== null && found.fingerprint === null) await this.#bind(found, fingerprint);
-    return { host, name, token, at };
+    return { host, name, token, at: Date.now() };
   }
 
   /** Of two first requests at once, one binds the token. */
@@ -168,5 +185,8 @@ export function asRefusal(error: unknown): Refusal {
     const headers = { "retry-after": "5" };
     return new Refusal(503, "busy", "the store is locked by another program; send it again later", { headers, log });
   }
-  return new Refusal(500, "store", "it could not be stored; send it again later", { log });
+  return new Refusal(503, "store", "it could not be stored; send it again later", {
+    headers: { "retry-after": "60" },
+    log,
+  });
 }

@@ -154,7 +154,7 @@ function merge(a: Summary | undefined, b: Summary): Summary {
 // ---------------------------------------------------------------------------------------------------------------
 // Retention
 
-/** Deletes rows that are older than their grain is kept, host by host. */
+/** Deletes rows that are older than their grain is kept, host by host. Not for a clock that is doubted: see presence.ts. */
 export async function retentionPass(store: Store, { now, alive }: { now: number; alive: () => void }): Promise<void> {
   const hosts = await store.read.all<{ id: number }>("SELECT id FROM hosts");
   for (const { id } of hosts) {
@@ -179,10 +179,14 @@ export async function retentionPass(store: Store, { now, alive }: { now: number;
   }
   const yearAgo = now - KEPT[DAY] * 1000;
   await store.write(async (tx) => {
-    await tx.run("DELETE FROM containers WHERE gone_at < $1", [yearAgo]);
-    await tx.run("DELETE FROM guests WHERE gone_at < $1", [yearAgo]);
-    await tx.run("DELETE FROM events WHERE at < $1", [yearAgo]);
-    await tx.run("DELETE FROM alerts WHERE closed_at < $1", [yearAgo]);
+    // The second time and the events around one tell what happened under a clock that was years behind.
+    await tx.run("DELETE FROM containers WHERE gone_at < $1 AND first_seen_at < $1", [yearAgo]);
+    await tx.run("DELETE FROM guests WHERE gone_at < $1 AND first_seen_at < $1", [yearAgo]);
+    await tx.run("DELETE FROM alerts WHERE closed_at < $1 AND opened_at < $1", [yearAgo]);
+    await tx.run(
+      "DELETE FROM events WHERE told_at > 0 AND id < (SELECT MIN(id) FROM events WHERE at BETWEEN $1 AND $2)",
+      [yearAgo, now],
+    );
   });
 }
 

@@ -24,8 +24,8 @@ export interface Host {
   /** Receipt of the last report that wasn't late. */
   last_seen_at: number | null;
   last_recorded_at: number | null;
-  /** How long the receiver itself was away since then. */
-  away_ms: number;
+  /** The receiver's running time then. */
+  heard_ms: number;
   agent_version: string | null;
   /** JSON. */
   facts: string;

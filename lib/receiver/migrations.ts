@@ -145,4 +145,13 @@ export const MIGRATIONS: readonly (readonly string[])[] = [
     // Opened while its host was paused, and not told yet.
     `ALTER TABLE alerts ADD COLUMN muted INTEGER NOT NULL DEFAULT 0`,
   ],
+  [
+    // The receiver's running time at the host's last report: see presence.ts.
+    `ALTER TABLE hosts ADD COLUMN heard_ms INTEGER NOT NULL DEFAULT 0`,
+    `ALTER TABLE hosts DROP COLUMN away_ms`,
+    // JSON, null where there is nothing: see store-report.ts.
+    `ALTER TABLE hosts ADD COLUMN refused TEXT`,
+    `ALTER TABLE hosts ADD COLUMN restarts TEXT`,
+    `ALTER TABLE hosts ADD COLUMN machines TEXT`,
+  ],
 ];

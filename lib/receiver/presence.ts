@@ -2,9 +2,13 @@
 //
 //   pending → online → (2 intervals without a report) stale → (4) offline → (a report) online
 //
-// The receipt of the last report counts, by this machine's clock. The receiver's own absence counts as no host's silence: it
-// stores an alive mark, and when time has passed without the receiver (it was down, stopped or asleep, or the clock was set
-// forward or back), every deadline moves by that time.
+// Silence is counted in the receiver's own running time, `ran`: milliseconds by the monotonic clock, over all starts of the daemon.
+// It stands still while the receiver is down, stopped or asleep and while the store fails; setting the wall clock doesn't move it.
+// Each report stores it at its host (`heard_ms`).
+//
+// The wall clock is compared with `line`, the time that the last look makes expect. A clock that is further from it than a
+// report may be from the clock is doubted: either the receiver was away for long, or the clock is wrong. Until it agrees with
+// the line again, or has run for a week, nothing is deleted for its age and no report is refused for its time alone.
 //
 // A conditional update makes each transition, so that a report at the same moment either prevents it or ends it.
 
@@ -13,6 +17,7 @@ import { duration } from "../text.ts";
 import { close, raise } from "./alerts.ts";
 import type { Status } from "./hosts.ts";
 import type { Queries } from "./database.ts";
+import { AHEAD_MS, BEHIND_MS } from "./report.ts";
 import { type Store, getNote, setNote } from "./store.ts";
 
 /** The longest time between two looks, in milliseconds. */
@@ -21,15 +26,16 @@ const LOOK_MS = 1000;
 const ABSENCE_MS = 3 * LOOK_MS;
 /** The greatest age of the alive mark. */
 const MARK_MS = 5000;
+const WEEK_MS = 7 * 86_400_000;
 const STALE_AFTER = 2;
-const OFFLINE_AFTER = 4;
+/** After so many intervals without a report a host is offline. */
+export const OFFLINE_AFTER = 4;
 
 interface Watched {
   id: number;
   name: string;
   status: Status;
-  last_seen_at: number;
-  away_ms: number;
+  heard_ms: number;
   interval: number;
 }
 
@@ -41,17 +47,30 @@ interface PresencePass {
   changed: number;
 }
 
+/** The alive mark, which the next start goes on from. */
+interface Life {
+  ran: number;
+  line: number;
+  /** `ran` when the doubt began; null while the clock is believed. */
+  doubted: number | null;
+}
+
 /** Watches over the hosts of a store. */
 export class Presence {
   #store: Store;
   #log: Log;
-  /** When the last look was; null before the first. */
+  #life: Life = { ran: 0, line: 0, doubted: null };
+  /** performance.now() of the last look; null before the first. */
   #looked: number | null = null;
-  #marked = 0;
-  /** When the receiver last came back from an absence, or began. */
+  /** performance.now() of the last alive mark. */
+  #marked = Number.NEGATIVE_INFINITY;
+  /** How far the clock was ahead of the line at the last look. */
+  #off = 0;
   #backAt = Date.now();
-  /** When a report came last that could not be stored, by host: it is a sign of life all the same. */
+  /** `ran` at the last request with a host's token that was not taken: a sign of life all the same. */
   #heard = new Map<number, number>();
+  /** performance.now() when the store last failed a request before its host was known. */
+  #failed = Number.NEGATIVE_INFINITY;
 
   constructor(store: Store, log: Log) {
     this.#store = store;
@@ -64,19 +83,16 @@ export class Presence {
    * @param options.interval seconds between reports for a host that was told none yet.
    */
   async pass({ now, interval }: { now: number; interval: number }): Promise<PresencePass> {
-    const away = await this.#giveBack(now);
-    if (away !== 0) this.#backAt = now;
-    else if (now - this.#marked >= MARK_MS) await this.mark(now);
-    this.#looked = now;
+    await this.#look(now, interval);
     const watched = await this.#store.read.all<Watched>(
-      `SELECT id, name, status, last_seen_at, away_ms, COALESCE(told_interval, $1) AS interval FROM hosts
-       WHERE status IN ('online', 'stale') AND last_seen_at IS NOT NULL AND paused_until IS NULL`,
+      `SELECT id, name, status, heard_ms, COALESCE(told_interval, $1) AS interval FROM hosts
+       WHERE status IN ('online', 'stale') AND paused_until IS NULL`,
       [interval],
     );
     let next = LOOK_MS;
     const falls: Promise<number>[] = [];
     for (const host of watched) {
-      const silence = Math.min(now - host.last_seen_at - host.away_ms, now - (this.#heard.get(host.id) ?? 0));
+      const silence = this.#life.ran - Math.max(host.heard_ms, this.#heard.get(host.id) ?? 0);
       const stale = STALE_AFTER * host.interval * 1000;
       const offline = OFFLINE_AFTER * host.interval * 1000;
       if (silence >= offline || (silence >= stale && host.status === "online")) {
@@ -93,9 +109,20 @@ export class Presence {
     return { next, changed };
   }
 
-  /** A host's report came, but could not be stored. */
-  heard(host: number, at: number): void {
-    this.#heard.set(host, at);
+  /** The running time now. */
+  get ran(): number {
+    const since = performance.now() - (this.#looked ?? 0);
+    return Math.floor(this.#life.ran + (since < ABSENCE_MS ? since : 0));
+  }
+
+  /** A request with this host's token came, and was not taken. */
+  heard(host: number): void {
+    this.#heard.set(host, this.ran);
+  }
+
+  /** The store failed a request whose host is unknown: no host counts as silent while such requests come. */
+  storeFailed(): void {
+    this.#failed = performance.now();
   }
 
   /** When the receiver last came back from an absence, or began: silence before that says nothing. */
@@ -103,42 +130,66 @@ export class Presence {
     return this.#backAt;
   }
 
-  /** Leaves the alive mark. */
-  async mark(now: number): Promise<void> {
-    await this.#store.write((tx) => setNote(tx, "alive_at", String(now)));
-    this.#marked = now;
+  /** Whether the clock may be wrong. */
+  get clockDoubted(): boolean {
+    return this.#life.doubted !== null;
   }
 
-  /** Moves all deadlines by the time that the receiver was away, and gives that time. */
-  async #giveBack(now: number): Promise<number> {
-    const first = this.#looked === null;
-    const before = this.#looked ?? Number((await getNote(this.#store.read, "alive_at")) ?? now);
-    const gap = now - before;
-    if (gap >= 0 && !first && gap < ABSENCE_MS) return 0;
-    if (gap === 0) return 0;
-    await this.#store.write(async (tx) => {
-      if (gap > 0) {
-        // At the start no host has reported since. Later only hosts count that were last seen before the gap.
-        await tx.run(
-          "UPDATE hosts SET away_ms = away_ms + $1 WHERE status IN ('online', 'stale') AND last_seen_at <= $2",
-          [gap, first ? now : before + LOOK_MS],
-        );
-      } else {
-        // Moves receipts to this clock, except those of reports since the clock was set.
-        await tx.run("UPDATE hosts SET last_seen_at = last_seen_at + $1 WHERE last_seen_at > $2 OR last_seen_at < $3", [
-          gap,
-          now,
-          first ? now : now - 2 * LOOK_MS,
-        ]);
-      }
-      // In the same transaction: a receiver that is killed in between must not give the time twice.
-      await setNote(tx, "alive_at", String(now));
-    });
-    for (const [host, at] of this.#heard) this.#heard.set(host, at + gap);
-    this.#marked = now;
-    if (Math.abs(gap) >= 1000)
-      this.#log.info("was away: every deadline moves by that", { seconds: Math.round(gap / 1000) });
-    return gap;
+  /** Leaves the alive mark. */
+  async mark(): Promise<void> {
+    const text = JSON.stringify(this.#life);
+    await this.#store.write((tx) => setNote(tx, "alive", text));
+    this.#marked = performance.now();
+  }
+
+  /** Goes on from the alive mark. */
+  async #resume(now: number): Promise<void> {
+    const { read } = this.#store;
+    const text = await getNote(read, "alive");
+    if (text !== null) this.#life = JSON.parse(text) as Life;
+    else this.#life.line = Number((await getNote(read, "alive_at")) ?? now);
+    // Reports may have come after the mark.
+    const newest = await read.one<{ ran: number | null }>("SELECT MAX(heard_ms) AS ran FROM hosts");
+    this.#life.ran = Math.max(this.#life.ran, newest?.ran ?? 0);
+    this.#looked = performance.now();
+  }
+
+  /** Counts the running time since the last look, and compares the clock with it. */
+  async #look(now: number, interval: number): Promise<void> {
+    if (this.#looked === null) await this.#resume(now);
+    const here = performance.now();
+    const gap = here - this.#looked!;
+    const away = gap >= ABSENCE_MS;
+    this.#looked = here;
+    const life = this.#life;
+    if (!away && here - this.#failed >= STALE_AFTER * interval * 1000) life.ran += gap;
+    life.line += away ? 0 : gap;
+    const off = now - life.line;
+    const moved = off - this.#off;
+    const agrees = off >= -AHEAD_MS && off <= BEHIND_MS;
+    const was = life.doubted;
+    if (!agrees) life.doubted ??= life.ran;
+    if (agrees || life.ran - life.doubted! >= WEEK_MS) {
+      life.doubted = null;
+      life.line = now;
+    }
+    this.#off = now - life.line;
+    if (Math.abs(moved) >= LOOK_MS) {
+      this.#backAt = now;
+      this.#logMove(Math.round(moved / 1000), was);
+    }
+    if (here - this.#marked >= MARK_MS || Math.abs(moved) >= LOOK_MS || was !== life.doubted) await this.mark();
+  }
+
+  #logMove(seconds: number, was: number | null): void {
+    const { doubted } = this.#life;
+    if (doubted === null && was === null) this.#log.info("was away: that time is no host's silence", { seconds });
+    else if (doubted === null) this.#log.info("the clock is right again", { seconds });
+    else {
+      const what =
+        "was away for long, or the clock is wrong: until it is right or has run for a week, nothing is deleted";
+      this.#log.warn(what, { seconds });
+    }
   }
 }
 
@@ -147,11 +198,11 @@ async function fallSilent(
   tx: Queries,
   { host, now, silence, offline }: { host: Watched; now: number; silence: number; offline: boolean },
 ): Promise<number> {
-  const claim = await tx.run("UPDATE hosts SET status = $1 WHERE id = $2 AND status = $3 AND last_seen_at = $4", [
+  const claim = await tx.run("UPDATE hosts SET status = $1 WHERE id = $2 AND status = $3 AND heard_ms = $4", [
     offline ? "offline" : "stale",
     host.id,
     host.status,
-    host.last_seen_at,
+    host.heard_ms,
   ]);
   if (claim === 0) return 0;
   const text = (state: string) =>

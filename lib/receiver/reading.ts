@@ -13,6 +13,7 @@ import type { EpisodeStore } from "./episodes.ts";
 import { CONTAINER_SERIES, type ContainerSeries, readHistory } from "./history.ts";
 import { type Host, hostNamed, listHosts, time } from "./hosts.ts";
 import { CONTAINER_METRICS, METRICS, type Metric } from "../report.ts";
+import { AHEAD_MS } from "./report.ts";
 import { type ContainerSample, MEMORY_PERCENT } from "./store-report.ts";
 import type { Store } from "./store.ts";
 import { episodeName } from "./take-episode.ts";
@@ -117,8 +118,9 @@ function summaryOf(host: Host, interval: number) {
 async function oneHost(reading: Reading, host: Host): Promise<unknown> {
   const { store } = reading;
   const latest = await store.read.one<{ containers: string }>(
-    "SELECT containers FROM workload_samples WHERE host = $1 ORDER BY at DESC LIMIT 1",
-    [host.id],
+    // One that lies ahead was stored under a wrong clock.
+    "SELECT containers FROM workload_samples WHERE host = $1 AND at <= $2 ORDER BY at DESC LIMIT 1",
+    [host.id, Date.now() + AHEAD_MS],
   );
   const figures = JSON.parse(latest?.containers ?? "{}") as Record<string, ContainerSample>;
   const parts = (table: "containers" | "guests", order: string) =>

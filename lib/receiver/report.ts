@@ -4,8 +4,9 @@ import * as v from "valibot";
 import type { BrokenField } from "../refusal.ts";
 import { type Container, Report, asBroken } from "../report.ts";
 
-const AHEAD_MS = 5 * 60_000;
-const BEHIND_MS = 60 * 60_000;
+/** How far a report's time may be ahead of the receiver's clock, and behind it. */
+export const AHEAD_MS = 5 * 60_000;
+export const BEHIND_MS = 60 * 60_000;
 /** How long an agent may take from its figures to sending them. */
 const SAMPLING_MS = 30_000;
 
@@ -13,15 +14,15 @@ const SAMPLING_MS = 30_000;
  * Reads a report.
  * @param options.now milliseconds since 1970; `recorded_at` (with `sent_at`: that one) lies between an hour before and five minutes after it.
  * @param options.backfillMs how old `recorded_at` may be where `sent_at` is given.
- * @returns the report, or every broken field, such as `containers[3].metrics.cpu_percent`.
+ * @returns the report, or every broken field, such as `containers[3].metrics.cpu_percent`; `clock`: only its times are.
  */
 export function readReport(
   data: unknown,
   { now, backfillMs }: { now: number; backfillMs: number },
-): { report: Report } | { broken: BrokenField[] } {
-  if (Array.isArray(data)) return { broken: [{ field: "body", error: "expected a mapping" }] };
+): { report: Report } | { broken: BrokenField[]; clock: boolean } {
+  if (Array.isArray(data)) return { broken: [{ field: "body", error: "expected a mapping" }], clock: false };
   const parsed = v.safeParse(Report, data);
-  if (!parsed.success) return { broken: parsed.issues.map(asBroken) };
+  if (!parsed.success) return { broken: parsed.issues.map(asBroken), clock: false };
   const report = parsed.output;
   const { recorded_at: recorded, sent_at: sent } = report;
   const broken: BrokenField[] = [];
@@ -37,7 +38,7 @@ export function readReport(
     });
   }
   if (sent !== null) window("sent_at", sent, BEHIND_MS);
-  return broken.length > 0 ? { broken } : { report };
+  return broken.length > 0 ? { broken, clock: true } : { report };
 }
 
 /** Whether a report comes from a queue: then it is history and says nothing of the present. */

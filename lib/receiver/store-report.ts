@@ -19,6 +19,8 @@ interface Received {
   report: Report;
   /** When its last byte came, in milliseconds since 1970. */
   at: number;
+  /** The receiver's running time then. */
+  ran: number;
   /** Seconds between reports for a host without an interval of its own. */
   interval: number;
   /** Whether the host is told its interval; else it keeps its own. */
@@ -40,7 +42,7 @@ export interface Stored {
  * host's own times matter: its clock may have been set back.
  */
 export async function storeReport(tx: Queries, received: Received): Promise<Stored | null> {
-  const { sender, report, at, interval, told } = received;
+  const { sender, report, at, ran, interval, told } = received;
   const host = await tx.one<Host>("SELECT * FROM hosts WHERE id = $1", [sender.host]);
   if (!host || host.archived_at !== null) return null;
   const own = told ? null : ownInterval(report);
@@ -50,7 +52,7 @@ export async function storeReport(tx: Queries, received: Received): Promise<Stor
   // A receipt that lies ahead is from before this clock was set back, and doesn't tell which report came first.
   const overtaken = sender.at < seen && seen <= at && report.recorded_at < (host.last_recorded_at ?? 0);
   const old = late || overtaken;
-  const update: Update = { tx, host, at: late ? report.recorded_at : at, old, changed: false };
+  const update: Update = { tx, host, at: late ? report.recorded_at : at, ran, old, changed: false };
   const containers = await updateContainers(update, report.containers);
   const guests = await updateGuests(update, report.guests);
   await addSamples(tx, { host: host.id, report, containers, guests });
@@ -59,8 +61,9 @@ export async function storeReport(tx: Queries, received: Received): Promise<Stor
     return { interval: next, changed: false };
   }
   await comeOnline(update);
-  await tx.run("UPDATE hosts SET last_seen_at = $1, away_ms = 0, told_interval = $2 WHERE id = $3", [
+  await tx.run("UPDATE hosts SET last_seen_at = $1, heard_ms = $2, told_interval = $3 WHERE id = $4", [
     at,
+    ran,
     next,
     host.id,
   ]);
@@ -73,6 +76,7 @@ interface Update {
   tx: Queries;
   host: Host;
   at: number;
+  ran: number;
   /** Whether the report says nothing of how things are now. */
   old: boolean;
   /** Set where an event was stored or may have been. */
@@ -103,14 +107,14 @@ async function keepLatest(tx: Queries, { id, facts, extras }: Host, report: Repo
 
 /** Writes the status only where it changes. */
 async function comeOnline(update: Update): Promise<void> {
-  const { tx, host, at } = update;
+  const { tx, host, at, ran } = update;
   if (host.status === "online") return;
   update.changed = true;
   await tx.run("UPDATE hosts SET status = 'online' WHERE id = $1", [host.id]);
   if (host.status === "pending") return;
   await close(tx, { host: host.id, types: ["host.stale", "host.offline"], at });
-  const away = duration(at - (host.last_seen_at ?? at));
-  await note(tx, { host: host.id, type: "host.recovered", text: `${host.name} is back after ${away}`, at });
+  const text = `${host.name} is back after ${duration(ran - host.heard_ms)}`;
+  await note(tx, { host: host.id, type: "host.recovered", text, at });
 }
 
 /** Only what is given and not null replaces what was known. */

@@ -5,8 +5,8 @@ import { describe, expect, test } from "bun:test";
 import { connect } from "node:net";
 import { PATIENCE_MS, exchange, statusesOf } from "../fuzz/kit.ts";
 import { caller } from "../front-kit.ts";
-import { Folder, certificates, have } from "../kit.ts";
-import { Hub, report } from "./kit.ts";
+import { Folder, certificates, have, until } from "../kit.ts";
+import { Hub, archive, report, statuses } from "./kit.ts";
 
 test("a Host that is none opens no door: what the operator reads isn't had by the name of an agent's door", async () => {
   await using hub = await Hub.start({ more: "auth: { token: operators }" });
@@ -39,8 +39,27 @@ describe("the order of checks", () => {
     }
     expect(used()).toBe(before);
     expect((await ping("web-2")).status).toBe(200);
+    // Uploads have an allowance of their own.
+    expect((await hub.ship("ep", await archive("x"))).status).toBe(201);
     await hub.daemon.said("reason=rate_limited");
     expect(hub.daemon.log.filter((line) => line.includes("reason=rate_limited")).length).toBe(1);
+  });
+
+  test("uploads over their allowance leave reports alone, and a report over its own is a sign of life", async () => {
+    await using hub = await Hub.start({
+      hosts: ["web-1", "web-2"],
+      more: "poll_interval_seconds: 1\nrate_limit_per_minute: 5",
+    });
+    const bytes = await archive("x");
+    for (let n = 0; n < 6; n++) expect((await hub.ship(`ep-${n}`, bytes)).status).toBe(n < 5 ? 201 : 429);
+    for (const host of ["web-1", "web-2"]) expect((await hub.report(report(), { host })).status).toBe(200);
+    const answers = new Set<number>();
+    await until("the silent one is offline", async () => {
+      answers.add((await hub.report()).status);
+      return statuses(hub)["web-2"] === "offline";
+    });
+    expect([...answers]).toEqual([200, 429]);
+    expect(statuses(hub)["web-1"]).toBe("online");
   });
 
   test("an unknown token costs no read of the body; 401 stamps nothing, 422 does", async () => {

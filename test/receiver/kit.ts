@@ -327,6 +327,12 @@ export function addHosts(hub: Hub, names: string[]): void {
   db.close();
 }
 
+/** As if a receiver that is down had run until that time. */
+export function runUntil(hub: Hub, seconds: number): void {
+  const line = Date.now() + seconds * 1000;
+  hub.change((db) => db.run("UPDATE meta SET value = json_set(value, '$.line', ?) WHERE key = 'alive'", [line]));
+}
+
 /** A report as of the receiver's clock. */
 export async function reportAt(
   hub: Hub,

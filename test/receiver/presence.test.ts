@@ -3,7 +3,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { Folder, have, inboxLines, until } from "../kit.ts";
-import { Hub, faketime, report, reportAt, startAt, statuses } from "./kit.ts";
+import { Hub, container, faketime, report, reportAt, startAt, statuses } from "./kit.ts";
 
 const library = faketime("the receiver's clock");
 
@@ -52,6 +52,56 @@ describe.skipIf(!library)("with a clock that is set", () => {
       expect(statuses(hub)["web-1"]).toBe("online");
       const types = hub.rows<{ type: string; host: number }>("SELECT type, host FROM events");
       expect(types.every(({ host }) => host === 2)).toBe(true);
+    },
+  );
+
+  test.each([3, -3, 740, -740])(
+    "a start with the clock %d days off deletes nothing, alarms nobody, loses no report and logs it once",
+    async (days) => {
+      using folder = new Folder();
+      const { hub, clock } = await startAt(folder, library!, ["web-1", "web-2"], "poll_interval_seconds: 1");
+      await using _ = hub;
+      const ill = { containers: [container("app", { health_status: "unhealthy" })] };
+      await hub.report(report(ill));
+      await hub.report(report(), { host: "web-2" });
+      await until("it is told", () => inboxLines(hub.inbox, "ops").length === 1);
+      await hub.daemon.kill();
+      hub.change((db) => {
+        const hour = Math.floor(Date.now() / 3_600_000);
+        const insert = db.query("INSERT INTO host_rollups VALUES (1, 3600, ?, '{\"cpu_percent\":[1,2,3,60]}')");
+        for (let n = 2; n < 8000; n++) insert.run((hour - n) * 3_600_000);
+      });
+      const tables = ["host_samples", "workload_samples", "host_rollups", "containers", "alerts", "tokens"];
+      const rows = () => tables.map((table) => hub.rows<{ n: number }>(`SELECT COUNT(*) AS n FROM ${table}`)[0]!.n);
+      const before = rows();
+      clock.offset(days * 86_400);
+      await hub.up();
+      const heard = async () => {
+        const answer = await hub.report(report(ill));
+        expect([answer.status, await answer.json()]).toEqual([503, expect.objectContaining({ code: "clock" })]);
+      };
+      await until("who sends nothing is offline, who is refused for the time is not", async () => {
+        await heard();
+        return statuses(hub)["web-2"] === "offline";
+      });
+      expect(statuses(hub)["web-1"]).toBe("online");
+      const wrong = () => hub.daemon.log.filter((line) => line.includes("the clock is wrong")).length;
+      expect(wrong()).toBe(1);
+      // The host's own clock is as wrong when it is the same machine.
+      await reportAt(hub, days * 86_400, "web-1", ill);
+      clock.offset(0);
+      await hub.daemon.said("the clock is right again");
+      expect((await hub.report(report(ill))).status).toBe(200);
+      expect((await hub.get<{ containers: Row[] }>("/v1/hosts/web-1")).containers[0]).toMatchObject({ name: "app" });
+      // A stop waits for the passes under way.
+      await hub.daemon.kill();
+      await hub.up();
+      await hub.daemon.kill();
+      const after = rows();
+      expect(tables.filter((_, n) => after[n]! < before[n]!)).toEqual([]);
+      const told = hub.rows<{ type: string; host: number }>("SELECT type, host FROM events ORDER BY id");
+      expect(told.filter(({ host }) => host === 1)).toEqual([{ type: "container.unhealthy", host: 1 }]);
+      expect(hub.daemon.log.filter((line) => line.includes("the clock"))).toEqual([]);
     },
   );
 
