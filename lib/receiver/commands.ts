@@ -3,6 +3,7 @@
 
 import { hostname } from "node:os";
 import { isLoopback } from "../config.ts";
+import { BACKUP_COMMANDS } from "./backup.ts";
 import { printable } from "../text.ts";
 import { type Command, UsageError } from "../service.ts";
 import type { Config } from "./config.ts";
@@ -204,4 +205,5 @@ example: picket-receiver host set web-1 --interval 300`,
   },
   ...HOST_COMMANDS,
   ...EPISODE_COMMANDS,
+  ...BACKUP_COMMANDS,
 } satisfies Record<string, Command<Config>>;

@@ -8,8 +8,8 @@
 // while it waits for that lock, so the wait is made of short steps with sleep between them.
 
 import { Database as Sqlite, type Statement } from "bun:sqlite";
-import { chmodSync, existsSync } from "node:fs";
-import { join } from "node:path";
+import { chmodSync, closeSync, existsSync, fsyncSync, openSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { ConfigError } from "../config.ts";
 import { cannotWrite, deniedHint, inheritOwner, makeFolder } from "../files.ts";
 import { type Database, DatabaseError, type Queries, type Value } from "./database.ts";
@@ -57,6 +57,74 @@ export function openSqlite(dir: string): Database {
     throw Object.assign(new Error(`open "${file}"`, { cause: worded(error, dir) }), {
       hint: deniedHint((error as { code?: string }).code),
     });
+  }
+}
+
+/**
+ * Copies a file's tables into a new file, which may be there empty: consistent while others write, without free pages, and synced.
+ * @throws Error; what there is of the copy is of no use then.
+ */
+export function copySqlite(file: string, copy: string): void {
+  try {
+    using source = new Sqlite(file, { readonly: true });
+    source.run(`PRAGMA busy_timeout=${BUSY_MS}`);
+    // A copy of an older store can shrink, too. Where the source can, this would write to it.
+    if (vacuumMode(source) === 0) source.run("PRAGMA auto_vacuum=INCREMENTAL");
+    source.run("VACUUM INTO ?1", [copy]);
+  } catch (error) {
+    throw worded(error, dirname(copy));
+  }
+  syncFile(copy);
+}
+
+/**
+ * Brings a copy's tables up to this version, changes it, and syncs it. Nothing is undone on an error.
+ * @throws ConfigError when the tables are of a newer version than this program.
+ */
+export function alterSqlite(
+  { file, name = file }: { file: string; name?: string },
+  work: (run: (text: string, values?: Value[]) => void) => void,
+): void {
+  try {
+    using db = new Sqlite(file);
+    db.run("PRAGMA journal_mode=OFF");
+    migrate(db, name);
+    work((text, values = []) => db.run(text, values));
+  } catch (error) {
+    throw worded(error, dirname(file));
+  }
+  syncFile(file);
+}
+
+/** Reads rows of a file, one by one. @throws Error where it isn't a database. */
+export function* readSqlite<T>(file: string, text: string): Iterable<T> {
+  using db = new Sqlite(file, { readonly: true });
+  yield* db.query(text).iterate() as Iterable<T>;
+}
+
+/** Writes what waits in a file's log into the file itself, so that the file alone is all of it. @throws DatabaseError. */
+export function foldLog(file: string): void {
+  try {
+    using db = new Sqlite(file, { readwrite: true });
+    db.run(`PRAGMA busy_timeout=${BUSY_MS}`);
+    // Fails while another process has the file open.
+    db.run("PRAGMA journal_mode=DELETE");
+  } catch (error) {
+    throw worded(error, dirname(file));
+  }
+}
+
+/** 0 where the file can't shrink. */
+function vacuumMode(db: Sqlite): number {
+  return db.query<{ auto_vacuum: number }, []>("PRAGMA auto_vacuum").get()?.auto_vacuum ?? 0;
+}
+
+function syncFile(path: string): void {
+  const fd = openSync(path, "r");
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
   }
 }
 
