@@ -27,6 +27,7 @@ import { type Playbook, playbooksOf, writePlaybooks } from "./lib/observer/playb
 import { readingRoutes } from "./lib/observer/reading.ts";
 import { Ledger, Recorder } from "./lib/observer/recorder.ts";
 import { type Verdict, askModel, judge, readReview } from "./lib/observer/review.ts";
+import { scrub } from "./lib/observer/scrub.ts";
 import { type Called, type Loop, type Running, type Service, run } from "./lib/service.ts";
 
 const USAGE = `picket-observer: records operations, and escalates failures that repeat
@@ -72,6 +73,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   const ledger = new Ledger(clusters);
   const operations = await openLog(config, ledger, log);
   const recorder = new Recorder(ledger, operations);
+  recorder.scrubs = config.scrub === "on";
   const model = config.llm ? new Model(config.llm) : null;
   const escalations = await Escalations.open({
     folder,
@@ -128,6 +130,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       server.reload(next);
       observer.config = next;
       operations.rotateBytes = next.rotate_mb * (1 << 20);
+      recorder.scrubs = next.scrub === "on";
       clusters.rules = escalationRules(next);
       // The hourly budget continues unless the model is another one.
       if (!sameModel(next.llm, config.llm)) observer.model = next.llm ? new Model(next.llm) : null;
@@ -278,12 +281,16 @@ function health(observer: Observer): Health {
 /** Records one operation, or an array; an array's answer has one entry for each item. */
 async function takeEvent({ recorder }: Observer, data: unknown): Promise<unknown> {
   const now = Date.now();
-  const accepted = () => ({ accepted: true, ring_size: recorder.ledger.tally.ringSize });
+  const accepted = (warnings: string[]) => ({
+    accepted: true,
+    ring_size: recorder.ledger.tally.ringSize,
+    ...(warnings.length > 0 ? { warnings } : {}),
+  });
   if (!Array.isArray(data)) {
     const read = readOperation(data, now);
     if ("broken" in read) throw invalid(read.broken);
     await recorder.record([read.operation]).catch(notStored);
-    return accepted();
+    return accepted(read.warnings);
   }
   if (data.length > MOST_OPERATIONS) {
     throw new Refusal(422, "too_many", `expected at most ${MOST_OPERATIONS} operations, found ${data.length}`);
@@ -291,7 +298,7 @@ async function takeEvent({ recorder }: Observer, data: unknown): Promise<unknown
   const reads = data.map((item) => readOperation(item, now));
   await recorder.record(reads.flatMap((read) => ("operation" in read ? [read.operation] : []))).catch(notStored);
   return reads.map((read) => {
-    if ("operation" in read) return accepted();
+    if ("operation" in read) return accepted(read.warnings);
     const { message, code, extra } = invalid(read.broken);
     return { accepted: false, error: message, code, ...extra };
   });
@@ -315,7 +322,7 @@ async function review(
   data: unknown,
   stopping: AbortSignal,
 ): Promise<Verdict> {
-  const input = readReview(data);
+  const input = config.scrub === "on" ? scrub(readReview(data)) : readReview(data);
   let verdict = judge(input, config.review);
   if (model) {
     const asked = await askModel(input, model, stopping);

@@ -64,6 +64,8 @@ const Settings = v.strictObject({
     ),
     {},
   ),
+  /** Whether secrets in texts are replaced before anything is written, shown or sent. */
+  scrub: v.optional(v.picklist(["on", "off"]), "on"),
   /** Judges reviews and diagnoses escalations; when it fails, the heuristic judges a review. */
   llm: v.optional(Llm),
   /** The inbox that gets the escalations. */

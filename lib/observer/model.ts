@@ -76,7 +76,15 @@ function endpointOf(url: string): string {
 
 function contentOf({ choices }: { choices?: unknown }): string | null {
   const content = (choices as { message?: { content?: unknown } | null }[] | undefined)?.[0]?.message?.content;
-  return typeof content === "string" && content.trim() !== "" ? content : null;
+  const answer = typeof content === "string" ? withoutThoughts(content) : "";
+  return answer === "" ? null : answer;
+}
+
+/** An answer without the thoughts before it. Some servers leave out the tag that begins them; what never ends is no answer. */
+function withoutThoughts(text: string): string {
+  const TAG = "(?:think(?:ing)?|thought|reason(?:ing)?|reflection)";
+  const [rest = ""] = text.split(new RegExp(`</${TAG}>`, "i")).slice(-1);
+  return rest.replace(new RegExp(`<${TAG}>[^]*$`, "i"), "").trim();
 }
 
 /** The last JSON object in an answer, which may have text around it or a code block; null if there is none. */

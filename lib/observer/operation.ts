@@ -7,6 +7,7 @@
 
 import { DEEPEST, isNestedDeeper } from "../json.ts";
 import type { BrokenField } from "../refusal.ts";
+import { outcomeOf } from "./outcome.ts";
 
 /** Where operations come from. */
 export const SOURCES = ["mcp", "scenario", "langfuse", "overseer_correction", "workflow", "inbox"] as const;
@@ -95,11 +96,14 @@ const CHECKS = new Map<string, Check>(Object.entries(FIELDS));
 
 /**
  * Validates an operation and fills in defaults: `timestamp` is now, `source` is `mcp`, `success` is true unless there is an
- * `error`.
+ * `error`, or another field says so (outcome.ts).
  * @param now milliseconds since 1970.
- * @returns the operation, or every field that is wrong.
+ * @returns the operation with a sentence for each field that isn't understood, or every field that is wrong.
  */
-export function readOperation(data: unknown, now: number): { operation: Operation } | { broken: BrokenField[] } {
+export function readOperation(
+  data: unknown,
+  now: number,
+): { operation: Operation; warnings: string[] } | { broken: BrokenField[] } {
   if (typeof data !== "object" || data === null || Array.isArray(data)) {
     return { broken: [{ field: "", error: "expected an operation: a JSON object" }] };
   }
@@ -113,8 +117,12 @@ export function readOperation(data: unknown, now: number): { operation: Operatio
     if (error !== null) broken.push({ field, error });
   }
   if (broken.length > 0) return { broken };
-  return { operation: completed(given, now) };
+  const isSaid = typeof (given["success"] ?? given["ok"]) === "boolean";
+  const { failed, warnings } = isSaid ? NOTHING_SAID : outcomeOf(given);
+  return { operation: completed(given, failed, now), warnings };
 }
+
+const NOTHING_SAID = { failed: false, warnings: [] };
 
 function tooDeep(value: unknown): string | null {
   return isNestedDeeper(value, DEEPEST) ? `expected at most ${DEEPEST} levels of nesting` : null;
@@ -131,17 +139,17 @@ const DECIDED = new Set([
 ]);
 
 /** Fills in defaults, replaces second names, drops known fields that are null. */
-function completed(given: Given, now: number): Operation {
+function completed(given: Given, failed: boolean, now: number): Operation {
   const { id, timestamp, endpoint, source, success, ok, error } = given;
-  const failed = typeof error === "string" && error.trim() !== "";
+  const hasError = typeof error === "string" && error.trim() !== "";
   const operation = (id ? { id } : {}) as Operation;
   operation.timestamp = timestamp || new Date(now).toISOString();
   operation.endpoint = endpoint!;
   operation.source = (source?.trim() || "mcp") as Source;
-  operation.success = success ?? ok ?? !failed;
+  operation.success = success ?? ok ?? !(failed || hasError);
   operation.duration_ms = given.duration_ms ?? given.audit_duration_ms ?? 0;
   operation.output_summary = given.output_summary ?? given.one_liner ?? "";
-  if (failed) operation.error = error;
+  if (hasError) operation.error = error;
   operation.input_summary = (given.input_summary ?? "").toWellFormed();
   for (const name of Object.keys(given)) {
     if (DECIDED.has(name)) continue;

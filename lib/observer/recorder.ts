@@ -5,6 +5,7 @@ import type { Clusters } from "./clusters.ts";
 import { RecentIds } from "./ids.ts";
 import type { Books, OpLog } from "./op-log.ts";
 import { type Operation, isRecorded } from "./operation.ts";
+import { scrub } from "./scrub.ts";
 import { LEVELS } from "./spells.ts";
 import { Tally } from "./tally.ts";
 
@@ -76,6 +77,8 @@ export class Ledger implements Books {
 /** Writes operations into the log, each id once. */
 export class Recorder {
   readonly ledger: Ledger;
+  /** Whether secrets in texts are replaced. */
+  scrubs = true;
   #log: OpLog;
   /** Ids that are being written, each with its write: a duplicate waits for that. */
   #underWay = new Map<string, Promise<void>>();
@@ -90,7 +93,8 @@ export class Recorder {
    * failures that need a fingerprint is too long.
    * @returns how many were recorded. @throws the file system's error; then none was recorded.
    */
-  async record(operations: readonly Operation[]): Promise<number> {
+  async record(given: readonly Operation[]): Promise<number> {
+    const operations = this.scrubs ? given.map(scrubbed) : given;
     for (;;) {
       const { fresh, ids, others } = this.#sort(operations);
       if (others.length === 0) {
@@ -127,4 +131,10 @@ export class Recorder {
       for (const id of ids) this.#underWay.delete(id);
     }
   }
+}
+
+/** An id is compared, not shown: it stays. */
+function scrubbed(operation: Operation): Operation {
+  const clean = scrub(operation);
+  return operation.id === clean.id ? clean : { ...clean, id: operation.id! };
 }

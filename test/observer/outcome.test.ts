@@ -1,0 +1,78 @@
+// How operations say that they failed, in the fields of other programs.
+
+import { expect, test } from "bun:test";
+import { Witness } from "./kit.ts";
+
+type Answer = { accepted: boolean; warnings?: string[] };
+
+const FAILURES: object[] = [
+  { isError: true },
+  { is_error: "true" },
+  { has_error: 1 },
+  { failed: true },
+  { succeeded: false },
+  { status: "failed" },
+  { status: "ERROR" },
+  { status: "Timed out" },
+  { status: 503 },
+  { outcome: "failure" },
+  { conclusion: "failure" },
+  { level: "error" },
+  { severity: "CRITICAL" },
+  { log_level: "fatal" },
+  { exit_code: 1 },
+  { exitCode: "137" },
+  { return_code: -9 },
+  { status_code: 500 },
+  { "http-status": "502" },
+  { errors: [{ message: "no" }] },
+  { result: { isError: true, content: [] } },
+  { result: "error" },
+  { isError: false, exit_code: 2 },
+];
+const SUCCESSES: object[] = [
+  { isError: false },
+  { isError: null },
+  { failed: false },
+  { status: "ok" },
+  { status: "Completed" },
+  { status: 200 },
+  { status_code: 404 },
+  { level: "warning" },
+  { exit_code: 0 },
+  { errors: [] },
+  { result: { text: "error" } },
+  { result: "42 rows" },
+  { state: "failed" },
+  { success: true, isError: true },
+  { ok: true, exit_code: 1 },
+];
+const UNCLEAR: [field: string, value: unknown][] = [
+  ["status", "half done"],
+  ["exit_code", "SIGKILL"],
+  ["isError", { code: 1 }],
+  ["status_code", 7],
+  ["level", 50],
+  ["errors", "many"],
+];
+
+test("other programs' signs of failure count, and what isn't understood is said in the answer", async () => {
+  await using witness = await Witness.start();
+  const operations = [...FAILURES, ...SUCCESSES, ...UNCLEAR.map(([field, value]) => ({ [field]: value }))];
+  const body = operations.map((fields, index) => ({ endpoint: `call ${index}`, ...fields }));
+  const answers = (await (await witness.post("/observer/event", body)).json()) as Answer[];
+  const { events } = await witness.get<{ events: { success: boolean }[] }>("/observer/events");
+  const seen = events.toReversed().map(({ success }, index) => ({ ...operations[index], "": success }));
+  const expected = operations.map((fields, index) => ({ ...fields, "": index >= FAILURES.length }));
+  expect(seen).toEqual(expected);
+  const warned = answers.flatMap(({ warnings }, index) => (warnings ? [[index, warnings]] : []));
+  const first = FAILURES.length + SUCCESSES.length;
+  expect(warned).toEqual(
+    UNCLEAR.map(([field], index) => [
+      first + index,
+      [`${field}: not understood as success or failure; send "success": true or false`],
+    ]),
+  );
+  const single = await witness.post("/observer/event", { endpoint: "one", status: "half done" });
+  expect(await single.json()).toMatchObject({ accepted: true, warnings: [expect.stringContaining("status: ")] });
+});
