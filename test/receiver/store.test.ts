@@ -118,6 +118,8 @@ test("a store that another program has locked is 503 after a while, and holds up
   await using hub = await Hub.start();
   const { Database } = await import("bun:sqlite");
   const other = new Database(join(hub.data, "receiver.db"));
+  // The daemon itself may be writing at this moment.
+  other.run("PRAGMA busy_timeout=10000");
   other.run("BEGIN IMMEDIATE");
   const over = new AbortController();
   const reports = Promise.all(Array.from({ length: 5 }, () => hub.report())).finally(() => over.abort());
