@@ -91,8 +91,8 @@ export function space(folders: readonly string[]): Check[] {
       const { dev } = statSync(there);
       if (seen.has(dev)) return [];
       seen.add(dev);
-      const { bavail, blocks, bsize, files, ffree } = statfsSync(there);
-      const free = bavail * bsize;
+      const { bavail, blocks, frsize, files, ffree } = statfsSync(there);
+      const free = bavail * frsize;
       // btrfs and others have no fixed number of inodes, and give 0.
       const inodes = files > 0 ? ffree / files : 1;
       const detail = `${(free / GIB).toFixed(1)} GiB and ${Math.floor(inodes * 100)} % of the inodes free`;

@@ -83,8 +83,8 @@ export function openToRead(path: string): number | null {
 export function cannotWrite(folder: string): string | null {
   try {
     accessSync(folder, constants.W_OK | constants.X_OK);
-    const { bavail, bsize, files, ffree } = statfsSync(folder);
-    if (bavail * bsize < ROOM_BYTES) return `DISK FULL: no space left in "${folder}"`;
+    const { bavail, frsize, files, ffree } = statfsSync(folder);
+    if (bavail * frsize < ROOM_BYTES) return `DISK FULL: no space left in "${folder}"`;
     // btrfs and others have no fixed number of inodes, and give 0.
     return files > 0 && ffree === 0 ? `DISK FULL: no inodes left in "${folder}"` : null;
   } catch (error) {

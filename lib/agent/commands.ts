@@ -41,7 +41,7 @@ async function selftest(context: Context): Promise<void> {
   const sampler = new Sampler(config, { env, log });
   await Bun.sleep(FIRST_SAMPLE_MS);
   const show = (value: unknown) => print(JSON.stringify(value, null, 2));
-  if (what === "host") return show(sampler.host());
+  if (what === "host") return show(await sampler.host());
   if (what === "docker") {
     return show((await sampler.containers(signal)) ?? `no containers read (socket: ${sampler.dockerSocket ?? "none"})`);
   }

@@ -29,11 +29,10 @@ export class Sampler {
   constructor(settings: SourceSettings, { env, log }: { env: Record<string, string | undefined>; log: Log }) {
     this.#settings = settings;
     this.#env = env;
-    this.#host = new HostReader({ root: "/", mounts: settings.disks });
     this.#seldom = seldom(log);
-    this.#proxmox = settings.proxmox
-      ? new Proxmox(settings.proxmox, (kind, text) => this.#seldom.warn(kind, text))
-      : null;
+    const warn = (kind: string, text: string) => this.#seldom.warn(kind, text);
+    this.#host = new HostReader({ root: "/", mounts: settings.disks, warn });
+    this.#proxmox = settings.proxmox ? new Proxmox(settings.proxmox, warn) : null;
   }
 
   /** The container engine's socket; null if there is none yet. */
@@ -43,7 +42,8 @@ export class Sampler {
   }
 
   /** This host's own figures and facts. */
-  host() {
+  async host() {
+    await this.#host.ask();
     return this.#host.read();
   }
 
@@ -80,8 +80,9 @@ export class Sampler {
       this.containers(signal),
       readServices(services),
       this.#dockerVersion(signal),
+      this.#host.ask(),
     ]);
-    const { metrics, facts } = this.host();
+    const { metrics, facts } = this.#host.read();
     // The node's API has only the root file system.
     const { disk_used_gb, disk_total_gb } = metrics;
     const ownDisks = disks.join() === "/" ? {} : { disk_used_gb, disk_total_gb };

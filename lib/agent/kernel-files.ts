@@ -1,0 +1,54 @@
+// Files that the kernel makes: /proc and /sys. One that can't be read is null.
+
+import { readFileSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+
+/** The files of one report: several figures are in the same file, and /proc/stat is long on a machine with many CPUs. */
+export interface KernelFiles {
+  text(path: string): string | null;
+  /** A folder's names, `hwmon2` before `hwmon10`; empty if it can't be read. */
+  names(path: string): string[];
+}
+
+const byNumber = new Intl.Collator("en", { numeric: true }).compare;
+
+/** @param root the folder of proc/, sys/ and etc/: "/" except in tests. */
+export function openKernelFiles(root: string): KernelFiles {
+  const texts = new Map<string, string | null>();
+  return {
+    text(path) {
+      const known = texts.get(path);
+      if (known !== undefined) return known;
+      const text = textOf(join(root, path));
+      texts.set(path, text);
+      return text;
+    },
+    names(path) {
+      try {
+        return readdirSync(join(root, path)).toSorted(byNumber);
+      } catch {
+        return [];
+      }
+    },
+  };
+}
+
+function textOf(path: string): string | null {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return null;
+  }
+}
+
+/** The number that a text begins with. */
+export function numberIn(text: string | null | undefined): number | null {
+  const found = /^\s*(-?\d+(?:\.\d+)?)/.exec(text ?? "")?.[1];
+  return found === undefined ? null : Number(found);
+}
+
+/** The number of a line `name  123` or `name: 123 kB`. */
+export function fieldIn(text: string | null, name: string): number | null {
+  const found = new RegExp(`^${name}:? +(\\d+)(?: kB)?$`, "m").exec(text ?? "")?.[1];
+  return found === undefined ? null : Number(found);
+}
