@@ -9,16 +9,25 @@ import example from "./etc/collector.yaml" with { type: "text" };
 import { COMMANDS } from "./lib/collector/commands.ts";
 import { Config, type Route } from "./lib/collector/config.ts";
 import { readPayload, unpacking } from "./lib/collector/body.ts";
-import { type Asked, comparable, deliveryId, eventId } from "./lib/collector/delivery.ts";
+import { DELIVERIES, Deliveries, type DeliveryRecord } from "./lib/collector/deliveries.ts";
+import { askedOf, comparable, deliveryId, eventId } from "./lib/collector/delivery.ts";
 import { type DropFigures, DropFolder } from "./lib/collector/drop-folder.ts";
 import { SignatureError, type Verifier, compileVerifier } from "./lib/collector/signature.ts";
 import { TemplateError } from "./lib/collector/template.ts";
 import type { Listen } from "./lib/config.ts";
 import { cannotWrite, isDiskFull } from "./lib/files.ts";
 import { type Answer, type Health, type Server, pathOf, readBody, serve } from "./lib/http.ts";
-import { Refusal, refusalLog, unknownPath, wrongMethod } from "./lib/refusal.ts";
-import { type InboxEvent, InboxWriter, type Priority, completeEvent, randomId, statePath } from "./lib/inbox.ts";
-import type { Log } from "./lib/log.ts";
+import { Refusal, unknownPath, wrongMethod } from "./lib/refusal.ts";
+import {
+  type Delivery,
+  type InboxEvent,
+  InboxWriter,
+  type Priority,
+  completeEvent,
+  randomId,
+  statePath,
+} from "./lib/inbox.ts";
+import { type Log, seldom } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
 import { type Called, type Loop, type Running, type Service, run } from "./lib/service.ts";
 
@@ -49,7 +58,9 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   const metrics = new Registry();
   const drops = { delivered: 0, dead_letters: 0, waiting: 0, errors: 0 };
   const figures = { ...createFigures(metrics, drops), drops };
-  const collector: Collector = { config, inbox, log, metrics, figures, routes: compileRoutes(config), folder: null };
+  const deliveries = new Deliveries(config.inbox_dir);
+  const routes = compileRoutes(config);
+  const collector: Collector = { config, inbox, deliveries, log, metrics, figures, routes, folder: null };
   collector.folder = openDropFolder(collector, config);
   const emptying = emptyDropFolder(collector, service);
   const server = config.webhook ? listenForWebhooks(collector, config.webhook.listen) : null;
@@ -82,7 +93,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     async stop() {
       await server?.stop();
       collector.folder?.close();
-      await inbox.close();
+      await Promise.all([deliveries.close(), inbox.close()]);
     },
   };
 }
@@ -94,6 +105,7 @@ interface Collector {
   /** The drop folder; null without one. */
   folder: DropFolder | null;
   inbox: InboxWriter;
+  deliveries: Deliveries;
   figures: Figures;
   metrics: Registry;
   log: Log;
@@ -150,37 +162,54 @@ function routeAt({ routes }: Collector, path: string): CompiledRoute | undefined
 }
 
 function takeWebhooks(collector: Collector): Answer {
-  const { figures, log } = collector;
-  const refusals = refusalLog(log);
+  const { figures, deliveries } = collector;
+  const rare = seldom(collector.log);
   return async (request, { ip }) => {
     const route = routeAt(collector, pathOf(request.url));
     if (!route) throw unknownPath();
+    const record: DeliveryRecord = { ts: new Date().toISOString(), route: route.title, status: ACCEPTED.status };
     try {
       if (request.method !== "POST") throw wrongMethod(request.method, "POST");
       figures.received.add();
-      return await receive(collector, route, request);
+      return await receive(collector, { route, request, record });
     } catch (error) {
       figures.errors.add();
-      if (request.signal.aborted) throw error;
-      const refusal = asRefusal(error, route, log);
-      if (refusal.status === 401) refusals(refusal, ip());
-      throw refusal;
+      const gone = request.signal.aborted;
+      const refusal = gone ? new Refusal(499, "gone", "the sender went away") : asRefusal(error, route);
+      const { status, code, message: reason, log: more } = refusal;
+      Object.assign(record, { status, reason });
+      const level = status < 500 ? "warn" : "error";
+      rare[level](`${route.title} ${code}`, "delivery refused", { ...record, ts: undefined, ip: ip(), ...more });
+      throw gone ? error : refusal;
+    } finally {
+      deliveries.note(record);
     }
   };
 }
 
+interface Received {
+  route: CompiledRoute;
+  request: Request;
+  /** What the list of deliveries says of it; filled in on the way. */
+  record: DeliveryRecord;
+}
+
 /** One delivery, from its signature to its lines on disk. */
-async function receive(collector: Collector, route: CompiledRoute, request: Request): Promise<Response> {
+async function receive(collector: Collector, { route, request, record }: Received): Promise<Response> {
   const asked = askedOf(request);
+  const length = asked.header("content-length");
+  if (length) record.size = Number(length);
   // A request that its headers rule out isn't read.
   const verifyBody = route.verifier(asked, Date.now());
   const unpacked = unpacking(asked.header("content-encoding"), MAX_BODY_BYTES);
   const body = await readBody(request, MAX_BODY_BYTES);
+  record.size = body.length;
   verifyBody(body);
   const { data, text } = await readPayload(unpacked(body), asked.header("content-type"));
   const context = { missing: route.missing, ...asked, body: text };
   if (route.when && route.when.render(data, context).trim() !== "true") {
     collector.figures.filtered.add();
+    Object.assign(record, { status: 200, reason: "`when` is not true" });
     return Response.json({ skipped: true });
   }
   const delivery = deliveryId(asked.header);
@@ -193,38 +222,28 @@ async function receive(collector: Collector, route: CompiledRoute, request: Requ
     const event = { ts, id, from: collector.config.agent, to, type, priority, payload, sentinel, source };
     return deliver(collector, event, delivery !== null);
   });
-  await (others.length === 0 ? first : Promise.all([first, ...others]));
+  const outcomes = others.length === 0 ? [await first] : await Promise.all([first, ...others]);
+  record.id = id;
+  if (!outcomes.includes("written")) record.reason = "delivered before";
   return new Response(`{"id":"${id}"}`, ACCEPTED);
 }
 
 /** Appends an event to its recipient's inbox, durably; `once`: unless its id is there already. */
-async function deliver({ inbox, figures }: Collector, event: InboxEvent, once: boolean): Promise<void> {
-  if (!once) await inbox.deliver(event);
-  else if ((await inbox.deliverOnce(event)) === "already") return figures.duplicates.add();
-  figures.emitted.add();
+async function deliver({ inbox, figures }: Collector, event: InboxEvent, once: boolean): Promise<Delivery> {
+  const outcome = once ? await inbox.deliverOnce(event) : await inbox.deliver(event);
+  (outcome === "already" ? figures.duplicates : figures.emitted).add();
+  return outcome ?? "written";
 }
 
 /** What went wrong, as the answer that makes a sender do the right thing. */
-function asRefusal(error: unknown, { challenge }: CompiledRoute, log: Log): Refusal {
+function asRefusal(error: unknown, { challenge }: CompiledRoute): Refusal {
   if (error instanceof Refusal) return error;
   if (error instanceof SignatureError) return new Refusal(401, "signature", error.message, { headers: challenge });
   if (error instanceof TemplateError) return new Refusal(500, "template", `the template fails: ${error.message}`);
-  log.error("event not written", { error });
-  if (isDiskFull(error))
-    return new Refusal(507, "disk_full", "the inbox can't be written: no space left; send it again later");
-  return new Refusal(500, "inbox", "the inbox can't be written; send it again later");
-}
-
-function askedOf({ headers, url }: Request): Asked {
-  let parameters: URLSearchParams | undefined;
-  return {
-    header: (name) => headers.get(name),
-    query(name) {
-      const start = url.indexOf("?");
-      parameters ??= new URLSearchParams(start < 0 ? "" : url.slice(start));
-      return parameters.get(name);
-    },
-  };
+  const log = { error };
+  return isDiskFull(error)
+    ? new Refusal(507, "disk_full", "the inbox can't be written: no space left; send it again later", { log })
+    : new Refusal(500, "inbox", "the inbox can't be written; send it again later", { log });
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -241,19 +260,9 @@ function openDropFolder(collector: Collector, { drop_folder }: Config): DropFold
     log,
     figures: figures.drops,
     delivered: inbox,
-    deliver({ recipient, type, priority, payload, sentinel }, { id, source }) {
-      const from = collector.config.agent;
-      const draft = {
-        id,
-        from,
-        to: recipient,
-        type,
-        priority: priority || "normal",
-        payload,
-        sentinel,
-        source,
-      } as const;
-      return deliver(collector, completeEvent(draft), true);
+    deliver({ recipient: to, priority, ...drop }, given) {
+      const event = { ...drop, ...given, from: collector.config.agent, to, priority: priority || ("normal" as const) };
+      return deliver(collector, completeEvent(event), true);
     },
   });
 }
@@ -310,11 +319,12 @@ function health({ figures, inbox, config, folder }: Collector): Health {
   };
 }
 
-function statusLine({ figures }: Collector): string {
+function statusLine({ figures, deliveries }: Collector): string {
   const { waiting, dead_letters } = figures.drops;
   const dead = dead_letters > 0 ? `, ${dead_letters} dead letters` : "";
   const stay = waiting > 0 ? `, ${waiting} drops waiting` : "";
-  return `${figures.emitted.value} events, ${figures.errors.value} errors${dead}${stay}`;
+  const refused = deliveries.refused > 0 ? `, ${deliveries.refused} deliveries refused in 10 min` : "";
+  return `${figures.emitted.value} events, ${figures.errors.value} errors${dead}${stay}${refused}`;
 }
 
 /** Runs the role: by itself, or as a part of picket.ts. */
@@ -325,7 +335,7 @@ export const start = (called?: Called) =>
       usage: USAGE,
       schema: Config,
       main,
-      commands: COMMANDS,
+      commands: { ...COMMANDS, deliveries: DELIVERIES },
       example,
     },
     called,

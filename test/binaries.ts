@@ -61,7 +61,9 @@ function sources(): string {
   hasher.update(Bun.version);
   if (Bun.which("git"))
     hasher.update(Bun.spawnSync(["git", "rev-parse", "HEAD"], { cwd: ROOT, stderr: "ignore" }).stdout);
-  for (const name of [...new Bun.Glob("{*,{lib,etc}/**/*}").scanSync({ cwd: ROOT })].toSorted()) {
+  // Two patterns: Bun finds nothing for "{*,…}".
+  const names = ["*", "{lib,etc}/**/*"].flatMap((pattern) => [...new Bun.Glob(pattern).scanSync({ cwd: ROOT })]);
+  for (const name of names.toSorted()) {
     hasher.update(`\0${name}\0`);
     hasher.update(readFileSync(join(ROOT, name)));
   }

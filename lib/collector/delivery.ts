@@ -25,6 +25,19 @@ export interface Asked {
   query: (name: string) => string | null | undefined;
 }
 
+/** What a request says; the query is read when it is asked for. */
+export function askedOf({ headers, url }: Request): Asked {
+  let parameters: URLSearchParams | undefined;
+  return {
+    header: (name) => headers.get(name),
+    query(name) {
+      const start = url.indexOf("?");
+      parameters ??= new URLSearchParams(start < 0 ? "" : url.slice(start));
+      return parameters.get(name);
+    },
+  };
+}
+
 /**
  * Headers that carry it, first match wins: `webhook-id` leads, because its scheme signs it, so that a captured delivery can't be
  * made a new one by adding a header; so does Svix with `svix-id`. Standard Webhooks and GitLab's signing token send `webhook-id`, GitLab

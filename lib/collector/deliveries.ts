@@ -1,0 +1,148 @@
+// The last deliveries over webhooks, for people: when, to which route, with what answer and why; never the body.
+//
+//   <inbox_dir>/.picket/deliveries.jsonl        the newest ones, up to 1 MiB
+//   <inbox_dir>/.picket/deliveries.1.jsonl      the file before it
+//
+// Nothing depends on them, so they cost little: written at most ten times a second, a thousand at a time, and never synced. What
+// comes faster than that is left out, and a crash takes what came within the last tenth of a second.
+
+import { renameSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { deniedHint } from "../files.ts";
+import { statePath } from "../inbox.ts";
+import { Journal } from "../journal.ts";
+import { replay } from "../replay.ts";
+import { type Command, type CommandContext, UsageError } from "../service.ts";
+import { cut, printable } from "../text.ts";
+import type { Config } from "./config.ts";
+
+/** So many are shown. A line has less than 1 KiB, so that a full file holds them. */
+const SHOWN = 1000;
+const FULL_BYTES = 1 << 20;
+const WRITE_MS = 100;
+const RECENT_MINUTES = 10;
+
+/** One delivery as it is listed. */
+export interface DeliveryRecord {
+  ts: string;
+  route: string;
+  status: number;
+  /** Why there is no new event. */
+  reason?: string;
+  /** Bytes of the body; absent where it wasn't read and its length wasn't announced. */
+  size?: number;
+  /** The event's id. */
+  id?: string;
+}
+
+const pathsOf = (inboxDir: string) =>
+  ["deliveries.1.jsonl", "deliveries.jsonl"].map((name) => join(statePath(inboxDir), name)) as [string, string];
+
+/** Keeps the list, and counts what was refused. */
+export class Deliveries {
+  #older: string;
+  #journal: Journal;
+  #waiting: DeliveryRecord[] = [];
+  #timer: Timer | null = null;
+  #writtenAt = 0;
+  /** How many were refused in each of the last minutes. */
+  #refused = new Map<number, number>();
+
+  constructor(inboxDir: string) {
+    const [older, path] = pathsOf(inboxDir);
+    this.#older = older;
+    this.#journal = new Journal({ path, durability: "os", intents: null });
+  }
+
+  note(record: DeliveryRecord): void {
+    if (record.status >= 400) this.#count();
+    this.#waiting.push(record);
+    if (this.#waiting.length > 2 * SHOWN) this.#waiting.splice(0, SHOWN);
+    this.#timer ??= setTimeout(() => void this.#write(), this.#writtenAt + WRITE_MS - performance.now());
+  }
+
+  /** How many were refused within the last ten minutes. */
+  get refused(): number {
+    const oldest = minute() - RECENT_MINUTES;
+    return [...this.#refused].reduce((sum, [at, count]) => (at > oldest ? sum + count : sum), 0);
+  }
+
+  /** Writes what waits, and closes. */
+  async close(): Promise<void> {
+    if (this.#timer) clearTimeout(this.#timer);
+    await this.#write();
+    await this.#journal.close();
+  }
+
+  #count(): void {
+    const now = minute();
+    this.#refused.set(now, (this.#refused.get(now) ?? 0) + 1);
+    for (const at of this.#refused.keys()) if (at <= now - RECENT_MINUTES) this.#refused.delete(at);
+  }
+
+  async #write(): Promise<void> {
+    this.#timer = null;
+    this.#writtenAt = performance.now();
+    const lines = this.#waiting.splice(0).slice(-SHOWN).map(asLine);
+    try {
+      const { size } = statSync(this.#journal.path, { throwIfNoEntry: false }) ?? { size: 0 };
+      if (size >= FULL_BYTES) renameSync(this.#journal.path, this.#older);
+      await this.#journal.appendAll(lines);
+    } catch {
+      // A full disk is what the inbox itself reports.
+    }
+  }
+}
+
+function minute(): number {
+  return Math.floor(performance.now() / 60_000);
+}
+
+function asLine({ route, reason, ...rest }: DeliveryRecord): string {
+  return JSON.stringify({ ...rest, route: cut(route, 200), reason: reason && cut(reason, 300) });
+}
+
+/** `deliveries`: shows the last ones, the newest last. */
+async function deliveries({
+  args,
+  log,
+  print,
+  loadConfig,
+}: CommandContext<Config, { failed?: boolean; json?: boolean; limit?: string }>): Promise<void> {
+  const { limit = `${SHOWN}`, failed, json } = args;
+  if (!/^[1-9]\d{0,8}$/.test(limit)) throw new UsageError(`--limit "${limit}" is not a whole number of 1 or more`);
+  const { inbox_dir } = await loadConfig();
+  const records: DeliveryRecord[] = [];
+  for (const path of pathsOf(inbox_dir)) {
+    try {
+      await replay({ path, record: (value) => records.push(value as DeliveryRecord) });
+    } catch (error) {
+      const { code = "" } = error as NodeJS.ErrnoException;
+      throw Object.assign(new Error(`read "${path}"`, { cause: error }), { hint: deniedHint(code) });
+    }
+  }
+  const shown = records
+    .slice(-SHOWN)
+    .filter(({ status }) => !failed || status >= 400)
+    .slice(-Number(limit));
+  if (shown.length === 0) log.info(failed ? "no failed deliveries" : "no deliveries", { inbox_dir });
+  for (const record of shown) print(json ? JSON.stringify(record) : asText(record));
+}
+
+function asText({ ts, route, status, reason, size, id }: DeliveryRecord): string {
+  const bytes = size === undefined ? "" : ` ${size} bytes`;
+  return printable(`${ts} ${status} ${route}${bytes}${id ? ` ${id}` : ""}${reason ? ` ${reason}` : ""}`);
+}
+
+export const DELIVERIES: Command<Config> = {
+  summary: "show the last deliveries over webhooks, and why some failed",
+  usage: `usage: picket-collector deliveries [--failed] [--limit N] [--json]
+
+  --failed    only those that were refused
+  --limit     at most so many, the newest (default ${SHOWN})
+  --json      one line of JSON a delivery: ts, status, size, id, route, reason
+
+example: picket-collector deliveries --failed --limit 20`,
+  options: { failed: { type: "boolean" }, limit: { type: "string" }, json: { type: "boolean" } },
+  run: deliveries,
+};
