@@ -17,9 +17,10 @@ import { type Log, errorChain, seldom } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
 import { type Outbox, createOutbox, inboxChannel } from "./lib/outbox.ts";
 import { Admission, type Door, type Sender, asRefusal, mustBe, stamp, unauthorized } from "./lib/receiver/admission.ts";
-import { type News, createNews, eventSource } from "./lib/receiver/alerts.ts";
+import { type News, createNews, damageEvent, eventSource } from "./lib/receiver/alerts.ts";
 import { COMMANDS } from "./lib/receiver/commands.ts";
 import { Config } from "./lib/receiver/config.ts";
+import { damageOf } from "./lib/receiver/database.ts";
 import { EpisodeIndex } from "./lib/receiver/episode-index.ts";
 import { EpisodeFolder, type EpisodeStore, episodesFolder } from "./lib/receiver/episodes.ts";
 import {
@@ -78,7 +79,14 @@ interface Receiver {
 
 async function main(config: Config, service: Service): Promise<Running<Config>> {
   const { log } = service;
-  const store = await onceThereIsRoom(service, () => Store.open(config.data_dir));
+  const from = config.notify?.from ?? "receiver";
+  const channel = inboxChannel(config.notify, { from, log });
+  const tellDamage = async (error: unknown): Promise<never> => {
+    const damage = damageOf(error);
+    if (damage !== null) await channel.tell(damageEvent(config.data_dir, damage));
+    throw error;
+  };
+  const store = await onceThereIsRoom(service, () => Store.open(config.data_dir)).catch(tellDamage);
   const unlock = holdAlone("picket-receiver", join(config.data_dir, "receiver.lock"));
   const episodes = new EpisodeFolder(episodesFolder(config));
   makeFolder(episodes.path, 0o750);
@@ -111,11 +119,11 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     // Before any host can report: the time that the receiver was away counts as no host's silence.
     await watch(receiver);
     await receiver.index.follow();
+    await countAll(receiver);
     return eventSource(store, log);
-  });
-  await Promise.all([gate.refresh(), countAll(receiver)]);
-  const from = config.notify?.from ?? "receiver";
-  const outbox = createOutbox(events, inboxChannel(config.notify, { from, log }));
+  }).catch(tellDamage);
+  await gate.refresh();
+  const outbox = createOutbox(events, channel);
   const server = listenToAgents(receiver, service);
   startLoops(receiver, service, outbox);
   log.info("ready", { listen: String(server.address), data: config.data_dir, hosts: hostCount(receiver) });

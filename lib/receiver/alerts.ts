@@ -2,10 +2,12 @@
 //
 // An event is stored in the transaction that changes what it tells of. The outbox tells it afterwards: lib/outbox.ts.
 
+import { randomInt } from "node:crypto";
 import { EventEmitter } from "node:events";
 import type { Log } from "../log.ts";
-import { type Untold, derivedId } from "../outbox.ts";
+import { type OutboxEvent, type Untold, derivedId } from "../outbox.ts";
 import type { Queries, Value } from "./database.ts";
+import { RESTORE_HINT } from "./sqlite.ts";
 import { type Store, getNote, setNote } from "./store.ts";
 
 type Severity = "info" | "warning" | "critical";
@@ -109,17 +111,34 @@ const OUTBOX_BATCH = 100;
 const COLUMNS =
   "e.id, e.at, e.type, e.severity, h.name AS host, e.subject, e.text FROM events e JOIN hosts h ON h.id = e.host";
 
+/** A start skips between so many numbers and 2^28 more of them. */
+const SKIPPED = 2 ** 20;
+
 /**
  * The events that wait for the outbox. Each goes into the log, too: an operator looks there first. The mark is `told_at`.
- * Ids are derived from the store's own random name and the event's number, so that no other store gives the same.
+ *
+ * A restored backup lacks the last events, and whoever copies its files back doesn't say so. Nevertheless no event is taken for
+ * one that was lost: every start but the first skips a random span of numbers, so that a reader's last number is never another
+ * event's. Ids for the inbox are derived from the store's own random name, the number, and what happened when.
  */
 export async function eventSource(store: Store, log: Log): Promise<() => Promise<Untold[]>> {
   const noted = await getNote(store.read, "instance");
   const instance = noted ?? crypto.randomUUID();
-  if (noted === null) await store.write((tx) => setNote(tx, "instance", instance));
+  const skipped = SKIPPED + randomInt(2 ** 28);
+  await store.write(async (tx) => {
+    if (noted === null) return setNote(tx, "instance", instance);
+    const changed = await tx.run("UPDATE sqlite_sequence SET seq = seq + $1 WHERE name = 'events'", [skipped]);
+    if (changed === 0) await tx.run("INSERT INTO sqlite_sequence (name, seq) VALUES ('events', $1)", [skipped]);
+  });
+  let damageTold = false;
   /** The number of the last event in the log. */
   let logged = 0;
   return async () => {
+    if (store.damage !== null && !damageTold) {
+      log.error("the store is damaged", { error: new Error(store.damage) });
+      const mark = async (): Promise<void> => void (damageTold = true);
+      return [{ event: damageEvent(store.dir, store.damage), mark }];
+    }
     const rows = await store.read.all<EventRow>(
       `SELECT ${COLUMNS} WHERE e.told_at IS NULL ORDER BY e.id LIMIT ${OUTBOX_BATCH}`,
     );
@@ -129,11 +148,25 @@ export async function eventSource(store: Store, log: Log): Promise<() => Promise
       const urgent = severity === "critical";
       const ts = new Date(at).toISOString();
       return {
-        event: { id: derivedId(`${instance}:${id}`), ts, urgent, text, source: `receiver:${type}` },
+        event: {
+          id: derivedId(`${instance}:${id}:${at}:${type}:${text}`),
+          ts,
+          urgent,
+          text,
+          source: `receiver:${type}`,
+        },
         mark: () => store.write((tx) => markTold(tx, id)),
       };
     });
   };
+}
+
+/** Told without the store, once a day. */
+export function damageEvent(dir: string, damage: string): OutboxEvent {
+  const ts = new Date().toISOString();
+  const text = `the receiver cannot rely on its store, and refuses what it cannot store (503): ${damage}; ${RESTORE_HINT}`;
+  const id = derivedId(`${dir}:damaged:${ts.slice(0, 10)}`);
+  return { id, ts, urgent: true, text, source: "receiver:store.damaged" };
 }
 
 async function markTold(tx: Queries, id: number): Promise<void> {
@@ -149,6 +182,11 @@ export async function listEvents(
   if (after !== null) return ask("WHERE e.id > $1 ORDER BY e.id LIMIT $2", [after]);
   if (from !== null) return ask("WHERE e.at >= $1 ORDER BY e.id LIMIT $2", [from]);
   return (await ask("ORDER BY e.id DESC LIMIT $1", [])).toReversed();
+}
+
+/** The number of the newest event; 0 where there is none. */
+export async function newestEvent(db: Queries): Promise<number> {
+  return (await db.one<{ id: number | null }>("SELECT MAX(id) AS id FROM events"))?.id ?? 0;
 }
 
 /** The key of an alert: the event's type and the container. */

@@ -20,16 +20,24 @@ export interface Database {
   /** Runs `work` in a transaction that is on disk afterwards, or rolled back where it throws. One at a time. */
   transaction(work: (tx: Queries) => Promise<void>): Promise<void>;
   close(): Promise<void>;
+  /** What was found damaged since it was opened, in words; null where nothing was. */
+  damage: string | null;
 }
 
-/** The database failed. `ENOSPC`: no room. `EBUSY`: another process kept it locked for too long. */
+/** The database failed. `ENOSPC`: no room. `EBUSY`: another process kept it locked for too long. `EDAMAGED`: what it reads is no database's. */
 export class DatabaseError extends Error {
   override name = "DatabaseError";
-  code: "ENOSPC" | "EBUSY" | undefined;
-  constructor(message: string, code?: "ENOSPC" | "EBUSY") {
+  code: "ENOSPC" | "EBUSY" | "EDAMAGED" | undefined;
+  constructor(message: string, code?: DatabaseError["code"]) {
     super(message);
     this.code = code;
   }
+}
+
+/** What the database found damaged, in words; null for other errors. */
+export function damageOf(error: unknown): string | null {
+  const found = [error, (error as Error).cause].find((one) => one instanceof DatabaseError && one.code === "EDAMAGED");
+  return found ? (found as Error).message : null;
 }
 
 /** Another process kept the database locked for too long: try again later. */

@@ -6,7 +6,7 @@ import { streamSSE } from "hono/streaming";
 import { NAME_SEGMENT, isLoopback } from "../config.ts";
 import type { Bindings } from "../http.ts";
 import { Refusal } from "../refusal.ts";
-import { type EventRow, type News, listEvents, openAlerts } from "./alerts.ts";
+import { type EventRow, type News, listEvents, newestEvent, openAlerts } from "./alerts.ts";
 import type { Config } from "./config.ts";
 import type { EpisodeIndex } from "./episode-index.ts";
 import type { EpisodeStore } from "./episodes.ts";
@@ -226,22 +226,27 @@ async function events(reading: Reading, c: C): Promise<Response> {
   if (/\btext\/event-stream\b/.test(c.req.header("accept") ?? "")) return stream(reading, c);
   const since = c.req.query("since");
   const limit = whole(c, "limit", { least: 1, most: MOST_ROWS, otherwise: 100 });
-  const after = since !== undefined && /^\d{1,15}$/.test(since) ? Number(since) : null;
-  const from = after === null ? instant(c, "since") : null;
-  const rows = await listEvents(reading.store.read, { after, from, limit });
-  return c.json({ events: rows.map(eventOf), next: rows.at(-1)?.id ?? after ?? 0 });
+  const asked = since !== undefined && /^\d{1,15}$/.test(since) ? Number(since) : null;
+  const from = asked === null ? instant(c, "since") : null;
+  const newest = await newestEvent(reading.store.read);
+  // It read what a restored backup lacks: it starts over.
+  const reset = asked !== null && asked > newest;
+  const rows = await listEvents(reading.store.read, { after: reset ? 0 : asked, from, limit });
+  return c.json({ events: rows.map(eventOf), next: rows.at(-1)?.id ?? newest, ...(reset ? { reset } : {}) });
 }
 
-/** Server-sent events: from `Last-Event-ID` or `since` on, else from now on. */
+/** Server-sent events: from `Last-Event-ID` or `since` on, else from now on. One that is ahead gets `reset`, and all events. */
 async function stream(reading: Reading, c: C): Promise<Response> {
   const { store, stopping, news } = reading;
   const asked = c.req.header("last-event-id") ?? c.req.query("since");
   if (asked !== undefined && !/^\d{1,15}$/.test(asked)) throw badQuery("since", "expected the number of an event");
-  const newest = await listEvents(store.read, { after: null, from: null, limit: 1 });
-  let last = asked === undefined ? (newest[0]?.id ?? 0) : Number(asked);
+  const newest = await newestEvent(store.read);
+  const reset = Number(asked ?? 0) > newest;
+  let last = asked === undefined ? newest : reset ? 0 : Number(asked);
   c.env.idle(0);
   return streamSSE(c, async (out) => {
     await out.write(": listening\n\n");
+    if (reset) await out.writeSSE({ event: "reset", data: JSON.stringify({ since: Number(asked), newest }) });
     while (!out.aborted && !stopping.aborted) {
       // Before the look: an event that comes during it isn't missed.
       const woken = nextNews(news);

@@ -20,6 +20,8 @@ const BUSY_MS = 5000;
 /** The longest that one step of this wait blocks the event loop, in milliseconds. */
 const BUSY_STEP_MS = 20;
 
+export const RESTORE_HINT = "stop the receiver, then put a backup in its place: picket-receiver restore FILE";
+
 /** The file that holds the tables of a data folder. */
 export function storeFile(dir: string): string {
   return join(dir, "receiver.db");
@@ -54,8 +56,10 @@ export function openSqlite(dir: string): Database {
   } catch (error) {
     writer?.close();
     if (error instanceof ConfigError) throw error;
-    throw Object.assign(new Error(`open "${file}"`, { cause: worded(error, dir) }), {
-      hint: deniedHint((error as { code?: string }).code),
+    const cause = worded(error, dir);
+    const damaged = (cause as { code?: string }).code === "EDAMAGED";
+    throw Object.assign(new Error(`open "${file}"`, { cause }), {
+      hint: damaged ? RESTORE_HINT : deniedHint((error as { code?: string }).code),
     });
   }
 }
@@ -129,12 +133,18 @@ function syncFile(path: string): void {
 }
 
 function databaseOf(writer: Sqlite, reader: Sqlite, dir: string): Database {
-  const written = prepared(writer, dir);
-  const read = prepared(reader, dir);
-  return {
+  const failed = (error: unknown): Error => {
+    const said = worded(error, dir);
+    if (said instanceof DatabaseError && said.code === "EDAMAGED") database.damage = said.message;
+    return said;
+  };
+  const written = prepared(writer, failed);
+  const read = prepared(reader, failed);
+  const database: Database = {
     read: read.queries,
+    damage: null,
     async transaction(work) {
-      await beginPatiently(writer, dir);
+      await beginPatiently(writer, failed);
       try {
         await work(written.queries);
         written.exec("COMMIT");
@@ -149,23 +159,24 @@ function databaseOf(writer: Sqlite, reader: Sqlite, dir: string): Database {
       written.close();
     },
   };
+  return database;
 }
 
 /** Tries again while another process has the lock. */
-async function beginPatiently(db: Sqlite, dir: string): Promise<void> {
+async function beginPatiently(db: Sqlite, failed: (error: unknown) => Error): Promise<void> {
   for (const end = performance.now() + BUSY_MS; ;) {
     try {
       db.run("BEGIN IMMEDIATE");
       return;
     } catch (error) {
-      if (!isLocked(error) || performance.now() > end) throw worded(error, dir);
+      if (!isLocked(error) || performance.now() > end) throw failed(error);
       await Bun.sleep(BUSY_STEP_MS);
     }
   }
 }
 
 /** A connection's statements. */
-function prepared(db: Sqlite, dir: string) {
+function prepared(db: Sqlite, failed: (error: unknown) => Error) {
   const statements = new Map<string, Statement>();
   const using = <T>(text: string, work: (statement: Statement) => T): T => {
     try {
@@ -177,7 +188,7 @@ function prepared(db: Sqlite, dir: string) {
       }
       return work(statement);
     } catch (error) {
-      throw worded(error, dir);
+      throw failed(error);
     }
   };
   const none: readonly Value[] = [];
@@ -216,6 +227,8 @@ function worded(error: unknown, dir: string): Error {
   }
   const full = code === "SQLITE_FULL" || (code.startsWith("SQLITE_IOERR") && cannotWrite(dir)?.includes("no space"));
   if (full) return new DatabaseError(`write to the store: no space left in "${dir}"`, "ENOSPC");
+  if (code.startsWith("SQLITE_CORRUPT") || code === "SQLITE_NOTADB")
+    return new DatabaseError(`the store in "${dir}" is damaged: ${message} (${code})`, "EDAMAGED");
   if (code.startsWith("SQLITE_")) return new DatabaseError(`the store fails: ${message} (${code})`);
   return error as Error;
 }

@@ -30,7 +30,7 @@ export class Store {
   #working: Promise<void> | null = null;
   #closed = false;
   /** Why the last commit failed; null when it went well. */
-  problem: string | null = null;
+  #failed: string | null = null;
 
   private constructor(dir: string, db: Database) {
     this.dir = dir;
@@ -44,6 +44,16 @@ export class Store {
    */
   static async open(dir: string): Promise<Store> {
     return new Store(dir, openSqlite(dir));
+  }
+
+  /** What was found damaged; null where nothing was. */
+  get damage(): string | null {
+    return this.#db.damage;
+  }
+
+  /** Why it can't be relied on now: damage, or the error of the last commit; null when all is well. */
+  get problem(): string | null {
+    return this.damage ?? this.#failed;
   }
 
   /** Runs `work` in a transaction and resolves with its result once that is on disk. `work` may run again. */
@@ -75,11 +85,11 @@ export class Store {
         await this.#db.transaction(async (tx) => {
           for (const { work } of group) results.push(await work(tx));
         });
-        this.problem = null;
+        this.#failed = null;
         for (const [index, { resolve }] of group.entries()) resolve(results[index]);
         return;
       } catch (error) {
-        if (error instanceof DatabaseError) this.problem = error.message;
+        if (error instanceof DatabaseError) this.#failed = error.message;
         // A full disk, a lock or a failed commit is the same for all of them; else one piece has failed.
         const forAll = isDiskFull(error) || isBusy(error) || results.length === group.length;
         const failed = forAll ? group.splice(0) : group.splice(results.length, 1);

@@ -2,6 +2,8 @@
 // Not tested here: a machine that sleeps (its clock jumps, which is).
 
 import { describe, expect, test } from "bun:test";
+import { closeSync, openSync, writeFileSync, writeSync } from "node:fs";
+import { join } from "node:path";
 import { Folder, have, inboxLines, until } from "../kit.ts";
 import { Hub, container, faketime, report, reportAt, startAt, statuses } from "./kit.ts";
 
@@ -185,6 +187,45 @@ test("a host that comes back in the same second as its alarm ends online, both e
   // It falls again meanwhile: as many lines as there are events by then.
   const events = () => hub.rows("SELECT 1 FROM events").length;
   await until("each event is one line", () => inboxLines(hub.inbox, "ops").length === events());
+});
+
+test("a damaged page of the store is 503 and told as that, and no host is told offline for it", async () => {
+  await using hub = await Hub.start({ more: "poll_interval_seconds: 1\nrate_limit_per_minute: 1000" });
+  await hub.report();
+  await hub.daemon.kill();
+  const [index] = hub.rows<{ page: number }>(
+    "SELECT rootpage AS page FROM sqlite_master WHERE name = 'sqlite_autoindex_tokens_1'",
+  );
+  const [{ page_size: size }] = hub.rows<{ page_size: number }>("PRAGMA page_size") as [{ page_size: number }];
+  const fd = openSync(join(hub.data, "receiver.db"), "r+");
+  writeSync(fd, crypto.getRandomValues(new Uint8Array(size)), 0, size, (index!.page - 1) * size);
+  closeSync(fd);
+  await hub.up();
+  const start = performance.now();
+  await until("reports have come for longer than a host may be silent", async () => {
+    const answer = await hub.report();
+    expect([answer.status, await answer.json()]).toEqual([503, expect.objectContaining({ code: "store" })]);
+    return performance.now() - start > 6000;
+  });
+  expect(statuses(hub)).toEqual({ "web-1": "online" });
+  const health = await fetch(`${hub.url}/health`);
+  expect([health.status, await health.json()]).toEqual([
+    503,
+    expect.objectContaining({ problem: expect.stringContaining("damaged") }),
+  ]);
+  await until("it is told", () => inboxLines(hub.inbox, "ops").length === 1);
+  await hub.daemon.kill();
+  await hub.up();
+  expect((await hub.report()).status).toBe(503);
+  await hub.daemon.said("the store is damaged");
+  expect(inboxLines(hub.inbox, "ops").map(({ source, priority }) => [source, priority])).toEqual([
+    ["receiver:store.damaged", "urgent"],
+  ]);
+  // A file that is no database at all.
+  await hub.daemon.kill();
+  writeFileSync(join(hub.data, "receiver.db"), crypto.getRandomValues(new Uint8Array(9000)));
+  const { code, stderr } = await hub.run("host", "list");
+  expect([code, stderr]).toEqual([1, expect.stringContaining("picket-receiver restore FILE")]);
 });
 
 test("archived and pending hosts raise nothing", async () => {
