@@ -103,12 +103,12 @@ test("a store that fails for another reason than want of room is 503 at /health,
   await until("nothing can be stored", async () => {
     answer = (await hub.report()).status;
     return (
-      answer !== 200 && (await fetch(`${hub.url}/v1/ping`, { method: "POST", headers: hub.bearer() })).status === 500
+      answer !== 200 && (await fetch(`${hub.url}/v1/ping`, { method: "POST", headers: hub.bearer() })).status === 503
     );
   });
   const health = await fetch(`${hub.url}/health`);
   expect([answer, health.status, await health.json()]).toEqual([
-    500,
+    503,
     503,
     expect.objectContaining({ problem: expect.stringContaining("the store fails: disk I/O error") }),
   ]);
