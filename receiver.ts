@@ -39,6 +39,7 @@ import { endPauses } from "./lib/receiver/pause.ts";
 import { readingRoutes } from "./lib/receiver/reading.ts";
 import { readReport } from "./lib/receiver/report.ts";
 import { settleRenames } from "./lib/receiver/rename.ts";
+import { makeShrinkable, shrink } from "./lib/receiver/shrink.ts";
 import { Store } from "./lib/receiver/store.ts";
 import { type Stored, storeReport } from "./lib/receiver/store-report.ts";
 import { type TakenEpisode, createTurns, episodeName, takeEpisode } from "./lib/receiver/take-episode.ts";
@@ -88,6 +89,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   };
   const store = await onceThereIsRoom(service, () => Store.open(config.data_dir)).catch(tellDamage);
   const unlock = holdAlone("picket-receiver", join(config.data_dir, "receiver.lock"));
+  await makeShrinkable(store, log);
   const episodes = new EpisodeFolder(episodesFolder(config));
   makeFolder(episodes.path, 0o750);
   const metrics = new Registry();
@@ -338,7 +340,10 @@ function startLoops(receiver: Receiver, service: Service, outbox: Outbox): void 
     name: "hourly",
     every: () => 3600,
     async pass(alive) {
-      if (!presence.clockDoubted) await retentionPass(store, { now: Date.now(), alive });
+      if (!presence.clockDoubted) {
+        await retentionPass(store, { now: Date.now(), alive, retention: receiver.config.retention });
+      }
+      await shrink(store, { alive, signal: service.stopping });
       await episodes.sweep(log);
     },
   });

@@ -34,6 +34,18 @@ const Gate = v.strictObject({
   remediation: v.optional(v.string(), "git pull, in the checkout that the episodes are made with; then start it again"),
 });
 
+const Retention = v.strictObject({
+  /** Samples as they were reported. */
+  raw_hours: v.optional(integer({ min: 2, max: 24 * 366, unit: "hours" }), 48),
+  /** Rollups of ten minutes. */
+  ten_minute_days: v.optional(integer({ min: 1, max: 3660, unit: "days" }), 30),
+  /** Rollups of an hour and of a day. */
+  hourly_days: v.optional(integer({ min: 1, max: 3660, unit: "days" }), 366),
+  /** Events, alerts that are over, containers and guests that are gone. */
+  event_days: v.optional(integer({ min: 1, max: 3660, unit: "days" }), 366),
+});
+export type Retention = v.InferOutput<typeof Retention>;
+
 const Settings = v.strictObject({
   listen: restart(v.optional(listen(), "127.0.0.1:18791")),
   /** Store, episodes and index. */
@@ -58,6 +70,7 @@ const Settings = v.strictObject({
   poll_interval_seconds: v.optional(integer({ min: 1, max: 86_400, unit: "seconds" }), 60),
   /** How old a report from an agent's queue may be. */
   backfill_hours: v.optional(number({ min: 1, max: 47, unit: "hours" }), 24),
+  retention: v.optional(Retention, {}),
   version_gate: v.optional(Gate, {}),
   /** Where events are told. */
   notify: restart(
@@ -81,12 +94,25 @@ const Settings = v.strictObject({
 export type Config = v.InferOutput<typeof Settings> & { auth: { token: Secret[] } };
 export const Config = v.pipe(
   Settings,
-  rule((config) => [...openDoors(config as Config), ...gateSources(config as Config)]),
+  rule((config) => [...openDoors(config as Config), ...gateSources(config as Config), ...grains(config as Config)]),
 );
 
 function* openDoors(config: Config): Generator<Problem> {
   const text = whoMayConnect(config);
   if (text) yield { path: ["listen"], text };
+}
+
+/** A rollup is made of finer rows, and late reports are samples, too: each has to be kept for as long as it is needed. */
+function* grains({ retention, backfill_hours }: Config): Generator<Problem> {
+  const { raw_hours, ten_minute_days, hourly_days } = retention;
+  const needed: [key: keyof Retention, hours: number, least: number, what: string][] = [
+    ["raw_hours", raw_hours, backfill_hours + 1, `"backfill_hours" (${backfill_hours}) and an hour`],
+    ["ten_minute_days", ten_minute_days * 24, raw_hours, `"raw_hours" (${raw_hours})`],
+    ["hourly_days", hourly_days, ten_minute_days, `"ten_minute_days" (${ten_minute_days})`],
+  ];
+  for (const [key, kept, least, what] of needed) {
+    if (kept < least) yield { path: ["retention", key], text: `must cover ${what}` };
+  }
 }
 
 function* gateSources({ version_gate: gate }: Config): Generator<Problem> {

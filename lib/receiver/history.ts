@@ -1,6 +1,6 @@
 // The history of figures: samples are thinned out with age, and read back in the coarsest grain that is fine enough.
 //
-//   raw samples     48 hours
+//   raw samples     48 hours (by default, see config.ts)
 //   600 s rollups   30 days
 //   3600 s          a year
 //   86400 s         a year: a page over a year reads 365 rows
@@ -11,6 +11,7 @@
 import { CONTAINER_METRICS, METRICS, type Metric } from "../report.ts";
 import { type ContainerSample, FINEST_STEP, MEMORY_PERCENT } from "./store-report.ts";
 import { isDiskFull } from "../files.ts";
+import type { Retention } from "./config.ts";
 import { type Queries, isBusy } from "./database.ts";
 import type { Store } from "./store.ts";
 
@@ -19,7 +20,9 @@ const DAY = 86_400;
 const STEPS = [FINEST_STEP, HOUR, DAY] as const;
 type Step = (typeof STEPS)[number];
 /** How long each grain is kept, in seconds; 0 is a raw sample. */
-const KEPT: Record<0 | Step, number> = { 0: 48 * HOUR, 600: 30 * DAY, 3600: 366 * DAY, 86400: 366 * DAY };
+function keptOf({ raw_hours, ten_minute_days, hourly_days }: Retention): Record<0 | Step, number> {
+  return { 0: raw_hours * HOUR, 600: ten_minute_days * DAY, 3600: hourly_days * DAY, 86400: hourly_days * DAY };
+}
 /** The most rollups of one pass: others get a turn after it. */
 const PER_PASS = 500;
 
@@ -155,7 +158,11 @@ function merge(a: Summary | undefined, b: Summary): Summary {
 // Retention
 
 /** Deletes rows that are older than their grain is kept, host by host. Not for a clock that is doubted: see presence.ts. */
-export async function retentionPass(store: Store, { now, alive }: { now: number; alive: () => void }): Promise<void> {
+export async function retentionPass(
+  store: Store,
+  { now, alive, retention }: { now: number; alive: () => void; retention: Retention },
+): Promise<void> {
+  const kept = keptOf(retention);
   const hosts = await store.read.all<{ id: number }>("SELECT id FROM hosts");
   for (const { id } of hosts) {
     alive();
@@ -166,26 +173,26 @@ export async function retentionPass(store: Store, { now, alive }: { now: number;
         "SELECT MIN(at) AS at FROM rollups_due WHERE step = $1 AND host = $2",
         [FINEST_STEP, id],
       );
-      const old = Math.floor((now - KEPT[0] * 1000) / bucket) * bucket;
+      const old = Math.floor((now - kept[0] * 1000) / bucket) * bucket;
       const before = Math.min(old, due?.at ?? old);
       await tx.run("DELETE FROM host_samples WHERE host = $1 AND at < $2", [id, before]);
       await tx.run("DELETE FROM workload_samples WHERE host = $1 AND at < $2", [id, before]);
       for (const step of STEPS) {
-        const range = [id, step, now - KEPT[step] * 1000];
+        const range = [id, step, now - kept[step] * 1000];
         await tx.run("DELETE FROM host_rollups WHERE host = $1 AND step = $2 AND at < $3", range);
         await tx.run("DELETE FROM workload_rollups WHERE host = $1 AND step = $2 AND at < $3", range);
       }
     });
   }
-  const yearAgo = now - KEPT[DAY] * 1000;
+  const before = now - retention.event_days * DAY * 1000;
   await store.write(async (tx) => {
     // The second time and the events around one tell what happened under a clock that was years behind.
-    await tx.run("DELETE FROM containers WHERE gone_at < $1 AND first_seen_at < $1", [yearAgo]);
-    await tx.run("DELETE FROM guests WHERE gone_at < $1 AND first_seen_at < $1", [yearAgo]);
-    await tx.run("DELETE FROM alerts WHERE closed_at < $1 AND opened_at < $1", [yearAgo]);
+    await tx.run("DELETE FROM containers WHERE gone_at < $1 AND first_seen_at < $1", [before]);
+    await tx.run("DELETE FROM guests WHERE gone_at < $1 AND first_seen_at < $1", [before]);
+    await tx.run("DELETE FROM alerts WHERE closed_at < $1 AND opened_at < $1", [before]);
     await tx.run(
       "DELETE FROM events WHERE told_at > 0 AND id < (SELECT MIN(id) FROM events WHERE at BETWEEN $1 AND $2)",
-      [yearAgo, now],
+      [before, now],
     );
   });
 }
@@ -204,6 +211,7 @@ interface HistoryQuery {
   /** The most points. */
   points: number;
   now: number;
+  retention: Retention;
 }
 
 interface HistoryPoint {
@@ -221,11 +229,11 @@ interface History {
 
 /** Reads a series, downsampled. */
 export async function readHistory(db: Queries, query: HistoryQuery): Promise<History> {
-  const { from, to, points, now } = query;
+  const { from, to, points, now, retention } = query;
   // Points begin at multiples of their width, so that an hour is the same point in each answer. The first one then begins before
   // `from`, so the others share the range. A single point covers all of it.
   const wanted = (to - from) / 1000 / Math.max(points - 1, 1);
-  const grain = grainFor(wanted, (now - from) / 1000);
+  const grain = grainFor(keptOf(retention), wanted, (now - from) / 1000);
   const width = Math.max(Math.ceil(wanted), grain, 1) * 1000;
   const buckets = new Map<number, Summary>();
   const take = (at: number, summary: Summary): void => {
@@ -260,9 +268,9 @@ export async function readHistory(db: Queries, query: HistoryQuery): Promise<His
 }
 
 /** The coarsest grain that is fine enough and reaches back far enough; else the finest that reaches back. */
-function grainFor(wantedSeconds: number, backSeconds: number): 0 | Step {
+function grainFor(kept: Record<0 | Step, number>, wantedSeconds: number, backSeconds: number): 0 | Step {
   const grains = [0, ...STEPS] as const;
-  const reaching = grains.filter((grain) => KEPT[grain] >= backSeconds);
+  const reaching = grains.filter((grain) => kept[grain] >= backSeconds);
   const candidates = reaching.length > 0 ? reaching : [DAY as Step];
   return candidates.findLast((grain) => grain <= wantedSeconds) ?? candidates[0]!;
 }

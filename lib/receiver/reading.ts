@@ -31,7 +31,7 @@ export interface Reading {
   episodes: EpisodeStore;
   news: News;
   /** The present configuration. */
-  config: () => Pick<Config, "poll_interval_seconds" | "auth" | "trusted_proxies">;
+  config: () => Pick<Config, "poll_interval_seconds" | "auth" | "trusted_proxies" | "retention">;
   stopping: AbortSignal;
 }
 
@@ -190,7 +190,17 @@ async function history(reading: Reading, c: C): Promise<Response> {
   const known: readonly string[] = container === null ? METRICS : CONTAINER_SERIES;
   const metric = c.req.query("metric") || known[0]!;
   if (!known.includes(metric)) throw badQuery("metric", `expected one of ${known.join(", ")}`);
-  const query = { host: host.id, metric: metric as Metric | ContainerSeries, container, from, to, points, now };
+  const { retention } = reading.config();
+  const query = {
+    host: host.id,
+    metric: metric as Metric | ContainerSeries,
+    container,
+    from,
+    to,
+    points,
+    now,
+    retention,
+  };
   const series = await readHistory(reading.store.read, query);
   return c.json({
     host: host.name,

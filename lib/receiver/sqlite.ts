@@ -39,6 +39,8 @@ export function openSqlite(dir: string): Database {
   try {
     writer = new Sqlite(file, { create: true, readwrite: true });
     writer.run(`PRAGMA busy_timeout=${BUSY_MS}`);
+    // It can shrink again (shrink.ts). Has to come before the first table.
+    if (fresh) writer.run("PRAGMA auto_vacuum=INCREMENTAL");
     // SQLite gives its other files the same mode and owner.
     if (fresh) chmodSync(file, 0o640);
     if (fresh) inheritOwner(file);
@@ -115,6 +117,45 @@ export function foldLog(file: string): void {
     db.run("PRAGMA journal_mode=DELETE");
   } catch (error) {
     throw worded(error, dirname(file));
+  }
+}
+
+/** What of a store's file is free. */
+export interface PageCounts {
+  pages: number;
+  free: number;
+  pageSize: number;
+  /** Whether free pages can be given back. */
+  shrinks: boolean;
+}
+
+export async function pageCounts(db: Queries): Promise<PageCounts> {
+  const [counts] = await db.all<{ pages: number; free: number; pageSize: number; mode: number }>(
+    `SELECT page_count AS pages, freelist_count AS free, page_size AS pageSize, auto_vacuum AS mode
+     FROM pragma_page_count, pragma_freelist_count, pragma_page_size, pragma_auto_vacuum`,
+  );
+  const { mode, ...rest } = counts!;
+  return { ...rest, shrinks: mode !== 0 };
+}
+
+/** Rewrites a store's file as one that can shrink. @throws DatabaseError. */
+export function rewriteToShrink(dir: string): void {
+  byHand(dir, ["PRAGMA auto_vacuum=INCREMENTAL", "VACUUM", "PRAGMA wal_checkpoint"]);
+}
+
+/** Moves what it can from the log into the file: only then the file gets smaller. @throws DatabaseError. */
+export function checkpoint(dir: string): void {
+  byHand(dir, ["PRAGMA wal_checkpoint"]);
+}
+
+/** Runs what can't be part of a transaction, on a connection of its own. */
+function byHand(dir: string, statements: string[]): void {
+  try {
+    using db = new Sqlite(storeFile(dir), { readwrite: true });
+    db.run(`PRAGMA busy_timeout=${BUSY_MS}`);
+    for (const statement of statements) db.run(statement);
+  } catch (error) {
+    throw worded(error, dir);
   }
 }
 
