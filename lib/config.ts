@@ -30,6 +30,7 @@ import {
   type ShortForms,
   variableFor,
 } from "./config/environment.ts";
+import { type Judge, NO_JUDGE, unreadable } from "./config/access.ts";
 import { type Surroundings, surroundingsOf } from "./config/paths.ts";
 import { survey } from "./config/survey.ts";
 import { isSensitive, keyPath, type Problem, problemsOf, UNWORDED } from "./config/wording.ts";
@@ -51,7 +52,7 @@ export {
   rule,
   seconds,
 } from "./config/fields.ts";
-export { dataFolder, ownDataFolder, path } from "./config/paths.ts";
+export { dataFolder, ownDataFolder, path, readableFile, writableFolder } from "./config/paths.ts";
 export { restart, restartKeys, restartToSwitch, untilRestart } from "./config/restart.ts";
 export type { Problem } from "./config/wording.ts";
 export { Secret, secretEquals } from "./secret.ts";
@@ -92,6 +93,8 @@ interface LoadOptions<S> {
   /** HOME, XDG_CONFIG_HOME and CREDENTIALS_DIRECTORY count too. */
   env?: Record<string, string | undefined>;
   shortForms?: ShortForms;
+  /** Who is to be able to read and write what it names. */
+  judge?: Judge;
 }
 
 /**
@@ -104,12 +107,13 @@ export async function loadConfig<S extends v.GenericSchema>({
   file: given,
   env = process.env,
   shortForms = {},
+  judge = NO_JUDGE,
 }: LoadOptions<S>): Promise<Loaded<v.InferOutput<S>>> {
   const candidates = given === undefined ? standardFiles(role, env) : [given];
   const file = given ?? candidates.find(exists) ?? null;
-  const document = file === null ? NO_DOCUMENT : await readFile(file);
+  const document = file === null ? NO_DOCUMENT : await readFile(file, judge);
   const naming = { prefix: `PICKET_${role.toUpperCase()}_`, shortForms };
-  const { value, problems, warnings } = examine(schema, { file, document, env, naming });
+  const { value, problems, warnings } = examine(schema, { file, document, env, naming, judge });
   if (problems.length === 0) return { config: value, file, warnings: warnings.map(line) };
 
   // Without a file to put a missing setting into, the variable to set.
@@ -129,18 +133,18 @@ function standardFiles(role: string, env: Record<string, string | undefined>): s
   return [join(home, "picket", `${role}.yaml`), `/etc/picket/${role}.yaml`];
 }
 
-/** Whether a file exists; false too in a folder that can't be searched. */
+/** Whether a file exists; false too in a home folder that can't be searched. */
 function exists(file: string): boolean {
   try {
     statSync(file);
     return true;
-  } catch {
-    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EACCES" && file.startsWith("/etc/");
   }
 }
 
-async function readFile(file: string): Promise<Document> {
-  const bytes = await readBytes(file);
+async function readFile(file: string, judge: Judge): Promise<Document> {
+  const bytes = await readBytes(file, judge);
   if (bytes.length > LARGEST_FILE)
     throw new ConfigError([`${file}: is over ${LARGEST_FILE} bytes, which no configuration is`]);
   const text = new TextDecoder().decode(bytes);
@@ -160,14 +164,13 @@ async function readFile(file: string): Promise<Document> {
 }
 
 /** A file's first LARGEST_FILE + 1 bytes: it may be a pipe without end. */
-async function readBytes(file: string): Promise<Uint8Array> {
+async function readBytes(file: string, judge: Judge): Promise<Uint8Array> {
   try {
     return Buffer.concat(await Array.fromAsync<Buffer>(createReadStream(file, { end: LARGEST_FILE })));
   } catch (error) {
     const { code = "unknown error" } = error as NodeJS.ErrnoException;
-    const absent = code === "ENOENT" || code === "ENOTDIR";
     if (code === "EISDIR") throw new ConfigError([`${file}: is a folder, expected a YAML file`]);
-    throw new ConfigError([`${file}: ${absent ? "does not exist" : `cannot be read: ${code}`}`]);
+    throw new ConfigError([`${file}: ${unreadable(file, code, judge)}`]);
   }
 }
 
@@ -180,13 +183,19 @@ interface Located extends Problem {
 /** Steps 3 to 5 of the header. `value` is of no use when there are problems. */
 function examine<S extends v.GenericSchema>(
   schema: S,
-  sources: { file: string | null; document: Document; env: Record<string, string | undefined>; naming: Naming },
+  sources: {
+    file: string | null;
+    document: Document;
+    env: Record<string, string | undefined>;
+    naming: Naming;
+    judge: Judge;
+  },
 ): { value: v.InferOutput<S>; problems: Located[]; warnings: Located[] } {
-  const { file, document, env, naming } = sources;
+  const { file, document, env, naming, judge } = sources;
   const data = isMapping(document.value) ? document.value : newMapping();
   const waiting = placeholders(data, { root: schema, ...naming });
   const overridden = applyEnvironment(data, { env, root: schema, ...naming });
-  const surroundings = surroundingsOf(env, file === null ? process.cwd() : dirname(resolve(file)));
+  const surroundings = surroundingsOf(env, { base: file === null ? process.cwd() : dirname(resolve(file)), judge });
   const surveyed = survey(data, { root: schema, surroundings });
   // path() finds the surroundings in valibot's configuration; v.safeParse would drop them on the way.
   const config: v.Config<v.BaseIssue<unknown>> & { surroundings: Surroundings } = { message: UNWORDED, surroundings };

@@ -1,6 +1,5 @@
 // Who may connect: which addresses, with which token, and whose address a request has behind a proxy.
 
-import { accessSync, constants } from "node:fs";
 import * as v from "valibot";
 import {
   type Cidr,
@@ -8,28 +7,13 @@ import {
   cidr,
   holding,
   isLoopback,
-  path,
+  readableFile,
   restartToSwitch,
   secret,
   unmapped,
 } from "./config.ts";
 import { Refusal } from "./refusal.ts";
 import { type Secret, secretEquals } from "./secret.ts";
-
-/** The path of a file that is there and can be read. */
-function readable() {
-  return v.pipe(
-    path(),
-    v.rawCheck(({ dataset, addIssue }) => {
-      if (!dataset.typed) return;
-      try {
-        accessSync(dataset.value, constants.R_OK);
-      } catch (error) {
-        addIssue({ message: `can't be read: ${(error as NodeJS.ErrnoException).code}` });
-      }
-    }),
-  );
-}
 
 /** The schema entries of `auth`, for a role that adds some of its own. */
 export const authEntries = { ...secret("token"), allowed_ips: v.optional(v.array(cidr()), []) };
@@ -38,7 +22,13 @@ export const authEntries = { ...secret("token"), allowed_ips: v.optional(v.array
 export const connectionEntries = {
   auth: v.optional(v.strictObject(authEntries), {}),
   tls: restartToSwitch(
-    v.optional(v.strictObject({ cert_file: readable(), key_file: readable(), client_ca_file: v.optional(readable()) })),
+    v.optional(
+      v.strictObject({
+        cert_file: readableFile(),
+        key_file: readableFile(),
+        client_ca_file: v.optional(readableFile()),
+      }),
+    ),
   ),
   /** `X-Forwarded-For` is trusted from these proxies. */
   trusted_proxies: v.optional(v.array(cidr()), []),

@@ -17,11 +17,12 @@ import {
   type Calling,
   type Request,
 } from "./command-line.ts";
+import { checkAsService, reloadedConfig } from "./as-service.ts";
 import { ConfigError, loadConfig, printConfig, untilRestart, type Loaded, type ShortForms } from "./config.ts";
 import { print, report, takeStrays, type Top } from "./exit.ts";
 import { createLog, errorChain, type Log, writeStderr } from "./log.ts";
 import { createLoops, toldToStop, type Loop, type LoopOptions, type Loops } from "./loop.ts";
-import { managed, notify, reloading, watchdogMicroseconds } from "./systemd.ts";
+import { isService, managed, notify, reloading, watchdogMicroseconds } from "./systemd.ts";
 import { ownCommand, unitText } from "./unit.ts";
 import { versionLine } from "./version.ts";
 
@@ -127,7 +128,7 @@ export async function run<C>(
     top.neverFails = called !== null && commands[called]?.neverFails === true;
     const request = parseCommandLine(argv, commands);
     top.debug = request.level === "debug";
-    process.exit(await answer({ role, program, options, commands, request, top }));
+    process.exit(await answer({ role, program, options, commands, request, top, command }));
   } catch (error) {
     process.exit(report(error, top));
   }
@@ -140,6 +141,8 @@ interface Life<C> {
   commands: Record<string, Command<C>>;
   request: Request;
   top: Top;
+  /** The words that start the role again. */
+  command: string[];
 }
 
 async function answer<C>(life: Life<C>): Promise<number> {
@@ -184,11 +187,19 @@ function builtIn(role: string, example: string, command: string[]): Record<strin
 
 async function load<C>({ role, options, request }: Life<C>): Promise<Loaded<C>> {
   const { schema, shortForms = {} } = options;
-  const file = request.config === undefined ? {} : { file: request.config };
-  return loadConfig({ role, schema, shortForms, env: process.env, ...file });
+  const named = request.config ?? (request.check ? reloadedConfig() : undefined);
+  const file = named === undefined ? {} : { file: named };
+  // A file that is named may be meant for another machine: what it needs there is not judged here.
+  const folders = request.check && (request.config === undefined || isService());
+  const judge = { role, service: isService(), folders };
+  return loadConfig({ role, schema, shortForms, env: process.env, judge, ...file });
 }
 
 async function check<C>(life: Life<C>): Promise<number> {
+  const { role, request } = life;
+  const command = [...life.command, "--check", ...(request.print ? ["--print"] : [])];
+  const code = await checkAsService({ role, command, config: request.config });
+  if (code !== null) return code;
   const { config, warnings } = await load(life);
   for (const warning of warnings) writeStderr(`${life.program}: warning: ${warning}`, "warn");
   print("ok");

@@ -34,6 +34,12 @@ export function managed(): boolean {
   return current().socket !== null;
 }
 
+/** Whether systemd started this very process, and not an ancestor of it (systemd.exec(5); before version 248 that is not known). */
+export function isService(): boolean {
+  const { INVOCATION_ID: id, SYSTEMD_EXEC_PID: pid = String(process.pid) } = process.env;
+  return id !== undefined && pid === String(process.pid);
+}
+
 /**
  * Sends lines such as `READY=1` or `STATUS=3 hosts`, several joined by line breaks.
  * @returns whether it was sent; false without $NOTIFY_SOCKET, without libc, and when no process listens there.

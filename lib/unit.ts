@@ -20,7 +20,7 @@ export function unitText(role: string, scope: "system" | "user", command: string
 }
 
 /** One word of a command line in a unit, systemd.service(5). systemd expands no `$` in the first word. */
-function quoteForUnit(word: string, first: boolean): string {
+export function quoteForUnit(word: string, first: boolean): string {
   let text = word.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("%", "%%");
   if (!first) text = text.replaceAll("$", () => "$$");
   return /[\s"'\\;]/.test(word) ? `"${text}"` : text;

@@ -9,6 +9,8 @@ import {
   number,
   ownDataFolder,
   path,
+  readableFile,
+  writableFolder,
   restart,
   restartToSwitch,
   rule,
@@ -21,9 +23,9 @@ const Receiver = v.pipe(
     url: httpUrl(),
     ...secret("token", { required: true }),
     /** Trusted instead of the system's authorities. */
-    ca_file: v.optional(path()),
-    client_cert_file: v.optional(path()),
-    client_key_file: v.optional(path()),
+    ca_file: v.optional(readableFile()),
+    client_cert_file: v.optional(readableFile()),
+    client_key_file: v.optional(readableFile()),
     /** Together with collecting this must stay below the unit's watchdog (180 s). */
     timeout_seconds: v.optional(seconds({ min: 0.1, max: 120 }), 30),
   }),
@@ -53,7 +55,7 @@ const ProxmoxNode = v.pipe(
     /** An API token: user@realm!id=uuid. */
     ...secret("token", { required: true }),
     /** Trusted instead of the system's authorities: /etc/pve/pve-root-ca.pem. */
-    ca_file: v.optional(path()),
+    ca_file: v.optional(readableFile()),
     /** Or the SHA-256 of the server's certificate. */
     fingerprint: v.optional(
       v.pipe(
@@ -79,7 +81,7 @@ const ProxmoxNode = v.pipe(
 
 const Ship = v.strictObject({
   /** Folders with a done.marker in them are shipped. */
-  episodes_dir: restart(path()),
+  episodes_dir: restart(writableFolder({ of: "beside" })),
   scan_seconds: v.optional(seconds({ min: 0.1, max: 3600 }), 5),
   /** 0 keeps them forever. */
   shipped_keep_days: v.optional(number({ min: 0, unit: "days" }), 7),
@@ -101,7 +103,7 @@ export const Config = v.strictObject({
   /** `telemetry` for hubs that support only that. */
   protocol: v.optional(v.picklist(["report", "telemetry"]), "report"),
   /** The folder of queued reports. */
-  data_dir: restart(v.optional(path(), () => ownDataFolder("agent"))),
+  data_dir: restart(v.optional(writableFolder(), () => ownDataFolder("agent"))),
   queue_max_mb: v.optional(number({ min: 0.001, unit: "MiB" }), 64),
   /** Mount points whose space is reported, added up. */
   disks: v.optional(v.array(path()), ["/"]),

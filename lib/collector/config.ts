@@ -10,6 +10,7 @@ import {
   number,
   parsed,
   path,
+  writableFolder,
   restart,
   restartToSwitch,
   rule,
@@ -116,7 +117,7 @@ export const Route = v.strictObject({
 const Settings = v.strictObject({
   /** The `from` of every event. */
   agent: v.pipe(v.string(), v.trim(), v.minLength(1, "expected a name"), v.maxLength(128)),
-  inbox_dir: restart(v.optional(path(), () => dataFolder("inbox"))),
+  inbox_dir: restart(v.optional(writableFolder(), () => dataFolder("inbox"))),
   /** `disk`: an answer means that the event is synced to disk. `os`: a power cut may lose the last ones. */
   durability: restart(v.optional(v.picklist(["disk", "os"]), "disk")),
   webhook: restartToSwitch(
@@ -131,7 +132,7 @@ const Settings = v.strictObject({
   ),
   drop_folder: v.optional(
     v.strictObject({
-      path: path(),
+      path: writableFolder(),
       /** A full scan at least this often; 0 means 30. */
       poll_fallback_seconds: v.optional(
         v.pipe(

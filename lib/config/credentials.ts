@@ -11,6 +11,7 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { Secret } from "../secret.ts";
 import type { Mapping, Path } from "./data.ts";
+import { unreadable } from "./access.ts";
 import { resolvePath, type Surroundings } from "./paths.ts";
 import { marked, markOf, type Shape, settings } from "./shape.ts";
 import { found, type Problem } from "./wording.ts";
@@ -121,7 +122,10 @@ function fromFile({ text: given, at }: { text: string; at: Path }, sought: Sough
   // A token may stand here by mistake: only what looks like a path is repeated.
   const name = /^(\/|~\/|\.{1,2}\/)/.test(given) ? file : "the file named here";
   if ("problem" in outcome) {
-    problems.push({ path: at, text: `${name} ${outcome.problem}` });
+    // One that is there, but may not be read, is a file.
+    const { absent, code, problem } = outcome;
+    const why = code !== undefined && !(absent && name !== file) ? unreadable(file, code, surroundings.judge) : problem;
+    problems.push({ path: at, text: `${absent ? name : file} ${why}` });
     return null;
   }
   if ((outcome.mode & 0o066) !== 0) {
@@ -149,7 +153,9 @@ function fromCredential({ key, path, surroundings, bare, problems }: Sought): st
 }
 
 /** A secret's file, without its one trailing line break. Only a regular file is read, and opening it never waits (a FIFO's would). */
-function readSecret(file: string): { text: string; mode: number } | { problem: string; absent: boolean } {
+function readSecret(
+  file: string,
+): { text: string; mode: number } | { problem: string; absent: boolean; code?: string } {
   let fd: number | undefined;
   try {
     fd = openSync(file, constants.O_RDONLY | constants.O_NONBLOCK);
@@ -163,7 +169,7 @@ function readSecret(file: string): { text: string; mode: number } | { problem: s
   } catch (error) {
     const { code = "unknown error" } = error as NodeJS.ErrnoException;
     const absent = code === "ENOENT" || code === "ENOTDIR";
-    return { absent, problem: absent ? "does not exist" : `cannot be read: ${code}` };
+    return { absent, code, problem: absent ? "does not exist" : `cannot be read: ${code}` };
   } finally {
     if (fd !== undefined) closeSync(fd);
   }

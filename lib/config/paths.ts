@@ -1,9 +1,11 @@
 // Paths in a configuration: "~/" is the home folder, a relative path starts at the configuration file's folder. A daemon's
 // working directory depends on how it was started.
 
+import { accessSync, constants } from "node:fs";
 import { homedir } from "node:os";
-import { isAbsolute, join, resolve } from "node:path";
+import { dirname, isAbsolute, join, resolve } from "node:path";
 import * as v from "valibot";
+import { type Judge, NO_JUDGE, unreadable, unwritable } from "./access.ts";
 import { marked } from "./shape.ts";
 
 /** What paths and secrets are looked up against. */
@@ -14,11 +16,15 @@ export interface Surroundings {
   base: string;
   /** systemd's `$CREDENTIALS_DIRECTORY`; null without one. */
   credentials: string | null;
+  judge: Judge;
 }
 
 /** The surroundings that an environment gives, with relative paths starting at `base`. `~` is `$HOME`, else the account's home folder. */
-export function surroundingsOf(env: Record<string, string | undefined>, base: string): Surroundings {
-  return { home: env["HOME"] || homedir(), base, credentials: env["CREDENTIALS_DIRECTORY"] || null };
+export function surroundingsOf(
+  env: Record<string, string | undefined>,
+  { base, judge = NO_JUDGE }: { base: string; judge?: Judge | undefined },
+): Surroundings {
+  return { home: env["HOME"] || homedir(), base, credentials: env["CREDENTIALS_DIRECTORY"] || null, judge };
 }
 
 /** An absolute path from what a configuration says. */
@@ -37,12 +43,46 @@ export function path(): v.GenericSchema<string, string> {
     marked({ kind: "path" }),
     v.check((text) => text !== "" && !text.includes("\0"), "expected a path"),
     v.check((text) => !/^~[^/]/.test(text), 'expected a path ("~" only stands for your own home folder, as in "~/x")'),
-    v.rawTransform(({ dataset, config }) => {
-      // loadConfig passes its surroundings in valibot's configuration, so that defaults are resolved too.
-      const { surroundings } = config as { surroundings?: Surroundings };
-      return resolvePath(dataset.value, surroundings ?? surroundingsOf(process.env, process.cwd()));
+    v.rawTransform(({ dataset, config }) => resolvePath(dataset.value, surroundingsIn(config))),
+  );
+}
+
+/** The path of a file that can be read. */
+export function readableFile(): v.GenericSchema<string, string> {
+  return v.pipe(
+    path(),
+    v.rawCheck(({ dataset, config, addIssue }) => {
+      if (!dataset.typed) return;
+      try {
+        accessSync(dataset.value, constants.R_OK);
+      } catch (error) {
+        const { code = "unknown error" } = error as NodeJS.ErrnoException;
+        addIssue({ message: unreadable(dataset.value, code, surroundingsIn(config).judge) });
+      }
     }),
   );
+}
+
+/** The path of a folder that the role writes to; `of: "file"`: of a file in it, `of: "beside"`: of one beside it, too. `--check` sees whether it may. */
+export function writableFolder({ of = "folder" }: { of?: "folder" | "file" | "beside" } = {}): v.GenericSchema<
+  string,
+  string
+> {
+  return v.pipe(
+    path(),
+    v.rawCheck(({ dataset, config, addIssue }) => {
+      const { judge } = surroundingsIn(config);
+      if (!dataset.typed || !judge.folders) return;
+      const message = unwritable(of === "folder" ? dataset.value : dirname(dataset.value), judge);
+      if (message !== null) addIssue({ message });
+    }),
+  );
+}
+
+/** loadConfig passes its surroundings in valibot's configuration, so that defaults are resolved too. */
+function surroundingsIn(config: object): Surroundings {
+  const { surroundings } = config as { surroundings?: Surroundings };
+  return surroundings ?? surroundingsOf(process.env, { base: process.cwd() });
 }
 
 /** The default folder for a role's data: systemd's state folder, else root's or the user's. */

@@ -13,6 +13,7 @@ import {
   nameSegment,
   number,
   path,
+  writableFolder,
   restart,
   rule,
   seconds,
@@ -41,7 +42,11 @@ const Llm = v.pipe(
 const Settings = v.strictObject({
   listen: restart(v.optional(listen(), "127.0.0.1:3219")),
   /** The log of operations; the observer's other files lie beside it. Empty: in memory only. */
-  persist_path: restart(v.optional(v.union([v.literal(""), path()]), () => join(dataFolder("observer"), "ops.jsonl"))),
+  persist_path: restart(
+    v.optional(v.union([v.literal(""), writableFolder({ of: "file" })]), () =>
+      join(dataFolder("observer"), "ops.jsonl"),
+    ),
+  ),
   durability: restart(v.optional(v.picklist(["disk", "os"]), "disk")),
   rotate_mb: v.optional(number({ min: 0.001, max: 1 << 20, unit: "MiB" }), 256),
   overseer_corrections: restart(v.optional(path())),
@@ -70,7 +75,7 @@ const Settings = v.strictObject({
   llm: v.optional(Llm),
   /** The inbox that gets the escalations. */
   notify: v.optional(
-    v.strictObject({ inbox_dir: v.optional(path(), () => dataFolder("inbox")), recipient: nameSegment() }),
+    v.strictObject({ inbox_dir: v.optional(writableFolder(), () => dataFolder("inbox")), recipient: nameSegment() }),
   ),
   ...connectionEntries,
 });

@@ -11,6 +11,7 @@ import {
   nameSegment,
   number,
   path,
+  writableFolder,
   restart,
   rule,
   secret,
@@ -49,7 +50,7 @@ export type Retention = v.InferOutput<typeof Retention>;
 const Settings = v.strictObject({
   listen: restart(v.optional(listen(), "127.0.0.1:18791")),
   /** Store, episodes and index. */
-  data_dir: restart(v.optional(path(), () => dataFolder("receiver"))),
+  data_dir: restart(v.optional(writableFolder(), () => dataFolder("receiver"))),
   store: v.optional(v.picklist(["sqlite"], 'expected "sqlite", the only store of this version'), "sqlite"),
   /** A folder, below data_dir unless it is absolute. */
   episodes: restart(
@@ -76,7 +77,7 @@ const Settings = v.strictObject({
   notify: restart(
     v.optional(
       v.strictObject({
-        inbox_dir: v.optional(path(), () => dataFolder("inbox")),
+        inbox_dir: v.optional(writableFolder(), () => dataFolder("inbox")),
         recipient: nameSegment(),
         from: v.optional(v.pipe(v.string(), v.trim(), v.minLength(1, "expected a name"), v.maxLength(128)), "receiver"),
       }),
