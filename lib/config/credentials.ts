@@ -77,7 +77,7 @@ export function resolveSecret(sought: Sought): void {
     problems.push({ path: [...path, fileKey], text: `given beside ${key}: set one of them, not both` });
     mapping[key] = [];
   } else if (inPlace !== undefined) {
-    mapping[key] = texts(inPlace, { path: [...path, key], what: "text", problems }).map(({ text }) => text);
+    mapping[key] = texts(inPlace, { path: [...path, key], what: "text", problems }).map(({ text }) => text.trim());
   } else if (byFile !== undefined) {
     const files = texts(byFile, { path: [...path, fileKey], what: "a path", problems });
     mapping[key] = files.flatMap((file) => fromFile(file, sought) ?? []);
@@ -98,9 +98,9 @@ function texts(
   }
   return listed.flatMap((text, index) => {
     const at = Array.isArray(value) ? [...path, index] : path;
-    if (typeof text === "string" && text !== "") return [{ text, at }];
+    if (typeof text === "string" && text.trim() !== "") return [{ text, at }];
     const unquoted = typeof text === "number" || typeof text === "boolean" ? " (put it in quotes)" : "";
-    const wrong = text === "" ? "an empty one" : found(text, { show: false }) + unquoted;
+    const wrong = typeof text === "string" ? "an empty one" : found(text, { show: false }) + unquoted;
     problems.push({ path: at, text: `expected ${what}, found ${wrong}` });
     return [];
   });
@@ -152,7 +152,7 @@ function fromCredential({ key, path, surroundings, bare, problems }: Sought): st
   return null;
 }
 
-/** A secret's file, without its one trailing line break. Only a regular file is read, and opening it never waits (a FIFO's would). */
+/** A secret's file, without the white space and the byte order mark around the secret. Only a regular file is read, and opening it never waits (a FIFO's would). */
 function readSecret(
   file: string,
 ): { text: string; mode: number } | { problem: string; absent: boolean; code?: string } {
@@ -164,7 +164,7 @@ function readSecret(
     if (stat.size > LARGEST_SECRET) return { absent: false, problem: `is over ${LARGEST_SECRET} bytes` };
     const bytes = readFileSync(fd);
     if (!isUtf8(bytes)) return { absent: false, problem: "is not UTF-8 text" };
-    const text = new TextDecoder().decode(bytes).replace(/\r?\n$/, "");
+    const text = new TextDecoder().decode(bytes).trim();
     return text === "" ? { absent: false, problem: "is empty" } : { text, mode: stat.mode };
   } catch (error) {
     const { code = "unknown error" } = error as NodeJS.ErrnoException;

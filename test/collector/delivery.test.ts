@@ -34,7 +34,8 @@ let daemon: Daemon;
 let url: string;
 beforeAll(async () => {
   folder = new Folder();
-  folder.write("secret", `${SECRET}\n`);
+  // As editors on Windows and block scalars in YAML leave them.
+  folder.write("secret", `\ufeff${SECRET} \r\n\n`);
   folder.write("whsec", `v1,whsec_${KEY}\n`);
   const schemes = ["github", "forgejo", "gitlab", "slack", "stripe", "standard", "bearer"];
   const route = (scheme: string) =>
@@ -55,7 +56,7 @@ ${Object.entries(SENDERS)
       recipient: events
       type: INFO
       template: '{{ header "X-GitHub-Event" }} {{ .action }} {{ .repository.full_name }}'
-      verify: { scheme: github, secret: [new, "${SECRET}"] }
+      verify: { scheme: github, secret: [new, "${SECRET}\\n"] }
     - path: /push
       recipient: push
       type: INFO
