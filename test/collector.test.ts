@@ -171,6 +171,14 @@ describe.each(TARGETS)("the collector as %s", (target) => {
     expect((await post("/strict", `{"n":{"m":1}}`)).status).toBe(202);
   });
 
+  test("a text over 64 KiB is cut, with a mark", async () => {
+    expect((await post("/any", JSON.stringify({ a: "ü".repeat(70_000) }))).status).toBe(202);
+    const payload = newest()["payload"]!;
+    expect(payload).toStartWith('any {"a":"üüü');
+    expect(payload).toEndWith("ü … [cut at 64 KiB]");
+    expect(Buffer.byteLength(payload)).toBeWithin(65_530, 65_537);
+  });
+
   test("what `when` doesn't let through is answered 200 and not written", async () => {
     const before = inboxLines(folder.at("inbox"), "bob").length;
     const answer = await post("/when", `{"action":"closed"}`);

@@ -1,14 +1,15 @@
-// Go's text/template for data that came as JSON: compiled once into closures, then only read.
+// Go's text/template for data that came as JSON. A template is compiled once.
 //
-// Where it differs from Go, on purpose:
-//   - a number prints as it stood in the JSON (12345678, not 1.2345678e+07), compares with any number literal, counts as a
+// Deliberate differences from Go:
+//   - a number prints as it stands in the JSON (12345678, not 1.2345678e+07), compares with any number literal, counts as a
 //     position for index and slice, and fits every verb of printf that takes numbers
 //   - a list or map prints as compact JSON
 //   - a chain through a missing or null key is a missing value as a whole; Go stops with an error at null
 //   - strings are text: \xff in a literal is the character U+00FF, not a byte
 //   - printf has no %c, %U and argument indexes (`%[1]d`), and numbers have no hexadecimal fractions
-//   - no methods, no `call`; `__proto__` and `constructor` are missing keys; output is capped
-// More than Go 1.19: json, fromJson, body, default, lower, upper, trim, join, trunc, header, query.
+//   - `{{ template "x" }}` without a definition is an error when the template is compiled, not when it is rendered
+//   - no methods, no `call`; `__proto__` and `constructor` are missing keys; output is cut at 64 KiB
+// Added to Go 1.19: json, fromJson, body, default, lower, upper, trim, join, trunc, header, query.
 
 import { compile } from "./template/compile.ts";
 import { TemplateError, fail } from "./template/lex.ts";
@@ -24,7 +25,7 @@ export interface Template {
   toJSON(): string;
 }
 
-/** Compiles a template. Throws TemplateError with line and column where Go's parser refuses it, too. */
+/** Compiles a template. Throws TemplateError with line and column. */
 export function compileTemplate(source: string): Template {
   const render = notTooDeep(source, () => compile(source));
   return {
@@ -33,7 +34,7 @@ export function compileTemplate(source: string): Template {
   };
 }
 
-/** Gives what `work` gives. What runs out of stack is nested too deeply: a fault of the template or the data like any other. */
+/** Runs `work`. Running out of stack means that the template or the data is nested too deeply. */
 function notTooDeep<T>(source: string, work: () => T): T {
   try {
     return work();

@@ -41,6 +41,12 @@ const BROKEN: [name: string, text: string, place: string, says: string][] = [
     "5:57",
     "unclosed action",
   ],
+  [
+    "a template that isn't there",
+    HEAD + `    - { path: /a, recipient: bob, type: INFO, template: '{{ template "slack.default.title" . }}' }\n`,
+    "5:57",
+    'template "slack.default.title" is not defined (line 1, column 1',
+  ],
   ["a function that isn't there", route(", when: '{{ lowr .a }}'"), "5:68", 'did you mean "lower"?'],
   ["an unknown priority", route(", priority: high"), "5:72", "urgent"],
   ["missing: maybe", route(", missing: maybe"), "5:71", "zero"],

@@ -1,8 +1,9 @@
-// Compiles Go's template syntax in one pass: what is parsed becomes what renders it. The rules are those of Go's text/template/parse.
+// Compiles a template in one pass: the parser returns closures that render what it has read. The rules are those of Go's text/template/parse.
 
 import { nearest } from "../../nearest.ts";
-import { FUNCTIONS, type Value, isTrue, show } from "./functions.ts";
+import { FUNCTIONS, type Value, isTrue } from "./functions.ts";
 import { CONTROLS, type Piece, type Tokens, fail, pieces } from "./lex.ts";
+import { show } from "./printf.ts";
 import {
   type Evaluate,
   type Pipe,
@@ -18,7 +19,7 @@ import {
 } from "./render.ts";
 
 const NAMES: ReadonlySet<string> = new Set([...FUNCTIONS.keys(), "and", "or"]);
-/** Deeper nesting than any template has, and shallower than the stack. */
+/** More nesting than any real template has, and less than the stack allows. */
 const MAX_DEPTH = 200;
 
 /** Compiles a template. Throws TemplateError. */
@@ -26,20 +27,20 @@ export function compile(source: string): Render {
   return new Compiler(source).compile();
 }
 
-/** What stands in a command. A function that comes first takes what follows as its arguments. */
+/** A part of a command. A function that comes first takes the parts after it as its arguments. */
 type Operand = { at: number } & (
   | { kind: "function"; name: string }
   | { kind: "value" | "literal" | "nil"; evaluate: Evaluate }
 );
 
-/** `{{end}}` or `{{else}}`, with what follows the word. */
+/** The `{{end}}` or `{{else}}` that ends a body, with the tokens after that word. */
 interface Ended {
   word: string;
   tokens: Tokens;
   at: number;
 }
 
-/** Nodes up to what ends them; `blank`: they write nothing but blanks. */
+/** The nodes up to an `{{end}}` or `{{else}}`; `blank`: they write only white space. */
 interface Body {
   render: Render;
   blank: boolean;
@@ -51,7 +52,9 @@ class Compiler {
   #pieces: Piece[];
   #next = 0;
   #defined = new Map<string, Body>();
-  /** Variables in scope. */
+  /** The templates that are called, and where. */
+  #called = new Map<string, number>();
+  /** The variables in scope. */
   #variables = ["$"];
   #ranges = 0;
   #depth = 0;
@@ -64,6 +67,9 @@ class Compiler {
   compile(): Render {
     const { render, ended } = this.#body(true);
     if (ended) this.#fail(`unexpected {{${ended.word}}}`, ended.at);
+    for (const [name, at] of this.#called) {
+      if (!this.#defined.has(name)) this.#fail(`template "${name}" is not defined`, at);
+    }
     return render;
   }
 
@@ -80,7 +86,7 @@ class Compiler {
       const piece = this.#pieces[this.#next++]!;
       if ("text" in piece) {
         blank &&= piece.text.trim() === "";
-        renders.push((state) => write(state, piece.text, 0));
+        renders.push((state) => write(state, piece.text));
         continue;
       }
       const { tokens, at } = piece;
@@ -98,7 +104,7 @@ class Compiler {
     return { render: sequence(renders), blank, ended };
   }
 
-  /** A node; null for one that only defines. */
+  /** Compiles a node; null for a definition, which renders nothing. */
   #node(word: string | null, tokens: Tokens, { top, at }: { top: boolean; at: number }): Render | null {
     switch (word) {
       case "if":
@@ -118,7 +124,8 @@ class Compiler {
         const noPipe = word === "template" && tokens.done();
         const dot = noPipe ? () => undefined : valueOf(this.#pipe(tokens, `${word} clause`));
         if (word === "block") this.#define(name, at);
-        return call(name, { body: () => this.#defined.get(name)?.render, dot, at });
+        if (!this.#called.has(name)) this.#called.set(name, at);
+        return call(name, { body: () => this.#defined.get(name)!.render, dot, at });
       }
       case "break":
       case "continue":
@@ -128,9 +135,9 @@ class Compiler {
       default: {
         const pipe = this.#pipe(tokens, "command");
         const evaluate = valueOf(pipe);
-        // What declares or sets a variable prints nothing.
+        // Declaring or setting a variable prints nothing.
         if (pipe.variables.length > 0) return (state) => void evaluate(state);
-        return (state) => write(state, show(evaluate(state)), at);
+        return (state) => write(state, show(evaluate(state)));
       }
     }
   }
@@ -140,7 +147,7 @@ class Compiler {
     const pipe = this.#pipe(tokens, kind);
     if (kind === "range") this.#ranges++;
     const { render: body, ended } = this.#body(false);
-    // `else` of a range isn't in its loop any more.
+    // The `else` of a range is outside its loop.
     if (kind === "range") this.#ranges--;
     const otherwise = this.#otherwise(kind, ended, at);
     this.#variables.length = scope;
@@ -159,7 +166,7 @@ class Compiler {
     return render;
   }
 
-  /** The body of a definition: a template of its own, which sees no variable of where it stands. */
+  /** Compiles the body of a definition; it can't see the variables around it. */
   #define(name: string, at: number): void {
     const [variables, ranges] = [this.#variables, this.#ranges];
     [this.#variables, this.#ranges] = [["$"], 0];
@@ -185,11 +192,11 @@ class Compiler {
     return { evaluate, variables, assign };
   }
 
-  /** Commands with bars between; what one gives is the last argument of the next. */
+  /** Commands with `|` between them; the value of one is the last argument of the next. */
   #commands(tokens: Tokens, context: string, at: number): Evaluate {
     if (++this.#depth > MAX_DEPTH) this.#fail("nested too deeply", at);
     let evaluate: Evaluate | null = null;
-    // Go lets a pipeline end with a bar.
+    // Go accepts a `|` at the end of a pipeline.
     do evaluate = this.#command(tokens, context, evaluate);
     while (tokens.take("|") && !tokens.done());
     this.#depth--;
@@ -209,7 +216,7 @@ class Compiler {
     if (!first) return tokens.done() ? this.#fail(`missing value for ${context}`, at) : tokens.unexpected(context);
     if (first.kind === "function")
       return this.#function(first, [...rest.map((one) => this.#value(one)), ...(piped ? [piped] : [])]);
-    if (rest.length > 0 || piped) this.#fail("can't give an argument to what is no function", first.at);
+    if (rest.length > 0 || piped) this.#fail("only functions take arguments", first.at);
     if (first.kind === "nil") this.#fail("nil is not a command", first.at);
     return first.evaluate;
   }
@@ -235,13 +242,13 @@ class Compiler {
       } catch (error) {
         return fail(state.source, `error calling ${name}: ${(error as Error).message}`, at);
       }
-      // What these give was there before.
+      // These two return a value that was counted before.
       if (name !== "index" && name !== "default") work(state, [result], at);
       return result;
     };
   }
 
-  /** A term with the fields that follow it. */
+  /** A term with the fields after it. */
   #operand(tokens: Tokens): Operand | null {
     const { text, at } = tokens.peek();
     const term = this.#term(tokens);
@@ -262,7 +269,7 @@ class Compiler {
         if (tokens.peek().type === "field") this.#fail("unexpected . after .", at);
         return { kind: "value", evaluate: (state) => state.dot, at };
       case "field":
-        // Its name is taken with those that follow.
+        // `#operand` takes this field with those after it.
         return { kind: "value", evaluate: (state) => state.dot, at };
       case "variable":
         tokens.shift();
@@ -303,7 +310,7 @@ class Compiler {
   }
 }
 
-/** `and` and `or` evaluate only what they need. */
+/** `and` and `or` stop at the argument that decides. */
 function shortCut(isOr: boolean, args: Evaluate[]): Evaluate {
   return (state) => {
     let value: Value;

@@ -1,9 +1,9 @@
-// The functions of Go's text/template, and ours. Arguments are values as templates see them: undefined (missing), null,
-// boolean, number, bigint, JsonNumber, string, array, object. Errors are plain ones; the caller says where.
+// The functions of Go's text/template, and ours. A value is undefined (missing), null, boolean, number, bigint, JsonNumber, string, array or
+// object. Functions throw plain Errors; the caller adds the place.
 
-import { JsonNumber, compactJson, readJson } from "../numbers.ts";
+import { JsonNumber, type Numeric, compactJson, isNumber, readJson } from "../numbers.ts";
 import type { Asked } from "../delivery.ts";
-import { print, println, printf } from "./printf.ts";
+import { print, println, printf, show } from "./printf.ts";
 
 export type Value = unknown;
 
@@ -46,7 +46,7 @@ export const FUNCTIONS: ReadonlyMap<string, Fn> = new Map<string, Fn>([
   ["body", { min: 0, max: 0, call: (_args, asked) => asked.body() }],
 ]);
 
-/** Go's truth: false, 0, "", an empty list or map, and what isn't there are false. */
+/** Go's truth: false, 0, "", empty lists and maps, null and missing values are false. */
 export function isTrue(value: Value): boolean {
   if (value === undefined || value === null || value === false || value === "") return false;
   if (typeof value === "number") return value !== 0;
@@ -56,7 +56,7 @@ export function isTrue(value: Value): boolean {
   return typeof value !== "object" || size(value) > 0;
 }
 
-/** How many keys a map has. Counted once: a loop may ask the same large one for each of its turns. */
+/** How many keys a map has; counted once, because a loop may ask for the same large map in every iteration. */
 function size(map: object): number {
   let known = SIZES.get(map);
   if (known === undefined) SIZES.set(map, (known = Object.keys(map).length));
@@ -64,30 +64,12 @@ function size(map: object): number {
 }
 const SIZES = new WeakMap<object, number>();
 
-/** How a value prints: `<no value>` for what isn't there, compact JSON for lists and maps. */
-export function show(value: Value): string {
-  if (typeof value === "string") return value;
-  if (value === undefined || value === null) return "<no value>";
-  if (value instanceof JsonNumber) return value.text;
-  if (typeof value === "object") return compactJson(value);
-  return typeof value === "number" || typeof value === "boolean" || typeof value === "bigint" ? String(value) : "";
-}
-
-/** What Go would call the type, for messages. */
+/** The type of a value, for messages. */
 export function typeName(value: Value): string {
   if (value === undefined || value === null) return "nil";
   if (isNumber(value)) return "number";
-  return Array.isArray(value)
-    ? "list"
-    : typeof value === "object"
-      ? "map"
-      : typeof value === "boolean"
-        ? "bool"
-        : typeof value;
-}
-
-function isNumber(value: Value): value is number | bigint | JsonNumber {
-  return typeof value === "number" || typeof value === "bigint" || value instanceof JsonNumber;
+  if (Array.isArray(value)) return "list";
+  return { object: "map", boolean: "bool" }[typeof value as string] ?? typeof value;
 }
 
 function text(value: Value, fn: string): string {
@@ -103,7 +85,7 @@ function fromJson(value: string): Value {
   }
 }
 
-/** Arguments of html, js, urlquery: one string as it is, else as `print` joins them. */
+/** The arguments of html, js and urlquery as one text. */
 function join(args: Value[]): string {
   return print(args.map((arg) => arg ?? "<no value>"));
 }
@@ -139,13 +121,13 @@ function compare(a: Value, b: Value): number {
   throw new Error(`incompatible types for comparison: ${typeName(a)} and ${typeName(b)}`);
 }
 
-function compareNumbers(a: number | bigint | JsonNumber, b: number | bigint | JsonNumber): number {
+function compareNumbers(a: Numeric, b: Numeric): number {
   const [x, y] = [exactly(a), exactly(b)];
   return x < y ? -1 : x > y ? 1 : 0;
 }
 
-/** Integers beyond 2^53 compare digit by digit. */
-function exactly(value: number | bigint | JsonNumber): number | bigint {
+/** Integers beyond 2^53 stay exact. */
+function exactly(value: Numeric): number | bigint {
   if (!(value instanceof JsonNumber)) return value;
   return /^-?\d{16,400}$/.test(value.text) ? BigInt(value.text) : value.value;
 }
@@ -159,14 +141,14 @@ function length(value: Value): number {
   throw new Error(`len of a ${typeName(value)}`);
 }
 
-/** A field of a map; undefined when it is missing. Names that mean something to JavaScript are missing keys. */
+/** A field of a map; undefined when it is missing. `__proto__` and `constructor` are always missing. */
 export function field(map: object, name: string): Value {
   if (name === "__proto__" || name === "constructor" || !Object.hasOwn(map, name)) return undefined;
   return (map as Record<string, Value>)[name];
 }
 
 function index(value: Value, key: Value): Value {
-  if (value === undefined || value === null) throw new Error("index of what is not there");
+  if (value === undefined || value === null) throw new Error("can't index a missing value");
   if (Array.isArray(value)) return value[within(key, value.length - 1, "index")] as Value;
   if (typeof value === "string") {
     const bytes = Buffer.from(value);
@@ -201,7 +183,7 @@ function joinList(a: Value, b: Value): string {
   return list.map((one) => show(one)).join(text(separator, "join"));
 }
 
-/** The first N characters; with a negative N the last ones. */
+/** The first N characters, or the last ones for a negative N. */
 function truncate(n: Value, value: Value): string {
   const count = isNumber(n) ? Number(exactly(n)) : Number.NaN;
   if (!Number.isInteger(count)) throw new Error(`trunc: expected a whole number, found a ${typeName(n)}`);
@@ -211,33 +193,16 @@ function truncate(n: Value, value: Value): string {
 
 // Escaping, as Go does it
 
-const HTML: Record<string, string> = {
-  "&": "&amp;",
-  "<": "&lt;",
-  ">": "&gt;",
-  '"': "&#34;",
-  "'": "&#39;",
-  "\0": "\uFFFD",
-};
+const HTML: Record<string, string> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", "\0": "\uFFFD" };
 
 function escapeHtml(value: string): string {
-  return value.replace(/[&<>"'\0]/g, (c) => HTML[c]!);
+  return value.replace(/[&<>"'\0]/g, (c) => HTML[c] ?? `&#${c.charCodeAt(0)};`);
 }
 
-const JS: Record<string, string> = {
-  "\\": "\\\\",
-  "'": "\\'",
-  '"': '\\"',
-  "<": "\\u003C",
-  ">": "\\u003E",
-  "&": "\\u0026",
-  "=": "\\u003D",
-};
-
+/** Characters that aren't printable become one escape per code point in capitals, as in Go's JSEscape. */
 function escapeJs(value: string): string {
-  // What isn't printable is escaped in UTF-16 or as one code point, in capitals, as Go's JSEscape does.
   return value.replace(/[\\'"<>&=]|(?! )[\p{C}\p{Z}]/gu, (c) => {
-    if (c in JS) return JS[c]!;
+    if ("\\'\"".includes(c)) return `\\${c}`;
     return `\\u${c.codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")}`;
   });
 }

@@ -1,28 +1,28 @@
-// Go's template syntax up to its tokens: text and actions, trim markers, comments, literals. What Go refuses is refused.
+// Splits a template into text and actions, and actions into tokens, as Go does. Syntax that Go refuses is refused.
 
 import { JsonNumber } from "../numbers.ts";
-import { formatFloat } from "./printf.ts";
+import { ESCAPES, formatFloat } from "./printf.ts";
 
-/** A template that can't be compiled or rendered; the message ends with the place in the template's text. */
+/** A template that can't be compiled or rendered; the message ends with the place in the template. */
 export class TemplateError extends Error {
   override name = "TemplateError";
 }
 
-/** Throws a TemplateError for the offset `at` of a template's text. */
+/** Throws a TemplateError for an offset in the template. */
 export function fail(source: string, message: string, at: number): never {
   const before = source.slice(0, at);
   const [line, column] = [before.split("\n").length, at - before.lastIndexOf("\n")];
   throw new TemplateError(`${message} (line ${line}, column ${column} of the template)`);
 }
 
-/** `at`: the offset in the template's text. */
+/** `at`: offset in the template. */
 export interface Token {
   type: "field" | "variable" | "word" | "number" | "char" | "string" | "dot" | "space" | "symbol" | "end";
   text: string;
   at: number;
 }
 
-/** Text as it stands, or the tokens of an action. */
+/** Literal text, or the tokens of an action. */
 export type Piece = { text: string } | { tokens: Tokens; at: number };
 
 /** Splits a template. Throws TemplateError. */
@@ -68,7 +68,7 @@ function lex(source: string, start: number): { tokens: Token[]; end: number; tri
     const match = TOKEN.exec(source);
     if (!match) return fail(source, unlexable(source[at]!), at);
     let [text] = match;
-    // A blank before a trim marker belongs to the marker.
+    // The space before a trim marker is part of the marker.
     if (match.groups!["space"] !== undefined && source.startsWith("-}}", at + text.length)) {
       if (text.length === 1) continue;
       text = text.slice(0, -1);
@@ -86,12 +86,12 @@ function unlexable(character: string): string {
   return `unexpected ${JSON.stringify(character)} in an action`;
 }
 
-/** Words that control, at the beginning of an action. */
+/** The keywords that begin an action. */
 export const CONTROLS: ReadonlySet<string> = new Set(
   "if else end range with define template block break continue".split(" "),
 );
 
-/** The tokens of one action, read from the left. */
+/** Reads the tokens of one action from left to right. */
 export class Tokens {
   #source: string;
   #tokens: Token[];
@@ -114,7 +114,7 @@ export class Tokens {
     return token;
   }
 
-  /** The next one that is no blank. */
+  /** Skips spaces; returns the next token. */
   skip(): Token {
     while (this.peek().type === "space") this.#next++;
     return this.peek();
@@ -140,7 +140,7 @@ export class Tokens {
     if (!this.done()) this.unexpected(context);
   }
 
-  /** Takes the word that controls, when the action begins with one. */
+  /** Takes the keyword if the action begins with one. */
   keyword(): string | null {
     const { type, text } = this.skip();
     if (type !== "word" || !CONTROLS.has(text)) return null;
@@ -159,14 +159,14 @@ export class Tokens {
     return literal(token, (message) => fail(this.#source, message, token.at));
   }
 
-  /** Fields that follow without a blank: `.a.b`. */
+  /** Takes the fields that follow without a space: `.a.b`. */
   fields(): string[] {
     const names: string[] = [];
     while (this.peek().type === "field") names.push(this.shift().text.slice(1));
     return names;
   }
 
-  /** `$a :=`, `$a =`, `$a, $b :=`, `$a, $b =`; nothing when the action doesn't begin with one. */
+  /** Takes `$a :=`, `$a =`, `$a, $b :=` or `$a, $b =` if the action begins with it. */
   declared(): { variables: string[]; assign: boolean } {
     const start = this.#next;
     const variables: string[] = [];
@@ -198,7 +198,7 @@ function literal({ type, text }: Token, bad: (message: string) => never): string
 const INTEGER = /^(?:0[xX](?:_?[\da-fA-F])+|0[bB](?:_?[01])+|0[oO]?(?:_?[0-7])+|0|[1-9](?:_?\d)*)$/;
 const FLOAT = /^(?=.*[.eE])(?:\d(?:_?\d)*\.?(?:\d(?:_?\d)*)?|\.\d(?:_?\d)*)(?:[eE][+-]?\d(?:_?\d)*)?$/;
 
-/** Go's number literals, without hexadecimal floats; null for other text. Integers beyond 2^53 stay exact. */
+/** The value of a Go number literal; null for other text, and for hexadecimal floats. Integers beyond 2^53 stay exact. */
 function numberOf(text: string): number | bigint | JsonNumber | null {
   const sign = text.startsWith("-") ? -1 : 1;
   const given = text.replace(/^[+-]/, "");
@@ -208,13 +208,11 @@ function numberOf(text: string): number | bigint | JsonNumber | null {
     return Number.isSafeInteger(Number(value)) ? Number(value) : value;
   }
   const value = FLOAT.test(given) ? sign * Number(digits) : Number.NaN;
-  // A float prints as Go prints it, whatever the literal looked like.
+  // Go prints a float in its own form, not as the literal was written.
   return Number.isFinite(value) ? new JsonNumber(formatFloat(value)) : null;
 }
 
-const ESCAPES: Record<string, string> = { a: "\x07", b: "\b", f: "\f", n: "\n", r: "\r", t: "\t", v: "\v", "\\": "\\" };
-
-/** The inside of a Go string or character literal; null when Go has no such escape. */
+/** The value of a Go string or character literal, given without its quotes; null for an unknown escape. */
 function unquote(inside: string, quote: string): string | null {
   let valid = true;
   const value = inside.replace(
@@ -227,7 +225,7 @@ function unquote(inside: string, quote: string): string | null {
         const code = Number.parseInt(escape, 8);
         if (code <= 255) return String.fromCharCode(code);
       } else if (escape === quote) return quote;
-      else if (escape in ESCAPES) return ESCAPES[escape]!;
+      else if (ESCAPES.has(escape)) return ESCAPES.get(escape)!;
       valid = false;
       return "";
     },

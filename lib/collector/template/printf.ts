@@ -1,10 +1,23 @@
-// Go's fmt.Sprint, Sprintln and Sprintf for the values that templates have. Any number fits any number's verb, since JSON
-// knows only one kind; lists and maps print as compact JSON. Left out: the verbs for single characters (%c, %U, %q of a number)
-// and argument indexes (%[1]d). Like any verb that Go doesn't know, they leave its mark: `%!c(int=65)`.
+// How values print: Go's fmt.Sprint, Sprintln and Sprintf. Every numeric verb takes any number, because JSON has only one kind;
+// lists and maps print as compact JSON. The verbs %c, %U and %q of a number and argument indexes (%[1]d) don't exist here: they print
+// the mark that Go prints for an unknown verb, `%!c(int=65)`.
 
-import { JsonNumber, compactJson } from "../numbers.ts";
+import { JsonNumber, type Numeric, compactJson, isNumber } from "../numbers.ts";
 
-/** A float64 as Go's %v prints it: as few digits as tell it apart, an exponent below 1e-4 and from a million on. */
+/** A value as text: lists and maps as compact JSON, a missing value or null as `nothing`. */
+export function show(value: unknown, nothing = "<no value>"): string {
+  if (typeof value === "string") return value;
+  if (value === undefined || value === null) return nothing;
+  if (typeof value === "boolean" || isNumber(value)) return String(value);
+  return compactJson(value);
+}
+
+const plain = (value: unknown): string => show(value, "<nil>");
+
+/** From this power of ten on, Go's %v writes an exponent. */
+const SHORTEST_DIGITS = 6;
+
+/** A float64 as Go's %v prints it: the shortest digits that identify it, with an exponent below 1e-4 and from 1e6. */
 export function formatFloat(value: number): string {
   if (Number.isNaN(value)) return "NaN";
   if (!Number.isFinite(value)) return value > 0 ? "+Inf" : "-Inf";
@@ -14,15 +27,12 @@ export function formatFloat(value: number): string {
   return power < -4 || power >= SHORTEST_DIGITS ? twoDigits(exponential) : String(value);
 }
 
-/** From this power of ten on, strconv writes the shortest form with an exponent. */
-const SHORTEST_DIGITS = 6;
-
 /** Go writes at least two digits of an exponent. */
 function twoDigits(text: string): string {
   return text.replace(/e([+-])(\d)$/, "e$10$2");
 }
 
-/** fmt.Sprint: a blank between two operands when neither is a string. */
+/** fmt.Sprint: a space between two operands if neither is a string. */
 export function print(args: unknown[]): string {
   let out = "";
   args.forEach((arg, at) => {
@@ -32,17 +42,9 @@ export function print(args: unknown[]): string {
   return out;
 }
 
-/** fmt.Sprintln: a blank between all operands, a line break at the end. */
+/** fmt.Sprintln: a space between all operands, a line break at the end. */
 export function println(args: unknown[]): string {
   return `${args.map((arg) => plain(arg)).join(" ")}\n`;
-}
-
-function plain(value: unknown): string {
-  if (typeof value === "string") return value;
-  if (value === undefined || value === null) return "<nil>";
-  if (value instanceof JsonNumber) return value.text;
-  if (typeof value === "object") return compactJson(value);
-  return typeof value === "number" || typeof value === "boolean" || typeof value === "bigint" ? String(value) : "";
 }
 
 interface Spec {
@@ -56,10 +58,10 @@ interface Spec {
 }
 
 const VERB = /%([-+# 0]*)(\d+|\*)?(\.(\d+|\*)?)?(.)?/gsu;
-/** The widest padding. The output's own limit applies besides. */
+/** The widest padding. */
 const MAX_WIDTH = 65_536;
 
-/** fmt.Sprintf, with Go's marks for what doesn't fit: `%!d(string=x)`, `%!s(MISSING)`, `%!(EXTRA int=1)`. */
+/** fmt.Sprintf, with Go's marks for arguments that don't fit: `%!d(string=x)`, `%!s(MISSING)`, `%!(EXTRA int=1)`. */
 export function printf(format: string, args: unknown[]): string {
   let next = 0;
   const number = (text: string | undefined): number | null => {
@@ -99,23 +101,17 @@ function one(verb: string, spec: Spec, value: unknown): string {
       ? ofString(verb, spec, value)
       : typeof value === "boolean"
         ? ofBool(verb, spec, value)
-        : isNumeric(value)
+        : isNumber(value)
           ? ofNumber(verb, spec, value)
           : ofStructure(verb, spec, value);
   return formatted ?? `%!${verb}(${goType(value)}=${plain(value)})`;
-}
-
-type Numeric = number | bigint | JsonNumber;
-
-function isNumeric(value: unknown): value is Numeric {
-  return typeof value === "number" || typeof value === "bigint" || value instanceof JsonNumber;
 }
 
 function goType(value: unknown): string {
   if (value === undefined || value === null) return "<nil>";
   if (typeof value === "string") return "string";
   if (typeof value === "boolean") return "bool";
-  if (isNumeric(value)) return typeof value === "bigint" || Number.isInteger(Number(value)) ? "int" : "float64";
+  if (isNumber(value)) return typeof value === "bigint" || Number.isInteger(Number(value)) ? "int" : "float64";
   return Array.isArray(value) ? "[]interface {}" : "map[string]interface {}";
 }
 
@@ -187,7 +183,7 @@ function ofFloat(verb: string, spec: Spec, value: number): string {
   return pad(sign(verb === lower ? text : text.toUpperCase(), spec), spec);
 }
 
-/** toFixed, but a tie goes to the even digit as in Go, not away from zero. */
+/** toFixed, but a tie goes to the even digit, as in Go. */
 function fixed(value: number, digits: number): string {
   return toEven(value.toFixed(digits), value.toFixed(100), digits);
 }
@@ -195,7 +191,7 @@ function fixed(value: number, digits: number): string {
 function exponential(value: number, digits: number): string {
   const [mantissa = "", power = ""] = value.toExponential(100).split("e");
   const rounded = value.toExponential(digits);
-  // Rounded up to the next power of ten: no tie that the even digit would win.
+  // Rounded up to the next power of ten: no tie.
   if (rounded.split("e")[1] !== power) return rounded;
   return `${toEven(rounded.split("e")[0]!, mantissa, digits)}e${power}`;
 }
@@ -207,7 +203,7 @@ function toEven(rounded: string, exact: string, digits: number): string {
   return tie && Number(kept.at(-1)) % 2 === 0 ? kept : rounded;
 }
 
-/** %g: the shortest form, or so many digits; an exponent below 1e-4 and from the precision on. */
+/** %g: the shortest form, or as many digits as the precision says; with an exponent below 1e-4 and from the precision. */
 function general(value: number, precision: number | null): string {
   if (value === 0) return "0";
   if (precision === null) return formatFloat(value);
@@ -235,27 +231,22 @@ function pad(text: string, { width, minus, zero }: Spec): string {
   return head + "0".repeat(missing) + rest;
 }
 
-const QUOTED: Record<string, string> = {
-  '"': '\\"',
-  "\\": "\\\\",
-  "\x07": "\\a",
-  "\b": "\\b",
-  "\f": "\\f",
-  "\n": "\\n",
-  "\r": "\\r",
-  "\t": "\\t",
-  "\v": "\\v",
-};
+/** The escapes of Go's strings, by their letter. */
+export const ESCAPES = new Map(
+  Object.entries({ a: "\x07", b: "\b", f: "\f", n: "\n", r: "\r", t: "\t", v: "\v", "\\": "\\" }),
+);
+const LETTERS = new Map([...ESCAPES, ['"', '"'] as const].map(([letter, character]) => [character, letter]));
 
-/** strconv.Quote; with `+` ASCII only, with `#` raw where that is possible. */
+/** strconv.Quote; with `+` in ASCII only, with `#` between backquotes where that is possible. */
 function quote(value: string, spec: Spec): string {
   if (spec.sharp && !/[`\p{Cc}]/u.test(value.replaceAll("\t", ""))) return `\`${value}\``;
   const body = value.replace(/["\\]|(?! )[\p{C}\p{Z}]|[^\0-\x7f]/gu, (c) => {
-    if (c in QUOTED) return QUOTED[c]!;
+    if (LETTERS.has(c)) return `\\${LETTERS.get(c)}`;
     const code = c.codePointAt(0)!;
     if (code > 0x7f && !spec.plus && !/[\p{C}\p{Z}]/u.test(c)) return c;
-    if (code < 0x20 || code === 0x7f) return `\\x${code.toString(16).padStart(2, "0")}`;
-    return code > 0xffff ? `\\U${code.toString(16).padStart(8, "0")}` : `\\u${code.toString(16).padStart(4, "0")}`;
+    const [letter, digits]: [string, number] =
+      code < 0x20 || code === 0x7f ? ["x", 2] : code > 0xffff ? ["U", 8] : ["u", 4];
+    return `\\${letter}${code.toString(16).padStart(digits, "0")}`;
   });
   return `"${body}"`;
 }

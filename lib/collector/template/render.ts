@@ -1,20 +1,23 @@
-// What a compiled template does when it is rendered: small functions over the state of one rendering, put together by compile.ts.
+// The closures that compile.ts makes a template of. Each works on the state of one rendering.
 
 import type { Asked } from "../delivery.ts";
 import { JsonNumber } from "../numbers.ts";
 import { type Value, field, isTrue, typeName } from "./functions.ts";
 import { fail } from "./lex.ts";
 
-/** Longer output is refused, in bytes. */
+/** Longer output is cut, in bytes. */
 export const MAX_OUTPUT_BYTES = 64 << 10;
-/** `{{template}}` within `{{template}}`, at most so deep. */
+const CUT = " … [cut at 64 KiB]";
+/** Thrown to stop a rendering whose output is long enough. */
+const FULL = new Error("the output is full");
+/** How deep templates may call each other. */
 const MAX_CALLS = 100;
-/** Steps of loops and calls a rendering may take: nested loops over a large body stay bounded. */
+/** Iterations and calls in one rendering: bounds nested loops over a large body. */
 const MAX_STEPS = 200_000;
-/** Characters and elements that its loops and functions may go through: a value that doubles with each step stays bounded, too. */
+/** Characters and elements that the loops and functions of one rendering may go through: bounds a value that doubles in each iteration. */
 const MAX_WORK = 16 << 20;
 
-/** What a rendering may ask besides its data, and what a missing key means. */
+/** What a rendering gets besides its data. */
 export interface RenderContext extends Asked {
   /** `zero`: it prints `<no value>`. `error`: the rendering fails. */
   missing: "zero" | "error";
@@ -22,7 +25,7 @@ export interface RenderContext extends Asked {
   body: () => string;
 }
 
-/** State of one rendering. */
+/** The state of one rendering. */
 export interface State {
   source: string;
   context: RenderContext;
@@ -35,32 +38,35 @@ export interface State {
 }
 
 export type Evaluate = (state: State) => Value;
-/** Renders a node; `break` and `continue` travel up to their loop. */
+/** Renders a node; returns `break` and `continue` up to their loop. */
 export type Render = (state: State) => undefined | "break" | "continue";
 
-/** Renders a whole template. Throws TemplateError. */
+/** Renders a whole template, cut to MAX_OUTPUT_BYTES. Throws TemplateError. */
 export function renderAll(source: string, render: Render, data: Value, context: RenderContext): string {
   const variables = new Map([["$", { value: data }]]);
   const state: State = { source, context, out: "", dot: data, variables, calls: 0, steps: 0, work: 0 };
-  render(state);
-  if (state.out.length * 3 > MAX_OUTPUT_BYTES && Buffer.byteLength(state.out) > MAX_OUTPUT_BYTES) tooLong(state, 0);
-  return state.out;
+  try {
+    render(state);
+  } catch (error) {
+    if (error !== FULL) throw error;
+  }
+  const { out } = state;
+  if (out.length * 3 <= MAX_OUTPUT_BYTES || Buffer.byteLength(out) <= MAX_OUTPUT_BYTES) return out;
+  const kept = Buffer.from(out.slice(0, MAX_OUTPUT_BYTES)).subarray(0, MAX_OUTPUT_BYTES - Buffer.byteLength(CUT));
+  // As a stream, the decoder leaves out the beginning of a character.
+  return new TextDecoder().decode(kept, { stream: true }) + CUT;
 }
 
-function tooLong({ source }: State, at: number): never {
-  fail(source, `the output is over ${MAX_OUTPUT_BYTES} bytes`, at);
-}
-
-export function write(state: State, text: string, at: number): undefined {
+export function write(state: State, text: string): undefined {
   state.out += text;
-  if (state.out.length > MAX_OUTPUT_BYTES) tooLong(state, at);
+  if (state.out.length > MAX_OUTPUT_BYTES) throw FULL;
 }
 
 function step(state: State, at: number): void {
   if (++state.steps > MAX_STEPS) fail(state.source, "the template takes too many steps", at);
 }
 
-/** Counts the values that a loop or a function goes through. */
+/** Counts the characters and elements of values. */
 export function work(state: State, values: readonly Value[], at: number): void {
   for (const value of values) if (typeof value === "string" || Array.isArray(value)) state.work += value.length;
   if (state.work > MAX_WORK) fail(state.source, "the template goes through too much data", at);
@@ -77,14 +83,14 @@ export function sequence(renders: Render[]): Render {
   };
 }
 
-/** A pipeline, with the variables that it declares or sets. */
+/** A pipeline and the variables that it declares or sets. */
 export interface Pipe {
   evaluate: Evaluate;
   variables: string[];
   assign: boolean;
 }
 
-/** What `if`, `with` and `range` stand before. */
+/** The parts of `if`, `with` and `range`. */
 export interface Branches {
   pipe: Pipe;
   body: Render;
@@ -92,7 +98,7 @@ export interface Branches {
   at: number;
 }
 
-/** The pipeline's value, set in its variable. */
+/** Evaluates a pipeline and sets its variable. */
 export function valueOf({ evaluate, variables: [name], assign }: Pipe): Evaluate {
   return name === undefined ? evaluate : (state) => set(state, name, evaluate(state), assign);
 }
@@ -108,7 +114,7 @@ export function choice(kind: "if" | "with", { pipe, body, otherwise }: Branches)
     });
 }
 
-/** `range`: sets its variables once a turn. */
+/** `range`: sets its variables in every iteration. */
 export function loop({ pipe: { evaluate, variables, assign }, body, otherwise, at }: Branches): Render {
   const [first, second] = variables;
   return (state) =>
@@ -129,7 +135,7 @@ export function loop({ pipe: { evaluate, variables, assign }, body, otherwise, a
     });
 }
 
-/** The entries of maps in their order: a loop within a loop goes through the same map for each turn. */
+/** The sorted entries of maps, kept because an inner loop may go through the same map many times. */
 const SORTED = new WeakMap<object, [Value, Value][]>();
 
 function entriesOf({ source }: State, value: Value, at: number): [Value, Value][] {
@@ -148,27 +154,23 @@ function entriesOf({ source }: State, value: Value, at: number): [Value, Value][
   return entries;
 }
 
-/** `{{template}}`: the body is looked up when it is called, since it may be defined further down. */
-export function call(
-  name: string,
-  { body, dot, at }: { body: () => Render | undefined; dot: Evaluate; at: number },
-): Render {
+/** `{{template}}`: looks its body up when it is called, because that may be defined further down. */
+export function call(name: string, { body, dot, at }: { body: () => Render; dot: Evaluate; at: number }): Render {
   return (state) => {
-    const render = body() ?? fail(state.source, `template "${name}" is not defined`, at);
     const value = dot(state);
     step(state, at);
     if (state.calls >= MAX_CALLS) fail(state.source, `template "${name}" calls itself too deeply`, at);
     const { variables } = state;
     state.variables = new Map([["$", { value }]]);
     state.calls++;
-    withDot(state, value, render);
+    withDot(state, value, body());
     state.calls--;
     state.variables = variables;
     return undefined;
   };
 }
 
-/** A chain of fields: `.a.b` of a value. Through a missing or null key it is missing as a whole. */
+/** The fields `.a.b` of a value. Behind a missing or null key all is missing. */
 export function fieldsOf(from: Evaluate, names: string[], at: number): Evaluate {
   if (names.length === 0) return from;
   return (state) => {
@@ -188,7 +190,7 @@ export function fieldsOf(from: Evaluate, names: string[], at: number): Evaluate 
   };
 }
 
-/** Variables declared within end with it; those set within keep their new value. */
+/** Variables that are declared within end with it; those that are set keep their new value. */
 function scoped(state: State, render: () => ReturnType<Render>): ReturnType<Render> {
   const outer = state.variables;
   state.variables = new Map(outer);
