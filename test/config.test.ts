@@ -728,10 +728,10 @@ describe("a secret", () => {
     expect(Object.keys(two.config.auth)).not.toContain("token_file");
   });
 
-  test("is read from files, each without its one trailing line break", async () => {
-    const files = { a: "one\n", b: "two\r\n", c: " three \n\n" };
+  test("is read from files, each without the white space and the byte order mark around it", async () => {
+    const files = { a: "one\n", b: "\ufefftwo\r\n", c: " three 3 \n\n" };
     const { config, warnings } = await load("agent: a\nauth: {token_file: [./a, b, c]}\n", { files });
-    expect(reveal(config.auth.token)).toEqual(["one", "two", " three \n"]);
+    expect(reveal(config.auth.token)).toEqual(["one", "two", "three 3"]);
     expect(warnings).toEqual([]);
   });
 
