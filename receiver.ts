@@ -11,12 +11,12 @@ import { type Context, Hono } from "hono";
 import example from "./etc/receiver.yaml" with { type: "text" };
 import { holdAlone, isDiskFull, makeFolder } from "./lib/files.ts";
 import { type Bindings, type Server, answersOf, readJson, serve } from "./lib/http.ts";
-import { Refusal, refuseFields } from "./lib/refusal.ts";
+import { Refusal } from "./lib/refusal.ts";
 import { isNestedDeeper } from "./lib/json.ts";
 import { type Log, errorChain, seldom } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
 import { type Outbox, createOutbox, inboxChannel } from "./lib/outbox.ts";
-import { Admission, type Door, type Sender, asRefusal, mustBe, stamp, unauthorized } from "./lib/receiver/admission.ts";
+import { Admission, type Door, type Sender, asRefusal, mustBe, stamp } from "./lib/receiver/admission.ts";
 import { type News, createNews, damageEvent, eventSource } from "./lib/receiver/alerts.ts";
 import { COMMANDS } from "./lib/receiver/commands.ts";
 import { Config } from "./lib/receiver/config.ts";
@@ -37,11 +37,10 @@ import { formerNames, setHealth } from "./lib/receiver/hosts.ts";
 import { Presence } from "./lib/receiver/presence.ts";
 import { endPauses } from "./lib/receiver/pause.ts";
 import { readingRoutes } from "./lib/receiver/reading.ts";
-import { readReport } from "./lib/receiver/report.ts";
 import { settleRenames } from "./lib/receiver/rename.ts";
 import { makeShrinkable, shrink } from "./lib/receiver/shrink.ts";
 import { Store } from "./lib/receiver/store.ts";
-import { type Stored, storeReport } from "./lib/receiver/store-report.ts";
+import { createTakeReport } from "./lib/receiver/take-report.ts";
 import { type TakenEpisode, createTurns, episodeName, takeEpisode } from "./lib/receiver/take-episode.ts";
 import { quietPass, uploadRefused, uploadTaken } from "./lib/receiver/upload-alerts.ts";
 import { VersionGate } from "./lib/receiver/version-gate.ts";
@@ -54,9 +53,7 @@ const USAGE = `picket-receiver: stores every host's reports and episodes, alerts
   picket-receiver host add web-1      # prints web-1's token and what to paste there
   picket-receiver --check && picket-receiver`;
 
-const MAX_REPORT_BYTES = 4 << 20;
 const MAX_HEALTH_BYTES = 64 << 10;
-const HOUR_MS = 3_600_000;
 /** How often a start on a full disk tries again. */
 const ROOM_LOOK_MS = 1000;
 
@@ -186,19 +183,24 @@ type C = Context<{ Bindings: Bindings }>;
 export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bindings: Bindings }> {
   const { store, index, episodes, news } = receiver;
   const app = new Hono<{ Bindings: Bindings }>();
+  const takeReport = createTakeReport({
+    ...receiver,
+    config: () => receiver.config,
+    news: () => news.emit("event"),
+  });
   const admitted = (c: C, door: Door, work: (sender: Sender) => Promise<Response>): Promise<Response> =>
     receiver.admission.admit({ request: c.req.raw, ip: c.env.ip(), door }, work);
 
   app.post("/v1/host-report", (c) =>
     admitted(c, "report", async (sender) => {
-      const { interval } = await takeReport(receiver, { sender, request: c.req.raw, told: true });
+      const { interval } = await takeReport(sender, c.req.raw, true);
       const control = { poll_interval_seconds: interval, blocked: false, desired_generation: 0, has_signed_ops: false };
       return Response.json(control);
     }),
   );
   app.post("/agent/telemetry", (c) =>
     admitted(c, "report", async (sender) => {
-      await takeReport(receiver, { sender, request: c.req.raw, told: false });
+      await takeReport(sender, c.req.raw, false);
       return new Response(null, { status: 204 });
     }),
   );
@@ -237,39 +239,6 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
 
 // ---------------------------------------------------------------------------------------------------------------
 // Reports and episodes
-
-async function takeReport(
-  receiver: Receiver,
-  { sender, request, told }: { sender: Sender; request: Request; told: boolean },
-): Promise<Stored> {
-  const { config, store, figures, news } = receiver;
-  const data = await readJson(request, MAX_REPORT_BYTES);
-  // A report is received when its last byte is: one that comes slowly may be overtaken.
-  const at = Date.now();
-  const { ran } = receiver.presence;
-  const read = readReport(data, { now: at, backfillMs: config.backfill_hours * HOUR_MS });
-  if ("broken" in read) {
-    if (read.clock && receiver.presence.clockDoubted) throw clockDoubted();
-    figures.invalid.add();
-    throw refuseFields(422, "invalid_report", read.broken);
-  }
-  const { report } = read;
-  if (report.host_id !== null) await mustBe(store, sender, report.host_id);
-  const taken = await store.write(async (tx) => {
-    await stamp(tx, sender);
-    return storeReport(tx, { sender, report, at, ran, interval: config.poll_interval_seconds, told });
-  });
-  if (!taken) throw unauthorized("invalid_token");
-  figures.reports.add();
-  if (taken.changed) news.emit("event");
-  return taken;
-}
-
-/** A refused report is lost; the agent sends it again when this clock is right. */
-function clockDoubted(): Refusal {
-  const what = "the clocks of agent and receiver differ, and the receiver's may be wrong: send it again later";
-  return new Refusal(503, "clock", what, { headers: { "retry-after": "60" } });
-}
 
 async function takeUpload(
   receiver: Receiver,

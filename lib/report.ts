@@ -1,5 +1,5 @@
 // The shape of a report: what the receiver accepts, and what the agent therefore sends. Unknown fields are ignored: an agent may
-// be newer than the receiver.
+// be newer than the receiver. Agents in other languages write a number as text, and an empty map as [] or an empty list as {}.
 
 import * as v from "valibot";
 import { isNestedDeeper } from "./json.ts";
@@ -13,33 +13,46 @@ const text = (most: number) => {
   return v.pipe(v.string(message), v.maxLength(most, message));
 };
 
+/** A number, also as text. */
+const numeric = (message: string) =>
+  v.pipe(
+    v.unknown(),
+    v.transform((given) =>
+      typeof given === "string" && /^\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*$/i.test(given) ? Number(given) : given,
+    ),
+    v.number(message),
+  );
+
 const count = v.pipe(
-  v.number("expected a whole number of 0 or more"),
+  numeric("expected a whole number of 0 or more"),
   v.check((n) => Number.isSafeInteger(n) && n >= 0, "expected a whole number of 0 or more"),
 );
 
 function between(least: number, most: number, { whole = false, message }: { whole?: boolean; message?: string } = {}) {
   message ??= `expected a ${whole ? "whole " : ""}number from ${least} to ${most}`;
   return v.pipe(
-    v.number(message),
+    numeric(message),
     v.check((n) => n >= least && n <= most && (!whole || Number.isInteger(n)), message),
   );
 }
 
 const atLeastZero = between(0, Number.MAX_VALUE, { message: "expected a number of 0 or more" });
 
-/** RFC 3339 with its zone: without one a time depends on the machine. */
-const DATE_TIME = /^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$/;
+/** RFC 3339, and what others write: no zone (UTC), +0000, a comma, a leap second. */
+const DATE_TIME = /^(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:)(\d\d)(?:[.,](\d+))? ?(?:[Zz]|UTC|GMT|([+-]\d\d):?(\d\d)?)?$/;
 const NO_DATE_TIME = 'expected a date-time with its zone, such as "2026-01-31T12:00:00Z"';
 
 const dateTime = v.pipe(
   v.string(NO_DATE_TIME),
-  v.check((given) => DATE_TIME.test(given) && !Number.isNaN(parseTime(given)), NO_DATE_TIME),
+  v.check((given) => !Number.isNaN(parseTime(given)), NO_DATE_TIME),
   v.transform(parseTime),
 );
 
 function parseTime(given: string): number {
-  return Date.parse(given.replace(" ", "T").toUpperCase());
+  const [whole, date, hour, second, fraction = "0", zone, minutes = "00"] = DATE_TIME.exec(given) ?? [];
+  if (whole === undefined) return Number.NaN;
+  const leap = second === "60" ? "59" : second;
+  return Date.parse(`${date}T${hour}${leap}.${fraction}${zone === undefined ? "Z" : `${zone}:${minutes}`}`);
 }
 
 /** The deepest nesting that is taken: JSON.stringify must be able to write it again. */
@@ -55,20 +68,34 @@ function isMapping(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value) && !isNestedDeeper(value, DEEPEST);
 }
 
+function isEmpty(value: unknown): boolean {
+  if (Array.isArray(value)) return value.length === 0;
+  return typeof value === "object" && value !== null && Object.keys(value).length === 0;
+}
+
+/** An empty map or list as what is expected. */
+const orEmpty = <T>(empty: unknown, schema: v.GenericSchema<unknown, T>) =>
+  v.pipe(
+    v.unknown(),
+    v.transform((given) => (isEmpty(given) ? empty : given)),
+    schema,
+  );
+
 const list = known(
-  v.custom<unknown[]>(isList, `expected a list of at most ${LONGEST}, at most ${DEEPEST} levels deep`),
+  orEmpty([], v.custom<unknown[]>(isList, `expected a list of at most ${LONGEST}, at most ${DEEPEST} levels deep`)),
 );
-const mapping = v.custom<Record<string, unknown>>(isMapping, `expected a mapping, at most ${DEEPEST} levels deep`);
+const mapping = orEmpty(
+  {},
+  v.custom<Record<string, unknown>>(isMapping, `expected a mapping, at most ${DEEPEST} levels deep`),
+);
 
 const fields = <T extends v.ObjectEntries>(entries: T) => v.object(entries, "expected a mapping");
 
 /** A list whose length is checked before its elements. */
 function atMost<T>(most: number, what: string, element: v.GenericSchema<unknown, T>) {
-  return v.pipe(
-    v.custom<unknown[]>(Array.isArray, "expected a list"),
-    v.check((all) => all.length <= most, `expected at most ${most} ${what}`),
-    v.array(element),
-  );
+  const all = v.custom<unknown[]>(Array.isArray, "expected a list");
+  const few = v.check<unknown[], string>((given) => given.length <= most, `expected at most ${most} ${what}`);
+  return orEmpty([], v.pipe(all, few, v.array(element)));
 }
 
 const HostMetrics = fields({
@@ -115,29 +142,31 @@ const Container = fields({
   name: text(255),
   image: text(255),
   image_tag: known(text(128)),
-  status: known(text(32)),
+  // Docker's own texts may be longer: "Up About a minute (health: starting)".
+  status: known(
+    v.pipe(
+      text(1024),
+      v.transform((status) => status.slice(0, 32)),
+    ),
+  ),
   state: known(text(32)),
   health_status: known(text(16)),
   ports: list,
   labels: known(mapping),
-  metrics: known(fields(v.entriesFromList(CONTAINER_METRICS, known(atLeastZero)))),
+  metrics: known(orEmpty({}, fields(v.entriesFromList(CONTAINER_METRICS, known(atLeastZero))))),
   started_at: known(text(64)),
   finished_at: known(text(64)),
 });
 
 const Guest = fields({
-  vmid: v.pipe(
-    v.union([v.number(), v.pipe(v.string(), v.regex(/^\d{1,9}$/))], "expected a whole number"),
-    v.transform(Number),
-    v.check((n) => Number.isSafeInteger(n) && n >= 0, "expected a whole number"),
-  ),
+  vmid: count,
   name: known(text(255)),
   kind: v.picklist(["lxc", "qemu"], 'expected "lxc" or "qemu"'),
-  status: v.optional(
+  status: v.nullish(
     v.picklist(["running", "stopped", "unknown"], 'expected "running", "stopped" or "unknown"'),
     "unknown",
   ),
-  spec: known(fields({ cores: known(count), memory_mb: known(atLeastZero), disk_gb: known(atLeastZero) })),
+  spec: known(orEmpty({}, fields({ cores: known(count), memory_mb: known(atLeastZero), disk_gb: known(atLeastZero) }))),
   controller_version: known(text(64)),
 });
 
@@ -148,14 +177,14 @@ export const Report = fields({
   host_id: known(text(128)),
   agent_version: known(text(64)),
   interval_seconds: known(atLeastZero),
-  host: fields({ metrics: HostMetrics, facts: known(HostFacts) }),
+  host: fields({ metrics: orEmpty({}, HostMetrics), facts: known(orEmpty({}, HostFacts)) }),
   containers: known(atMost(500, "containers", Container)),
   guests: known(atMost(1000, "guests", Guest)),
   cloudflared: known(
     fields({
-      status: v.picklist(
-        ["active", "inactive", "failed", "unknown"],
-        'expected "active", "inactive", "failed" or "unknown"',
+      status: v.nullish(
+        v.picklist(["active", "inactive", "failed", "unknown"], 'expected "active", "inactive", "failed" or "unknown"'),
+        "unknown",
       ),
     }),
   ),

@@ -70,7 +70,7 @@ describe.each(TARGETS)("%s", (target) => {
     const answer = await hub.report(
       report({
         host: {
-          metrics: { cpu_percent: 101, memory_used_mb: 1.5, uptime_seconds: -1, load_average: "1" },
+          metrics: { cpu_percent: 101, memory_used_mb: 1.5, uptime_seconds: -1, load_average: "high" },
           facts: { cpu_count: 0, os: "x".repeat(81) },
         },
         containers: [
@@ -79,7 +79,7 @@ describe.each(TARGETS)("%s", (target) => {
         ],
         guests: [{ vmid: "x", kind: "docker", status: "off" }],
         cloudflared: { status: "on" },
-        storage_targets: {},
+        storage_targets: { a: 1 },
       }),
     );
     expect(answer.status).toBe(422);
@@ -187,7 +187,10 @@ test("a host on the telemetry door is told nothing, and judged by the interval t
   const interval = async () => (await hub.get<{ interval_seconds: number }>("/v1/hosts/web-1")).interval_seconds;
   await hub.report(report({ interval_seconds: 300 }), { path: "/agent/telemetry" });
   expect(await interval()).toBe(300);
+  // Told another, it still says that it keeps to its own.
   await hub.report(report({ interval_seconds: 300 }));
+  expect(await interval()).toBe(300);
+  await hub.report(report({ interval_seconds: 10 }));
   expect(await interval()).toBe(60);
 });
 
@@ -195,7 +198,7 @@ test("what a client sends can't fill the log", async () => {
   await using hub = await Hub.start({ more: "rate_limit_per_minute: 10000" });
   for (let n = 0; n < 50; n++) {
     const containers = Array.from({ length: n + 1 }, (_, c) => (c < n ? container(`c${c}`) : 0));
-    expect((await hub.report(report({ containers }))).status).toBe(422);
+    expect((await hub.report(report({ containers, cloudflared: 5 }))).status).toBe(422);
   }
   await hub.daemon.said("invalid_report");
   expect(hub.daemon.log.filter((line) => line.includes("invalid_report")).length).toBe(1);

@@ -22,6 +22,7 @@ export interface Sender {
   host: number;
   name: string;
   token: number;
+  ip: string;
   /** When the request was admitted, in milliseconds since 1970. */
   at: number;
 }
@@ -115,7 +116,7 @@ export class Admission {
       throw unauthorized("fingerprint_mismatch", name);
     limit.take(token);
     if (fingerprint !== null && found.fingerprint === null) await this.#bind(found, fingerprint);
-    return { host, name, token, at: Date.now() };
+    return { host, name, token, ip, at: Date.now() };
   }
 
   /** Of two first requests at once, one binds the token. */

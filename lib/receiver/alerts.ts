@@ -17,11 +17,14 @@ export const EVENTS = {
   "host.stale": "warning",
   "host.offline": "critical",
   "host.recovered": "info",
+  "host.reports_refused": "warning",
+  "host.twins": "warning",
   "host.uploads_failing": "warning",
   "host.uploads_silent": "warning",
   "host.unstamped": "warning",
   "container.unhealthy": "warning",
   "container.stopped": "warning",
+  "container.restarting": "warning",
   "container.recovered": "info",
 } as const satisfies Record<string, Severity>;
 export type EventType = keyof typeof EVENTS;

@@ -4,7 +4,8 @@
 import { hostname } from "node:os";
 import { isLoopback } from "../config.ts";
 import { BACKUP_COMMANDS } from "./backup.ts";
-import { printable } from "../text.ts";
+import { cut, printable } from "../text.ts";
+import { version } from "../version.ts";
 import { type Command, UsageError } from "../service.ts";
 import type { Config } from "./config.ts";
 import { EPISODE_COMMANDS } from "./episode-commands.ts";
@@ -23,6 +24,7 @@ import {
   time,
 } from "./hosts.ts";
 import type { Queries } from "./database.ts";
+import type { RefusedReports } from "./report-alerts.ts";
 import type { Store } from "./store.ts";
 import { type Context, JSON_FLAG, change, many, table, withStore } from "./store-command.ts";
 
@@ -56,7 +58,8 @@ function ownUrl({ listen, tls }: Config): string {
 async function showHosts(context: Context<{ json?: boolean }>): Promise<void> {
   await withStore(context, async (store, config) => {
     const hosts = await listHosts(store.read);
-    const interval = (host: Host) => host.set_interval ?? config.poll_interval_seconds;
+    const interval = (host: Host) =>
+      Math.max(host.set_interval ?? config.poll_interval_seconds, host.told_interval ?? 0);
     if (context.args.json) {
       const shown = hosts.map((host) => ({
         id: host.name,
@@ -66,6 +69,7 @@ async function showHosts(context: Context<{ json?: boolean }>): Promise<void> {
         pause_reason: host.pause_reason,
         interval_seconds: interval(host),
         agent_version: host.agent_version,
+        refused: whyRefused(host),
       }));
       return context.print(printable(JSON.stringify(shown)));
     }
@@ -73,9 +77,11 @@ async function showHosts(context: Context<{ json?: boolean }>): Promise<void> {
     const rows = hosts.map((host) => [
       host.name,
       stateOf(host),
-      time(host.last_seen_at) ?? "never",
+      printable(
+        host.refused === null ? (time(host.last_seen_at) ?? "never") : `refused: ${cut(whyRefused(host)!, 80)}`,
+      ),
       `${interval(host)} s`,
-      printable(host.agent_version ?? "-"),
+      printable(agentOf(host)),
     ]);
     context.print(table(["HOST", "STATUS", "LAST REPORT", "EVERY", "AGENT"], rows));
   });
@@ -84,6 +90,17 @@ async function showHosts(context: Context<{ json?: boolean }>): Promise<void> {
 function stateOf({ status, paused_until, pause_reason: reason }: Host): string {
   if (paused_until === null) return status;
   return printable(`${status}, paused until ${time(paused_until)}${reason === null ? "" : `: ${reason}`}`);
+}
+
+function whyRefused({ refused }: Host): string | null {
+  return refused === null ? null : (JSON.parse(refused) as RefusedReports).why;
+}
+
+/** The version of a host's agent, and whether it is older than this program. */
+function agentOf({ agent_version: agent }: Host): string {
+  if (agent === null) return "-";
+  const older = /^\d+\.\d+\.\d+/.test(agent) && Bun.semver.order(agent, version) < 0;
+  return older ? `${agent}, older than the receiver` : agent;
 }
 
 async function showTokens(context: Context<{ json?: boolean }>): Promise<void> {

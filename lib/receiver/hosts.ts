@@ -36,6 +36,10 @@ export interface Host {
   last_upload_at: number | null;
   uploads_refused_since: number | null;
   upload_refused_at: number | null;
+  /** JSON: see report-alerts.ts and container-alerts.ts. */
+  refused: string | null;
+  machines: string | null;
+  restarts: string | null;
   paused_until: number | null;
   pause_reason: string | null;
 }
@@ -154,6 +158,7 @@ export async function freeName(tx: Queries, name: string, host: number | null): 
 export async function rebindHost(tx: Queries, name: string): Promise<void> {
   const host = await findHost(tx, name);
   await tx.run("UPDATE tokens SET fingerprint = NULL WHERE host = $1", [host.id]);
+  await tx.run("UPDATE hosts SET machines = NULL WHERE id = $1", [host.id]);
 }
 
 /** Sets the seconds between reports of one host; null: the same as all others. */

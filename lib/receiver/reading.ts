@@ -14,6 +14,7 @@ import { CONTAINER_SERIES, type ContainerSeries, readHistory } from "./history.t
 import { type Host, hostNamed, listHosts, time } from "./hosts.ts";
 import { CONTAINER_METRICS, METRICS, type Metric } from "../report.ts";
 import { AHEAD_MS } from "./report.ts";
+import type { RefusedReports } from "./report-alerts.ts";
 import { type ContainerSample, MEMORY_PERCENT } from "./store-report.ts";
 import type { Store } from "./store.ts";
 import { episodeName } from "./take-episode.ts";
@@ -109,10 +110,18 @@ function summaryOf(host: Host, interval: number) {
     last_recorded_at: time(host.last_recorded_at),
     interval_seconds: host.told_interval ?? host.set_interval ?? interval,
     agent_version: host.agent_version,
+    refused: refusedOf(host),
     created_at: time(host.created_at),
     facts: JSON.parse(host.facts),
     metrics: JSON.parse(host.metrics),
   };
+}
+
+/** When and why its last report was refused; null when one was taken since. */
+function refusedOf({ refused }: Host) {
+  if (refused === null) return null;
+  const { at, why } = JSON.parse(refused) as RefusedReports;
+  return { at: time(at), why };
 }
 
 async function oneHost(reading: Reading, host: Host): Promise<unknown> {

@@ -10,6 +10,14 @@ export const BEHIND_MS = 60 * 60_000;
 /** How long an agent may take from its figures to sending them. */
 const SAMPLING_MS = 30_000;
 
+/** A valid report, and what was left out of it: containers and guests that break a rule cost nobody the rest. */
+interface Read {
+  report: Report;
+  odd: BrokenField[];
+  /** Their ids, as far as they have any. */
+  oddIds: Set<unknown>;
+}
+
 /**
  * Reads a report.
  * @param options.now milliseconds since 1970; `recorded_at` (with `sent_at`: that one) lies between an hour before and five minutes after it.
@@ -19,10 +27,17 @@ const SAMPLING_MS = 30_000;
 export function readReport(
   data: unknown,
   { now, backfillMs }: { now: number; backfillMs: number },
-): { report: Report } | { broken: BrokenField[]; clock: boolean } {
+): Read | { broken: BrokenField[]; clock: boolean } {
   if (Array.isArray(data)) return { broken: [{ field: "body", error: "expected a mapping" }], clock: false };
-  const parsed = v.safeParse(Report, data);
-  if (!parsed.success) return { broken: parsed.issues.map(asBroken), clock: false };
+  const oddIds = new Set<unknown>();
+  let odd: BrokenField[] = [];
+  let parsed = v.safeParse(Report, data);
+  if (!parsed.success) {
+    odd = parsed.issues.map(asBroken);
+    const rest = withoutOdd(data, odd, oddIds);
+    parsed = rest === null ? parsed : v.safeParse(Report, rest);
+    if (!parsed.success) return { broken: odd, clock: false };
+  }
   const report = parsed.output;
   const { recorded_at: recorded, sent_at: sent } = report;
   const broken: BrokenField[] = [];
@@ -38,7 +53,28 @@ export function readReport(
     });
   }
   if (sent !== null) window("sent_at", sent, BEHIND_MS);
-  return broken.length > 0 ? { broken, clock: true } : { report };
+  return broken.length > 0 ? { broken, clock: true } : { report, odd, oddIds };
+}
+
+/** The report without the containers and guests that break a rule; null where anything else does. */
+function withoutOdd(data: unknown, odd: BrokenField[], ids: Set<unknown>): unknown {
+  const lists = { containers: new Set<number>(), guests: new Set<number>() };
+  for (const { field } of odd) {
+    const [, list, index] = /^(containers|guests)\[(\d+)\]/.exec(field) ?? [];
+    if (index === undefined) return null;
+    lists[list as keyof typeof lists].add(Number(index));
+  }
+  const given = data as Record<keyof typeof lists, unknown[]>;
+  const rest: Record<string, unknown> = { ...given };
+  for (const [list, indexes] of Object.entries(lists) as [keyof typeof lists, Set<number>][]) {
+    if (indexes.size === 0) continue;
+    for (const index of indexes) {
+      const { container_id: id, vmid } = (given[list][index] ?? {}) as Record<string, unknown>;
+      ids.add(id ?? Number(vmid));
+    }
+    rest[list] = given[list].filter((_, index) => !indexes.has(index));
+  }
+  return rest;
 }
 
 /** Whether a report comes from a queue: then it is history and says nothing of the present. */

@@ -6,6 +6,7 @@
 import { duration } from "../text.ts";
 import { close, note, raise } from "./alerts.ts";
 import type { Sender } from "./admission.ts";
+import { machineSeen, reportsTaken } from "./report-alerts.ts";
 import type { Host } from "./hosts.ts";
 import { CONTAINER_METRICS, type Container, type Guest, METRICS, type Report } from "../report.ts";
 import { isLate, memoryPercent } from "./report.ts";
@@ -17,6 +18,8 @@ export const FINEST_STEP = 600;
 interface Received {
   sender: Sender;
   report: Report;
+  /** Ids of containers and guests that were left out of it: they are not gone. */
+  oddIds: Set<unknown>;
   /** When its last byte came, in milliseconds since 1970. */
   at: number;
   /** The receiver's running time then. */
@@ -42,29 +45,35 @@ export interface Stored {
  * host's own times matter: its clock may have been set back.
  */
 export async function storeReport(tx: Queries, received: Received): Promise<Stored | null> {
-  const { sender, report, at, ran, interval, told } = received;
+  const { sender, report, oddIds, at, ran, interval, told } = received;
   const host = await tx.one<Host>("SELECT * FROM hosts WHERE id = $1", [sender.host]);
   if (!host || host.archived_at !== null) return null;
-  const own = told ? null : ownInterval(report);
-  const next = host.set_interval ?? own ?? interval;
-  const late = isLate(report, host.told_interval ?? next);
+  const next = host.set_interval ?? interval;
+  const own = ownInterval(report);
+  // An agent that keeps to a longer interval than it was told is not silent sooner; one that is told none keeps its own.
+  const expected = told || own === null ? Math.max(next, own ?? 0) : Math.max(host.set_interval ?? 0, own);
+  const late = isLate(report, host.told_interval ?? expected);
   const seen = host.last_seen_at ?? 0;
   // A receipt that lies ahead is from before this clock was set back, and doesn't tell which report came first.
   const overtaken = sender.at < seen && seen <= at && report.recorded_at < (host.last_recorded_at ?? 0);
   const old = late || overtaken;
-  const update: Update = { tx, host, at: late ? report.recorded_at : at, ran, old, changed: false };
+  const update: Update = { tx, host, at: late ? report.recorded_at : at, ran, old, oddIds, changed: false };
   const containers = await updateContainers(update, report.containers);
   const guests = await updateGuests(update, report.guests);
   await addSamples(tx, { host: host.id, report, containers, guests });
   if (late) {
-    if (host.told_interval !== next) await tx.run("UPDATE hosts SET told_interval = $1 WHERE id = $2", [next, host.id]);
+    if (host.told_interval !== expected)
+      await tx.run("UPDATE hosts SET told_interval = $1 WHERE id = $2", [expected, host.id]);
     return { interval: next, changed: false };
   }
   await comeOnline(update);
+  if (await reportsTaken(tx, host, { at, ran })) update.changed = true;
+  const machine = { boot: report.host.facts?.boot_at ?? null, ip: sender.ip };
+  if (await machineSeen(tx, host, { machine, at, ran })) update.changed = true;
   await tx.run("UPDATE hosts SET last_seen_at = $1, heard_ms = $2, told_interval = $3 WHERE id = $4", [
     at,
     ran,
-    next,
+    expected,
     host.id,
   ]);
   if (!old) await keepLatest(tx, host, report);
@@ -79,6 +88,7 @@ interface Update {
   ran: number;
   /** Whether the report says nothing of how things are now. */
   old: boolean;
+  oddIds: Set<unknown>;
   /** Set where an event was stored or may have been. */
   changed: boolean;
 }
@@ -190,8 +200,9 @@ async function updateContainers(update: Update, reported: Container[] | null): P
 }
 
 /** Marks containers as gone and closes their alerts, unless another container has the name now. */
-async function loseContainers({ tx, host, at }: Update, gone: Known[], names: Set<string>): Promise<void> {
-  for (const { id, description } of gone) {
+async function loseContainers({ tx, host, at, oddIds }: Update, gone: Known[], names: Set<string>): Promise<void> {
+  for (const { id, key, description } of gone) {
+    if (oddIds.has(key)) continue;
     await tx.run("UPDATE containers SET gone_at = $1 WHERE id = $2", [at, id]);
     const { name } = JSON.parse(description) as Described;
     if (names.has(name)) continue;
@@ -235,7 +246,7 @@ async function alertOfContainer(
 /** Updates the guests; gives the row number of each with it. */
 async function updateGuests(update: Update, reported: Guest[] | null): Promise<[number, Guest][]> {
   if (reported === null) return [];
-  const { tx, at, old } = update;
+  const { tx, at, old, oddIds } = update;
   const known = await presentRows(update, GUESTS);
   const rows: [number, Guest][] = [];
   for (const guest of unique(reported, (one) => one.vmid)) {
@@ -249,7 +260,9 @@ async function updateGuests(update: Update, reported: Guest[] | null): Promise<[
     rows.push([same ? before.id : await addRow(update, GUESTS, { key, description }), guest]);
   }
   if (!old) {
-    for (const gone of known.values()) await tx.run("UPDATE guests SET gone_at = $1 WHERE id = $2", [at, gone.id]);
+    for (const { id, key } of known.values()) {
+      if (!oddIds.has(key)) await tx.run("UPDATE guests SET gone_at = $1 WHERE id = $2", [at, id]);
+    }
   }
   return rows;
 }
