@@ -10,13 +10,13 @@ import { COMMANDS } from "./lib/collector/commands.ts";
 import { Config, type Route } from "./lib/collector/config.ts";
 import { readPayload, unpacking } from "./lib/collector/body.ts";
 import { DELIVERIES, Deliveries, type DeliveryRecord } from "./lib/collector/deliveries.ts";
-import { askedOf, comparable, deliveryId, eventId } from "./lib/collector/delivery.ts";
+import { askedOf, deliveryId, eventId } from "./lib/collector/delivery.ts";
 import { type DropFigures, DropFolder } from "./lib/collector/drop-folder.ts";
 import { SignatureError, type Verifier, compileVerifier } from "./lib/collector/signature.ts";
 import { TemplateError } from "./lib/collector/template.ts";
 import type { Listen } from "./lib/config.ts";
 import { cannotWrite, isDiskFull } from "./lib/files.ts";
-import { type Answer, type Health, type Server, pathOf, readBody, serve } from "./lib/http.ts";
+import { type Answer, type Health, type Server, comparable, pathOf, readBody, serve } from "./lib/http.ts";
 import { Refusal, unknownPath, wrongMethod } from "./lib/refusal.ts";
 import {
   type Delivery,
@@ -152,20 +152,15 @@ function listenForWebhooks(collector: Collector, listen: Listen): Server {
     log: collector.log,
     metrics: collector.metrics,
     health: () => health(collector),
-    bearsOwnCredentials: (path) => routeAt(collector, path)?.signed === true,
+    bearsOwnCredentials: (path) => collector.routes.get(path)?.signed === true,
   });
-}
-
-/** The route at a path. Most paths come as they are written in the configuration; others are compared once made comparable. */
-function routeAt({ routes }: Collector, path: string): CompiledRoute | undefined {
-  return routes.get(path) ?? routes.get(comparable(path));
 }
 
 function takeWebhooks(collector: Collector): Answer {
   const { figures, deliveries } = collector;
   const rare = seldom(collector.log);
   return async (request, { ip }) => {
-    const route = routeAt(collector, pathOf(request.url));
+    const route = collector.routes.get(pathOf(request.url));
     if (!route) throw unknownPath();
     const record: DeliveryRecord = { ts: new Date().toISOString(), route: route.title, status: ACCEPTED.status };
     try {
@@ -174,7 +169,7 @@ function takeWebhooks(collector: Collector): Answer {
       return await receive(collector, { route, request, record });
     } catch (error) {
       figures.errors.add();
-      const gone = request.signal.aborted;
+      const gone = request.signal.aborted && !(error instanceof Refusal);
       const refusal = gone ? new Refusal(499, "gone", "the sender went away") : asRefusal(error, route);
       const { status, code, message: reason, log: more } = refusal;
       Object.assign(record, { status, reason });

@@ -154,12 +154,13 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
 // ---------------------------------------------------------------------------------------------------------------
 // The doors
 
-const AGENT_DOORS = /^\/(v1\/host-report|agent\/telemetry|v1\/ping)$/;
+const AGENT_DOORS = /^\/(v1\/host-report|agent\/telemetry|v1\/ping)\/?$/;
 const AGENT_PUTS = /^\/v1\/(episodes|host-health)\//;
 
-/** Agents have tokens of their own, which `Admission` judges. */
+/** Agents have tokens of their own, which `Admission` judges. A path that is nearly one of theirs is 404 to them: it says nothing of their token. */
 function isAgentDoor(pathname: string, method: string): boolean {
-  return AGENT_DOORS.test(pathname) || (method === "PUT" && AGENT_PUTS.test(pathname));
+  const meant = pathname.replaceAll(/(\/|%2F)+/g, "/").toLowerCase();
+  return AGENT_DOORS.test(meant) || (method === "PUT" && AGENT_PUTS.test(meant));
 }
 
 function listenToAgents(receiver: Receiver, service: Service): Server {

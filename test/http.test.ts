@@ -5,7 +5,9 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { readFileSync, renameSync } from "node:fs";
 import { connect } from "node:net";
 import { raw, start } from "./http-kit.ts";
-import { type Daemon, Folder, certificates, have, until } from "./kit.ts";
+import { type Daemon, Folder, certificates, have, inboxLines, until } from "./kit.ts";
+import { Witness } from "./observer/kit.ts";
+import { Hub } from "./receiver/kit.ts";
 
 describe("requests that go wrong", () => {
   let folder: Folder;
@@ -74,6 +76,43 @@ describe("requests that go wrong", () => {
     await until("no request is in flight", async () =>
       (await (await fetch(`${url}/metrics`)).text()).includes("picket_http_requests_in_flight 1"),
     );
+  });
+
+  const lines = (): number => inboxLines(folder.at("inbox"), "bob").length;
+  /** The statuses that come back for some bytes, and how many events they made. */
+  const sent = async (text: string, enough = /\r\n\r\n[^]*(\}|$)/): Promise<[string, number]> => {
+    const before = lines();
+    const answer = await raw(url, text, enough);
+    return [[...answer.matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, status]) => status).join(" "), lines() - before];
+  };
+  const post = (version: string, host: string, path = "/open"): string =>
+    `POST ${path} HTTP/${version}\r\n${host}Content-Length: 7\r\n\r\n{"n":1}`;
+
+  test("a request without Host, or with an empty one, is served; one with an invalid Host is 400", async () => {
+    expect(await sent(post("1.0", ""))).toEqual(["202", 1]);
+    expect(await sent(post("1.0", "Host:\r\n"))).toEqual(["202", 1]);
+    expect(await sent(post("1.1", "Host:\r\n"))).toEqual(["202", 1]);
+    expect(await sent(post("1.0", "", "http://example.org/open"))).toEqual(["202", 1]);
+    expect(await sent(post("1.1", ""))).toEqual(["400", 0]);
+    for (const host of ["a b", "x/y", "x?", "u@x"])
+      expect([host, await sent(post("1.1", `Host: ${host}\r\n`))]).toEqual([host, ["400", 0]]);
+  });
+
+  test("what Bun's parser takes for an error behind a body is refused before anything is written", async () => {
+    const one = post("1.1", "Host: x\r\n");
+    const chunked = 'POST /open HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n{"n":1}\r\n0\r\n\r\n';
+    const never = /$^/;
+    for (const text of [`${one}\r\n`, `${one}\n`, `${one}\r\n${one}`, `${chunked}\r\n`])
+      expect([text, await sent(text, never)]).toEqual([text, ["400", 0]]);
+    // The connection ends without an answer: the sender sends both again.
+    for (const text of [one + one, chunked + chunked]) expect([text, await sent(text, never)]).toEqual([text, ["", 0]]);
+    await daemon.said("reason=cut_off");
+    for (const text of [`\r\n${one}`, one.replace("Host: x", "Host: x\r\nX-Long: a\r\n b")])
+      expect([text, await sent(text, never)]).toEqual([text, ["400", 0]]);
+    expect(await sent(one.replace("Host: x", `Host: x\r\nX-Long: ${"a".repeat(17_000)}`), never)).toEqual(["431", 0]);
+    const upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk";
+    expect(await sent(one.replace("Host: x", `Host: x\r\n${upgrade}`))).toEqual(["202", 1]);
+    expect(await sent(one.replace("Host: x", "Host: x\r\nConnection: close") + one, never)).toEqual(["202", 1]);
   });
 
   test.skipIf(!have("promtool", "promtool check metrics"))(
@@ -161,4 +200,54 @@ test("a stop lets what is in flight finish", async () => {
   // What it sent before its end may still have to be read here.
   await until("the connection is closed", () => socket.closed);
   expect(answer).toStartWith("HTTP/1.1 202");
+});
+
+describe("paths", () => {
+  /** As it is written on the wire: fetch resolves dots by itself. */
+  const status = async (
+    url: string,
+    method: string,
+    path: string,
+    headers: Record<string, string>,
+  ): Promise<string> => {
+    const all = Object.entries({ host: "x", "content-length": "2", connection: "close", ...headers });
+    const head = all.map(([name, value]) => `${name}: ${value}\r\n`).join("");
+    return (await raw(url, `${method} ${path} HTTP/1.1\r\n${head}\r\n{}`, /$^/)).slice(9, 12);
+  };
+
+  test("that mean a door are it, and a path that is nearly one is 404: neither says anything of the token", async () => {
+    await using hub = await Hub.start({ more: "auth: { token: ours }\nrate_limit_per_minute: 1000" });
+    for (const path of [
+      "/v1/ping",
+      "//v1/ping",
+      "/v1//ping",
+      "/./v1/ping",
+      "/x/../v1/ping",
+      "/%76%31/ping",
+      "/v1/ping?a=//b",
+    ])
+      expect([path, await status(hub.url, "POST", path, hub.bearer())]).toEqual([path, "200"]);
+    for (const path of ["/v1/ping/", "/%2Fv1/ping", "/v1%2fping", "/V1/Ping", "/v1/host-report/", "/agent//telemetry/"])
+      expect([path, await status(hub.url, "POST", path, hub.bearer())]).toEqual([path, "404"]);
+    expect(await status(hub.url, "PUT", "/v1//episodes/web-1/a.tar.zst", hub.bearer())).toBe("400");
+    expect(await status(hub.url, "GET", "/v1/ping", hub.bearer())).toBe("405");
+    // The operator's routes stay closed, however they are written.
+    for (const path of ["/v1/hosts", "//v1/hosts", "/v1/ping/../hosts", "/v1/ping%2f..%2fhosts", "/v1/host%73"])
+      expect([path, await status(hub.url, "GET", path, hub.bearer())]).toEqual([path, "401"]);
+    for (const path of ["/v1/hosts", "//v1//hosts", "/v1/host%73"])
+      expect([path, await status(hub.url, "GET", path, { authorization: "Bearer ours" })]).toEqual([path, "200"]);
+  });
+
+  test("of collector and observer are compared in the same form", async () => {
+    using folder = new Folder();
+    await using collector = await start(folder, "auth: { token: ours }\n");
+    const theirs = { authorization: "Bearer theirs" };
+    for (const path of ["/signed", "//signed", "/./signed", "/%73igned", "/open/../signed", "/signed#x"])
+      expect([path, await status(await collector.url(), "POST", path, theirs)]).toEqual([path, "202"]);
+    await using witness = await Witness.start();
+    for (const path of ["/observer/stats", "//observer/stats", "/v1//observer/./stats", "/observer/%73tats"])
+      expect([path, await status(witness.url, "GET", path, {})]).toEqual([path, "200"]);
+    for (const path of ["/observer/stats/", "/observer%2Fstats"])
+      expect([path, await status(witness.url, "GET", path, {})]).toEqual([path, "404"]);
+  });
 });

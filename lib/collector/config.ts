@@ -18,8 +18,8 @@ import {
   secret,
 } from "../config.ts";
 import { connectionEntries, whoMayConnect } from "../guard.ts";
+import { comparable } from "../http.ts";
 import { EVENT_TYPES, PRIORITIES } from "../inbox.ts";
-import { comparable } from "./delivery.ts";
 import { ALGORITHMS, ENCODINGS, SCHEMES, type Verify, compileVerifier } from "./signature.ts";
 import { compileTemplate } from "./template.ts";
 

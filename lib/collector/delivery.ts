@@ -1,24 +1,5 @@
 // Which delivery a request is: its route's path, what else it says, and the sender's own id.
 
-/**
- * A path in the form in which paths are compared: dot segments resolved, slashes that follow each other joined, and each segment
- * percent-encoded alike (RFC 3986, section 6.2.2), so that `/größe`, `/gr%c3%b6ße` and `//größe` are one path. `%2F` stays apart from `/`,
- * a slash at the end and the case of letters count, and nothing is a pattern.
- */
-export function comparable(path: string): string {
-  const { pathname } = new URL(`http://host${path}`);
-  const segments = pathname.replace(/\/{2,}/g, "/").split("/");
-  return segments.map((segment) => encodeURIComponent(decoded(segment))).join("/");
-}
-
-function decoded(segment: string): string {
-  try {
-    return decodeURIComponent(segment);
-  } catch {
-    return segment;
-  }
-}
-
 /** What a request says besides its body. A character of a header is a byte of what was sent, as in the Fetch standard. */
 export interface Asked {
   header: (name: string) => string | null | undefined;

@@ -8,6 +8,7 @@
 // these bytes is told that they are here.
 
 import { NAME_SEGMENT } from "../config.ts";
+import { chunksOf, tooLarge } from "../http.ts";
 import { Refusal } from "../refusal.ts";
 import { type EpisodeIndex, hashOf } from "./episode-index.ts";
 import type { EpisodeKey, EpisodeStore } from "./episodes.ts";
@@ -82,7 +83,7 @@ export async function takeEpisode(taking: Taking, key: EpisodeKey, request: Requ
   if (announced.commit !== null && !/^[0-9a-f]{40}$/.test(announced.commit)) {
     throw broken("X-Code-Commit", "expected a commit of 40 lower-case hex digits");
   }
-  if (announced.length !== null && announced.length > maxBytes) throw tooLarge(maxBytes);
+  if (announced.length !== null && announced.length > maxBytes) throw overCap(maxBytes);
   await refuseOther(taking, key, announced);
   const turn = <T>(work: () => Promise<T>) => taking.inTurn(`${key.host}/${key.episode}`, work);
   if (await episodes.find(key)) {
@@ -136,9 +137,9 @@ async function readThrough(
   const hasher = new Bun.CryptoHasher("sha256");
   let size = 0;
   let head = Buffer.alloc(0);
-  for await (const chunk of chunksOf(request)) {
+  for await (const chunk of chunksOf(request, STALLED_MS)) {
     size += chunk.length;
-    if (size > maxBytes) throw tooLarge(maxBytes);
+    if (size > maxBytes) throw overCap(maxBytes);
     if (head.length < 4) {
       head = Buffer.concat([head, chunk.subarray(0, 4)]);
       if (head.length >= 4 && !MAGIC.has(head.readUInt32LE())) throw broken("body", "is not zstd");
@@ -154,28 +155,6 @@ async function readThrough(
   if (sha256 !== announced.sha256)
     throw broken("X-Content-SHA256", `does not match: the ${size} bytes that came have ${sha256}`);
   return size;
-}
-
-/** The body, chunk by chunk. @throws Refusal 408 when nothing comes for too long. */
-async function* chunksOf({ body }: Request): AsyncIterable<Uint8Array> {
-  const reader = body?.getReader() as ReadableStreamDefaultReader<Uint8Array> | undefined;
-  if (!reader) return;
-  for (;;) {
-    let timer: Timer | undefined;
-    const stalled = new Promise<never>((_, reject) => {
-      const late = new Refusal(408, "stalled", `nothing came for ${STALLED_MS / 1000} s`, {
-        headers: { connection: "close" },
-      });
-      timer = setTimeout(() => reject(late), STALLED_MS);
-    });
-    try {
-      const { done, value } = await Promise.race([reader.read(), stalled]);
-      if (done) return;
-      yield value;
-    } finally {
-      clearTimeout(timer);
-    }
-  }
 }
 
 /** Compares an upload with the episode that has its name. */
@@ -217,9 +196,6 @@ function broken(field: string, what: string): Refusal {
   return new Refusal(400, "bad_upload", `${field} ${what}`, { extra: { field } });
 }
 
-function tooLarge(maxBytes: number): Refusal {
-  return new Refusal(413, "too_large", `an episode may have ${maxBytes} bytes at most`, {
-    extra: { limit_bytes: maxBytes },
-    headers: { connection: "close" },
-  });
+function overCap(maxBytes: number): Refusal {
+  return tooLarge(`an episode may have ${maxBytes} bytes at most`, maxBytes);
 }
