@@ -16,6 +16,7 @@ import { FIRST_SAMPLE_MS, Sampler } from "./lib/agent/report.ts";
 import { Reporter } from "./lib/agent/reporter.ts";
 import { Shipping } from "./lib/agent/shipping.ts";
 import type { Client } from "./lib/client.ts";
+import { isLoopback } from "./lib/config.ts";
 import { overall } from "./lib/doctor.ts";
 import type { Log } from "./lib/log.ts";
 import { type Called, type Running, type Service, run } from "./lib/service.ts";
@@ -98,6 +99,9 @@ interface Live {
 
 function open(config: Config, { env, log }: Service): Live {
   const hub = openHub(config.receiver);
+  const { protocol, hostname } = new URL(hub.url);
+  if (protocol === "http:" && !isLoopback(hostname))
+    log.info('the token is sent unencrypted, to private addresses only ("allow_http")', { receiver: hub.url });
   return { config, hub, sampler: new Sampler(config, { env, log }), host: hostOf(hub, config.host_id) };
 }
 

@@ -5,19 +5,24 @@
 //   no proxy for loopback addresses: a proxy from the environment would read the token
 //   no secrets in answers and errors, even if the answer repeats them
 //   a pinned certificate is checked before a byte of the request is sent
+//   plain http, where it is allowed, goes to private addresses only: the name is resolved, and the address that was judged is used
 //
 // Errors, and whether a retry helps:
 //
 //   TransportError            name, network, TLS or timeout: retry
+//   HttpError, `foreign`      a proxy's, a firewall's or a captive portal's answer, whatever its status: retry later
 //   HttpError, `later`        401, 403, 404, 408, 429, 5xx: retry later; callers obey Retry-After
 //   HttpError, not `later`    the peer rejects this request: a retry won't help
 
+import { X509Certificate, createPrivateKey } from "node:crypto";
+import { lookup } from "node:dns/promises";
 import { readFileSync } from "node:fs";
 import { type IncomingMessage, request as httpRequest } from "node:http";
 import { type TLSSocket, connect } from "node:tls";
-import { isLoopback } from "./config.ts";
+import { isLoopback, isPrivate } from "./config.ts";
 import { errorChain } from "./log.ts";
 import { type Secret, without } from "./secret.ts";
+import { tlsFailure, tlsHint } from "./tls-failure.ts";
 
 /** An error keeps this much of an answer that isn't JSON, in characters. */
 const LONGEST_PAGE = 4096;
@@ -43,6 +48,10 @@ export interface Peer {
   client_key_file?: string | undefined;
   /** SHA-256 of the certificate to trust, instead of any authority: hex, with or without colons. */
   fingerprint?: string | undefined;
+  /** http is allowed, but towards private addresses only. */
+  allow_http?: boolean | undefined;
+  /** Recognizes an answer of the peer itself; all others are `foreign`. */
+  own?: { whose: string; is: (answer: RawAnswer) => boolean };
 }
 
 export interface Ask {
@@ -60,7 +69,7 @@ export interface Ask {
   timeoutMs?: number | null;
 }
 
-/** An answer with a status from 200 to 299. */
+/** An answer with a status from 200 to 299, from the peer itself. */
 export interface Reply {
   status: number;
   headers: Headers;
@@ -92,6 +101,8 @@ export class TransportError extends Error {
 export class HttpError extends Error {
   override name = "HttpError";
   readonly status: number;
+  /** Something on the way has answered, not the peer. */
+  readonly foreign: boolean;
   /** Its JSON body; empty if there is none. */
   readonly body: Record<string, unknown>;
   /** Its body: JSON, else the beginning of its text (a proxy's error page, for one). */
@@ -101,13 +112,16 @@ export class HttpError extends Error {
   /** The peer's time, in milliseconds since 1970. */
   readonly serverTime: number | null;
 
-  constructor(what: string, { status, reason, headers, text }: RawAnswer) {
+  /** @param foreign where the answer is not the peer's: from where it seems to be. */
+  constructor(what: string, { status, reason, headers, text }: RawAnswer, foreign: string | null = null) {
     const json = parse(text);
     const body = asMapping(json);
     const message = [body["error"], body["message"]].find((one) => typeof one === "string");
-    const why = message === undefined ? reason && ` ${reason}` : `: ${message.slice(0, LONGEST_PAGE)}`;
-    super(`${what}: answered ${status}${why}`);
+    const why =
+      foreign !== null || message === undefined ? reason && ` ${reason}` : `: ${message.slice(0, LONGEST_PAGE)}`;
+    super(`${what}: answered ${status}${why}${foreign ?? ""}`);
     this.status = status;
+    this.foreign = foreign !== null;
     this.body = body;
     this.given = json ?? text.slice(0, LONGEST_PAGE);
     this.retryAfter = retryAfter(headers);
@@ -115,16 +129,16 @@ export class HttpError extends Error {
   }
 
   get refusesCredentials(): boolean {
-    return this.status === 401 || this.status === 403;
+    return !this.foreign && (this.status === 401 || this.status === 403);
   }
 
   /** The request itself is not rejected: the same one may succeed later. */
   get later(): boolean {
-    return this.refusesCredentials || [404, 408, 429].includes(this.status) || this.status >= 500;
+    return this.foreign || this.refusesCredentials || [404, 408, 429].includes(this.status) || this.status >= 500;
   }
 }
 
-interface RawAnswer {
+export interface RawAnswer {
   status: number;
   /** The status line's text. */
   reason: string;
@@ -134,8 +148,12 @@ interface RawAnswer {
 
 /** A client for one peer. Reads the certificates. @throws Error when one can't be read. */
 export function openClient(peer: Peer): Client {
-  const { url, unix, secrets = [], timeoutMs } = peer;
-  const send = peer.fingerprint === undefined ? overFetch(peer) : overPinned(peer, peer.fingerprint);
+  const { url, unix, secrets = [], timeoutMs, own } = peer;
+  const certificates = certificatesOf(peer);
+  const send =
+    peer.fingerprint === undefined
+      ? overFetch(peer, certificates)
+      : overPinned(peer, { certificates, fingerprint: peer.fingerprint });
   return {
     url,
     async ask({ what, method = "GET", path, headers, body, json, signal, timeoutMs: limit = timeoutMs }) {
@@ -154,17 +172,43 @@ export function openClient(peer: Peer): Client {
         });
       } catch (error) {
         signal?.throwIfAborted();
-        const why = errorChain(late.signal.aborted ? late.signal.reason : error);
+        const cause = late.signal.aborted ? errorChain(late.signal.reason) : plain(errorChain(error));
+        const why = (unix === undefined && (await tlsFailure(error, { url: new URL(url), certificates }))) || cause;
         const message = without(secrets, `${what}: no answer from ${unix ?? url}: ${why}`);
         throw new TransportError(message, { late: late.signal.aborted });
       }
       answer.text = without(secrets, answer.text);
       answer.reason = without(secrets, answer.reason);
+      if (own && !own.is(answer)) {
+        throw new HttpError(
+          what,
+          answer,
+          without(secrets, `, but the answer is not ${own.whose}${origin(answer, url)}`),
+        );
+      }
       if (answer.status < 200 || answer.status > 299) throw new HttpError(what, answer);
       const value = parse(answer.text);
       return { status: answer.status, headers: answer.headers, json: value, body: asMapping(value) };
     },
   };
+}
+
+/** Where a foreign answer seems to come from, and what fixes it. */
+function origin({ headers, text }: RawAnswer, url: string): string {
+  const location = headers.get("location");
+  if (location !== null) return `: it redirects to "${location}"; if the receiver has moved, set its new URL`;
+  const [, title] = /<title[^>]*>\s*([^<]{1,100})/i.exec(text) ?? [];
+  const signs = Object.entries({ server: headers.get("server"), via: headers.get("via"), page: title?.trim() });
+  const known = signs.flatMap(([name, sign]) => (sign ? [`${name} "${sign}"`] : []));
+  return ` (${[url, ...known].join(", ")})${tlsHint(text)}`;
+}
+
+/** An error of `fetch` without its advice for programmers. */
+function plain(text: string): string {
+  return text.replaceAll(
+    /[.:]? ?(For more information, pass `verbose|Was there a typo in|Is the computer able|Does the server speak TLS|fetching ")[^:]*/g,
+    "",
+  );
 }
 
 interface Outgoing {
@@ -176,36 +220,78 @@ interface Outgoing {
 
 type Transport = (url: string, request: Outgoing) => Promise<RawAnswer>;
 
-/** Fields of `tls` options; null if no certificates are configured. */
+/** Fields of `tls` options; null if no certificates are configured. @throws Error when one is invalid: `fetch` would blame the URL. */
 function certificatesOf({ ca_file, client_cert_file, client_key_file }: Peer): Record<string, string> | null {
   const files = Object.entries({ ca: ca_file, cert: client_cert_file, key: client_key_file });
-  const read = files.flatMap(([name, file]) => (file === undefined ? [] : [[name, readFileSync(file, "utf8")]]));
-  return read.length === 0 ? null : (Object.fromEntries(read) as Record<string, string>);
+  const read = files.flatMap(([name, file]) =>
+    file === undefined ? [] : [[name, readFileSync(file, "utf8")] as const],
+  );
+  if (read.length === 0) return null;
+  const tls = Object.fromEntries(read);
+  const certificate = (file: string | undefined, pem: string) => {
+    try {
+      return new X509Certificate(pem);
+    } catch (error) {
+      throw new Error(`"${file}" holds no certificate`, { cause: error });
+    }
+  };
+  if (tls["ca"] !== undefined) certificate(ca_file, tls["ca"]);
+  if (tls["cert"] !== undefined && tls["key"] !== undefined) {
+    const key = createPrivateKey(tls["key"]);
+    if (!certificate(client_cert_file, tls["cert"]).checkPrivateKey(key)) {
+      throw new Error(`the key in "${client_key_file}" doesn't belong to the certificate in "${client_cert_file}"`);
+    }
+  }
+  return tls;
 }
 
-function overFetch(peer: Peer): Transport {
-  const { url, unix, largestAnswer } = peer;
-  const tls = certificatesOf(peer);
+function overFetch({ url, unix, largestAnswer, allow_http }: Peer, tls: Record<string, string> | null): Transport {
+  const { protocol, hostname } = new URL(url);
+  const direct = isLoopback(hostname) || (allow_http === true && protocol === "http:");
+  const judged = direct && unix === undefined && !isLoopback(hostname);
   const fixed = {
     redirect: "manual",
     ...(unix === undefined ? {} : { unix }),
     ...(tls ? { tls } : {}),
     // Bun accepts false for no proxy; its types don't.
-    ...(isLoopback(new URL(url).hostname) ? { proxy: false as unknown as string } : {}),
+    ...(direct ? { proxy: false as unknown as string } : {}),
   } as const;
-  return async (address, { body, ...request }) => {
-    const answer = await fetch(address, { ...fixed, ...request, ...(body === undefined ? {} : { body }) });
+  return async (address, { body, headers: given, ...request }) => {
+    const target = judged ? await privateTarget(address) : { address, host: {} };
+    const answer = await fetch(target.address, {
+      ...fixed,
+      ...request,
+      headers: { ...given, ...target.host },
+      ...(body === undefined ? {} : { body }),
+    });
     const { status, statusText: reason, headers } = answer;
     return { status, reason, headers, text: await textOf(answer.body, largestAnswer) };
   };
+}
+
+/** The URL with a private address in place of the name, and the name as Host. @throws Error when the name has no private address. */
+async function privateTarget(address: string): Promise<{ address: string; host: Record<string, string> }> {
+  const url = new URL(address);
+  const { host } = url;
+  const name = url.hostname.replace(/^\[|\]$/g, "");
+  const found = await lookup(name, { all: true, order: "ipv4first" });
+  const usable = found.find((one) => isPrivate(one.address));
+  if (!usable) {
+    const known = found.map((one) => one.address).join(", ");
+    throw new Error(`"${name}" is ${known}: "allow_http" is for private addresses only; set the URL to https://`);
+  }
+  url.hostname = usable.family === 6 ? `[${usable.address}]` : usable.address;
+  return { address: url.href, host: { host } };
 }
 
 /**
  * Connects, checks the fingerprint, and only then sends the request: `fetch` calls `checkServerIdentity` only for certificates
  * that an authority has signed.
  */
-function overPinned(peer: Peer, fingerprint: string): Transport {
-  const tls = certificatesOf(peer);
+function overPinned(
+  peer: Peer,
+  { certificates: tls, fingerprint }: { certificates: Record<string, string> | null; fingerprint: string },
+): Transport {
   return async (address, { method, headers, body, signal }) => {
     const url = new URL(address);
     const bytes = body === undefined ? undefined : await new Response(body).bytes();

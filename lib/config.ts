@@ -36,7 +36,7 @@ import { survey } from "./config/survey.ts";
 import { isSensitive, keyPath, type Problem, problemsOf, UNWORDED } from "./config/wording.ts";
 import { Secret } from "./secret.ts";
 
-export { type Cidr, cidr, holding, isLoopback, unmapped } from "./config/cidr.ts";
+export { type Cidr, cidr, holding, isLoopback, isPrivate, unmapped } from "./config/cidr.ts";
 export { secret } from "./config/credentials.ts";
 export type { ShortForms } from "./config/environment.ts";
 export {

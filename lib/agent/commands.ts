@@ -6,7 +6,7 @@ import { type Command, type CommandContext, UsageError } from "../service.ts";
 import type { Config } from "./config.ts";
 import { examine } from "./doctor.ts";
 import { EpisodeFolders } from "./episodes.ts";
-import { exitIfRefused, hostOf, openHub } from "./hub.ts";
+import { exitIfRefused, hostOf, openHub, wrongHost } from "./hub.ts";
 import { REPORT_PATHS } from "./reporter.ts";
 import { FIRST_SAMPLE_MS, Sampler } from "./report.ts";
 import { Shipping } from "./shipping.ts";
@@ -18,7 +18,8 @@ type Context<A = object> = CommandContext<Config, A>;
 
 /** `ping`: tries name, TLS, token and clock; writes nothing. */
 async function ping(context: Context): Promise<void> {
-  const hub = openHub((await context.loadConfig()).receiver);
+  const { receiver, host_id } = await context.loadConfig();
+  const hub = openHub(receiver);
   const begin = performance.now();
   const { body } = await hub
     .ask({ method: "POST", path: "/v1/ping", what: "ping", signal: context.signal })
@@ -28,6 +29,9 @@ async function ping(context: Context): Promise<void> {
   const there = Date.parse(String(body["time"]));
   const skew = Number.isNaN(there) ? "" : `, clocks differ by ${Math.round(Math.abs(Date.now() - there) / 1000)} s`;
   context.print(printable(`${hub.url} knows this host as "${body["host"]}" (${ms} ms${skew})`));
+  const wrong = wrongHost(host_id, body);
+  if (wrong === null) return;
+  throw Object.assign(new Error(wrong), { hint: 'remove "host_id" from the configuration' });
 }
 
 const SOURCES = ["hub", "docker", "proxmox", "host"];

@@ -1,10 +1,12 @@
 // The agent's configuration: the schema is the documentation of the defaults.
 
+import { isIP } from "node:net";
 import * as v from "valibot";
 import {
   type Problem,
   httpUrl,
   isLoopback,
+  isPrivate,
   nameSegment,
   number,
   ownDataFolder,
@@ -22,6 +24,8 @@ const Receiver = v.pipe(
   v.strictObject({
     url: httpUrl(),
     ...secret("token", { required: true }),
+    /** Plain http towards private addresses: where a VPN encrypts, or nobody else can listen. */
+    allow_http: v.optional(v.boolean(), false),
     /** Trusted instead of the system's authorities. */
     ca_file: v.optional(readableFile()),
     client_cert_file: v.optional(readableFile()),
@@ -29,8 +33,8 @@ const Receiver = v.pipe(
     /** Together with collecting this must stay below the unit's watchdog (180 s). */
     timeout_seconds: v.optional(seconds({ min: 0.1, max: 120 }), 30),
   }),
-  rule(({ url, client_cert_file: cert, client_key_file: key }) => {
-    const problems = tokenReadable("url", url);
+  rule(({ url, allow_http, client_cert_file: cert, client_key_file: key }) => {
+    const problems = tokenReadable("url", url, allow_http);
     if (!cert !== !key) {
       problems.push({
         path: ["client_cert_file"],
@@ -41,11 +45,18 @@ const Receiver = v.pipe(
   }),
 );
 
-/** A token goes to another machine only encrypted. */
-function tokenReadable(key: string, url: string): Problem[] {
+/** A token goes to another machine only encrypted, or to a private address where that is allowed. A name is judged at each request. */
+function tokenReadable(key: string, url: string, allowHttp?: boolean): Problem[] {
   const { protocol, hostname } = new URL(url);
   if (protocol === "https:" || isLoopback(hostname)) return [];
-  return [{ path: [key], text: "http would send the token unencrypted: only https, or http to this machine" }];
+  const address = hostname.replace(/^\[|\]$/g, "");
+  if (allowHttp === true && (isIP(address) === 0 || isPrivate(address))) return [];
+  const more = {
+    true: `: "allow_http" is for private addresses only, and "${address}" is public`,
+    false: ': only https, or http to this machine; in a private network or VPN: "allow_http: true"',
+    undefined: ": only https, or http to this machine",
+  }[String(allowHttp) as "true"];
+  return [{ path: [key], text: `http would send the token unencrypted${more}` }];
 }
 
 const ProxmoxNode = v.pipe(

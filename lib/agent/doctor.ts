@@ -11,6 +11,7 @@ import { outputOf } from "../program.ts";
 import { Backlog } from "./backlog.ts";
 import type { Config } from "./config.ts";
 import { EpisodeFolders } from "./episodes.ts";
+import { refused, wrongHost } from "./hub.ts";
 import type { Sampler } from "./report.ts";
 
 /** What is checked. */
@@ -34,7 +35,7 @@ export async function examine({ config, hub, sampler, signal }: Subject): Promis
   const episodes = config.ship ? new EpisodeFolders(config.ship.episodes_dir) : null;
   return [
     await dns(new URL(hub.url).hostname),
-    ...(await connection(hub, signal)),
+    ...(await connection(hub, { config, signal })),
     ...space([config.data_dir, ...(episodes ? [episodes.episodes] : [])]),
     ...folders(queueDir, episodes),
     ...(await sources(sampler, signal)),
@@ -56,23 +57,38 @@ async function dns(host: string): Promise<Check> {
 }
 
 /** TLS, token and clock, by one ping. */
-async function connection(hub: Client, signal: AbortSignal): Promise<Check[]> {
-  const tls = green("tls", hub.url.startsWith("https:") ? "TLS works" : "no TLS: the receiver is this machine");
+async function connection(hub: Client, { config, signal }: Pick<Subject, "config" | "signal">): Promise<Check[]> {
+  const tls = green("tls", howEncrypted(hub.url));
   try {
     const before = Date.now();
     const { body } = await hub.ask({ method: "POST", path: "/v1/ping", what: "ping", signal });
     const there = Date.parse(String(body["time"]));
-    return [tls, token(body["host"]), clock(Number.isNaN(there) ? 0 : (before + Date.now()) / 2 - there, RECEIVERS)];
+    const wrong = wrongHost(config.host_id, body);
+    const host = wrong === null ? [] : [red("host_id", wrong, 'remove "host_id" from the configuration')];
+    return [
+      tls,
+      token(body["host"]),
+      ...host,
+      clock(Number.isNaN(there) ? 0 : (before + Date.now()) / 2 - there, RECEIVERS),
+    ];
   } catch (error) {
     if (!(error instanceof HttpError)) return [red("tls", errorChain(error), `curl -v ${hub.url}/health`)];
+    if (error.foreign) return [tls, red("token", `not tested: ${error.message}`, `curl -i ${hub.url}/v1/ping`)];
+    const { what, fix } = refused(error);
     const check = error.refusesCredentials
-      ? red("token", "the receiver rejects it", "on the receiver: picket-receiver token rotate HOST")
-      : yellow("token", `the receiver answers ${error.status}`, "on the receiver: journalctl -u picket-receiver");
+      ? red("token", `the receiver rejects ${what}: ${error.message}`, fix)
+      : yellow("token", error.message, "on the receiver: journalctl -u picket-receiver");
     return [tls, check, ...(error.serverTime === null ? [] : [clock(Date.now() - error.serverTime, RECEIVERS)])];
   }
 }
 
-/** Another program may listen there, and answer everything with 200. */
+function howEncrypted(url: string): string {
+  if (url.startsWith("https:")) return "TLS works";
+  if (isLoopback(new URL(url).hostname)) return "no TLS: the receiver is this machine";
+  return 'no TLS ("allow_http"): the token is sent unencrypted, to private addresses only';
+}
+
+/** A program that speaks JSON may listen there, and answer everything with 200. */
 function token(host: unknown): Check {
   return typeof host === "string"
     ? green("token", `the receiver knows this host as "${host}"`)

@@ -1,6 +1,6 @@
 // The agent's client of its hub (a receiver).
 
-import { type Client, HttpError, TransportError, openClient } from "../client.ts";
+import { type Client, HttpError, type RawAnswer, TransportError, openClient } from "../client.ts";
 import { RefusedCredentials } from "../service.ts";
 import { build } from "../version.ts";
 import type { Config } from "./config.ts";
@@ -18,7 +18,33 @@ export function openHub({ token, timeout_seconds, ...reach }: Config["receiver"]
     secrets: token,
     timeoutMs: timeout_seconds * 1000,
     largestAnswer: LARGEST_ANSWER,
+    own: { whose: "a receiver's", is: isReceivers },
   });
+}
+
+/**
+ * Whether the receiver itself has answered. Only then an answer decides about credentials, quarantine or a conflict; pages of
+ * firewalls, proxies and captive portals are trouble on the way, whatever their status.
+ */
+function isReceivers({ status, headers, text }: RawAnswer): boolean {
+  if (status === 204) return true;
+  if (status === 401 && text === "") return /^Bearer\b/i.test(headers.get("www-authenticate") ?? "");
+  try {
+    const body = JSON.parse(text) as Record<string, unknown> | null;
+    if (typeof body !== "object" || body === null || Array.isArray(body)) return false;
+    const { code } = body;
+    return status < 300 || (typeof code === "string" && /^[a-z][a-z_]+$/.test(code));
+  } catch {
+    return false;
+  }
+}
+
+/** Why a configured `host_id` is not the token's host; null when it is. `answer` is that of a ping. */
+export function wrongHost(configured: string | undefined, answer: Record<string, unknown>): string | null {
+  const { host, former_names: former } = answer;
+  if (configured === undefined || configured === host) return null;
+  if (Array.isArray(former) && former.includes(configured)) return null;
+  return `"host_id" is "${configured}", but the token belongs to "${String(host)}"`;
 }
 
 /**
@@ -42,11 +68,18 @@ export function hostOf(hub: Hub, configured: string | undefined): () => Promise<
 
 /** Turns refused credentials into exit code 3: another start won't help. */
 export function exitIfRefused(error: unknown): never {
-  if (error instanceof HttpError && error.refusesCredentials) {
-    throw new RefusedCredentials("the receiver rejects the token", {
-      cause: error,
-      hint: "on the receiver: picket-receiver token list; a new one: picket-receiver token rotate HOST",
-    });
-  }
-  throw error;
+  if (!(error instanceof HttpError) || !error.refusesCredentials) throw error;
+  const { what, fix } = refused(error);
+  throw new RefusedCredentials(`the receiver rejects ${what}`, { cause: error, hint: fix });
+}
+
+/** What a receiver's 401 or 403 is about, and what fixes it. */
+export function refused({ body }: HttpError): { what: string; fix: string } {
+  if (body["code"] === "not_your_host") return { what: '"host_id"', fix: 'remove "host_id" from the configuration' };
+  if (body["code"] === "address_not_allowed")
+    return { what: "this host's address", fix: 'on the receiver: add it to "auth.allowed_ips"' };
+  return {
+    what: "the token",
+    fix: "on the receiver: picket-receiver token list; a new one: picket-receiver token rotate HOST",
+  };
 }

@@ -5,7 +5,7 @@
 //   no answer, 5xx   the report is queued; Retry-After is obeyed
 //   401, 403         on the first report the agent exits, so that a wrong token shows at once; later reports are queued and
 //                    retried with exponential backoff, from 2 s up to the interval, so that a new token works soon
-//   400, 413, 422    the receiver will never accept this report: it is logged and dropped
+//   400, 413, 422    if the receiver itself answers so, it will never accept this report: it is logged and dropped
 //   not queued       a report that can't be written to disk is lost and counted
 //   not collected    a required source failed: it is logged, and this report is skipped
 
@@ -13,7 +13,7 @@ import { HttpError, serverTime } from "../client.ts";
 import { duration } from "../text.ts";
 import { type Log, errorChain, type Seldom, seldom } from "../log.ts";
 import type { Backlog } from "./backlog.ts";
-import type { Hub } from "./hub.ts";
+import { type Hub, refused } from "./hub.ts";
 import type { Report } from "./report.ts";
 
 /** The usual envelope, also meant by an answer without these fields. Any other is logged, on the first report too. */
@@ -192,10 +192,13 @@ export class Reporter {
     }
     if (error.retryAfter !== null) this.#notBefore = performance.now() + error.retryAfter * 1000;
     if (error.refusesCredentials) {
-      this.#seldom.warn("credentials", `${error.message}: the token is rejected, reports are queued`);
+      this.#seldom.warn(
+        "credentials",
+        `${error.message}: the receiver rejects ${refused(error).what}, reports are queued`,
+      );
       return "retry";
     }
-    if (![400, 413, 422].includes(error.status)) {
+    if (error.foreign || ![400, 413, 422].includes(error.status)) {
       this.#seldom.warn(String(error.status), error.message);
       return "retry";
     }

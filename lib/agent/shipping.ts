@@ -5,6 +5,7 @@
 //   409                            stays and is logged once: an operator decides
 //   401 403 404                    logged; all shipping waits, then retries
 //   429 503 507 other 5xx, none    stays, retried with backoff; Retry-After is obeyed
+//   not the receiver's answer      the same, whatever its status: a proxy's 413, a captive portal's 200
 //
 // A bad episode never stops the others. The heartbeat is another loop.
 
@@ -17,7 +18,7 @@ import { HttpError, TransportError } from "../client.ts";
 import { syncFolder } from "../files.ts";
 import { type Log, errorChain, type Seldom, seldom } from "../log.ts";
 import type { EpisodeFolders } from "./episodes.ts";
-import type { Hub } from "./hub.ts";
+import { type Hub, refused } from "./hub.ts";
 import { tarOf } from "./tar.ts";
 
 /** First and longest pause after a failure, in milliseconds. */
@@ -63,6 +64,8 @@ export class Shipping {
   /** No episode is sent before. */
   #holdUntil = 0;
   #holds = 0;
+  /** Foreign answers in a row: a single one may be about its episode, such as a proxy's limit; more are about the way. */
+  #foreign = 0;
   #seldom: Seldom;
 
   constructor(options: ShippingOptions) {
@@ -79,7 +82,9 @@ export class Shipping {
     const finished = folders.finished((name, fix) =>
       this.#seldom.warn(`invalid ${name}`, `episode "${name}" can't be shipped: ${fix}`),
     );
-    for (const id of finished) {
+    // What failed most often comes last, so that it doesn't hold up the others.
+    const failures = (id: string) => this.#pauses.get(id)?.failures ?? 0;
+    for (const id of finished.toSorted((a, b) => failures(a) - failures(b))) {
       if (signal.aborted) break;
       done.scanned++;
       const now = performance.now();
@@ -164,7 +169,7 @@ export class Shipping {
     const commit = folders.commit(id);
     const name = await host();
     using upload = watchUpload(signal, alive);
-    await hub.ask({
+    const { status, body } = await hub.ask({
       method: "PUT",
       path: `/v1/episodes/${name}/${id}.tar.zst`,
       what: `ship ${id}`,
@@ -180,6 +185,10 @@ export class Shipping {
         ...(commit === null ? {} : { "x-code-commit": commit }),
       },
     });
+    // The folder moves, and is removed some day: another program's 200 must not do that.
+    const { sha256: stored = status === 201 ? sha256 : undefined } = body;
+    if (stored !== sha256)
+      throw new TransportError(`ship ${id}: answered ${status}, but without this archive's sha256`);
   }
 
   /** Logs a failure and decides what becomes of the episode. If it can't be moved to quarantine, only this episode waits. */
@@ -193,6 +202,13 @@ export class Shipping {
       return "transient";
     }
     const { status, retryAfter } = error;
+    this.#foreign = error.foreign ? this.#foreign + 1 : 0;
+    if (error.foreign) {
+      this.#pause(id);
+      if (retryAfter !== null || this.#foreign > 1) this.#hold(retryAfter);
+      this.#seldom.warn(`foreign ${status}`, `episode "${id}" not shipped: ${error.message}`);
+      return "transient";
+    }
     if (status === 409) {
       this.#conflicts.add(conflictOf(id, archive));
       log.error("conflict: the receiver has other bytes under this name; rename or remove the episode", {
@@ -203,7 +219,8 @@ export class Shipping {
     if ([400, 412, 413, 422].includes(status)) return this.#quarantine(id, error);
     if (status === 401 || status === 403 || status === 404) {
       this.#hold(retryAfter);
-      this.#seldom.error("hold", `${error.message}: all shipping waits`);
+      const fix = error.refusesCredentials ? `; ${refused(error).fix}` : "";
+      this.#seldom.error("hold", `${error.message}: all shipping waits${fix}`);
       return "transient";
     }
     // Retry-After is about all uploads, not about this one.
@@ -241,6 +258,7 @@ export class Shipping {
 
   #forget(id: string): void {
     this.#holds = 0;
+    this.#foreign = 0;
     this.#hashes.delete(id);
     this.#pauses.delete(id);
   }

@@ -20,7 +20,11 @@ test("ping and the doctor detect a server that answers everything with 200 but i
 });
 
 test("a receiver's texts can't send control characters to the terminal", async () => {
-  const answer = { error: "old\u001b[2J\nep-2  200  shipped", remediation: "cd /opt/lab\ngit pull\u001b[31m" };
+  const answer = {
+    code: "old_commit",
+    error: "old\u001b[2J\nep-2  200  shipped",
+    remediation: "cd /opt/lab\ngit pull\u001b[31m",
+  };
   const hub = new FakeHub({
     ".tar.zst": () => Response.json(answer, { status: 412 }),
     "/v1/ping": () => Response.json({ host: "web-1\u001b[1m" }),

@@ -11,6 +11,15 @@ type Answer = (request: Request) => Response | Promise<Response>;
 /** What a receiver answers to a report. */
 export const ENVELOPE = { poll_interval_seconds: 60, blocked: false, desired_generation: 0, has_signed_ops: false };
 
+/** A refusal as a receiver gives it. */
+export function refusal(
+  status: number,
+  { headers = {}, ...body }: { headers?: Record<string, string>; [member: string]: unknown } = {},
+): Response {
+  if (status === 401) return new Response(null, { status, headers: { "www-authenticate": "Bearer", ...headers } });
+  return Response.json({ error: "refused", code: "refused", ...body }, { status, headers });
+}
+
 /** A receiver that takes everything, except what `doors` (ends of paths) answer otherwise. */
 export class FakeHub implements Disposable {
   /** The path of each request. */

@@ -7,7 +7,7 @@ import type { Hub } from "../../lib/agent/hub.ts";
 import { Reporter } from "../../lib/agent/reporter.ts";
 import { TransportError } from "../../lib/client.ts";
 import { createLog } from "../../lib/log.ts";
-import { FakeHub, Lab, configure, start, waiting } from "./kit.ts";
+import { FakeHub, Lab, configure, refusal, start, waiting } from "./kit.ts";
 import { Folder, until } from "../kit.ts";
 
 test("an envelope that blocks is logged on the first report, too, and again only when it changes", async () => {
@@ -68,7 +68,7 @@ test("three broken rounds, and the fourth works; Retry-After is obeyed; 422 drop
     () => new Response(null, { status: 302, headers: { location: "https://elsewhere.example" } }),
     () =>
       Response.json(
-        { error: "recorded_at: is more than an hour ago" },
+        { code: "broken", error: "recorded_at: is more than an hour ago" },
         { status: 422, headers: { date: new Date(Date.now() + 600_000).toUTCString() } },
       ),
     () => new Response(null, { status: 429, headers: { "retry-after": "2" } }),
@@ -128,7 +128,7 @@ test("rejected after a first report, the agent retries long before the interval 
       if (sent_at !== undefined) return Response.json({ poll_interval_seconds: 3600 });
       live.push(recorded_at);
       return live.length === 2
-        ? new Response(null, { status: 401 })
+        ? refusal(401)
         : Response.json({ poll_interval_seconds: live.length === 1 ? 1800 : 3600 });
     },
   });
