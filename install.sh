@@ -23,6 +23,8 @@ usage: ./$name COMMAND
     --user          as a user service (the default, except for root)
     --system        as a system service (the default for root)
     --uninstall     stop and remove it; data and configuration stay
+    --url URL       agent: its receiver
+    --token-stdin   agent: read its token from standard input; \`picket-receiver host add NAME\` prints the whole line
 
 All roles are one program, picket, with a link for each. To build it you need Node.js with npm, or Bun. If a prebuilt picket
 (or picket-ROLE) lies beside this script, you need neither.
@@ -98,11 +100,9 @@ build() {
 
 changed=
 
-# put FROM TO MODE: by rename, because a running binary can't be written to. Sets `changed` if it changed anything.
+# put FROM TO MODE: by rename. Sets `changed` if it changed anything.
 put() {
-	if [ "$(readlink -f "$1")" = "$(readlink -f "$2")" ]; then
-		say "in place     $2"
-	elif [ -f "$2" ] && cmp -s "$1" "$2"; then
+	if [ -f "$2" ] && cmp -s "$1" "$2"; then
 		say "unchanged    $2"
 	else
 		mkdir -p "$(dirname "$2")"
@@ -151,21 +151,88 @@ find_program() {
 	fail "there is no picket and no picket-$role beside $name, and no source to build it from"
 }
 
+# Copies a new program beside its place, where the service's account can run it for a check. Sets `new`.
+stage_program() {
+	program=$programs/$(basename "$source")
+	new=$program
+	if [ "$(readlink -f "$source")" = "$(readlink -f "$program")" ]; then
+		say "in place     $program"
+	elif [ -f "$program" ] && cmp -s "$source" "$program"; then
+		say "unchanged    $program"
+	else
+		mkdir -p "$programs"
+		stage=$(mktemp -d "$programs/.picket-new.XXXXXX")
+		trap 'rm -rf "$stage"' EXIT
+		chmod 755 "$stage"
+		new=$stage/$(basename "$source")
+		cp "$source" "$new"
+		chmod 755 "$new"
+	fi
+}
+
+# new_program ROLE ARGUMENT…
+new_program() {
+	[ "$(basename "$new")" = picket ] || shift
+	"$new" "$@"
+}
+
+# Nothing is replaced while the new program refuses the configuration of a service that would start it next.
+check_configurations() {
+	[ -z "$dest" ] && [ "$new" != "$program" ] || return 0
+	for other in collector receiver agent observer; do
+		[ "$other" = "$role" ] || { [ "$(basename "$new")" = picket ] && is_link "$programs/picket-$other"; } || continue
+		file=$(dirname "$config")/$other.yaml
+		[ -e "$file" ] || continue
+		# An agent that has no receiver yet.
+		[ "$other" = agent ] && new_program agent example | cmp -s - "$file" && continue
+		set -- --check
+		[ -e "$(dirname "$unit")/picket-$other.service" ] || set -- --check --config "$file"
+		code=0
+		new_program "$other" "$@" >/dev/null || code=$?
+		[ "$code" = 0 ] || fail "the new program refuses the configuration of picket-$other: nothing was changed" "fix what the lines above name, then run this again" "$code"
+	done
+}
+
+# keep FILE: as FILE.old, without a moment in which FILE is missing.
+keep() {
+	[ -e "$1" ] || return 0
+	ln -f "$1" "$1.old" 2>/dev/null || cp -p "$1" "$1.old"
+	kept="$kept $1"
+}
+
 # One rename replaces a role's own program by the link. Services of other roles keep running the file that they were started from.
 install_program() {
-	if [ "$(basename "$source")" != picket ]; then
-		put "$source" "$binary" 755
-		return 0
+	kept=
+	[ ! -e "$unit" ] || former_unit=$(cat "$unit")
+	if [ "$new" != "$program" ]; then
+		keep "$program"
+		mv -f "$new" "$program"
+		say "installed    $program"
+		changed=yes
 	fi
-	put "$source" "$programs/picket" 755
-	if is_link "$binary"; then
+	if [ "$program" = "$binary" ]; then
+		return 0
+	elif is_link "$binary"; then
 		say "unchanged    $binary -> picket"
 	else
+		keep "$binary"
 		ln -s picket "$binary.new.$$"
 		mv -f "$binary.new.$$" "$binary"
 		say "linked       $binary -> picket"
 		changed=yes
 	fi
+}
+
+# The former program and unit, when the new program doesn't get ready.
+put_back() {
+	for file in $kept; do
+		mv -f "$file.old" "$file"
+		say "put back     $file"
+	done
+	[ -z "${former_unit:-}" ] || printf '%s\n' "$former_unit" >"$unit"
+	control daemon-reload
+	control restart "picket-$role.service" || fail "the former picket-$role does not start either" "journalctl -u picket-$role"
+	fail "the new picket-$role does not get ready: the former one runs again" "its log is above"
 }
 
 is_link() { [ "$(readlink "$1" || true)" = picket ]; }
@@ -175,6 +242,7 @@ make_account() {
 	id picket >/dev/null 2>&1 && return 0
 	command -v useradd >/dev/null || fail "there is no useradd to make the account picket with" "make a system user picket with the home folder $data, then run this again"
 	useradd --system --user-group --home-dir "$data" --no-create-home --shell /usr/sbin/nologin picket
+	install -d -o picket -g picket "$data"
 	say "made         system account picket"
 }
 
@@ -188,28 +256,76 @@ install_unit() {
 	rm -f "$temporary"
 }
 
+# What sudo keeps from us: it drops the caller's variables, but its own process still has them.
+is_dropped() { [ -n "${SUDO_UID:-}" ] && tr '\0' '\n' <"/proc/$PPID/environ" 2>/dev/null | grep -q '^PICKET_'; }
+
+# The agent's receiver: --url and --token-stdin, else PICKET_URL and PICKET_TOKEN.
+read_receiver() {
+	url=${url:-${PICKET_URL:-}}
+	token=${PICKET_TOKEN:-}
+	# An argument would show in the list of processes.
+	[ "$token_stdin" = no ] || IFS= read -r token || [ -n "$token" ] || fail "there is no token on standard input" "echo pk_… | ./$name agent --url URL --token-stdin" 2
+	case $url in
+	*[!A-Za-z0-9._~:/@%\[\]-]*) fail "--url \"$url\" is not a URL" "such as --url https://hub.example" 2 ;;
+	'' | http://?* | https://?*) ;;
+	*) fail "--url \"$url\" is no http or https URL" "such as --url https://hub.example" 2 ;;
+	esac
+	[ -z "$url" ] || [ -n "$token" ] || fail "the receiver's token is missing" "picket-receiver host add NAME prints the whole line" 2
+	[ -z "$url$token" ] && [ ! -e "$config" ] && [ "$start" = yes ] && [ -z "$dest" ] || return 0
+	! is_dropped || say "sudo dropped the exported PICKET_ variables"
+	fail "the agent needs --url and --token-stdin" "on the receiver, picket-receiver host add NAME prints the whole line; --no-start installs without" 2
+}
+
 install_config() {
-	if [ -e "$config" ]; then
+	if [ "$role" = agent ] && [ -n "$url$token" ]; then
+		connect_agent
+	elif [ -e "$config" ]; then
 		say "kept         $config"
-		return 0
-	fi
-	temporary=$(mktemp)
-	if [ "$role" = agent ] && [ -n "${PICKET_URL:-}" ] && [ -n "${PICKET_TOKEN:-}" ]; then
-		(umask 077 && mkdir -p "$(dirname "$config")" && printf '%s\n' "$PICKET_TOKEN" >"$(dirname "$config")/token")
-		say "installed    $(dirname "$config")/token"
-		"$binary" example | sed "s|^  url: .*|  url: $PICKET_URL|; s|^  token_file: .*|  token_file: ${config#"$dest"}|; s|agent.yaml$|token|" >"$temporary"
 	else
-		"$binary" example >"$temporary"
+		temporary=$(mktemp)
+		new_program "$role" example >"$temporary"
+		put "$temporary" "$config" 644
+		rm -f "$temporary"
 		# An agent without its receiver's address and token would not start.
 		[ "$role" != agent ] || start=incomplete
 	fi
+}
+
+# Writes url and token into the configuration: into the example, or one that is valid but does not reach its receiver. One that works stays.
+connect_agent() {
+	connecting=yes
+	if [ -e "$config" ] && new_program agent ping --config "$config" >/dev/null 2>&1; then
+		say "kept         $config: it works"
+		[ -z "$url" ] || new_program agent --check --print --config "$config" 2>/dev/null | grep -qxF -- "  url: $url" ||
+			fail "picket-agent reports to another receiver already" "to change that, set receiver.url and the token in $config, then: systemctl restart picket-agent"
+		return 0
+	fi
+	folder=$(dirname "$config")
+	(umask 077 && mkdir -p "$folder" && printf '%s\n' "$token" >"$folder/token.new.$$" && mv -f "$folder/token.new.$$" "$folder/token")
+	chmod 755 "$folder"
+	say "installed    $folder/token"
+	changed=yes
+	temporary=$(mktemp)
+	if ! { [ -e "$config" ] && with_receiver <"$config" >"$temporary" && new_program agent --check --config "$temporary" >/dev/null 2>&1; }; then
+		[ -n "$url" ] || fail "there is no valid $config to put the token into" "give --url, too" 2
+		new_program agent example | with_receiver >"$temporary"
+	fi
+	[ ! -e "$config" ] || cmp -s "$temporary" "$config" || { mv "$config" "$config.old" && say "kept         $config.old"; }
 	put "$temporary" "$config" 644
 	rm -f "$temporary"
+	new_program agent --check --config "$config" >/dev/null || fail "the agent does not accept this configuration" "run this again with another --url" $?
+}
+
+# The configuration on stdin with the given receiver and its token.
+with_receiver() {
+	set -- -e "/^receiver:/,/^[^ #]/s|^  token\(_file\)\{0,1\}: .*|  token_file: ${folder#"$dest"}/token|"
+	[ -z "$url" ] || set -- "$@" -e "/^receiver:/,/^[^ #]/s|^  url: .*|  url: $url|"
+	sed "$@"
 }
 
 # In a folder that Syncthing synchronizes, dead letters and unfinished files stay on this host.
 tell_syncthing() {
-	folder=$(HOME=${1} "$binary" --check --print --config "$config" 2>/dev/null | sed -n '/^drop_folder:/,/^[^ ]/s/^  path: //p' | tr -d '"')
+	folder=$(HOME=$1 "$binary" --check --print --config "$config" 2>/dev/null | sed -n '/^drop_folder:/,/^[^ ]/s/^  path: //p' | tr -d '"')
 	while [ -n "$folder" ] && [ "$folder" != / ]; do
 		if [ -e "$folder/.stfolder" ]; then
 			for pattern in '.dead-letter/' '*.tmp'; do
@@ -257,7 +373,18 @@ is_outdated() {
 
 failed_to_start() {
 	control status --no-pager --lines=8 "picket-$role.service" >&2 || true
-	fail "picket-$role does not start" "check the configuration: $binary --check --config $config"
+	[ -z "$kept" ] || put_back
+	code=$(control show --property=ExecMainStatus --value "picket-$role.service")
+	[ "$code" != 0 ] || code=1
+	fail "picket-$role does not start" "check the configuration: $binary --check --config $config" "$code"
+}
+
+# The agent goes on without its receiver; a wrong address must show now.
+reach_receiver() {
+	[ -n "$connecting" ] && [ -z "$dest" ] && [ "$start" = yes ] || return 0
+	code=0
+	"$binary" ping --config "$config" || code=$?
+	[ "$code" = 0 ] || fail "picket-agent runs, but does not reach its receiver" "if --url is wrong, run this again with the right one" "$code"
 }
 
 linger() {
@@ -267,16 +394,20 @@ linger() {
 }
 
 install_role() {
+	[ "$role" != agent ] || read_receiver
 	find_program
 	step "picket-$role as a $scope service"
 	make_account
+	stage_program
+	install_config
+	check_configurations
 	install_program
 	install_unit
-	install_config
 	if [ "$role" = collector ]; then
 		if [ "$scope" = user ]; then tell_syncthing "$HOME"; else tell_syncthing "$data"; fi
 	fi
 	start
+	reach_receiver
 	linger
 	[ -z "$dest" ] || return 0
 	say ""
@@ -308,8 +439,8 @@ uninstall_role() {
 	if has_manager && [ -e "$unit" ]; then
 		control disable --now --quiet "picket-$role.service" || true
 	fi
-	set -- "$unit" "$binary"
-	! is_last_link || set -- "$@" "$programs/picket"
+	set -- "$unit" "$binary" "$binary.old"
+	! is_last_link || set -- "$@" "$programs/picket" "$programs/picket.old"
 	for file in "$@"; do
 		if [ -e "$file" ] || [ -L "$file" ]; then
 			rm -f "$file"
@@ -326,16 +457,28 @@ install_or_remove() {
 	scope=user
 	[ "$(id -u)" != 0 ] || scope=system
 	start=yes
+	url=
+	token_stdin=no
+	connecting=
 	action=install_role
-	for flag in "$@"; do
-		case $flag in
+	while [ $# -gt 0 ]; do
+		case $1 in
 		--no-start) start=no ;;
 		--user) scope=user ;;
 		--system) scope=system ;;
 		--uninstall) action=uninstall_role ;;
-		*) fail "unknown flag \"$flag\"" "see ./$name --help" 2 ;;
+		--token-stdin) token_stdin=yes ;;
+		--url=*) url=${1#*=} ;;
+		--url)
+			[ $# -gt 1 ] || fail "flag \"--url\" needs a value" "such as --url https://hub.example" 2
+			url=$2
+			shift
+			;;
+		*) fail "unknown flag \"$1\"" "see ./$name --help" 2 ;;
 		esac
+		shift
 	done
+	[ "$role" = agent ] || [ "$url$token_stdin" = no ] || fail "--url and --token-stdin are the agent's" "see ./$name --help" 2
 	places
 	$action
 }

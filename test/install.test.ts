@@ -112,7 +112,9 @@ test("single programs of an older version are replaced one role at a time; picke
   const programs = folder.at("root/usr/local/bin");
   const state = () =>
     Object.fromEntries(
-      readdirSync(programs).map((name) => [name, lstatSync(join(programs, name)).isSymbolicLink() ? "link" : "file"]),
+      readdirSync(programs)
+        .filter((name) => !name.endsWith(".old"))
+        .map((name) => [name, lstatSync(join(programs, name)).isSymbolicLink() ? "link" : "file"]),
     );
   const call = async (script: string, role: string, ...flags: string[]) => {
     const { code, out } = await install(folder, script, [role, "--system", ...flags]);
@@ -130,6 +132,7 @@ test("single programs of an older version are replaced one role at a time; picke
     "picket-agent": "file",
   });
   expect(statSync(join(programs, "picket-receiver")).ino).toBe(before);
+  expect(readFileSync(join(programs, "picket-collector.old"), "utf8")).toStartWith("#!/bin/sh\n");
   for (const role of ["collector", "receiver", "agent"]) {
     const version = await Bun.$`${join(programs, `picket-${role}`)} --version`.text();
     expect(version).toStartWith(`picket-${role} `);
@@ -145,7 +148,7 @@ test("single programs of an older version are replaced one role at a time; picke
   await call(one, "observer", "--uninstall");
   expect(state()).toEqual({ "picket-receiver": "file" });
   await call(one, "receiver", "--uninstall");
-  expect(state()).toEqual({});
+  expect(readdirSync(programs)).toEqual([]);
 });
 
 test("what is missing or wrong is said", async () => {
@@ -164,6 +167,17 @@ test("what is missing or wrong is said", async () => {
     code: 2,
     out: expect.stringContaining("--nostart"),
   });
+  for (const [args, said] of [
+    [["agent", "--url", "hub.example"], '--url "hub.example" is no http or https URL'],
+    [["agent", "--url", "https://hub.example/a&b"], "is not a URL"],
+    [["agent", "--url=https://hub.example"], "the receiver's token is missing"],
+    [["agent", "--url"], "needs a value"],
+    [["agent", "--token-stdin"], "there is no token on standard input"],
+    [["collector", "--token-stdin"], "are the agent's"],
+  ] as const) {
+    const outcome = await install(folder, folder.at("install.sh"), [...args]);
+    expect(outcome).toMatchObject({ code: 2, out: expect.stringContaining(said) });
+  }
   expect(await install(folder, folder.at("install.sh"), ["--help"])).toMatchObject({
     code: 0,
     out: expect.stringContaining("usage:"),

@@ -66,7 +66,7 @@ const ProxmoxNode = v.pipe(
     /** An API token: user@realm!id=uuid. */
     ...secret("token", { required: true }),
     /** Trusted instead of the system's authorities: /etc/pve/pve-root-ca.pem. */
-    ca_file: v.optional(readableFile()),
+    ca_file: v.optional(path()),
     /** Or the SHA-256 of the server's certificate. */
     fingerprint: v.optional(
       v.pipe(

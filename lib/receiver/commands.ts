@@ -25,24 +25,37 @@ import {
 } from "./hosts.ts";
 import type { Queries } from "./database.ts";
 import type { RefusedReports } from "./report-alerts.ts";
-import type { Store } from "./store.ts";
+import { type Store, getNote, setNote } from "./store.ts";
 import { type Context, JSON_FLAG, change, many, table, withStore } from "./store-command.ts";
+
+/** The note of the last --url. */
+const PUBLIC_URL = "public_url";
 
 async function giveToken(
   context: Context<{ url?: string }>,
   give: (tx: Queries, name: string, now: number) => Promise<string>,
-  { said, make }: { said: string; make: boolean },
+  { said, make, line }: { said: string; make: boolean; line: (token: string, url: string) => string },
 ): Promise<void> {
   const [name = ""] = context.positionals;
-  const { url } = context.args;
-  if (url !== undefined && !(/^https?:\/\/[^\s'"]+$/.test(url) && URL.canParse(url))) {
-    throw new UsageError(`--url "${url}" is no http or https URL`, "such as --url https://hub.example");
+  const { url: given } = context.args;
+  if (given !== undefined && !(/^https?:\/\/[\w.~:/@%[\]-]+$/.test(given) && URL.canParse(given))) {
+    throw new UsageError(`--url "${given}" is no http or https URL`, "such as --url https://hub.example");
   }
   const show = async (store: Store, config: Config): Promise<void> => {
-    const token = await store.write((tx) => give(tx, name, Date.now()));
-    const lines = `export PICKET_URL=${url ?? ownUrl(config)}\nexport PICKET_TOKEN=${token}`;
-    context.print(`${name}: ${said}. On that host (the token is not shown again):\n\n${lines}`);
-    if (url === undefined && isLoopback(config.listen.host)) {
+    const [token, known] = await store.write(async (tx) => {
+      if (given !== undefined) await setNote(tx, PUBLIC_URL, given);
+      return [await give(tx, name, Date.now()), await getNote(tx, PUBLIC_URL)] as const;
+    });
+    const url = known ?? ownUrl(config);
+    context.print(`${name}: ${said}. On that host, as root or with sudo after the | (the token is not shown again):
+
+${line(token, url)}
+
+Or, for an agent that is not installed:
+
+export PICKET_URL=${url}
+export PICKET_TOKEN=${token}`);
+    if (known === null && isLoopback(config.listen.host)) {
       context.print("\nThat address is this machine's own; for other hosts: --url https://…");
     }
   };
@@ -145,7 +158,7 @@ async function setHost(context: Context<{ interval?: string }>): Promise<void> {
 
 const HOST = { min: 1, max: 1, names: ["HOST"] };
 const URL_FLAG = { url: { type: "string" } } as const;
-const URL_HELP = "  --url       how agents reach this receiver, for the lines to paste";
+const URL_HELP = "  --url       how agents reach this receiver, for the lines to paste; remembered";
 
 /** The commands, as data. */
 export const COMMANDS = {
@@ -154,7 +167,12 @@ export const COMMANDS = {
     usage: `usage: picket-receiver host add HOST [--url URL]\n\n${URL_HELP}\n\nexample: picket-receiver host add web-1 --url https://hub.example`,
     options: URL_FLAG,
     positionals: HOST,
-    run: (context: Context<{ url?: string }>) => giveToken(context, addHost, { said: "added", make: true }),
+    run: (context: Context<{ url?: string }>) =>
+      giveToken(context, addHost, {
+        said: "added",
+        make: true,
+        line: (token, url) => `echo ${token} | ./install.sh agent --url ${url} --token-stdin`,
+      }),
   },
   "host list": {
     summary: "show all hosts",
@@ -201,7 +219,11 @@ example: picket-receiver host set web-1 --interval 300`,
     options: URL_FLAG,
     positionals: HOST,
     run: (context: Context<{ url?: string }>) =>
-      giveToken(context, rotateToken, { said: "its former tokens are revoked", make: false }),
+      giveToken(context, rotateToken, {
+        said: "its former tokens are revoked",
+        make: false,
+        line: (token) => `echo ${token} | sh -c 'cat > /etc/picket/token && systemctl restart picket-agent'`,
+      }),
   },
   "token revoke": {
     summary: "revoke all tokens of a host",

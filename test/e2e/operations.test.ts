@@ -3,6 +3,7 @@
 // Not tested here: user services.
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { have } from "../kit.ts";
 import { Booted, whyNot } from "./booted.ts";
 
 const reason = whyNot();
@@ -90,5 +91,112 @@ tls: { cert_file: /var/keys/cert, key_file: /tmp/key }`,
     for (const role of ["collector", "receiver", "observer"])
       expect(await machine.do(`picket-${role} --check`)).toStartWith("ok\n");
     expect(await machine.do("ls /run/systemd/system /run | grep picket || true")).toBe("");
+  });
+
+  test("an upgrade replaces nothing while a configuration is broken, and puts the former program back when the new one doesn't get ready", async () => {
+    await machine.do("mkdir -p /opt/next && cp /opt/picket/install.sh /opt/next && cp -a /etc/picket /root/good");
+    const upgrade = (role: string) => machine.sh(`sh /opt/next/install.sh ${role}`);
+    // Another program with the same configuration; one that doesn't start is this one, too, until it is asked to serve.
+    const program = (atStart: string) =>
+      write(
+        "/opt/next/picket",
+        `#!/bin/sh
+case $0 in */picket-*) set -- "\${0##*/picket-}" "$@" ;; esac
+case "$*" in
+*unit*) /opt/picket/picket "$@" | sed "s,/opt/picket/picket $1,/usr/local/bin/picket-$1,"; exit ;;
+*--check* | *example*) ;;
+*) ${atStart} ;;
+esac
+exec /opt/picket/picket "$@"`,
+      ).then(() => machine.do("sed -i 's/\\\\\\$/$/' /opt/next/picket && chmod 755 /opt/next/picket"));
+    const state = async () => ({
+      files: await machine.do("stat -c '%n %i' /usr/local/bin/picket* /etc/systemd/system/picket-*.service"),
+      pids: (await machine.do("systemctl show -P MainPID picket-collector picket-receiver picket-observer")).split(
+        "\n\n",
+      ),
+    });
+    await program(":");
+    const before = await state();
+    // The receiver would start the shared program, too.
+    await machine.do("echo 'nonsense: 1' >> /etc/picket/receiver.yaml");
+    for (const role of ["receiver", "collector"]) {
+      const { code, out } = await upgrade(role);
+      expect([role, code]).toEqual([role, 78]);
+      expect(out).toContain("the new program refuses the configuration of picket-receiver: nothing was changed");
+      expect(out).toContain("/etc/picket/receiver.yaml:");
+    }
+    await machine.do("chmod 600 /root/good/collector.yaml && cp -p /root/good/*.yaml /etc/picket");
+    expect(await upgrade("collector")).toMatchObject({
+      code: 78,
+      out: expect.stringContaining("chown picket /etc/picket/collector.yaml"),
+    });
+    await machine.do("chmod 644 /etc/picket/collector.yaml");
+    expect(await state()).toEqual(before);
+
+    await program("echo no >&2; exit 1");
+    const failed = await upgrade("collector");
+    expect(failed.code).toBe(1);
+    expect(failed.out).toContain("put back     /usr/local/bin/picket\n");
+    expect(failed.out).toContain("the new picket-collector does not get ready: the former one runs again");
+    const after = await state();
+    const shared = /^\S+bin\/picket \d+$/m;
+    expect(shared.exec(after.files)?.[0]).toBe(shared.exec(before.files)?.[0]);
+    expect(after.pids.slice(1)).toEqual(before.pids.slice(1));
+    expect(await machine.do("systemctl is-active picket-collector")).toBe("active\n");
+    expect(await machine.do("picket-collector --version")).toMatch(/^picket-collector \d/);
+
+    await program(":");
+    expect(await upgrade("collector")).toMatchObject({ code: 0, out: expect.stringContaining("restarted    picket-") });
+    expect(await machine.do("head -c 9 /usr/local/bin/picket && ls /usr/local/bin")).toContain("#!/bin/sh");
+    for (const role of ["collector", "receiver", "observer"]) await machine.do(`sh /opt/picket/install.sh ${role}`);
+    expect(await machine.do("ls /usr/local/bin | grep picket")).toBe(
+      "picket\npicket-collector\npicket-observer\npicket-receiver\npicket.old\n",
+    );
+  });
+
+  test("the lines that host add and token rotate print work when pasted, as root and through sudo", async () => {
+    const config = "/etc/picket/agent.yaml";
+    const line = (said: string) => /^echo .*$/m.exec(said)![0];
+    const paste = (text: string) => machine.sh(`cd /opt/picket && ${text}`);
+    if (have("sudo", "an installation through sudo")) {
+      const dropped = await paste(
+        "export PICKET_URL=http://127.0.0.1:18791 PICKET_TOKEN=pk_x; sudo ./install.sh agent",
+      );
+      expect(dropped.code).toBe(2);
+      expect(dropped.out).toContain("sudo dropped the exported PICKET_");
+      expect(dropped.out).toContain("the agent needs --url and --token-stdin");
+    }
+    const wrong = line(await machine.do("picket-receiver host add web-1 --url http://127.0.0.1:18790"));
+    const first = await paste(wrong);
+    expect(first.code).not.toBe(0);
+    expect(first.out).toContain("picket-agent runs, but does not reach its receiver");
+    const right = wrong.replace("18790", "18791");
+    expect(await paste(Bun.which("sudo") ? right.replace("./", "sudo ./") : right)).toMatchObject({
+      code: 0,
+      out: expect.stringContaining('knows this host as "web-1"'),
+    });
+    expect(await machine.do("stat -c '%a %U' /etc/picket/token")).toBe("600 root\n");
+    expect(await machine.do(`systemctl is-active picket-agent && grep url: ${config}`)).toContain("127.0.0.1:18791");
+
+    // A configuration that works stays, one that doesn't is replaced.
+    expect(await paste(right)).toMatchObject({ code: 0, out: expect.stringContaining(`${config}: it works`) });
+    const other = await paste(wrong.replace("18790", "1"));
+    expect(other).toMatchObject({ code: 1, out: expect.stringContaining("reports to another receiver already") });
+    expect(await machine.do(`cat ${config}`)).toContain("18791");
+    await machine.do(`printf 'host_id: web-1\nreceiver:\n  url: x\n' > ${config}`);
+    expect(await paste(right)).toMatchObject({ code: 0, out: expect.stringContaining(`${config}.old`) });
+    // One that is valid, but does not work, keeps its other settings: the receiver has moved.
+    await machine.do(`sed -i 's/18791/1/; s/^# interval_seconds: 60/interval_seconds: 99/' ${config}`);
+    expect((await paste(right)).code).toBe(0);
+    expect(await machine.do(`grep -E '^(  url|interval)' ${config}`)).toBe(
+      "  url: http://127.0.0.1:18791\ninterval_seconds: 99\n",
+    );
+
+    const rotated = await machine.do("picket-receiver token rotate web-1 --url http://127.0.0.1:18791");
+    expect((await paste("picket-agent ping")).code).toBe(3);
+    const command = line(rotated);
+    await machine.do(Bun.which("sudo") ? command.replace("| sh", "| sudo sh") : command);
+    expect(await machine.do("picket-agent ping && systemctl is-active picket-agent")).toContain("web-1");
+    expect(await machine.do("picket-receiver host add pi")).toContain("--url http://127.0.0.1:18791 ");
   });
 });

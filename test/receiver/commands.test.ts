@@ -14,18 +14,30 @@ describe("commands on the store, while the daemon runs", () => {
     expect(rotated.stdout).toMatch(
       /^export PICKET_URL=https:\/\/hub\.example\nexport PICKET_TOKEN=pk_[A-Za-z0-9]{40}\n$/m,
     );
+    expect(rotated.stdout).toMatch(
+      /^echo pk_\w{40} \| sh -c 'cat > \/etc\/picket\/token && systemctl restart picket-agent'$/m,
+    );
     const second = /pk_\w+/.exec(rotated.stdout)![0];
     expect([await ping(first), await ping(second)]).toEqual([401, 200]);
     expect((await hub.run("token", "revoke", "web-1")).stdout).toBe("web-1: 1 token revoked\n");
     expect(await ping(second)).toBe(401);
-    const third = /pk_\w+/.exec((await hub.run("token", "rotate", "web-1")).stdout)![0];
+    // The URL is remembered.
+    const again = (await hub.run("token", "rotate", "web-1")).stdout;
+    expect(again).toContain("\nexport PICKET_URL=https://hub.example\n");
+    expect((await hub.run("host", "add", "nas")).stdout).toMatch(
+      /^echo pk_\w{40} \| \.\/install\.sh agent --url https:\/\/hub\.example --token-stdin$/m,
+    );
+    expect((await hub.run("host", "archive", "nas")).code).toBe(0);
+    const third = /pk_\w+/.exec(again)![0];
     expect(await ping(third)).toBe(200);
     expect((await hub.run("host", "archive", "web-1")).code).toBe(0);
     expect(await ping(third)).toBe(401);
     expect((await hub.run("token", "rotate", "web-1")).stderr).toContain("host add web-1");
     expect(await hub.get("/v1/hosts/web-1")).toMatchObject({ status: "archived" });
     expect(await ping(await hub.addHost("web-1"))).toBe(200);
-    const listed = JSON.parse((await hub.run("token", "list", "--json")).stdout) as { revoked_at: string | null }[];
+    const listed = JSON.parse((await hub.run("token", "list", "web-1", "--json")).stdout) as {
+      revoked_at: string | null;
+    }[];
     expect(listed.map(({ revoked_at }) => revoked_at === null)).toEqual([false, false, false, true]);
     expect((await hub.run("host", "list")).stdout).toMatch(/^web-1 +pending/m);
   });
