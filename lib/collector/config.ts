@@ -15,40 +15,19 @@ import {
   restartToSwitch,
   rule,
   seconds,
-  secret,
 } from "../config.ts";
 import { connectionEntries, whoMayConnect } from "../guard.ts";
 import { comparable } from "../http.ts";
 import { EVENT_TYPES, PRIORITIES } from "../inbox.ts";
-import { ALGORITHMS, ENCODINGS, SCHEMES, type Verify, compileVerifier } from "./signature.ts";
+import { type Verify, VerifySettings, compileVerifier } from "./signature.ts";
 import { compileTemplate } from "./template.ts";
 
 const DEFAULT_POLL_SECONDS = 30;
 
 const template = () => parsed("expected a template (text)", compileTemplate);
 
-const headerName = () => v.pipe(v.string(), v.regex(/^[\w!#$%&'*+.^`|~-]+$/, "expected the name of a header"));
-
 const VerifyEntry = v.pipe(
-  v.strictObject({
-    scheme: v.picklist(SCHEMES),
-    ...secret("secret"),
-    /** hmac, token: where the signature or the secret is. */
-    header: v.optional(headerName()),
-    /** hmac: default `sha256`. */
-    algorithm: v.optional(v.picklist(ALGORITHMS)),
-    /** hmac: default `hex`. */
-    encoding: v.optional(v.picklist(ENCODINGS)),
-    /** hmac: what stands before the digest in the header, such as `sha256=`. */
-    prefix: v.optional(v.string()),
-    /** hmac: what is signed; default `{body}`. `{timestamp}` is the value of `timestamp_header`. */
-    payload: v.optional(v.string()),
-    timestamp_header: v.optional(headerName()),
-    /** basic: the secret is the password. */
-    username: v.optional(v.pipe(v.string(), v.regex(/^[^:]+$/, 'expected a name without ":"'))),
-    /** query: the parameter that holds the secret. */
-    name: v.optional(v.pipe(v.string(), v.minLength(1, "expected the name of a parameter"))),
-  }),
+  VerifySettings,
   rule((verify) => verifyProblems(verify)),
 );
 

@@ -14,6 +14,8 @@
 // secrets may be valid at once, for rotation: one that matches is enough. A header that comes twice arrives here joined by a
 // comma, and so is malformed or doesn't match, except where the scheme has a list.
 
+import * as v from "valibot";
+import { secret } from "../config.ts";
 import { Secret, secretEquals } from "../secret.ts";
 import type { Asked } from "./delivery.ts";
 
@@ -35,22 +37,29 @@ export const SCHEMES = [
   "none",
 ] as const;
 
-export const ALGORITHMS = ["sha1", "sha256", "sha512"] as const;
-export const ENCODINGS = ["hex", "base64", "base64url"] as const;
+const headerName = () => v.pipe(v.string(), v.regex(/^[\w!#$%&'*+.^`|~-]+$/, "expected the name of a header"));
 
-/** A scheme, its secrets, and what `hmac`, `token`, `basic` and `query` need besides (see SETTINGS in config.ts). */
-export interface Verify {
-  scheme: (typeof SCHEMES)[number];
-  secret: readonly Secret[];
-  header?: string | undefined;
-  algorithm?: (typeof ALGORITHMS)[number] | undefined;
-  encoding?: (typeof ENCODINGS)[number] | undefined;
-  prefix?: string | undefined;
-  payload?: string | undefined;
-  timestamp_header?: string | undefined;
-  username?: string | undefined;
-  name?: string | undefined;
-}
+/** The settings of `verify`. Which of them a scheme takes: `SETTINGS` in config.ts. */
+export const VerifySettings = v.strictObject({
+  scheme: v.picklist(SCHEMES),
+  ...secret("secret"),
+  /** hmac, token: the header that holds the signature or the secret. */
+  header: v.optional(headerName()),
+  /** hmac: default `sha256`. */
+  algorithm: v.optional(v.picklist(["sha1", "sha256", "sha512"])),
+  /** hmac: default `hex`. */
+  encoding: v.optional(v.picklist(["hex", "base64", "base64url"])),
+  /** hmac: what precedes the digest in the header, such as `sha256=`. */
+  prefix: v.optional(v.string()),
+  /** hmac: what is signed; default `{body}`. `{timestamp}` is the value of `timestamp_header`. */
+  payload: v.optional(v.string()),
+  timestamp_header: v.optional(headerName()),
+  /** basic: the user; the secret is the password. */
+  username: v.optional(v.pipe(v.string(), v.regex(/^[^:]+$/, 'expected a name without ":"'))),
+  /** query: the parameter that holds the secret. */
+  name: v.optional(v.pipe(v.string(), v.minLength(1, "expected the name of a parameter"))),
+});
+export type Verify = v.InferOutput<typeof VerifySettings>;
 
 /** Why a request is refused, or a secret can't be one; in words without any secret or expected signature. */
 export class SignatureError extends Error {}
@@ -63,52 +72,31 @@ export type Verifier = (asked: Asked, nowMs: number) => (body: Uint8Array) => vo
 
 /** A verifier for a scheme and its secrets. Throws SignatureError for a secret that can't be one of this scheme. */
 export function compileVerifier(verify: Verify): Verifier {
-  const { scheme, secret: secrets, header = "", username = "", name = "" } = verify;
+  const { scheme, secret: secrets, header = "" } = verify;
   if (scheme === "none") return () => () => {};
-  if (secrets.length === 0 || secrets.some((secret) => secret.reveal() === "")) fail("the secret is empty");
-  switch (scheme) {
-    case "gitlab":
-      return shared(secrets, { header: "X-Gitlab-Token" });
-    case "token":
-      return shared(secrets, { header });
-    case "query":
-      return shared(secrets, { query: name });
-    case "bearer":
-      return shared(secrets, { header: "Authorization", form: /^Bearer +(.+)$/i });
-    case "basic": {
-      const pairs = secrets.map((secret) => new Secret(`${username}:${secret.reveal()}`));
-      return shared(pairs, { header: "Authorization", form: /^Basic +(.+)$/i, encoding: "base64" });
-    }
-    case "hmac":
-      return signed(secrets, [{ ...verify, header, list: true }]);
-    default:
-      return signed(secrets, SIGNED[scheme]);
-  }
+  if (secrets.length === 0 || secrets.some((one) => one.reveal() === "")) fail("the secret is empty");
+  if (scheme === "hmac") return signed(secrets, [{ ...verify, header, list: true }]);
+  return scheme in SIGNED ? signed(secrets, SIGNED[scheme as keyof typeof SIGNED]) : shared(verify);
 }
 
 function fail(message: string): never {
   throw new SignatureError(message);
 }
 
-/** Where a sender puts the secret itself, and how. */
-interface Place {
-  header?: string;
-  query?: string;
-  form?: RegExp;
-  encoding?: "latin1" | "base64";
-}
+/** Where the other senders put the secret itself. */
+const HEADERS = { gitlab: "X-Gitlab-Token", bearer: "Authorization", basic: "Authorization" };
 
-function shared(
-  secrets: readonly Secret[],
-  { header, query = "", form = /(.*)/s, encoding = "latin1" }: Place,
-): Verifier {
-  const name = header ?? `the parameter "${query}"`;
+function shared({ scheme, secret: secrets, header, username, name: parameter = "" }: Verify): Verifier {
+  const name =
+    scheme === "query" ? `the parameter "${parameter}"` : (header ?? HEADERS[scheme as keyof typeof HEADERS]);
+  const form = scheme === "basic" || scheme === "bearer" ? new RegExp(`^${scheme} +(.+)$`, "i") : /(.*)/s;
+  const known = scheme === "basic" ? secrets.map((one) => new Secret(`${username}:${one.reveal()}`)) : secrets;
+  // A query is text; a character of a header is a byte.
+  const encoding = scheme === "query" ? "utf8" : scheme === "basic" ? "base64" : "latin1";
   return (asked) => {
-    const value = (header === undefined ? asked.query(query) : asked.header(header)) || fail(`${name} is missing`);
+    const value = (scheme === "query" ? asked.query(parameter) : asked.header(name)) || fail(`${name} is missing`);
     const given = form.exec(value)?.[1] ?? fail(`${name} is malformed`);
-    // The query is text already; a character of a header is a byte.
-    const bytes = Buffer.from(given, header === undefined ? "utf8" : encoding);
-    if (!secretEquals(bytes, secrets)) fail(`${name} does not match`);
+    if (!secretEquals(Buffer.from(given, encoding), known)) fail(`${name} does not match`);
     return () => {};
   };
 }
@@ -164,7 +152,7 @@ const SIGNED = {
 /** Judges by the first of these signatures that a request has a header of. */
 function signed(secrets: readonly Secret[], signatures: readonly Signature[]): Verifier {
   const readers = signatures.map((signature) => ({ ...signature, read: claimReader(signature) }));
-  const keys = secrets.map((secret) => (signatures === STANDARD ? standardKey(secret) : Buffer.from(secret.reveal())));
+  const keys = secrets.map((one) => (signatures === STANDARD ? standardKey(one) : Buffer.from(one.reveal())));
   const names = signatures.map(({ header }) => header);
   return (asked, nowMs) => {
     // The id counts, too: added to a delivery that is signed by svix-id, it would make a new delivery of it.
@@ -189,8 +177,8 @@ interface Claim {
   digests: string[];
   before: Buffer;
   after: Buffer;
-  algorithm: (typeof ALGORITHMS)[number];
-  encoding: (typeof ENCODINGS)[number];
+  algorithm: keyof typeof SIZES;
+  encoding: NonNullable<Verify["encoding"]>;
 }
 
 /** Bytes of a digest. */
@@ -273,8 +261,8 @@ function asSent(value: string): Buffer {
 }
 
 /** `whsec_` (also `v1,whsec_`) is followed by the key in base64; any other text is the key itself. */
-function standardKey(secret: Secret): Buffer {
-  const text = secret.reveal();
+function standardKey(given: Secret): Buffer {
+  const text = given.reveal();
   if (/^(v1a,)?wh[ps]k_/.test(text))
     fail("keys of v1a signatures (whpk_, whsk_) are not supported: use the whsec_ secret");
   const [, encoded] = /^(?:v1,)?whsec_(.*)$/s.exec(text) ?? [];

@@ -158,7 +158,9 @@ class Compiler {
     const noEnd = () => this.#fail(`unexpected end of the template: {{${kind}}} has no {{end}}`, at);
     if (!ended) return noEnd();
     if (ended.word === "end") return () => undefined;
-    if (kind === "if" && ended.tokens.keyword() === "if") return this.#control("if", ended.tokens, ended.at);
+    const next = ended.tokens.keyword();
+    if (kind !== "range" && next === kind) return this.#control(kind, ended.tokens, ended.at);
+    if (next !== null) this.#fail(`unexpected "${next}" in {{else}}`, ended.at);
     ended.tokens.finish("{{else}}");
     const { render, ended: last } = this.#body(false);
     if (!last) return noEnd();

@@ -34,12 +34,8 @@ function twoDigits(text: string): string {
 
 /** fmt.Sprint: a space between two operands if neither is a string. */
 export function print(args: unknown[]): string {
-  let out = "";
-  args.forEach((arg, at) => {
-    if (at > 0 && typeof arg !== "string" && typeof args[at - 1] !== "string") out += " ";
-    out += plain(arg);
-  });
-  return out;
+  const isText = (at: number) => at < 0 || typeof args[at] === "string";
+  return args.map((arg, at) => (isText(at) || isText(at - 1) ? plain(arg) : ` ${plain(arg)}`)).join("");
 }
 
 /** fmt.Sprintln: a space between all operands, a line break at the end. */
@@ -85,26 +81,22 @@ export function printf(format: string, args: unknown[]): string {
     return next < args.length ? one(verb, spec, args[next++]) : `%!${verb}(MISSING)`;
   });
   if (next >= args.length) return out;
-  const extra = args.slice(next).map((arg) => (isNothing(arg) ? "<nil>" : `${goType(arg)}=${plain(arg)}`));
+  const extra = args.slice(next).map((arg) => ((arg ?? null) === null ? "<nil>" : `${goType(arg)}=${plain(arg)}`));
   return `${out}%!(EXTRA ${extra.join(", ")})`;
 }
 
-function isNothing(value: unknown): value is null | undefined {
-  return value === undefined || value === null;
+function one(verb: string, spec: Spec, value: unknown): string {
+  const unpadded = { ...spec, zero: false };
+  if (verb === "T") return pad(goType(value), spec);
+  if ((value ?? null) === null) return verb === "v" ? pad("<nil>", unpadded) : `%!${verb}(<nil>)`;
+  if (typeof value === "string") return ofString(verb, spec, value) ?? misfit(verb, value);
+  if (isNumber(value)) return ofNumber(verb, spec, value) ?? misfit(verb, value);
+  const verbs = typeof value === "boolean" ? "tv" : "sv";
+  return verbs.includes(verb) ? pad(plain(value), unpadded) : misfit(verb, value);
 }
 
-function one(verb: string, spec: Spec, value: unknown): string {
-  if (verb === "T") return pad(goType(value), spec);
-  if (isNothing(value)) return verb === "v" ? pad("<nil>", { ...spec, zero: false }) : `%!${verb}(<nil>)`;
-  const formatted =
-    typeof value === "string"
-      ? ofString(verb, spec, value)
-      : typeof value === "boolean"
-        ? ofBool(verb, spec, value)
-        : isNumber(value)
-          ? ofNumber(verb, spec, value)
-          : ofStructure(verb, spec, value);
-  return formatted ?? `%!${verb}(${goType(value)}=${plain(value)})`;
+function misfit(verb: string, value: unknown): string {
+  return `%!${verb}(${goType(value)}=${plain(value)})`;
 }
 
 function goType(value: unknown): string {
@@ -115,18 +107,11 @@ function goType(value: unknown): string {
   return Array.isArray(value) ? "[]interface {}" : "map[string]interface {}";
 }
 
-function ofStructure(verb: string, spec: Spec, value: unknown): string | null {
-  return verb === "v" || verb === "s" ? pad(compactJson(value), { ...spec, zero: false }) : null;
-}
-
-function ofBool(verb: string, spec: Spec, value: boolean): string | null {
-  return verb === "t" || verb === "v" ? pad(String(value), { ...spec, zero: false }) : null;
-}
-
 function ofString(verb: string, spec: Spec, value: string): string | null {
   const cut = spec.precision === null ? value : Array.from(value).slice(0, spec.precision).join("");
   if (verb === "s" || (verb === "v" && !spec.sharp)) return pad(cut, spec);
-  if (verb === "q" || verb === "v") return pad(quote(cut, spec), spec);
+  if (verb === "v") return pad(quote(cut, { ...spec, sharp: false, plus: false }), spec);
+  if (verb === "q") return pad(quote(cut, spec), spec);
   if (verb !== "x" && verb !== "X") return null;
   const bytes = Buffer.from(value).subarray(0, spec.precision ?? undefined);
   const digits = [...bytes].map((byte) => byte.toString(16).padStart(2, "0"));
