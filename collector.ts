@@ -122,11 +122,11 @@ interface CompiledRoute extends Omit<v.InferOutput<typeof Route>, "verify" | "re
   recipients: string[];
   priority: Priority;
   verifier: Verifier;
-  /** What a 401 answers besides: senders that sign in by name and password wait for it. */
+  /** Headers of a 401. Some clients send user and password only after `WWW-Authenticate`. */
   challenge: Record<string, string>;
-  /** Where a request that bears no token is let in by its signature. */
+  /** Whether requests need a signature and, because of that, no token. */
   signed: boolean;
-  /** What events, log and list of deliveries call it: its path may hold a secret. */
+  /** Its name, else its path: what events, log and `deliveries` show. */
   title: string;
 }
 
@@ -144,6 +144,7 @@ function compileRoutes({ webhook }: Config): Map<string, CompiledRoute> {
 }
 
 function listenForWebhooks(collector: Collector, listen: Listen): Server {
+  const { figures, deliveries } = collector;
   return serve({
     role: "collector",
     listen,
@@ -153,6 +154,12 @@ function listenForWebhooks(collector: Collector, listen: Listen): Server {
     metrics: collector.metrics,
     health: () => health(collector),
     bearsOwnCredentials: (path) => collector.routes.get(path)?.signed === true,
+    refused(path, { status, message: reason }) {
+      const route = collector.routes.get(path);
+      if (!route) return;
+      figures.errors.add();
+      deliveries.note({ ts: new Date().toISOString(), route: route.title, status, reason });
+    },
   });
 }
 
@@ -185,7 +192,7 @@ function takeWebhooks(collector: Collector): Answer {
 interface Received {
   route: CompiledRoute;
   request: Request;
-  /** What the list of deliveries says of it; filled in on the way. */
+  /** Its line in `deliveries`, filled in while it is handled. */
   record: DeliveryRecord;
 }
 
@@ -194,7 +201,7 @@ async function receive(collector: Collector, { route, request, record }: Receive
   const asked = askedOf(request);
   const length = asked.header("content-length");
   if (length) record.size = Number(length);
-  // A request that its headers rule out isn't read.
+  // The body is read only if the headers pass.
   const verifyBody = route.verifier(asked, Date.now());
   const unpacked = unpacking(asked.header("content-encoding"), MAX_BODY_BYTES);
   const body = await readBody(request, MAX_BODY_BYTES);

@@ -58,6 +58,8 @@ interface ServeOptions {
   metrics: Registry;
   health: () => Health | Promise<Health>;
   bearsOwnCredentials?: BearsOwnCredentials;
+  /** Told of a request to this path that the guard refused; it is logged already. */
+  refused?: (pathname: string, refusal: Refusal) => void;
 }
 
 /** A running server. */
@@ -82,6 +84,7 @@ export function serve(options: ServeOptions): Server {
     const refusal = guard.refusal(request, pathname, bindings.ip);
     if (refusal) {
       refusals(refusal, bindings.ip());
+      options.refused?.(pathname, refusal);
       throw refusal;
     }
     if (pathname === "/health") return own(request, () => health(options));

@@ -5,15 +5,15 @@
 //   forms, also multipart            fields become keys; a field `payload` that holds JSON becomes the data itself
 //   anything else                    JSON where it is JSON, else the text
 //
-// Charset: a byte order mark, then the content type's, then UTF-8. Text and forms that are not UTF-8 and name no charset are
-// read as Windows-1252, which is what their senders mean. JSON is not guessed at: RFC 8259 wants UTF-8.
+// The charset is that of a byte order mark, else of the content type, else UTF-8. Text and forms that are not UTF-8 and name no
+// charset are read as Windows-1252, the charset of old Windows programs. JSON has to be UTF-8 (RFC 8259).
 
 import { gunzipSync, inflateRawSync, inflateSync } from "node:zlib";
 import { decodeText } from "../json.ts";
 import { Refusal } from "../refusal.ts";
 import { readJson } from "./numbers.ts";
 
-/** What templates see of a body: its data, and `{{ body }}`. */
+/** A body as templates see it: the data, and the text for `{{ body }}`. */
 export interface Payload {
   data: unknown;
   text: () => string;
@@ -27,12 +27,12 @@ const UNPACK: Record<string, Unpack> = {
   gzip: gunzipSync,
   "x-gzip": gunzipSync,
   deflate(body, limit) {
-    // RFC 9110, section 8.4.1.2: some senders leave the zlib format's head out.
+    // Some senders omit the zlib header (RFC 9110, section 8.4.1.2).
     return (body[0] ?? 0) % 16 === 8 ? inflateSync(body, limit) : inflateRawSync(body, limit);
   },
 };
 
-/** What unpacks bodies of a Content-Encoding, up to `cap` bytes (Refusal 413). Throws Refusal 415 for one that is not known. */
+/** Returns what unpacks a body of this Content-Encoding, up to `cap` bytes (Refusal 413). Throws Refusal 415 for an unknown encoding. */
 export function unpacking(encoding: string | null | undefined, cap: number): (body: Uint8Array) => Uint8Array {
   const name = (encoding ?? "").trim().toLowerCase();
   const unpack = UNPACK[name];
@@ -89,7 +89,7 @@ function decode(bytes: Uint8Array, charset: string | undefined, guess: boolean):
 function ofText(text: string, isJson: boolean): unknown {
   const begin = text.trimStart()[0];
   if (begin === undefined) return {};
-  // What begins with a brace is meant as JSON, whatever it is called.
+  // Text that begins with a brace is meant to be JSON, whatever its content type.
   return isJson || begin === "{" ? json(text) : (tryJson(text) ?? text);
 }
 
@@ -134,7 +134,7 @@ function fields(body: Uint8Array, charset: string | undefined): Field[] {
   });
 }
 
-/** The parts of a multipart form. Of a file only the name is of use in a line of text, unless it is JSON. */
+/** The parts of a multipart form. A file gives its name, or its content if that is JSON. */
 async function parts(body: Uint8Array, contentType: string): Promise<Field[]> {
   let form: FormData;
   try {

@@ -31,7 +31,7 @@ const VerifyEntry = v.pipe(
   rule((verify) => verifyProblems(verify)),
 );
 
-/** What a scheme needs besides its secret, and what it takes. */
+/** The settings that a scheme has besides its secret: the one that it needs, and the optional ones. */
 const SETTINGS: Partial<Record<Verify["scheme"], { needs: keyof Verify; takes?: (keyof Verify)[] }>> = {
   hmac: { needs: "header", takes: ["algorithm", "encoding", "prefix", "payload", "timestamp_header"] },
   token: { needs: "header" },
@@ -53,11 +53,11 @@ function* verifyProblems(verify: Verify): Generator<Problem> {
   if (payload.split("{body}").length !== 2) yield { path: ["payload"], text: "expected {body} once" };
   const isTimed = placeholders.includes("{timestamp}");
   if (isTimed && timestamp_header === undefined)
-    yield { path: ["payload"], text: '{timestamp} needs "timestamp_header", the header that has it' };
+    yield { path: ["payload"], text: '{timestamp} needs "timestamp_header": the header that holds it' };
   if (!isTimed && timestamp_header !== undefined)
     yield {
       path: ["timestamp_header"],
-      text: 'anyone could change it: put {timestamp} into "payload", as the sender signs it',
+      text: 'the signature does not cover it: put {timestamp} into "payload", where the sender signs it',
     };
   if (scheme !== "none" && secret.length === 0) {
     yield { path: ["scheme"], text: `${scheme} needs a secret: set "secret_file" (or "secret")` };
@@ -73,7 +73,7 @@ function* verifyProblems(verify: Verify): Generator<Problem> {
 export const Route = v.strictObject({
   path: v.pipe(
     v.string(),
-    v.regex(/^\/[^\s?#]*$/, 'expected a path that starts with "/", without blanks, "?" and "#"'),
+    v.regex(/^\/[^\s?#]*$/, 'expected a path that starts with "/", without spaces, "?" and "#"'),
   ),
   /** Stands in `source`, log and `deliveries` instead of the path, which may hold a secret. */
   name: v.optional(nameSegment()),

@@ -3,8 +3,8 @@
 //   <inbox_dir>/.picket/deliveries.jsonl        the newest ones, up to 1 MiB
 //   <inbox_dir>/.picket/deliveries.1.jsonl      the file before it
 //
-// Nothing depends on them, so they cost little: written at most ten times a second, a thousand at a time, and never synced. What
-// comes faster than that is left out, and a crash takes what came within the last tenth of a second.
+// Nothing depends on them, so they may get lost: they are written at most ten times a second, up to a thousand at a time, and never
+// synced.
 
 import { renameSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -22,7 +22,7 @@ const FULL_BYTES = 1 << 20;
 const WRITE_MS = 100;
 const RECENT_MINUTES = 10;
 
-/** One delivery as it is listed. */
+/** One line of the list. */
 export interface DeliveryRecord {
   ts: string;
   route: string;

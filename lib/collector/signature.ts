@@ -61,13 +61,10 @@ export const VerifySettings = v.strictObject({
 });
 export type Verify = v.InferOutput<typeof VerifySettings>;
 
-/** Why a request is refused, or a secret can't be one; in words without any secret or expected signature. */
+/** A request or a secret is refused. The message holds no secret and no expected signature. */
 export class SignatureError extends Error {}
 
-/**
- * Judges a request in two steps: what can be said before its body is read, and what the body shows. Both throw SignatureError. `nowMs`:
- * milliseconds since 1970.
- */
+/** Checks a request in two steps: first its headers, then its body. Both throw SignatureError. `nowMs`: milliseconds since 1970. */
 export type Verifier = (asked: Asked, nowMs: number) => (body: Uint8Array) => void;
 
 /** A verifier for a scheme and its secrets. Throws SignatureError for a secret that can't be one of this scheme. */
@@ -83,7 +80,7 @@ function fail(message: string): never {
   throw new SignatureError(message);
 }
 
-/** Where the other senders put the secret itself. */
+/** The headers in which these senders put the secret itself. */
 const HEADERS = { gitlab: "X-Gitlab-Token", bearer: "Authorization", basic: "Authorization" };
 
 function shared({ scheme, secret: secrets, header, username, name: parameter = "" }: Verify): Verifier {
@@ -123,7 +120,7 @@ const STANDARD: readonly Signature[] = ["webhook", "svix"].map((sender) => ({
   list: true,
 }));
 
-/** The first of which a header is there decides. Forgejo sends both of its own, both of them empty without a secret. */
+/** The first one whose header is present decides. Forgejo sends both of its headers; without a secret both are empty. */
 const SIGNED = {
   github: [hub("X-Hub-Signature-256"), hub("X-Hub-Signature")],
   forgejo: FORGE,
@@ -149,13 +146,13 @@ const SIGNED = {
   svix: STANDARD,
 } satisfies Record<string, readonly Signature[]>;
 
-/** Judges by the first of these signatures that a request has a header of. */
+/** Checks the first of these signatures whose header is present. */
 function signed(secrets: readonly Secret[], signatures: readonly Signature[]): Verifier {
   const readers = signatures.map((signature) => ({ ...signature, read: claimReader(signature) }));
   const keys = secrets.map((one) => (signatures === STANDARD ? standardKey(one) : Buffer.from(one.reveal())));
   const names = signatures.map(({ header }) => header);
   return (asked, nowMs) => {
-    // The id counts, too: added to a delivery that is signed by svix-id, it would make a new delivery of it.
+    // The id header counts, too: otherwise a webhook-id, added to a captured delivery of Svix, would make it a new delivery.
     const has = (name = "") => name !== "" && Boolean(asked.header(name));
     const reader = readers.find(({ header, id_header }) => has(header) || has(id_header));
     if (!reader) return fail(`${names.join(" and ")} ${names.length > 1 ? "are" : "is"} missing`);
@@ -172,7 +169,7 @@ function signed(secrets: readonly Secret[], signatures: readonly Signature[]): V
 
 const FORM = /^\s*application\/x-www-form-urlencoded\b/i;
 
-/** What a request's headers say: its digests, and what was signed before and after the body. */
+/** What the headers claim: the digests, and the signed text before and after the body. */
 interface Claim {
   digests: string[];
   before: Buffer;
@@ -219,7 +216,7 @@ function claimReader(signature: Signature): (asked: Asked, nowMs: number) => Cla
 /** How far a signed timestamp may be from now, in whole seconds, either way: what Slack and Stripe document. */
 const TOLERANCE_SECONDS = 300;
 
-/** Refuses a signed time that is too far from now. */
+/** Refuses a timestamp that is too far from now. */
 function requireFresh(time: string, nowMs: number): void {
   if (!/^\d{1,12}$/.test(time)) fail("the timestamp is malformed");
   const age = Math.floor(nowMs / 1000) - Number(time);

@@ -110,7 +110,7 @@ const BROKEN: [name: string, text: string, place: string, says: string][] = [
     "6:15",
     "taken",
   ],
-  ["a path with a query", route("").replace("/a,", "/a?b,"), "5:15", 'without blanks, "?" and "#"'],
+  ["a path with a query", route("").replace("/a,", "/a?b,"), "5:15", 'without spaces, "?" and "#"'],
   ["a name that is no segment", route(", name: a b"), "5:68", "letters, digits"],
   [
     "a path that is the daemon's own",

@@ -2,7 +2,7 @@
 
 import { expect, test } from "bun:test";
 import { createHmac } from "node:crypto";
-import { chmodSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { Folder, TARGETS, inboxLines, runRole, startRole, until } from "../kit.ts";
 import { AS_NOBODY, isRoot } from "./kit.ts";
 
@@ -100,6 +100,31 @@ test.each(TARGETS)(
     expect(statSync(folder.at("inbox/.picket/deliveries.jsonl")).mode & 0o077).toBe(0);
   },
 );
+
+test("what the guard refuses is listed, too", async () => {
+  using folder = new Folder();
+  const file = configuration(folder).replace("c.yaml", "guarded.yaml");
+  const webhook = JSON.parse(readFileSync(folder.at("c.yaml"), "utf8")) as object;
+  writeFileSync(file, JSON.stringify({ ...webhook, auth: { token: SECRET } }));
+  await using daemon = await startRole("collector", ["--config", file]);
+  const url = await daemon.url();
+  const post = async (path: string, token?: string) => {
+    const headers = { authorization: token ?? "" };
+    return (await fetch(url + path, { method: "POST", body: "{}", headers })).status;
+  };
+  expect([await post("/any"), await post("/any", "Bearer no"), await post("/nowhere")]).toEqual([401, 401, 401]);
+  expect(await post("/any", `Bearer ${SECRET}`)).toBe(202);
+  const lines = await until("all are listed", async () => {
+    const { stdout } = await runRole("collector", ["deliveries", "--config", file]);
+    return stdout.includes(" 202 ") && stdout.split("\n");
+  });
+  expect(lines.map((line) => line.slice(25))).toEqual([
+    "401 /any a bearer token is required",
+    "401 /any the token is wrong",
+    expect.stringMatching(/^202 \/any 2 bytes [0-9a-f]{32}$/),
+    "",
+  ]);
+});
 
 test("the last thousand are shown, from a list that stays small", async () => {
   using folder = new Folder();
