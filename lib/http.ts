@@ -260,7 +260,7 @@ function decoded(segment: string): string {
   try {
     return decodeURIComponent(segment);
   } catch {
-    return segment;
+    return segment.replace(/%[\da-f]{2}/g, (escape) => escape.toUpperCase());
   }
 }
 

@@ -53,8 +53,9 @@ export function unpacking(encoding: string | null | undefined, cap: number): (bo
 /** Reads an unpacked body. An empty one is an empty object. Throws Refusal: 400, or 415 for a charset that is not known. */
 export async function readPayload(body: Uint8Array, contentType: string | null | undefined): Promise<Payload> {
   const type = contentType?.split(";")[0]!.trim().toLowerCase() ?? "";
-  const charset = /;\s*charset\s*=\s*"?([^\s";,]+)/i.exec(contentType ?? "")?.[1];
+  const charset = /;\s*charset\s*=\s*["']?([^\s"';,]+)/i.exec(contentType ?? "")?.[1];
   const text = () => decode(body, charset, true);
+  if (body.length === 0) return { data: {}, text };
   if (/^multipart\/form-data$/.test(type)) return { data: ofForm(await parts(body, contentType!)), text };
   if (type === "application/x-www-form-urlencoded") {
     // `curl -d '{"a":1}'` says that it is a form. A form that begins with a brace would have it encoded.

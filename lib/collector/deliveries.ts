@@ -58,7 +58,8 @@ export class Deliveries {
     if (record.status >= 400) this.#count();
     this.#waiting.push(record);
     if (this.#waiting.length > 2 * SHOWN) this.#waiting.splice(0, SHOWN);
-    this.#timer ??= setTimeout(() => void this.#write(), this.#writtenAt + WRITE_MS - performance.now());
+    const wait = Math.max(0, this.#writtenAt + WRITE_MS - performance.now());
+    this.#timer ??= setTimeout(() => void this.#write(), wait);
   }
 
   /** How many were refused within the last ten minutes. */

@@ -95,6 +95,8 @@ test.each(TARGETS)(
       / warn .* delivery refused route=\/any status=400 size=11 reason="the body is not JSON: .* ip=127\.0\.0\.1/,
     );
     expect(lines.find((line) => line.includes("status=500"))).toContain(" error ");
+    // Nothing but lines of the log, such as a warning of the runtime.
+    expect(daemon.log.filter((line) => !/^\d\d:\d\d:\d\d \w+ +collector /.test(line))).toEqual([]);
     const said = [...daemon.log, ...json, ...failed].join("\n");
     for (const hidden of ["4111", "hunter2", "topsecret", "wrong-one", digest]) expect(said).not.toContain(hidden);
     expect(statSync(folder.at("inbox/.picket/deliveries.jsonl")).mode & 0o077).toBe(0);

@@ -181,6 +181,7 @@ test("paths are one when RFC 3986 says so, however they are written", async () =
     '/a"b',
     "/base/hook",
     "/Case",
+    "/caf%E9",
   ];
   const routes = paths.map((path, n) => ({ path, recipient: `r${n}`, type: "INFO", template: "x", name: `n${n}` }));
   const config = { agent: "a", inbox_dir: own.at("inbox"), webhook: { listen: "127.0.0.1:0", routes } };
@@ -211,6 +212,7 @@ test("paths are one when RFC 3986 says so, however they are written", async () =
     ["/base/hook/", null],
     ["/base/hook%zz", null],
     ["/case", null],
+    ["/caf%e9", "/caf%E9"],
   ];
   for (const [target, path] of SENT) {
     const before = path === null ? 0 : inboxLines(own.at("inbox"), `r${paths.indexOf(path)}`).length;
