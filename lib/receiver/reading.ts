@@ -263,6 +263,8 @@ async function stream(reading: Reading, c: C): Promise<Response> {
   const reset = Number(asked ?? 0) > newest;
   let last = asked === undefined ? newest : reset ? 0 : Number(asked);
   c.env.idle(0);
+  // nginx would collect the events until its buffer is full.
+  c.header("x-accel-buffering", "no");
   return streamSSE(c, async (out) => {
     await out.write(": listening\n\n");
     if (reset) await out.writeSSE({ event: "reset", data: JSON.stringify({ since: Number(asked), newest }) });

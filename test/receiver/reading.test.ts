@@ -1,7 +1,7 @@
 // What an operator reads.
 
 import { expect, test } from "bun:test";
-import { until } from "../kit.ts";
+import { Folder, freePort, have, until } from "../kit.ts";
 import { Hub, container, report } from "./kit.ts";
 
 test("events come as a stream, from where one stopped", async () => {
@@ -39,3 +39,44 @@ test("events come as a stream, from where one stopped", async () => {
   // A stream that is open doesn't keep the daemon from stopping.
   expect(await hub.daemon.kill()).toBe(0);
 });
+
+test.skipIf(!have("nginx", "the event stream behind nginx"))(
+  "events pass nginx with its default settings at once",
+  async () => {
+    await using hub = await Hub.start({ more: "auth: { token: ours }" });
+    using folder = new Folder();
+    const port = freePort();
+    const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+      .map((name) => `${name}_temp_path ${folder.at(name)};`)
+      .join(" ");
+    const config = `daemon off; master_process off; pid ${folder.at("pid")}; error_log ${folder.at("error.log")};
+events {}
+http { access_log off; ${temporary} server { listen 127.0.0.1:${port}; location / { proxy_pass ${hub.url}; } } }`;
+    const nginx = Bun.spawn(["nginx", "-p", folder.path, "-c", folder.write("nginx.conf", config)], {
+      stderr: "ignore",
+    });
+    const stop = new AbortController();
+    const open = () =>
+      fetch(`http://127.0.0.1:${port}/v1/events`, {
+        headers: { accept: "text/event-stream", authorization: "Bearer ours" },
+        signal: stop.signal,
+      }).catch(() => null);
+    try {
+      const answer = await until("nginx is there", open);
+      let got = "";
+      const reading = (async () => {
+        for await (const chunk of answer.body!.pipeThrough(new TextDecoderStream())) got += chunk;
+      })().catch(() => {});
+      await until("it listens", () => got.includes(": listening"));
+      await hub.report(report({ containers: [container("app", { state: "running" })] }));
+      await hub.report(report({ containers: [container("app", { state: "exited" })] }));
+      await until("the event is there", () => got.includes("container.stopped"));
+      expect(answer.headers.get("cache-control")).toBe("no-cache");
+      stop.abort();
+      await reading;
+    } finally {
+      nginx.kill("SIGKILL");
+      await nginx.exited;
+    }
+  },
+);
