@@ -16,6 +16,7 @@ import { SignatureError, type Verifier, compileVerifier } from "./lib/collector/
 import { TemplateError } from "./lib/collector/template.ts";
 import type { Listen } from "./lib/config.ts";
 import { cannotWrite, isDiskFull } from "./lib/files.ts";
+import type { CredentialsOf } from "./lib/guard.ts";
 import { type Answer, type Health, type Server, comparable, pathOf, readBody, serve } from "./lib/http.ts";
 import { Refusal, unknownPath, wrongMethod } from "./lib/refusal.ts";
 import {
@@ -124,8 +125,8 @@ interface CompiledRoute extends Omit<v.InferOutput<typeof Route>, "verify" | "re
   verifier: Verifier;
   /** Headers of a 401. Some clients send user and password only after `WWW-Authenticate`. */
   challenge: Record<string, string>;
-  /** Whether requests need a signature and, because of that, no token. */
-  signed: boolean;
+  /** What lets requests in that bear no token: a signature, or nothing. */
+  credentials: ReturnType<CredentialsOf>;
   /** Its name, else its path: what events, log and `deliveries` show. */
   title: string;
 }
@@ -137,7 +138,7 @@ function compileRoutes({ webhook }: Config): Map<string, CompiledRoute> {
     priority: priority || "normal",
     verifier: compileVerifier(verify ?? { scheme: "none", secret: [] }),
     challenge: verify?.scheme === "basic" ? { "www-authenticate": 'Basic realm="picket"' } : {},
-    signed: verify !== undefined && verify.scheme !== "none",
+    credentials: verify ? (verify.scheme === "none" ? "none" : "own") : null,
     title: route.name ?? route.path,
   });
   return new Map((webhook?.routes ?? []).map((route) => [comparable(route.path), compile(route)]));
@@ -153,7 +154,7 @@ function listenForWebhooks(collector: Collector, listen: Listen): Server {
     log: collector.log,
     metrics: collector.metrics,
     health: () => health(collector),
-    bearsOwnCredentials: (path) => collector.routes.get(path)?.signed === true,
+    credentialsOf: (path) => collector.routes.get(path)?.credentials ?? null,
     refused(path, { status, message: reason }) {
       const route = collector.routes.get(path);
       if (!route) return;

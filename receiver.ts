@@ -172,7 +172,7 @@ function listenToAgents(receiver: Receiver, service: Service): Server {
     log: receiver.log,
     metrics: receiver.metrics,
     health: () => health(receiver, writtenFolders(receiver)),
-    bearsOwnCredentials: isAgentDoor,
+    credentialsOf: (path, method) => (isAgentDoor(path, method) ? "own" : null),
   });
 }
 

@@ -52,30 +52,44 @@ export function whoMayConnect({
   return `anyone who reaches ${String(listen)} could connect: set "auth.token_file", "auth.allowed_ips" or "tls.client_ca_file", or listen on 127.0.0.1`;
 }
 
-/** Lets a request in by its own credentials (a webhook's signature, an agent's token): the token isn't required. */
-export type BearsOwnCredentials = (pathname: string, method: string) => boolean;
+/**
+ * What lets a request in besides the token: `own`, credentials of its own (a webhook's signature, an agent's token), which stand for the token;
+ * `none`, where anyone may send unless there is a token.
+ */
+export type CredentialsOf = (pathname: string, method: string) => "own" | "none" | null;
 
 /** Judges requests before a byte of their body is read. */
 interface Guard {
   /** Why the request may not pass; null when it may. Its address is only asked for where it matters. */
-  refusal(request: Request, pathname: string, ip: () => string): Refusal | null;
+  refusal(request: Request, pathname: string, client: { ip: () => string; isForwarded: () => boolean }): Refusal | null;
   /** The client's address: the peer's; behind trusted proxies the nearest hop that isn't one of them; "" where a proxy says nothing that is an address. */
   clientAddress(request: Request, peer: string): string;
+  /** Whether a proxy hands the request on, unless it is a trusted one that says that its client is on this machine. */
+  isForwarded(request: Request, peer: string): boolean;
 }
 
+const PROXY_HEADERS =
+  /^(?:x-forwarded-.+|forwarded|via|x-real-ip|(?:cf-connecting|true-client|x-client|fly-client)-ip)$/;
+
 /** A guard with these settings. */
-export function createGuard(
-  { auth, trusted_proxies }: Connection,
-  bearsOwnCredentials: BearsOwnCredentials = () => false,
-): Guard {
+export function createGuard({ auth, trusted_proxies }: Connection, credentialsOf: CredentialsOf = () => null): Guard {
   const isAllowed = holding(auth.allowed_ips);
   const isProxy = holding(trusted_proxies);
+  // The addresses of clients were judged, and not those of proxies.
+  const isFenced = auth.allowed_ips.length > 0 && trusted_proxies.length > 0;
   return {
-    refusal(request, pathname, ip) {
+    refusal(request, pathname, { ip, isForwarded }) {
       if (auth.allowed_ips.length > 0 && !isAllowed(ip())) {
         return new Refusal(403, "address_not_allowed", "this address may not connect");
       }
-      if (auth.token.length === 0 || bearsOwnCredentials(pathname, request.method)) return null;
+      const credentials = credentialsOf(pathname, request.method);
+      if (credentials === "own") return null;
+      if (auth.token.length === 0) {
+        if (credentials === "none" || isFenced || !isForwarded()) return null;
+        const what =
+          'this came through a proxy, and nothing here says who may send it: set "auth.token_file", or "verify" of a webhook';
+        return new Refusal(403, "forwarded", what, { log: { path: pathname } });
+      }
       const given = bearerOf(request);
       if (given !== undefined && secretEquals(given, auth.token)) return null;
       const headers = { "www-authenticate": "Bearer" };
@@ -92,6 +106,12 @@ export function createGuard(
         if (!isProxy(client)) break;
       }
       return client;
+    },
+    isForwarded(request, peer) {
+      const { headers } = request;
+      if (![...headers.keys()].some((name) => PROXY_HEADERS.test(name))) return false;
+      const isTold = isProxy(unmapped(peer) ?? "") && headers.has("x-forwarded-for") && !headers.has("forwarded");
+      return !isTold || !isLoopback(this.clientAddress(request, peer));
     },
   };
 }

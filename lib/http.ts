@@ -16,7 +16,7 @@
 import { readFileSync } from "node:fs";
 import type { Hono } from "hono";
 import { type Listen, listenAddress } from "./config.ts";
-import { type BearsOwnCredentials, type Connection, createGuard } from "./guard.ts";
+import { type Connection, type CredentialsOf, createGuard } from "./guard.ts";
 import { parseJson } from "./json.ts";
 import type { Log } from "./log.ts";
 import { type Counter, type Histogram, Registry, processMetrics } from "./metrics.ts";
@@ -36,6 +36,8 @@ const METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 export interface Bindings {
   /** The client's address: the peer's, or what a trusted proxy says. */
   ip: () => string;
+  /** Whether a proxy hands the request on for a client that isn't known to be on this machine. */
+  isForwarded: () => boolean;
   /** The idle timeout of this request's connection, in seconds; 0 is none. */
   idle: (seconds: number) => void;
 }
@@ -57,7 +59,7 @@ interface ServeOptions {
   log: Log;
   metrics: Registry;
   health: () => Health | Promise<Health>;
-  bearsOwnCredentials?: BearsOwnCredentials;
+  credentialsOf?: CredentialsOf;
   /** Told of a request to this path that the guard refused; it is logged already. */
   refused?: (pathname: string, refusal: Refusal) => void;
 }
@@ -77,11 +79,11 @@ export function serve(options: ServeOptions): Server {
   const { log } = options;
   const measure = measures(options.metrics, options.role);
   const refusals = refusalLog(log);
-  let guard = createGuard(options.connection, options.bearsOwnCredentials);
+  let guard = createGuard(options.connection, options.credentialsOf);
 
   const answer = (request: Request, bindings: Bindings): Response | Promise<Response> => {
     const pathname = pathOf(request.url);
-    const refusal = guard.refusal(request, pathname, bindings.ip);
+    const refusal = guard.refusal(request, pathname, bindings);
     if (refusal) {
       refusals(refusal, bindings.ip());
       options.refused?.(pathname, refusal);
@@ -96,10 +98,12 @@ export function serve(options: ServeOptions): Server {
     measure.begin();
     let request = incoming;
     let response: Response;
-    const ip = () => guard.clientAddress(incoming, server.requestIP(incoming)?.address ?? "");
+    const peer = () => server.requestIP(incoming)?.address ?? "";
+    const ip = () => guard.clientAddress(incoming, peer());
+    const isForwarded = () => guard.isForwarded(incoming, peer());
     try {
       request = withPathAsMeant(incoming);
-      response = await answer(request, { ip, idle: (seconds) => server.timeout(incoming, seconds) });
+      response = await answer(request, { ip, isForwarded, idle: (seconds) => server.timeout(incoming, seconds) });
     } catch (error) {
       if (error instanceof Refusal && request.signal.aborted) refusals(error, ip());
       response = errorResponse(error, request, log);
@@ -109,7 +113,7 @@ export function serve(options: ServeOptions): Server {
     return response;
   };
   return listening(options, fetch, measure, (connection) => {
-    guard = createGuard(connection, options.bearsOwnCredentials);
+    guard = createGuard(connection, options.credentialsOf);
   });
 }
 

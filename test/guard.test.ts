@@ -3,6 +3,8 @@
 import { describe, expect, test } from "bun:test";
 import { ROUTES, raw, start } from "./http-kit.ts";
 import { Folder, runRole, startRole } from "./kit.ts";
+import { Witness } from "./observer/kit.ts";
+import { Hub } from "./receiver/kit.ts";
 
 describe("a token", () => {
   test("is asked for everywhere but where a signature stands in, before a byte of the body is read", async () => {
@@ -47,6 +49,8 @@ describe("addresses", () => {
     await using daemon = await start(
       folder,
       "auth: { allowed_ips: [10.0.0.0/8] }\ntrusted_proxies: [127.0.0.1, 192.168.0.0/16]\n",
+      "127.0.0.1:0",
+      "",
     );
     const url = await daemon.url();
     expect((await from(url, "10.1.2.3")).status).toBe(200);
@@ -54,6 +58,77 @@ describe("addresses", () => {
     expect((await from(url, "10.1.2.3, 8.8.8.8")).status).toBe(403);
     expect((await from(url, "rubbish")).status).toBe(403);
     expect((await from(url)).status).toBe(403);
+  });
+});
+
+describe("what a proxy hands on", () => {
+  const OPEN = `    - { path: /anyone, recipient: bob, type: INFO, template: x, verify: { scheme: none } }\n`;
+  const HEADERS = [
+    "X-Forwarded-For: 127.0.0.1",
+    "X-Forwarded-Host: x",
+    "Forwarded: for=127.0.0.1",
+    "X-Real-IP: 127.0.0.1",
+  ];
+  const MORE = ["Via: 1.1 x", "CF-Connecting-IP: ::1", "True-Client-IP: 127.0.0.1", "X-Forwarded-Proto: https"];
+  const from = (text: string) => Object.fromEntries([text.split(": ") as [string, string]]);
+
+  test("reaches no route without verify, nor anything else that no credentials guard, and the log says so", async () => {
+    using folder = new Folder();
+    await using daemon = await start(folder, OPEN);
+    const url = await daemon.url();
+    const post = (path: string, headers: Record<string, string>) =>
+      fetch(url + path, { method: "POST", body: `{"n":1}`, headers });
+    for (const header of [...HEADERS, ...MORE]) {
+      const refused = await post("/open", from(header));
+      expect([header, refused.status, await refused.json()]).toEqual([
+        header,
+        403,
+        { error: expect.stringContaining("verify"), code: "forwarded" },
+      ]);
+      expect((await fetch(`${url}/health`, { headers: from(header) })).status).toBe(403);
+      expect((await post("/anyone", from(header))).status).toBe(202);
+      expect((await post("/signed", { ...from(header), authorization: "Bearer theirs" })).status).toBe(202);
+    }
+    expect((await post("/open", {})).status).toBe(202);
+    await daemon.said(/warn .*reason=forwarded.* path=\/open/);
+  });
+
+  test("reads nothing of receiver and observer without a token, unless a trusted proxy names this machine", async () => {
+    for (const role of [Hub, Witness]) {
+      const paths = role === Hub ? ["/v1/hosts", "/health", "/metrics"] : ["/observer/stats", "/health"];
+      await using strict = await role.start({});
+      for (const path of paths)
+        for (const header of [...HEADERS, ...MORE])
+          expect([path, header, (await fetch(strict.url + path, { headers: from(header) })).status]).toEqual([
+            path,
+            header,
+            403,
+          ]);
+      await using trusting = await role.start({ more: "trusted_proxies: [127.0.0.1]" });
+      for (const path of paths) {
+        const status = async (header: string) => (await fetch(trusting.url + path, { headers: from(header) })).status;
+        for (const header of ["X-Forwarded-For: 203.0.113.5", "X-Forwarded-For: unknown", ...HEADERS.slice(1)])
+          expect([path, header, await status(header)]).toEqual([path, header, 403]);
+        expect([path, await status("X-Forwarded-For: 127.0.0.1"), await status("Accept: */*")]).toEqual([
+          path,
+          200,
+          200,
+        ]);
+      }
+    }
+  });
+
+  test("makes a route without verify a configuration error", async () => {
+    using folder = new Folder();
+    const config = folder.write(
+      "c.yaml",
+      `agent: a\ninbox_dir: ${folder.path}\ntrusted_proxies: [127.0.0.1]\nwebhook:\n${ROUTES}${OPEN}`,
+    );
+    const { code, stderr } = await runRole("collector", ["--check", "--config", config]);
+    expect(code).toBe(78);
+    expect(stderr).toContain(`${config}:6:7: webhook.routes[0]: anyone who reaches one of`);
+    expect(stderr).not.toContain("routes[1]");
+    expect(stderr).not.toContain("routes[2]");
   });
 });
 

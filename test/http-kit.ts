@@ -10,10 +10,10 @@ export const ROUTES = `  routes:
 `;
 
 /** Starts it, with `more` in its configuration. */
-export async function start(folder: Folder, more: string, listen = "127.0.0.1:0"): Promise<Daemon> {
+export async function start(folder: Folder, more: string, listen = "127.0.0.1:0", routes = ROUTES): Promise<Daemon> {
   const config = folder.write(
     "c.yaml",
-    `agent: a\ninbox_dir: ${folder.at("inbox")}\nwebhook:\n  listen: "${listen}"\n${ROUTES}${more}`,
+    `agent: a\ninbox_dir: ${folder.at("inbox")}\nwebhook:\n  listen: "${listen}"\n${routes}${more}`,
   );
   return startRole("collector", ["--config", config, "--log-level", "debug"]);
 }

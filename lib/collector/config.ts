@@ -151,16 +151,18 @@ function* routes({ webhook }: Config): Generator<Problem> {
 }
 
 function* openDoors(config: Config): Generator<Problem> {
-  const { webhook } = config;
-  if (!webhook || isLoopback(webhook.listen.host)) return;
+  const { webhook, trusted_proxies } = config;
+  const isPublic = webhook && !isLoopback(webhook.listen.host);
+  if (!webhook || (!isPublic && trusted_proxies.length === 0)) return;
+  const who = isPublic ? `who reaches ${String(webhook.listen)}` : "who reaches one of `trusted_proxies`";
   const open = webhook.routes.entries().filter(([, { verify }]) => !verify);
   for (const [index] of open) {
     yield {
       path: ["webhook", "routes", index],
-      text: `anyone who reaches ${String(webhook.listen)} could send to this route: set "verify", or "verify: { scheme: none }" to allow that`,
+      text: `anyone ${who} could send to this route: set "verify", or "verify: { scheme: none }" to allow that`,
     };
   }
-  if (webhook.routes.length > 0) return;
+  if (!isPublic || webhook.routes.length > 0) return;
   const text = whoMayConnect({ ...config, listen: webhook.listen });
   if (text) yield { path: ["webhook", "listen"], text };
 }

@@ -32,7 +32,7 @@ export interface Reading {
   episodes: EpisodeStore;
   news: News;
   /** The present configuration. */
-  config: () => Pick<Config, "poll_interval_seconds" | "auth" | "trusted_proxies" | "retention">;
+  config: () => Pick<Config, "poll_interval_seconds" | "auth" | "retention">;
   stopping: AbortSignal;
 }
 
@@ -43,7 +43,7 @@ export function readingRoutes(reading: Reading): Hono<{ Bindings: Bindings }> {
   const app = new Hono<{ Bindings: Bindings }>();
   const get = (path: string, answer: (c: C) => Promise<Response>) =>
     app.get(path, (c: C) => {
-      mayRead(reading.config(), c.req.raw, c.env.ip);
+      mayRead(reading.config(), c);
       return answer(c);
     });
   get("/hosts", async (c) => c.json({ hosts: await allHosts(reading) }));
@@ -62,19 +62,14 @@ export function readingRoutes(reading: Reading): Hono<{ Bindings: Bindings }> {
 }
 
 /** Without an operator's token only this machine may read, and no client that a proxy on it forwards. @throws Refusal 401, 403. */
-function mayRead(
-  { auth, trusted_proxies }: Pick<Config, "auth" | "trusted_proxies">,
-  { headers }: Request,
-  ip: () => string,
-): void {
+function mayRead({ auth }: Pick<Config, "auth">, c: C): void {
   if (auth.token.length > 0) return;
-  if (headers.has("authorization")) {
+  if (c.req.header("authorization") !== undefined) {
     throw new Refusal(401, "invalid_token", "a host's token reads nothing", {
       headers: { "www-authenticate": "Bearer" },
     });
   }
-  const forwarded = headers.has("forwarded") || (trusted_proxies.length === 0 && headers.has("x-forwarded-for"));
-  if (forwarded || !isLoopback(ip())) {
+  if (c.env.isForwarded() || !isLoopback(c.env.ip())) {
     throw new Refusal(403, "local_only", 'only this machine may read: set "auth.token_file" for others');
   }
 }

@@ -105,7 +105,7 @@ describe.skipIf(!possible)("behind the example Caddyfile", () => {
     });
     const config = folder.write(
       "collector.yaml",
-      `agent: foreman\ninbox_dir: ${folder.at("inbox")}\ntrusted_proxies: [127.0.0.1]\nwebhook:\n  listen: 127.0.0.1:0\n  routes:\n    - { path: /note, recipient: ops, type: INFO, template: "{{ .text }}" }\n    - { path: /secret, recipient: ops, type: INFO, template: "not through Caddy" }\n`,
+      `agent: foreman\ninbox_dir: ${folder.at("inbox")}\ntrusted_proxies: [127.0.0.1]\nwebhook:\n  listen: 127.0.0.1:0\n  routes:\n    - { path: /forgejo/note, recipient: ops, type: INFO, template: "{{ .text }}", verify: { scheme: bearer, secret: theirs } }\n    - { path: /secret, recipient: ops, type: INFO, template: "not through Caddy", verify: { scheme: none } }\n`,
     );
     await using collector = await startRole("collector", ["--config", config], { target: "binary" });
     await using caddy = startCaddy(folder, {
@@ -130,10 +130,18 @@ describe.skipIf(!possible)("behind the example Caddyfile", () => {
     await agent.kill();
 
     const hook = (path: string, init: RequestInit) => fetch(caddy.hooks + path, init).then(({ status }) => status);
-    const note = { method: "POST", body: '{"text":"through Caddy"}' };
-    expect(await hook("/note", note)).toBe(202);
+    const note = { method: "POST", body: '{"text":"through Caddy"}', headers: { authorization: "Bearer theirs" } };
+    expect(await hook("/forgejo/note", note)).toBe(202);
     expect(inboxLines(folder.at("inbox"), "ops").map(({ payload }) => payload)).toEqual(["through Caddy"]);
-    for (const path of ["/secret", "/health", "/metrics", "/", "/v1/host-report", "/note/more", "/v1/observer/event"])
+    for (const path of [
+      "/secret",
+      "/health",
+      "/metrics",
+      "/",
+      "/v1/host-report",
+      "/forgejo/note/more",
+      "/v1/observer/event",
+    ])
       expect([path, await hook(path, note)]).toEqual([path, 404]);
 
     const curl = (...args: string[]) =>
