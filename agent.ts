@@ -5,6 +5,7 @@
 // A crash loses at most the report being collected: an episode's state is the folder it lies in.
 
 import { type FSWatcher, existsSync, watch } from "node:fs";
+import { dirname } from "node:path";
 import example from "./etc/agent.yaml" with { type: "text" };
 import { Backlog } from "./lib/agent/backlog.ts";
 import { COMMANDS } from "./lib/agent/commands.ts";
@@ -18,6 +19,7 @@ import { Shipping } from "./lib/agent/shipping.ts";
 import type { Client } from "./lib/client.ts";
 import { isLoopback } from "./lib/config.ts";
 import { overall } from "./lib/doctor.ts";
+import { cannotWrite } from "./lib/files.ts";
 import type { Log } from "./lib/log.ts";
 import { type Called, type Running, type Service, run } from "./lib/service.ts";
 
@@ -77,10 +79,16 @@ async function main(given: Config, service: Service): Promise<Running<Config>> {
   });
   return {
     status: () => statusLine(reporter, backlog),
+    troubles: () => [
+      cannotWrite(existsSync(given.data_dir) ? given.data_dir : dirname(given.data_dir)),
+      reporter.rejection && "the receiver rejects reports",
+      ...(shipping?.troubles() ?? []),
+    ],
     reload(next) {
       live = open(next, service);
       backlog.maxBytes = next.queue_max_mb * MIB;
       reporter.configure({ interval: next.interval_seconds, protocol: next.protocol });
+      shipping?.retryAll();
     },
     async stop() {
       shipping?.close();
@@ -118,7 +126,7 @@ async function sendHealth({ config, hub, sampler, host }: Live, signal: AbortSig
 }
 
 /** Ships finished episodes. A scan every few seconds finds them all; the watch only makes it faster. */
-function startShipping(live: () => Live, { log, stopping, loop: addLoop }: Service): { close(): void } {
+function startShipping(live: () => Live, { log, stopping, loop: addLoop }: Service) {
   const settings = () => live().config.ship!;
   const folders = new EpisodeFolders(settings().episodes_dir);
   const shipping = new Shipping({
@@ -153,7 +161,11 @@ function startShipping(live: () => Live, { log, stopping, loop: addLoop }: Servi
       if (removed > 0) log.info("old episodes removed", { episodes: removed });
     },
   });
-  return { close: () => watcher?.close() };
+  return {
+    troubles: () => [...(existsSync(folders.outbox) ? [cannotWrite(folders.outbox)] : []), ...shipping.troubles],
+    retryAll: () => shipping.retryAll(),
+    close: () => watcher?.close(),
+  };
 }
 
 /** Watches a folder for done.marker files; null if it can't be watched. */

@@ -1,6 +1,7 @@
 // Files and folders that are still there after a power cut, and what a role asks of the disk beside its journals.
 
 import {
+  type PathLike,
   accessSync,
   closeSync,
   constants,
@@ -54,7 +55,7 @@ export function inheritOwner(path: string): void {
 }
 
 /** fsync(2) on a folder: makes the names in it durable. */
-export function syncFolder(path: string): void {
+export function syncFolder(path: PathLike): void {
   const fd = openSync(path, constants.O_RDONLY);
   try {
     fsyncSync(fd);

@@ -32,6 +32,22 @@ export class Backlog {
     this.#bytes = this.#queue.reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
+  /** What the receiver said when it rejected the last report; null when it took it. A file, so that the doctor sees it. */
+  get rejection(): string | null {
+    try {
+      return readFileSync(join(this.dir, "rejection"), "utf8");
+    } catch {
+      return null;
+    }
+  }
+
+  set rejection(said: string | null) {
+    if (said === this.rejection) return;
+    mkdirSync(this.dir, { recursive: true, mode: 0o700 });
+    if (said === null) rmSync(join(this.dir, "rejection"), { force: true });
+    else writeFileSync(join(this.dir, "rejection"), said, { mode: 0o600 });
+  }
+
   get count(): number {
     return this.#queue.length;
   }

@@ -64,7 +64,10 @@ async function once(context: Context): Promise<number> {
   const { receiver, host_id, ship } = await context.loadConfig();
   const hub = openHub(receiver);
   const { log, signal } = context;
-  const done = await new Shipping({ folders: foldersOf(ship), hub, host: hostOf(hub, host_id), log, signal }).pass();
+  const shipping = new Shipping({ folders: foldersOf(ship), hub, host: hostOf(hub, host_id), log, signal });
+  const { invalid, ...done } = await shipping.pass();
+  done.scanned += invalid;
+  done.fatal += invalid;
   const counts = Object.entries(done).map(([name, count]) => `${name}=${count}`);
   context.print(counts.join(" "));
   if (done.fatal + done.conflicts > 0) return EXIT_FATAL;
@@ -90,14 +93,14 @@ async function listQuarantine(context: Context): Promise<void> {
 /** `quarantine retry ID`. */
 async function retryQuarantined(context: Context): Promise<void> {
   const [id = ""] = context.positionals;
-  foldersOf((await context.loadConfig()).ship).retry(id);
+  await foldersOf((await context.loadConfig()).ship).retry(id);
   context.print(`${id}: finished again; the next pass ships it`);
 }
 
 /** `quarantine drain-unstamped`: the version gate would reject episodes without a commit. */
 async function drainUnstamped(context: Context<{ "dry-run"?: boolean }>): Promise<number> {
   const folders = foldersOf((await context.loadConfig()).ship);
-  const unstamped = folders.finished().filter((id) => folders.commit(id) === null);
+  const unstamped = folders.finished().ids.filter((id) => folders.commit(id) === null);
   if (context.args["dry-run"]) {
     for (const id of unstamped) context.print(id);
     context.print(`${unstamped.length} unstamped, left where they are`);
@@ -107,7 +110,8 @@ async function drainUnstamped(context: Context<{ "dry-run"?: boolean }>): Promis
   for (const id of unstamped) {
     const unlock = folders.lock(id);
     if (unlock === null) busy++;
-    else folders.quarantineEpisode(id, { status: null, body: { error: "no commit of 40 hex digits in meta.json" } });
+    else
+      await folders.quarantineEpisode(id, { status: null, body: { error: "no commit of 40 hex digits in meta.json" } });
     unlock?.();
     context.print(unlock ? id : `${id}: is being shipped right now, left where it is`);
   }
@@ -146,7 +150,7 @@ example: picket-agent selftest docker`,
     usage: `usage: picket-agent --once
 
 Prints the counts of scanned, shipped, transient, conflicts and fatal episodes.
-Exit code 0 all shipped, ${EXIT_RETRY} some to retry, ${EXIT_FATAL} some rejected.
+Exit code 0 all shipped, ${EXIT_RETRY} some to retry, ${EXIT_FATAL} some rejected, or with a name or link that can't be shipped.
 
 example: picket-agent --once`,
     run: once,

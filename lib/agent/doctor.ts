@@ -10,7 +10,7 @@ import { errorChain } from "../log.ts";
 import { outputOf } from "../program.ts";
 import { Backlog } from "./backlog.ts";
 import type { Config } from "./config.ts";
-import { EpisodeFolders } from "./episodes.ts";
+import { EpisodeFolders, isThere } from "./episodes.ts";
 import { refused, wrongHost } from "./hub.ts";
 import type { Sampler } from "./report.ts";
 
@@ -36,11 +36,11 @@ export async function examine({ config, hub, sampler, signal }: Subject): Promis
   return [
     await dns(new URL(hub.url).hostname),
     ...(await connection(hub, { config, signal })),
-    ...space([config.data_dir, ...(episodes ? [episodes.episodes] : [])]),
+    ...space([config.data_dir, ...(episodes ? placesOf(episodes) : [])]),
     ...folders(queueDir, episodes),
     ...(await sources(sampler, signal)),
     queue(queueDir),
-    ...(episodes ? quarantine(episodes) : []),
+    ...(episodes ? [...finished(episodes), ...quarantine(episodes)] : []),
     ...(await unit("agent")),
     await journal(),
   ];
@@ -97,15 +97,35 @@ function token(host: unknown): Check {
 
 /** The agent makes its own folders; that of the episodes is another program's. */
 function folders(queueDir: string, ship: EpisodeFolders | null): Check[] {
-  const made = [queueDir, ...(ship ? [ship.episodes, ship.outbox, ship.shipped, ship.quarantine] : [])];
-  const missing = ship && !existsSync(ship.episodes) ? [ship.episodes] : [];
+  const made = [queueDir, ...(ship ? placesOf(ship) : [])];
+  const lost = made.filter((folder) => isThere(folder) && !existsSync(folder));
+  const missing = ship && !isThere(ship.episodes) ? [ship.episodes] : [];
   return [
+    ...lost.map((folder) => red(`rights ${folder}`, "is a link that leads nowhere", `ls -l ${folder}`)),
     ...missing.map((folder) => yellow(`rights ${folder}`, "does not exist", `mkdir -p ${folder}`)),
     ...rights(
       "agent",
-      made.filter((folder) => !missing.includes(folder)),
+      made.filter((folder) => !missing.includes(folder) && !lost.includes(folder)),
     ),
   ];
+}
+
+const placesOf = ({ episodes, outbox, shipped, quarantine: rejected }: EpisodeFolders) => [
+  episodes,
+  outbox,
+  shipped,
+  rejected,
+];
+
+/** What waits in the episodes' folder, and can't be shipped; and how episodes move. */
+function finished(folders: EpisodeFolders): Check[] {
+  const { ids, invalid } = folders.finished();
+  const others = folders.otherMounts();
+  const how = others.length > 0 ? `; copied, because another mount holds ${others.join(" and ")}` : "";
+  if (invalid.size === 0) return [green("episodes", `${ids.length} are finished${how}`)];
+  return [...invalid].map(([name, fix]) =>
+    red("episodes", `"${name}" can't be shipped`, `${folders.episodes}: ${fix}`),
+  );
 }
 
 /** The optional sources of reports: Docker and Proxmox. */
@@ -130,7 +150,8 @@ async function sources(sampler: Sampler, signal: AbortSignal): Promise<Check[]> 
 }
 
 function queue(dir: string): Check {
-  const { oldest, count } = new Backlog(dir, Number.POSITIVE_INFINITY);
+  const { oldest, count, rejection } = new Backlog(dir, Number.POSITIVE_INFINITY);
+  if (rejection !== null) return red("reports", `the receiver rejects them: ${rejection}`, "picket-agent selftest");
   if (!oldest) return green("queue", "empty");
   const age = Date.now() - oldest.recordedAt;
   const detail = `${count} reports are queued, the oldest for ${duration(age)}`;
@@ -158,9 +179,10 @@ const SHIPPING = "shipping lately";
 
 /** Shipping errors of the last ten minutes. */
 async function journal(): Promise<Check> {
-  const args = ["-u", "picket-agent.service", "--since", "-10min", "-p", "warning", "-o", "cat", "--no-pager", "-q"];
-  const text = await outputOf(["journalctl", ...args]);
-  return text === null ? green(SHIPPING, "no journal here") : judgeJournal(text);
+  const args = ["--since", "-10min", "-p", "warning", "-o", "cat", "--no-pager", "-q"];
+  const units = ["-u", "--user-unit"].map((of) => outputOf(["journalctl", of, "picket-agent.service", ...args]));
+  const text = (await Promise.all(units)).join("\n");
+  return Bun.which("journalctl") === null ? green(SHIPPING, "no journal here") : judgeJournal(text);
 }
 
 /** Judges the warnings and errors of a journal, as text or JSON: a permanent rejection comes before a retry. Exported for its table of cases. */

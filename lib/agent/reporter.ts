@@ -60,6 +60,8 @@ export class Reporter {
   sent = 0;
   /** Reports that the receiver rejected for good. */
   rejected = 0;
+  /** What the receiver said when it rejected the last report. */
+  rejection: string | null;
   /** Reports that could be neither sent nor queued: the disk is full or read-only. */
   lost = 0;
   /** Reports that were skipped because a required source failed. */
@@ -68,6 +70,7 @@ export class Reporter {
   constructor(options: ReporterOptions) {
     this.#options = options;
     this.#interval = options.interval;
+    this.rejection = options.backlog.rejection;
     this.#seldom = seldom(options.log);
   }
 
@@ -75,6 +78,8 @@ export class Reporter {
   configure({ interval, protocol }: Pick<ReporterOptions, "interval" | "protocol">): void {
     if (interval !== this.#options.interval) this.#interval = interval;
     this.#options = { ...this.#options, interval, protocol };
+    // The receiver may be another one now.
+    this.#notBefore = 0;
   }
 
   /** Seconds from one report to the next while they arrive. */
@@ -157,8 +162,20 @@ export class Reporter {
     const path = REPORT_PATHS[protocol];
     const { headers, body } = await hub.ask({ method: "POST", path, what: "report", json: report });
     this.sent++;
+    this.#note(null);
     this.#compareClocks(serverTime(headers));
     this.#adopt(body);
+  }
+
+  /** Keeps why the last report was rejected, for the doctor and the status line. */
+  #note(rejection: string | null): void {
+    if (rejection === this.rejection) return;
+    this.rejection = rejection;
+    try {
+      this.#options.backlog.rejection = rejection;
+    } catch (error) {
+      this.#seldom.warn("rejection", `the rejection is not noted for the doctor: ${errorChain(error)}`);
+    }
   }
 
   /** Logs when this host's clock is wrong, and when it is right again: the receiver accepts reports of a slow clock. */
@@ -203,6 +220,7 @@ export class Reporter {
       return "retry";
     }
     this.rejected++;
+    this.#note(error.message);
     const off = clockOff(error.serverTime);
     const why = off === null ? "" : `: ${off}`;
     this.#seldom.warn(`drop ${error.status}`, `${error.message}: this report is dropped${why}`);

@@ -32,8 +32,9 @@ const ALIVE_MS = 1000;
 /** The compressor's output chunks, in bytes; zlib's default of 16 KiB is much slower. */
 const COMPRESSED_CHUNK = 1 << 18;
 
-/** Counts of a pass: `transient` and `conflicts` stay where they are, `fatal` is in quarantine. */
+/** Counts of a pass: `transient` and `conflicts` stay where they are, `fatal` is in quarantine, `invalid` can't be shipped (a name, a link). */
 interface Shipped {
+  invalid: number;
   scanned: number;
   shipped: number;
   transient: number;
@@ -41,7 +42,7 @@ interface Shipped {
   fatal: number;
 }
 
-type Outcome = Exclude<keyof Shipped, "scanned">;
+type Outcome = Exclude<keyof Shipped, "scanned" | "invalid">;
 
 interface ShippingOptions {
   folders: EpisodeFolders;
@@ -59,11 +60,15 @@ export class Shipping {
   #hashes = new Map<string, string>();
   /** Conflicts that were logged, by id and the archive's time. */
   #conflicts = new Set<string>();
+  /** Rejections whose folder couldn't be moved to quarantine yet, by the same: they aren't sent again. */
+  #rejected = new Map<string, HttpError>();
+  #last: Shipped | null = null;
   /** Episodes to retry. Times are by `performance.now()`, so that setting the clock doesn't lengthen a pause. */
   #pauses = new Map<string, { failures: number; until: number }>();
   /** No episode is sent before. */
   #holdUntil = 0;
   #holds = 0;
+  #held = "";
   /** Foreign answers in a row: a single one may be about its episode, such as a proxy's limit; more are about the way. */
   #foreign = 0;
   #seldom: Seldom;
@@ -76,15 +81,17 @@ export class Shipping {
   /** One pass over the finished episodes. */
   async pass({ alive = () => {} }: { alive?: () => void } = {}): Promise<Shipped> {
     const { folders, log, signal } = this.#options;
-    const done: Shipped = { scanned: 0, shipped: 0, transient: 0, conflicts: 0, fatal: 0 };
+    const done: Shipped = { scanned: 0, shipped: 0, transient: 0, conflicts: 0, fatal: 0, invalid: 0 };
     folders.make();
+    if (!this.#last) this.#nameMounts();
     folders.sweep((path, error) => this.#seldom.warn(`sweep ${path}`, `"${path}" not removed: ${errorChain(error)}`));
-    const finished = folders.finished((name, fix) =>
-      this.#seldom.warn(`invalid ${name}`, `episode "${name}" can't be shipped: ${fix}`),
-    );
+    const { ids, invalid } = folders.finished();
+    done.invalid = invalid.size;
+    for (const [name, fix] of invalid)
+      this.#seldom.warn(`invalid ${name}`, `episode "${name}" can't be shipped: ${fix}`);
     // What failed most often comes last, so that it doesn't hold up the others.
     const failures = (id: string) => this.#pauses.get(id)?.failures ?? 0;
-    for (const id of finished.toSorted((a, b) => failures(a) - failures(b))) {
+    for (const id of ids.toSorted((a, b) => failures(a) - failures(b))) {
       if (signal.aborted) break;
       done.scanned++;
       const now = performance.now();
@@ -96,7 +103,31 @@ export class Shipping {
       done[await this.#shipOne(id, alive)]++;
     }
     if (done.shipped + done.fatal > 0) log.info("episodes", { ...done });
-    return done;
+    return (this.#last = done);
+  }
+
+  #nameMounts(): void {
+    const { folders, log } = this.#options;
+    const others = folders.otherMounts();
+    if (others.length > 0) log.info("episodes are copied: these folders are on another mount", { folders: others });
+  }
+
+  /** What is wrong, for the status line. */
+  get troubles(): string[] {
+    const { invalid = 0, conflicts = 0 } = this.#last ?? {};
+    const counts = { "can't be shipped": invalid, "in conflict": conflicts };
+    const some = Object.entries(counts).flatMap(([what, n]) =>
+      n > 0 ? [`${n} ${n === 1 ? "episode" : "episodes"} ${what}`] : [],
+    );
+    return performance.now() < this.#holdUntil ? [...some, `shipping waits: ${this.#held}`] : some;
+  }
+
+  /** Forgets what had to wait: the receiver may be another one now. */
+  retryAll(): void {
+    this.#pauses.clear();
+    this.#conflicts.clear();
+    this.#rejected.clear();
+    this.#holdUntil = this.#holds = this.#foreign = 0;
   }
 
   async #shipOne(id: string, alive: () => void): Promise<Outcome> {
@@ -106,15 +137,20 @@ export class Shipping {
     try {
       unlock = folders.lock(id);
       if (unlock === null) return "transient";
-      if (!existsSync(archive)) await this.#pack(id, archive, alive);
-      if (this.#conflicts.has(conflictOf(id, archive))) return "conflicts";
-      await this.#send(id, archive, alive);
-      folders.ship(id);
+      if (!folders.isAccepted(id)) {
+        if (!existsSync(archive)) await this.#pack(id, archive, alive);
+        if (this.#conflicts.has(conflictOf(id, archive))) return "conflicts";
+        const rejection = this.#rejected.get(conflictOf(id, archive));
+        if (rejection) return await this.#quarantine(id, rejection, alive);
+        await this.#send(id, archive, alive);
+        folders.accept(id);
+      }
+      await folders.ship(id, alive);
       this.#forget(id);
       log.info("episode shipped", { episode: id });
       return "shipped";
     } catch (error) {
-      return this.#failed(id, archive, error);
+      return await this.#failed(id, { archive, error, alive });
     } finally {
       unlock?.();
     }
@@ -145,7 +181,7 @@ export class Shipping {
         done(null, chunk);
       },
     });
-    const skipped = (path: string, why: string) => log.warn("skipped in the archive", { path, why });
+    const skipped = (path: string, why: string) => log.warn("not in the archive", { path, why });
     const tar = eachAlive(tarOf(`${folders.episodes}/${id}`, id, skipped), alive);
     await pipeline(
       Readable.from(tar, { objectMode: false }),
@@ -192,7 +228,10 @@ export class Shipping {
   }
 
   /** Logs a failure and decides what becomes of the episode. If it can't be moved to quarantine, only this episode waits. */
-  #failed(id: string, archive: string, error: unknown): Outcome {
+  async #failed(
+    id: string,
+    { archive, error, alive }: { archive: string; error: unknown; alive: () => void },
+  ): Promise<Outcome> {
     const { log, signal } = this.#options;
     if (signal.aborted) return "transient";
     if (!(error instanceof HttpError)) {
@@ -205,7 +244,7 @@ export class Shipping {
     this.#foreign = error.foreign ? this.#foreign + 1 : 0;
     if (error.foreign) {
       this.#pause(id);
-      if (retryAfter !== null || this.#foreign > 1) this.#hold(retryAfter);
+      if (retryAfter !== null || this.#foreign > 1) this.#hold(retryAfter, error);
       this.#seldom.warn(`foreign ${status}`, `episode "${id}" not shipped: ${error.message}`);
       return "transient";
     }
@@ -216,25 +255,29 @@ export class Shipping {
       });
       return "conflicts";
     }
-    if ([400, 412, 413, 422].includes(status)) return this.#quarantine(id, error);
+    if ([400, 412, 413, 422].includes(status)) return this.#quarantine(id, error, alive);
     if (status === 401 || status === 403 || status === 404) {
-      this.#hold(retryAfter);
+      this.#hold(retryAfter, error);
       const fix = error.refusesCredentials ? `; ${refused(error).fix}` : "";
       this.#seldom.error("hold", `${error.message}: all shipping waits${fix}`);
       return "transient";
     }
     // Retry-After is about all uploads, not about this one.
-    if (retryAfter !== null) this.#hold(retryAfter);
+    if (retryAfter !== null) this.#hold(retryAfter, error);
     else this.#pause(id);
     this.#seldom.warn(String(status), error.message);
     return "transient";
   }
 
-  #quarantine(id: string, { status, body, given }: HttpError): Outcome {
+  async #quarantine(id: string, rejection: HttpError, alive: () => void): Promise<Outcome> {
     const { folders, log } = this.#options;
+    const { status, body, given } = rejection;
+    const key = conflictOf(id, folders.archive(id));
     try {
-      folders.quarantineEpisode(id, { status, body: given });
+      await folders.quarantineEpisode(id, { status, body: given }, alive);
+      this.#rejected.delete(key);
     } catch (error) {
+      this.#rejected.set(key, rejection);
       this.#pause(id);
       this.#seldom.warn(`quarantine ${id}`, `episode "${id}" not put into quarantine: ${errorChain(error)}`);
       return "transient";
@@ -251,8 +294,9 @@ export class Shipping {
     this.#pauses.set(id, { failures, until: performance.now() + backoff(failures) });
   }
 
-  #hold(seconds: number | null): void {
+  #hold(seconds: number | null, { status }: HttpError): void {
     this.#holds++;
+    this.#held = `answered ${status}`;
     this.#holdUntil = performance.now() + (seconds === null ? backoff(this.#holds) : seconds * 1000);
   }
 

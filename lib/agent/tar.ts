@@ -1,12 +1,13 @@
 // A folder as a tar stream: the same folder gives the same bytes, on any host and at any time.
 //
 // Sorted by name, owner and group 0, times and modes kept. The format is GNU's: its long names ('L', 'K') are plain bytes, while
-// pax records are UTF-8, and a file name need not be (libraries that write tar take names as text). Links are stored as links;
-// sockets, pipes and devices are skipped. A file keeps the size that it has when its turn comes: if it grows it is cut there, if
+// pax records are UTF-8, and a file name need not be (libraries that write tar take names as text). Links are stored as links,
+// because a link of a producer's could lead to any file that only the agent may read; sockets, pipes and devices are skipped. A file keeps the size that it has when its turn comes: if it grows it is cut there, if
 // it shrinks it is filled up with zeros.
 
 import { type Stats, closeSync, constants, fstatSync, lstatSync, openSync, readdirSync, readlinkSync } from "node:fs";
 import { read } from "node:fs";
+import { dirname, resolve } from "node:path";
 import { promisify } from "node:util";
 
 const BLOCK = 512;
@@ -14,7 +15,7 @@ const CHUNK = 1 << 20;
 const SLASH = Buffer.from("/");
 const readAt = promisify(read);
 
-/** Called for each entry that is skipped. */
+/** Called for each entry that is skipped, or whose content is. */
 type Skipped = (path: string, why: string) => void;
 
 /**
@@ -40,11 +41,12 @@ export async function* tarOf(folder: string, name: string, skipped: Skipped): As
 
 /** The tar in pieces of any size; each is valid only until the next is requested. */
 async function* pieces(folder: string, name: string, skipped: Skipped): AsyncGenerator<Buffer> {
-  yield* entry(Buffer.from(folder), Buffer.from(name), { skipped, buffer: Buffer.allocUnsafe(CHUNK) });
+  yield* entry(Buffer.from(folder), Buffer.from(name), { root: folder, skipped, buffer: Buffer.allocUnsafe(CHUNK) });
   yield Buffer.alloc(2 * BLOCK);
 }
 
 interface Context {
+  root: string;
   skipped: Skipped;
   /** Shared by all reads. */
   buffer: Buffer;
@@ -60,6 +62,12 @@ async function* entry(path: Buffer, name: Buffer, context: Context): AsyncGenera
     }
   } else if (stats.isSymbolicLink()) {
     const link = readlinkSync(path, { encoding: "buffer" }) as unknown as Buffer;
+    const target = resolve(dirname(String(path)), String(link));
+    if (!target.startsWith(`${context.root}/`))
+      context.skipped(
+        `${String(name)} -> ${String(link)}`,
+        "the link leads out of the episode: only the link is shipped",
+      );
     yield headers({ name, type: "2", size: 0, link, ...modeAndTime(stats) });
   } else if (stats.isFile()) {
     yield* file(path, name, context.buffer);
@@ -69,7 +77,7 @@ async function* entry(path: Buffer, name: Buffer, context: Context): AsyncGenera
 }
 
 async function* file(path: Buffer, name: Buffer, buffer: Buffer): AsyncGenerator<Buffer> {
-  const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   try {
     const stats = fstatSync(fd);
     yield headers({ name, type: "0", size: stats.size, ...modeAndTime(stats) });

@@ -2,7 +2,7 @@
 
 import { expect, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
-import { Lab, configure, start } from "./kit.ts";
+import { ENVELOPE, FakeHub, Lab, configure, refusal, start } from "./kit.ts";
 import { Folder, runRole, until } from "../kit.ts";
 import { Hub } from "../receiver/kit.ts";
 
@@ -62,4 +62,20 @@ test("the doctor finds problems, and the receiver gets the result", async () => 
   await until("the result is there", async () => (await fetch(`${hub.url}/v1/host-health/web-1`)).status === 200);
   expect(await hub.get("/v1/host-health/web-1")).toMatchObject({ health: { state: "green" } });
   await again.kill();
+});
+
+test("a receiver that rejects the reports is seen by the doctor until one is taken, and by the status line", async () => {
+  let status = 422;
+  const hub = new FakeHub({
+    "/v1/host-report": () =>
+      status === 200 ? Response.json(ENVELOPE) : refusal(status, { error: "metrics.x: expected a number" }),
+  });
+  using place = new Lab(hub, { more: "interval_seconds: 0.2\n" });
+  await using agent = await place.start();
+  await agent.said("this report is dropped");
+  const { code, stdout } = await place.run(["doctor"]);
+  expect([code, stdout]).toEqual([2, expect.stringMatching(/^red +reports .*422: metrics.x: expected a number/m)]);
+  status = 200;
+  await agent.said("answers again");
+  expect((await place.run(["doctor"])).stdout).not.toContain("red ");
 });
