@@ -4,6 +4,7 @@ import { expect, test } from "bun:test";
 import { createHmac } from "node:crypto";
 import { chmodSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { Folder, TARGETS, inboxLines, runRole, startRole, until } from "../kit.ts";
+import { listen } from "../fixtures/service/manager.ts";
 import { AS_NOBODY, isRoot } from "./kit.ts";
 
 const SECRET = "hunter2-hunter2";
@@ -103,12 +104,15 @@ test.each(TARGETS)(
   },
 );
 
-test("what the guard refuses is listed, too", async () => {
+test("what the guard refuses is listed, too, and the status line counts it", async () => {
   using folder = new Folder();
   const file = configuration(folder).replace("c.yaml", "guarded.yaml");
   const webhook = JSON.parse(readFileSync(folder.at("c.yaml"), "utf8")) as object;
   writeFileSync(file, JSON.stringify({ ...webhook, auth: { token: SECRET } }));
-  await using daemon = await startRole("collector", ["--config", file]);
+  const manager = listen(folder.at("notify"));
+  await using daemon = await startRole("collector", ["--config", file], {
+    env: { NOTIFY_SOCKET: folder.at("notify") },
+  });
   const url = await daemon.url();
   const post = async (path: string, token?: string) => {
     const headers = { authorization: token ?? "" };
@@ -126,6 +130,12 @@ test("what the guard refuses is listed, too", async () => {
     expect.stringMatching(/^202 \/any 2 bytes [0-9a-f]{32}$/),
     "",
   ]);
+  // After a reload systemd is told at once.
+  daemon.child.kill("SIGHUP");
+  await until("the status line counts them", () =>
+    manager.messages().some((message) => message.includes("1 events, 2 errors, 2 deliveries refused in 10 min")),
+  );
+  manager.close();
 });
 
 test("the last thousand are shown, from a list that stays small", async () => {
