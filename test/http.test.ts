@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { readFileSync, renameSync } from "node:fs";
 import { connect } from "node:net";
 import { raw, start } from "./http-kit.ts";
-import { type Daemon, Folder, certificates, have, inboxLines, until } from "./kit.ts";
+import { type Daemon, Folder, certificates, freePort, have, inboxLines, until } from "./kit.ts";
 import { Witness } from "./observer/kit.ts";
 import { Hub } from "./receiver/kit.ts";
 
@@ -113,6 +113,35 @@ describe("requests that go wrong", () => {
     const upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk";
     expect(await sent(one.replace("Host: x", `Host: x\r\n${upgrade}`))).toEqual(["202", 1]);
     expect(await sent(one.replace("Host: x", "Host: x\r\nConnection: close") + one, never)).toEqual(["202", 1]);
+  });
+
+  test.skipIf(!have("caddy", "a proxy that understands bytes behind a body"))("Caddy in front cures it", async () => {
+    const port = freePort();
+    const site = `{\n\tadmin off\n\tauto_https off\n}\nhttp://127.0.0.1:${port} {\n\treverse_proxy ${url}\n}\n`;
+    const cmd = ["caddy", "run", "--config", folder.write("Caddyfile", site), "--adapter", "caddyfile"];
+    const env = { ...process.env, HOME: folder.path, XDG_DATA_HOME: folder.path, XDG_CONFIG_HOME: folder.path };
+    const caddy = Bun.spawn(cmd, { env, stdout: "ignore", stderr: "ignore" });
+    const front = `http://127.0.0.1:${port}`;
+    try {
+      await until("Caddy is there", () => fetch(`${front}/nowhere`).catch(() => null));
+      const one = post("1.1", "Host: 127.0.0.1\r\nAuthorization: Bearer theirs\r\n", "/signed");
+      const twice = /("id"[^]*){2}/;
+      for (const [text, statuses] of [
+        [`${one}\r\n`, ["202"]],
+        [`${one}\n`, ["202"]],
+        [one + one, ["202", "202"]],
+        [`${one}\r\n${one}`, ["202", "202"]],
+        [one.replace("1.1", "1.0"), ["202"]],
+      ] as const) {
+        const before = lines();
+        const answer = await raw(front, text, statuses.length > 1 ? twice : /"id"/);
+        expect([text, answer.match(/(?<=HTTP\/1\.\d )\d+/g)]).toEqual([text, [...statuses]]);
+        expect(lines() - before).toBe(statuses.length);
+      }
+    } finally {
+      caddy.kill("SIGKILL");
+      await caddy.exited;
+    }
   });
 
   test.skipIf(!have("promtool", "promtool check metrics"))(
