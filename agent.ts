@@ -81,6 +81,7 @@ async function main(given: Config, service: Service): Promise<Running<Config>> {
     status: () => statusLine(reporter, backlog),
     troubles: () => [
       cannotWrite(existsSync(given.data_dir) ? given.data_dir : dirname(given.data_dir)),
+      reporter.trouble,
       reporter.rejection && "the receiver rejects reports",
       ...(shipping?.troubles() ?? []),
     ],

@@ -75,7 +75,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   });
   return {
     status: () => statusLine(collector),
-    troubles: () => [cannotWrite(inbox.dir)],
+    troubles: () => troublesOf(collector),
     reload(next) {
       // What can fail comes first, so that a refused reload changes nothing.
       const { folder } = collector;
@@ -322,12 +322,19 @@ function health({ figures, inbox, config, folder }: Collector): Health {
   };
 }
 
-function statusLine({ figures, deliveries }: Collector): string {
-  const { waiting, dead_letters } = figures.drops;
+function troublesOf({ inbox, deliveries, figures }: Collector): (string | null)[] {
+  const { waiting } = figures.drops;
+  return [
+    cannotWrite(inbox.dir),
+    deliveries.refused > 0 ? `${deliveries.refused} deliveries refused in 10 min` : null,
+    waiting > 0 ? `${waiting} drops waiting` : null,
+  ];
+}
+
+function statusLine({ figures }: Collector): string {
+  const { dead_letters } = figures.drops;
   const dead = dead_letters > 0 ? `, ${dead_letters} dead letters` : "";
-  const stay = waiting > 0 ? `, ${waiting} drops waiting` : "";
-  const refused = deliveries.refused > 0 ? `, ${deliveries.refused} deliveries refused in 10 min` : "";
-  return `${figures.emitted.value} events, ${figures.errors.value} errors${dead}${stay}${refused}`;
+  return `${figures.emitted.value} events, ${figures.errors.value} errors${dead}`;
 }
 
 /** Runs the role: by itself, or as a part of picket.ts. */

@@ -178,7 +178,11 @@ function statusLine({ recorder, clusters }: Observer): string {
 
 function troublesOf(observer: Observer): (string | null)[] {
   const { waiting } = observer.escalations;
-  return [unwritable(observer), waiting > 0 ? `${waiting} escalations wait for the inbox` : null];
+  return [
+    unwritable(observer),
+    waiting > 0 ? `${waiting} escalations wait for the inbox` : null,
+    observer.model?.failing ?? null,
+  ];
 }
 
 /** Why no operation can be logged now; null when one can. */

@@ -38,15 +38,6 @@ export async function checkAsService({ role, command, config }: Asked): Promise<
   return unit.isLive ? inUnit(role, unit.text, words) : asAccount(unit.text, words);
 }
 
-/** `--config` of the service that is reloaded by a unit's ExecReload=; undefined for any other process. */
-export function reloadedConfig(): string | undefined {
-  const { MAINPID: pid } = process.env;
-  if (!isService() || pid === undefined) return undefined;
-  const words = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
-  const at = words.findIndex((word) => /^--config(=|$)/.test(word));
-  return at < 0 ? undefined : (words[at]!.split("=")[1] ?? words[at + 1]);
-}
-
 /** The unit's text with its drop-ins, and whether a systemd runs that knows it. */
 async function installed(role: string): Promise<{ text: string; isLive: boolean } | null> {
   const name = `picket-${role}.service`;

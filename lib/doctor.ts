@@ -155,7 +155,7 @@ async function unitOf(role: string, scope: "system" | "user"): Promise<Check | n
   const fails = active === "failed" && status !== "0" ? ` (exit code ${status})` : "";
   if (active !== "active" && active !== "reloading")
     return red(name, `is ${active}${fails}`, run(`restart picket-${role}`));
-  if (/old configuration/i.test(field("StatusText")))
+  if (/old configuration|restart needed/i.test(field("StatusText")))
     return yellow(name, field("StatusText"), `picket-${role} --check`);
   if (isReplaced(field("MainPID")))
     return yellow(name, "runs a program that was replaced", run(`restart picket-${role}`));

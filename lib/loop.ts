@@ -48,6 +48,8 @@ export interface Loops {
   start(): void;
   /** Has every waiting loop ask again how long: after `every` may have changed. */
   reconsider(): void;
+  /** The loops whose last pass failed, each with its error. */
+  failing(): string[];
   /** Resolves when each has ended its pass after `stopping`. */
   ended(): Promise<void>;
 }
@@ -59,6 +61,8 @@ interface Member {
   hangs: boolean;
   turns(): Promise<void>;
   ring(): void;
+  /** The error of the last pass; null when it succeeded. */
+  failing: () => string | null;
 }
 
 /**
@@ -117,6 +121,7 @@ export function createLoops(options: {
       started = true;
       begin([...members]); // a copy: a first pass may add a loop, which then begins by itself
     },
+    failing: () => members.flatMap(({ name, failing }) => (failing() === null ? [] : `${name}: ${failing()}`)),
     reconsider: () => members.forEach((member) => member.ring()),
     async ended() {
       await Promise.all(running);
@@ -183,7 +188,7 @@ function createLoop(options: LoopOptions & { log: Log; stopping: AbortSignal; st
   }
 
   return {
-    member: { name, alive: 0, hangs: false, turns, ring: () => ring?.() },
+    member: { name, alive: 0, hangs: false, turns, ring: () => ring?.(), failing: failures.now },
     loop: {
       wake() {
         wakes++;
@@ -225,6 +230,7 @@ function createFailures(loop: string, log: Log) {
       if (repeated > 0) log.info("pass succeeds again", { loop, after: repeated, failures });
       repeated = 0;
     },
+    now: () => (repeated > 0 ? (lastError ?? null) : null),
     stats: (): Pick<LoopStats, "failures" | "last_error"> =>
       lastError === undefined ? { failures } : { failures, last_error: lastError },
   };

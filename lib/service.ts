@@ -17,7 +17,7 @@ import {
   type Calling,
   type Request,
 } from "./command-line.ts";
-import { checkAsService, reloadedConfig } from "./as-service.ts";
+import { checkAsService } from "./as-service.ts";
 import { ConfigError, loadConfig, printConfig, untilRestart, type Loaded, type ShortForms } from "./config.ts";
 import { print, report, takeStrays, type Top } from "./exit.ts";
 import { createLog, errorChain, type Log, writeStderr } from "./log.ts";
@@ -37,7 +37,7 @@ const STOP_MS = 2500;
 /** The exit code of a process that a signal ended: 128 + its number. */
 const STOP_SIGNALS = { SIGINT: 130, SIGTERM: 143 };
 /** How often `STATUS=` is told at most. */
-const STATUS_MS = 10_000;
+const STATUS_MS = 5000;
 
 /** What a role's `main` hands back once it really serves. */
 export interface Running<C> {
@@ -187,8 +187,7 @@ function builtIn(role: string, example: string, command: string[]): Record<strin
 
 async function load<C>({ role, options, request }: Life<C>): Promise<Loaded<C>> {
   const { schema, shortForms = {} } = options;
-  const named = request.config ?? (request.check ? reloadedConfig() : undefined);
-  const file = named === undefined ? {} : { file: named };
+  const file = request.config === undefined ? {} : { file: request.config };
   // A file that is named may be meant for another machine: what it needs there is not judged here.
   const folders = request.check && (request.config === undefined || isService());
   const judge = { role, service: isService(), folders };
@@ -238,7 +237,7 @@ async function runDaemon<C>(life: Life<C>, log: Log): Promise<number> {
   for (const warning of warnings) log.warn(warning);
   let running: Running<C> | undefined;
   let reload: Reload | undefined;
-  const status = (): string => statusLine(running, reload?.trouble ?? null);
+  const status = (): string => statusLine(running, () => [reload?.trouble ?? null, ...loops.failing()]);
   const loops = createLoops({ log, stopping, watchdogMs: watchdogMs(), sign: createTeller(status) });
   try {
     running = await life.options.main(config, { log, env: process.env, stopping, loop: loops.loop });
@@ -281,8 +280,8 @@ function awaitStop(log: Log): { stopping: AbortSignal; stopped: Promise<void> } 
 }
 
 /** What is wrong, and a role's figures, as one line. A role that can't say them goes on serving. */
-function statusLine(running: Running<never> | undefined, trouble: string | null): string {
-  const parts = [trouble];
+function statusLine(running: Running<never> | undefined, others: () => (string | null)[]): string {
+  const parts = others();
   try {
     parts.unshift(...(running?.troubles?.() ?? []));
     parts.push(running?.status?.() ?? null);

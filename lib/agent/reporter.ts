@@ -56,6 +56,8 @@ export class Reporter {
   #seldom: Seldom;
   /** Whether the last report arrived. */
   connected = false;
+  /** Why reports wait; null when they arrive. */
+  trouble: string | null = null;
   /** Reports that arrived, queued ones included. */
   sent = 0;
   /** Reports that the receiver rejected for good. */
@@ -162,6 +164,7 @@ export class Reporter {
     const path = REPORT_PATHS[protocol];
     const { headers, body } = await hub.ask({ method: "POST", path, what: "report", json: report });
     this.sent++;
+    this.trouble = null;
     this.#note(null);
     this.#compareClocks(serverTime(headers));
     this.#adopt(body);
@@ -204,11 +207,14 @@ export class Reporter {
   /** Logs a failure, and decides whether the report is sent again. */
   #logFailure(error: unknown): "retry" | "drop" {
     if (!(error instanceof HttpError)) {
+      this.trouble = `receiver unreachable: ${errorChain(error)}`;
       this.#seldom.warn("transport", errorChain(error));
       return "retry";
     }
+    this.trouble = error.message;
     if (error.retryAfter !== null) this.#notBefore = performance.now() + error.retryAfter * 1000;
     if (error.refusesCredentials) {
+      this.trouble = `the receiver rejects ${refused(error).what}`;
       this.#seldom.warn(
         "credentials",
         `${error.message}: the receiver rejects ${refused(error).what}, reports are queued`,
@@ -220,6 +226,7 @@ export class Reporter {
       return "retry";
     }
     this.rejected++;
+    this.trouble = null;
     this.#note(error.message);
     const off = clockOff(error.serverTime);
     const why = off === null ? "" : `: ${off}`;

@@ -25,6 +25,8 @@ export class Model {
   #clock: () => number;
   /** The times of the last hour's calls. */
   #calls: number[] = [];
+  /** Why the last call had no answer; null when it had one. */
+  failing: string | null = null;
 
   constructor(settings: ModelSettings, clock: () => number = () => performance.now()) {
     this.#settings = settings;
@@ -40,6 +42,12 @@ export class Model {
 
   /** Asks once. Never throws. */
   async ask(system: string, user: string, signal: AbortSignal): Promise<Answer> {
+    const answer = await this.#ask(system, user, signal);
+    this.failing = "failed" in answer ? answer.failed : null;
+    return answer;
+  }
+
+  async #ask(system: string, user: string, signal: AbortSignal): Promise<Answer> {
     const { url, model, api_key, timeout_seconds } = this.#settings;
     if (this.left === 0) return { failed: `the budget of ${this.#settings.calls_per_hour} calls an hour is used up` };
     this.#calls.push(this.#clock());

@@ -3,8 +3,8 @@
 // Not tested here: user services.
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { have } from "../kit.ts";
-import { Booted, whyNot } from "./booted.ts";
+import { have, until } from "../kit.ts";
+import { Booted, type Role, whyNot } from "./booted.ts";
 
 const reason = whyNot();
 if (reason) console.log(`skipped: an operator's day under a booted systemd: ${reason}`);
@@ -14,11 +14,14 @@ describe.skipIf(reason !== null)("an operator's day", () => {
   beforeAll(async () => {
     await machine.prepare();
     await machine.boot();
+    await machine.do("mkdir -p /var/lib/picket && mount -t tmpfs -o size=64m,nr_inodes=2000 tmpfs /var/lib/picket");
     for (const role of ["collector", "receiver", "observer"]) await machine.do(`sh /opt/picket/install.sh ${role}`);
+    await machine.do("echo 'cycle_seconds: 1' >> /etc/picket/observer.yaml && systemctl reload picket-observer");
   });
   afterAll(() => machine.end());
 
   const write = (path: string, text: string) => machine.do(`cat > ${path} <<'END'\n${text}\nEND`);
+  const inbox = () => machine.do("cat /var/lib/picket/inbox/ops.inbox 2>/dev/null || true");
   const dropIn = (role: string, lines: string) =>
     machine.do(
       `mkdir -p /etc/systemd/system/picket-${role}.service.d && printf '[Service]\\n${lines}' > /etc/systemd/system/picket-${role}.service.d/own.conf && systemctl daemon-reload`,
@@ -198,5 +201,45 @@ exec /opt/picket/picket "$@"`,
     await machine.do(Bun.which("sudo") ? command.replace("| sh", "| sudo sh") : command);
     expect(await machine.do("picket-agent ping && systemctl is-active picket-agent")).toContain("web-1");
     expect(await machine.do("picket-receiver host add pi")).toContain("--url http://127.0.0.1:18791 ");
+  });
+
+  test("without space or inodes each role says so until there is room, and goes on without a restart", async () => {
+    const roles = ["collector", "receiver", "observer"] as const;
+    const urls = { collector: "18790", receiver: "18791", observer: "3219" };
+    const status = (role: Role) => machine.show(role, "StatusText");
+    const ask = async (role: (typeof roles)[number], path: string, body?: string) => {
+      const init = body === undefined ? "" : `, { method: "POST", body: process.argv[1] }`;
+      const script = `const answer = await fetch("http://127.0.0.1:${urls[role]}${path}"${init}); console.log(answer.status, await answer.text());`;
+      return machine.do(`BUN_BE_BUN=1 /opt/picket/picket -e '${script}' '${body ?? ""}'`);
+    };
+    const pids = () => Promise.all(roles.map((role) => machine.show(role, "MainPID")));
+    const before = await pids();
+    const drop = (name: string) =>
+      machine.do(
+        `echo '{"recipient":"ops","type":"INFO","payload":"${name}"}' > /root/drop.json && cp /root/drop.json /var/lib/picket/incoming/${name}.json`,
+      );
+    await drop("before");
+    await until("the first drop is delivered", async () => (await inbox()).includes('"before"'));
+    const all = (what: string, holds: (text: string) => boolean) =>
+      Promise.all(roles.map((role) => until(`${role} ${what}`, async () => holds(await status(role)))));
+    await machine.do("cd /var/lib/picket && dd if=/dev/zero of=fill bs=64k 2>/dev/null; true");
+    const noSpace = ask("collector", "/note", JSON.stringify({ text: "x".repeat(30_000) }));
+    expect(await noSpace).toStartWith("507 ");
+    for (const [what, after] of [
+      ["space", "rm fill; mkdir fill && cd fill && seq 3000 | xargs touch 2>/dev/null; true"],
+      ["inodes", "rm -r fill"],
+    ]) {
+      await all(`says that there are no ${what}`, (text) =>
+        text.startsWith(`DISK FULL: no ${what} left in "/var/lib/picket`),
+      );
+      for (const role of roles) expect(await ask(role, "/health")).toStartWith("503 ");
+      await machine.do(`cd /var/lib/picket && ${after}`);
+    }
+    await all("is content", (text) => !text.includes("DISK FULL"));
+    await drop("again");
+    await until("the next drop is delivered", async () => (await inbox()).includes('"again"'));
+    expect(await ask("collector", "/note", '{"text":"again"}')).toStartWith("202 ");
+    expect(await ask("observer", "/observer/event", '{"endpoint":"deploy"}')).toStartWith("200 ");
+    expect(await pids()).toEqual(before);
   });
 });

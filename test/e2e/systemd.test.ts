@@ -43,6 +43,7 @@ describe.skipIf(reason !== null)("a booted systemd", () => {
       const said = await machine.do(`sh /opt/former/install.sh ${role}`);
       expect(said).toContain(`started      picket-${role}.service`);
     }
+    await machine.do("echo 'cycle_seconds: 1' >> /etc/picket/observer.yaml && systemctl reload picket-observer");
     const added = await machine.do("picket-receiver host add web-1");
     const exports = added.match(/^export .*$/gm)!.join("; ");
     const said = await machine.do(`${exports}; sh /opt/former/install.sh agent`);
@@ -116,7 +117,7 @@ describe.skipIf(reason !== null)("a booted systemd", () => {
       ["agent", /Status: "connected; \d+ reports sent/],
       ["observer", /Status: "\d+ operations/],
     ] as const) {
-      // Told again when it has changed, every ten seconds.
+      // Told again when it has changed, every five seconds.
       const status = () => machine.do(`systemctl status --no-pager picket-${role}`);
       await until(`the status line of ${role}`, async () => line.test(await status()));
       // What the unit's processes said, without what systemd says of them.
