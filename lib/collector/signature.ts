@@ -1,6 +1,6 @@
 // Who sent a webhook: the schemes by which a sender shows that it has the secret.
 //
-//   github, bitbucket's   X-Hub-Signature-256: sha256=<hex>, or X-Hub-Signature: sha256=<hex>
+//   github                X-Hub-Signature-256: sha256=<hex>, or X-Hub-Signature: sha256=<hex> (Bitbucket)
 //   forgejo, gitea        X-Forgejo-Signature or X-Gitea-Signature: <hex>; over the JSON also where it is sent as a form
 //   gitlab                X-Gitlab-Token: <the secret itself>; with GitLab's newer signing token the scheme is standard
 //   slack                 X-Slack-Signature: v0=<hex> over "v0:<timestamp>:<body>"
@@ -10,32 +10,18 @@
 //   bearer, basic         Authorization: Bearer <secret>; Authorization: Basic <username:secret in base64>
 //   token, query          <header>: <secret>; ?<name>=<secret>
 //
-// A digest is an HMAC over the body as it came, byte for byte. Comparisons take the same time whatever differs. Several
-// secrets may be valid at once, for rotation: one that matches is enough. A header that comes twice arrives here joined by a
-// comma, and so is malformed or doesn't match, except where the scheme has a list.
+// A digest is an HMAC over the body as it was sent, byte for byte. Comparisons take constant time. Several secrets may be valid
+// at once, for rotation; one has to match. A header that is sent twice arrives here joined by a comma, and so is malformed or
+// doesn't match, unless the scheme has a list.
 
 import * as v from "valibot";
 import { secret } from "../config.ts";
 import { Secret, secretEquals } from "../secret.ts";
 import type { Asked } from "./delivery.ts";
 
-/** The schemes of `verify`, most of them named after the product that sends so. `none`: no signature is required. */
-export const SCHEMES = [
-  "github",
-  "forgejo",
-  "gitea",
-  "gitlab",
-  "slack",
-  "stripe",
-  "standard",
-  "svix",
-  "hmac",
-  "token",
-  "bearer",
-  "basic",
-  "query",
-  "none",
-] as const;
+const PRODUCTS = ["github", "forgejo", "gitea", "gitlab", "slack", "stripe", "standard", "svix"] as const;
+/** The schemes of `verify`. `none`: no signature is required. */
+export const SCHEMES = [...PRODUCTS, "hmac", "token", "bearer", "basic", "query", "none"] as const;
 
 const headerName = () => v.pipe(v.string(), v.regex(/^[\w!#$%&'*+.^`|~-]+$/, "expected the name of a header"));
 
@@ -169,19 +155,13 @@ function signed(secrets: readonly Secret[], signatures: readonly Signature[]): V
 
 const FORM = /^\s*application\/x-www-form-urlencoded\b/i;
 
-/** What the headers claim: the digests, and the signed text before and after the body. */
-interface Claim {
-  digests: string[];
-  before: Buffer;
-  after: Buffer;
-  algorithm: keyof typeof SIZES;
-  encoding: NonNullable<Verify["encoding"]>;
-}
-
 /** Bytes of a digest. */
 const SIZES = { sha1: 20, sha256: 32, sha512: 64 };
 
-function claimReader(signature: Signature): (asked: Asked, nowMs: number) => Claim {
+type Claim = ReturnType<ReturnType<typeof claimReader>>;
+
+/** Reads what the headers claim: the digests, and the signed text before and after the body. */
+function claimReader(signature: Signature) {
   const { header: name, id_header, timestamp_header, timestamp, list = false } = signature;
   const { algorithm = "sha256", encoding = "hex", prefix = "", payload = "{body}" } = signature;
   const size = SIZES[algorithm];
@@ -195,7 +175,7 @@ function claimReader(signature: Signature): (asked: Asked, nowMs: number) => Cla
   const pattern = new RegExp(list ? `(?<![^,\\s])${one}(?![^,\\s])` : `^${one}$`, "g");
   const wrong = list && prefix !== "" ? `has no ${prefix.replace(/\W$/, "")} signature` : "is malformed";
   const [before = "", after = ""] = payload.split("{body}");
-  return ({ header }, nowMs) => {
+  return ({ header }: Asked, nowMs: number) => {
     const required = (wanted: string) => header(wanted) || fail(`${wanted} is missing`);
     const id = id_header === undefined ? "" : required(id_header);
     const sentAt = timestamp_header === undefined ? undefined : required(timestamp_header);
