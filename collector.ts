@@ -6,6 +6,7 @@
 
 import type * as v from "valibot";
 import example from "./etc/collector.yaml" with { type: "text" };
+import { readBody } from "./lib/body.ts";
 import { COMMANDS } from "./lib/collector/commands.ts";
 import { Config, type Route } from "./lib/collector/config.ts";
 import { readPayload, unpacking } from "./lib/collector/body.ts";
@@ -17,7 +18,7 @@ import { TemplateError } from "./lib/collector/template.ts";
 import type { Listen } from "./lib/config.ts";
 import { cannotWrite, isDiskFull } from "./lib/files.ts";
 import type { CredentialsOf } from "./lib/guard.ts";
-import { type Answer, type Health, type Server, comparable, pathOf, readBody, serve } from "./lib/http.ts";
+import { type Answer, type Health, type Server, comparable, pathOf, serve } from "./lib/http.ts";
 import { Refusal, unknownPath, wrongMethod } from "./lib/refusal.ts";
 import {
   type Delivery,

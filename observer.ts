@@ -8,8 +8,9 @@
 import { dirname, join } from "node:path";
 import { Hono } from "hono";
 import example from "./etc/observer.yaml" with { type: "text" };
+import { readJson } from "./lib/body.ts";
 import { cannotAppend, holdAlone, isDiskFull, makeFolder } from "./lib/files.ts";
-import { type Bindings, type Health, type Server, answersOf, readJson, serve } from "./lib/http.ts";
+import { type Bindings, type Health, type Server, answersOf, serve } from "./lib/http.ts";
 import { type BrokenField, Refusal, refuseFields } from "./lib/refusal.ts";
 import { Journal } from "./lib/journal.ts";
 import type { Log } from "./lib/log.ts";

@@ -69,7 +69,7 @@ interface Guard {
 }
 
 const PROXY_HEADERS =
-  /^(?:x-forwarded-.+|forwarded|via|x-real-ip|(?:cf-connecting|true-client|x-client|fly-client)-ip)$/;
+  /^(?:forwarded|via|x-(?:original-)?forwarded(?:-.+)?|(?:.+-)?(?:client|connecting|real|remote|originating)-(?:ip|addr))$/;
 
 /** A guard with these settings. */
 export function createGuard({ auth, trusted_proxies }: Connection, credentialsOf: CredentialsOf = () => null): Guard {

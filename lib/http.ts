@@ -2,22 +2,20 @@
 //
 //   address allowed? (403) → token right? (401) → /health, /metrics → the role (404, 405, or its answer)
 //
-// An answer throws `Refusal`; any other error is a 500 that tells the client nothing and the log everything. A refusal waits until
-// the client has sent its body, within bounds: most clients look for an answer only then, and Bun resets the connection of one
-// that still sends when its answer ends.
+// An answer throws `Refusal`; any other error is a 500 that tells the client nothing and the log everything.
 //
 // All of this stands before Hono and not in it. As middleware and routes of one app it cost 1 to 3 µs of the 35 that a
 // request takes (wrk with 64 connections, collector and observer): a second handler turns Hono's call into a chain of
 // promises. The collector, which looks its routes up in a map, has no Hono at all.
 //
-// Two traps of Bun: `maxRequestBodySize` answers a bare 413, so bodies are bounded here; `server.reload` keeps the old
+// Two traps of Bun: `maxRequestBodySize` answers a bare 413, so bodies are bounded in body.ts; `server.reload` keeps the old
 // certificate, so a renewed one is served by a second socket on the same port.
 
 import { readFileSync } from "node:fs";
 import type { Hono } from "hono";
+import { readOn } from "./body.ts";
 import { type Listen, listenAddress } from "./config.ts";
 import { type Connection, type CredentialsOf, createGuard } from "./guard.ts";
-import { parseJson } from "./json.ts";
 import type { Log } from "./log.ts";
 import { type Counter, type Histogram, Registry, processMetrics } from "./metrics.ts";
 import { Refusal, refusalLog, unknownPath, wrongMethod } from "./refusal.ts";
@@ -26,10 +24,6 @@ import { Refusal, refusalLog, unknownPath, wrongMethod } from "./refusal.ts";
 const STOP_MS = 1500;
 /** A connection on which nothing comes for so long is closed, in seconds. */
 const IDLE_SECONDS = 30;
-/** How much of a refused body is read and thrown away, in bytes, for how long, and how long the next piece is waited for, in milliseconds. */
-const READ_ON = { bytes: 256 << 20, ms: 30_000, pauseMs: 2000 };
-/** After a refused body that was larger the connection is closed, in bytes. */
-const KEEP_BYTES = 64 << 10;
 const METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 /** What an answer can ask of its request's connection; a Hono app finds it as `c.env`. */
@@ -293,101 +287,6 @@ async function health({ health: ask, log }: ServeOptions): Promise<Response> {
 
 function text(body: string): Response {
   return new Response(body, { headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" } });
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Bodies
-
-/** The whole body as it came. Throws Refusal 413 over `cap` bytes, before reading where Content-Length says so. */
-export async function readBody(request: Request, cap: number): Promise<Uint8Array> {
-  const length = request.headers.get("content-length");
-  if (Number(length) > cap) throw tooLarge(`the body is over ${cap} bytes`, cap);
-  const body = length === null ? await readChunks(request, cap) : await request.bytes();
-  // Bun takes a line end behind a body and a second request for an error, and ends the connection; that is seen a turn later.
-  await new Promise(setImmediate);
-  if (request.signal.aborted) {
-    const why = "more than the body came before the answer, or the client went away";
-    throw new Refusal(400, "cut_off", why, { log: { why } });
-  }
-  return body;
-}
-
-/** The body as JSON. Throws Refusal as `readBody`, 400 for another body, and 415 for an encoded one. */
-export async function readJson(request: Request, cap: number): Promise<unknown> {
-  const encoding = request.headers.get("content-encoding") || "identity";
-  if (encoding.toLowerCase() !== "identity") {
-    throw new Refusal(
-      415,
-      "content_encoding",
-      `content-encoding "${encoding}" is not understood: send the body as it is`,
-    );
-  }
-  const body = await readBody(request, cap);
-  try {
-    return parseJson(body);
-  } catch (error) {
-    throw new Refusal(400, "bad_json", `the body is ${(error as Error).message}`);
-  }
-}
-
-async function readChunks(request: Request, cap: number): Promise<Uint8Array> {
-  const chunks: Uint8Array[] = [];
-  let size = 0;
-  for await (const chunk of chunksOf(request)) {
-    size += chunk.length;
-    if (size > cap) throw tooLarge(`the body is over ${cap} bytes`, cap);
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks);
-}
-
-/** The body, chunk by chunk; after an early end the rest can still be read. Throws Refusal 408 when nothing comes for so many milliseconds. */
-export async function* chunksOf({ body }: Request, pauseMs?: number): AsyncGenerator<Uint8Array> {
-  const reader = body?.getReader() as ReadableStreamDefaultReader<Uint8Array> | undefined;
-  if (!reader) return;
-  let isLate = false;
-  const late = (): void => {
-    isLate = true;
-    reader.releaseLock();
-  };
-  const timer = pauseMs === undefined ? undefined : setTimeout(late, pauseMs);
-  try {
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return;
-      yield value;
-      timer?.refresh();
-    }
-  } catch (error) {
-    if (!isLate) throw error;
-    throw new Refusal(408, "stalled", `nothing came for ${pauseMs! / 1000} s`, { headers: { connection: "close" } });
-  } finally {
-    clearTimeout(timer);
-    reader.releaseLock();
-  }
-}
-
-/** 413. */
-export function tooLarge(what: string, cap: number): Refusal {
-  return new Refusal(413, "too_large", what, { extra: { limit_bytes: cap } });
-}
-
-/** Reads what a refused request still sends. Past the bounds the client is answered at once, which Bun ends with the next byte that comes. */
-async function readOn(request: Request, { headers }: Response): Promise<void> {
-  const { body } = request;
-  // One that was read as a whole stays locked.
-  if (!body || body.locked || Number(request.headers.get("content-length")) > READ_ON.bytes) return;
-  const end = performance.now() + READ_ON.ms;
-  let size = 0;
-  try {
-    for await (const { length } of chunksOf(request, READ_ON.pauseMs)) {
-      size += length;
-      if (size > READ_ON.bytes || performance.now() > end) return;
-    }
-  } catch {
-    return;
-  }
-  if (size > KEEP_BYTES) headers.set("connection", "close");
 }
 
 // ---------------------------------------------------------------------------------------------------------------

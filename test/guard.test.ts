@@ -69,7 +69,13 @@ describe("what a proxy hands on", () => {
     "Forwarded: for=127.0.0.1",
     "X-Real-IP: 127.0.0.1",
   ];
-  const MORE = ["Via: 1.1 x", "CF-Connecting-IP: ::1", "True-Client-IP: 127.0.0.1", "X-Forwarded-Proto: https"];
+  const MORE = [
+    "Via: 1.1 x",
+    "CF-Connecting-IP: ::1",
+    "True-Client-IP: 127.0.0.1",
+    "X-Cluster-Client-IP: ::1",
+    "X-Forwarded-Proto: https",
+  ];
   const from = (text: string) => Object.fromEntries([text.split(": ") as [string, string]]);
 
   test("reaches no route without verify, nor anything else that no credentials guard, and the log says so", async () => {

@@ -8,7 +8,7 @@
 // these bytes is told that they are here.
 
 import { NAME_SEGMENT } from "../config.ts";
-import { chunksOf, tooLarge } from "../http.ts";
+import { chunksOf, tooLarge } from "../body.ts";
 import { Refusal } from "../refusal.ts";
 import { type EpisodeIndex, hashOf } from "./episode-index.ts";
 import type { EpisodeKey, EpisodeStore } from "./episodes.ts";

@@ -1,6 +1,6 @@
 // Takes a report in: read, validated, stored whole, and only then answered.
 
-import { readJson } from "../http.ts";
+import { readJson } from "../body.ts";
 import { type Log, seldom } from "../log.ts";
 import { Refusal, refuseFields } from "../refusal.ts";
 import { cut } from "../text.ts";
