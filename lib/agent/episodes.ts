@@ -12,6 +12,7 @@
 // the episode's folder itself), so that a daemon, `--once` and the quarantine commands never work on the same episode.
 
 import {
+  type PathLike,
   closeSync,
   existsSync,
   fstatSync,
@@ -70,9 +71,11 @@ export class EpisodeFolders {
   finished(): { ids: string[]; invalid: Map<string, string> } {
     const found: { id: string; at: number }[] = [];
     const invalid = new Map<string, string>();
-    for (const id of existsSync(this.episodes) ? readdirSync(this.episodes) : []) {
+    // A name need not be UTF-8.
+    for (const name of existsSync(this.episodes) ? readdirSync(this.episodes, { encoding: "buffer" }) : []) {
+      const id = String(name);
       if (IN_TRANSIT.test(id)) continue;
-      const at = markedAt(join(this.episodes, id, MARKER));
+      const at = markedAt(Buffer.concat([Buffer.from(`${this.episodes}/`), name, Buffer.from(`/${MARKER}`)]));
       if (at === null) continue;
       if (typeof at === "string") invalid.set(id, at);
       else if (!NAME_SEGMENT.test(id)) invalid.set(id, "rename it");
@@ -216,7 +219,7 @@ export class EpisodeFolders {
 }
 
 /** When a marker was written, in milliseconds since 1970; null if there is none: the folder may hold files and broken links, too. Text: what fixes it. */
-function markedAt(marker: string): number | string | null {
+function markedAt(marker: PathLike): number | string | null {
   try {
     return statSync(marker).mtimeMs;
   } catch (error) {
@@ -227,7 +230,7 @@ function markedAt(marker: string): number | string | null {
 }
 
 /** Whether a name exists, be it a broken link. */
-export function isThere(path: string): boolean {
+export function isThere(path: PathLike): boolean {
   try {
     return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
   } catch {

@@ -46,6 +46,8 @@ interface ReporterOptions {
 export class Reporter {
   #options: ReporterOptions;
   #interval: number;
+  /** The interval in the last answer. */
+  #asked = 0;
   #envelope = USUAL_ENVELOPE;
   /** No report is sent before. By `performance.now()`, so that setting the clock doesn't lengthen the wait. */
   #notBefore = 0;
@@ -195,6 +197,11 @@ export class Reporter {
     const { poll_interval_seconds: asked, blocked = false, desired_generation = 0, has_signed_ops = false } = answer;
     if (typeof asked === "number" && Number.isFinite(asked)) {
       const interval = Math.min(Math.max(asked, SHORTEST_SECONDS), LONGEST_SECONDS);
+      if (interval !== asked && asked !== this.#asked)
+        this.#options.log.warn(
+          `the receiver asks for a report every ${asked} s; this agent sends one every ${interval} s`,
+        );
+      this.#asked = asked;
       if (interval !== this.#interval) this.#options.log.info("interval adopted", { seconds: interval, asked });
       this.#interval = interval;
     }

@@ -12,7 +12,7 @@
 import { createWriteStream, existsSync, renameSync, rmSync, statSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { pipeline } from "node:stream/promises";
-import { Readable, Transform } from "node:stream";
+import { Readable } from "node:stream";
 import { createZstdCompress } from "node:zlib";
 import { HttpError, TransportError } from "../client.ts";
 import { syncFolder } from "../files.ts";
@@ -56,12 +56,8 @@ interface ShippingOptions {
 /** Ships, and remembers what has to wait. */
 export class Shipping {
   #options: ShippingOptions;
-  /** SHA-256 of the archives packed here. */
-  #hashes = new Map<string, string>();
-  /** Conflicts that were logged, by id and the archive's time. */
-  #conflicts = new Set<string>();
-  /** Rejections whose folder couldn't be moved to quarantine yet, by the same: they aren't sent again. */
-  #rejected = new Map<string, HttpError>();
+  /** Final answers to archives that are still here, by id and the archive's time: these aren't sent again. */
+  #decided = new Map<string, HttpError>();
   #last: Shipped | null = null;
   /** Episodes to retry. Times are by `performance.now()`, so that setting the clock doesn't lengthen a pause. */
   #pauses = new Map<string, { failures: number; until: number }>();
@@ -125,8 +121,7 @@ export class Shipping {
   /** Forgets what had to wait: the receiver may be another one now. */
   retryAll(): void {
     this.#pauses.clear();
-    this.#conflicts.clear();
-    this.#rejected.clear();
+    this.#decided.clear();
     this.#holdUntil = this.#holds = this.#foreign = 0;
   }
 
@@ -139,9 +134,8 @@ export class Shipping {
       if (unlock === null) return "transient";
       if (!folders.isAccepted(id)) {
         if (!existsSync(archive)) await this.#pack(id, archive, alive);
-        if (this.#conflicts.has(conflictOf(id, archive))) return "conflicts";
-        const rejection = this.#rejected.get(conflictOf(id, archive));
-        if (rejection) return await this.#quarantine(id, rejection, alive);
+        const decided = this.#decided.get(keyOf(id, archive));
+        if (decided) return decided.status === 409 ? "conflicts" : await this.#quarantine(id, decided, alive);
         await this.#send(id, archive, alive);
         folders.accept(id);
       }
@@ -161,47 +155,33 @@ export class Shipping {
     const { folders } = this.#options;
     const partial = `${archive}.partial`;
     try {
-      const sha256 = await this.#write(id, partial, alive);
+      await this.#write(id, partial, alive);
       renameSync(partial, archive);
       syncFolder(folders.outbox);
-      this.#hashes.set(id, sha256);
     } catch (error) {
       rmSync(partial, { force: true });
       throw error;
     }
   }
 
-  /** Writes the archive, and syncs it. @returns its SHA-256. */
-  async #write(id: string, partial: string, alive: () => void): Promise<string> {
+  /** Writes the archive, and syncs it. */
+  async #write(id: string, partial: string, alive: () => void): Promise<void> {
     const { folders, log, signal } = this.#options;
-    const hasher = new Bun.CryptoHasher("sha256");
-    const hashing = new Transform({
-      transform(chunk: Buffer, _, done) {
-        hasher.update(chunk);
-        done(null, chunk);
-      },
-    });
     const skipped = (path: string, why: string) => log.warn("not in the archive", { path, why });
     const tar = eachAlive(tarOf(`${folders.episodes}/${id}`, id, skipped), alive);
     await pipeline(
       Readable.from(tar, { objectMode: false }),
       createZstdCompress({ chunkSize: COMPRESSED_CHUNK }),
-      hashing,
       createWriteStream(partial, { mode: 0o600 }),
       { signal },
     );
-    const file = await open(partial, "r");
-    try {
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    return hasher.digest("hex");
+    await using file = await open(partial, "r");
+    await file.sync();
   }
 
   async #send(id: string, archive: string, alive: () => void): Promise<void> {
     const { hub, host, folders, signal } = this.#options;
-    const sha256 = this.#hashes.get(id) ?? (await hashOf(archive, alive));
+    const sha256 = await hashOf(archive, alive);
     const commit = folders.commit(id);
     const name = await host();
     using upload = watchUpload(signal, alive);
@@ -249,7 +229,7 @@ export class Shipping {
       return "transient";
     }
     if (status === 409) {
-      this.#conflicts.add(conflictOf(id, archive));
+      this.#decided.set(keyOf(id, archive), error);
       log.error("conflict: the receiver has other bytes under this name; rename or remove the episode", {
         episode: id,
       });
@@ -272,12 +252,12 @@ export class Shipping {
   async #quarantine(id: string, rejection: HttpError, alive: () => void): Promise<Outcome> {
     const { folders, log } = this.#options;
     const { status, body, given } = rejection;
-    const key = conflictOf(id, folders.archive(id));
+    const key = keyOf(id, folders.archive(id));
     try {
       await folders.quarantineEpisode(id, { status, body: given }, alive);
-      this.#rejected.delete(key);
+      this.#decided.delete(key);
     } catch (error) {
-      this.#rejected.set(key, rejection);
+      this.#decided.set(key, rejection);
       this.#pause(id);
       this.#seldom.warn(`quarantine ${id}`, `episode "${id}" not put into quarantine: ${errorChain(error)}`);
       return "transient";
@@ -303,7 +283,6 @@ export class Shipping {
   #forget(id: string): void {
     this.#holds = 0;
     this.#foreign = 0;
-    this.#hashes.delete(id);
     this.#pauses.delete(id);
   }
 }
@@ -314,7 +293,7 @@ function backoff(failures: number): number {
   return most * (0.5 + Math.random() / 2);
 }
 
-function conflictOf(id: string, archive: string): string {
+function keyOf(id: string, archive: string): string {
   return `${id} ${statSync(archive, { throwIfNoEntry: false })?.mtimeMs ?? 0}`;
 }
 

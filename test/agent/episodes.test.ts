@@ -20,7 +20,7 @@ import { join } from "node:path";
 import { FakeHub, Lab, canBePowerless, powerless, refusal } from "./kit.ts";
 import { isRoot } from "../e2e/disk.ts";
 import { listen } from "../fixtures/service/manager.ts";
-import { until } from "../kit.ts";
+import { Folder, until } from "../kit.ts";
 
 describe("among the episodes", () => {
   test("a file, a circular link and a dangling link don't stop shipping", async () => {
@@ -56,10 +56,13 @@ test("what can't be shipped stays, and is named by --once, the doctor and the st
   symlinkSync(join(elsewhere, "linked"), join(episodes, "absolute"));
   mkdirSync(join(episodes, "dangling"));
   symlinkSync("nowhere", join(episodes, "dangling/done.marker"));
+  const odd = Buffer.concat([Buffer.from(`${episodes}/`), Buffer.from([0x62, 0xff])]);
+  mkdirSync(odd);
+  writeFileSync(Buffer.concat([odd, Buffer.from("/done.marker")]), "");
   place.episode("good");
   const before = place.in("episodes").filter((id) => id !== "good");
   const { code, stdout, stderr } = await place.once();
-  expect([code, stdout]).toEqual([6, "scanned=8 shipped=1 transient=0 conflicts=0 fatal=7\n"]);
+  expect([code, stdout]).toEqual([6, "scanned=9 shipped=1 transient=0 conflicts=0 fatal=8\n"]);
   expect([place.in("episodes"), place.in("shipped")]).toEqual([before, ["good"]]);
   expect(readFileSync(join(elsewhere, "linked/data.bin"), "utf8")).toBe("data");
   const doctor = await place.run(["doctor"]);
@@ -75,7 +78,7 @@ test("what can't be shipped stays, and is named by --once, the doctor and the st
     });
     await agent.said("can't be shipped");
     await until("the status line says so", () =>
-      manager.messages().some((one) => /STATUS=7 episodes can't be shipped; /.test(one)),
+      manager.messages().some((one) => /STATUS=8 episodes can't be shipped; /.test(one)),
     );
   } finally {
     manager.close();
@@ -118,6 +121,50 @@ test("links and odd entries within an episode: nothing outside is read or writte
   expect(readFileSync(outside, "utf8")).toBe("not for the archive");
   expect((await place.run(["quarantine", "list"])).stdout).toMatch(/^odd {2}400 /);
 });
+
+test.skipIf(!isRoot)(
+  "no free inodes are seen by the doctor, --once and the status line, and nothing is lost",
+  async () => {
+    using folder = new Folder();
+    const disk = folder.at("disk");
+    mkdirSync(disk);
+    await Bun.$`mount -t tmpfs -o size=20m,nr_inodes=60 none ${disk}`;
+    try {
+      using place = new Lab(new FakeHub(), { under: disk });
+      place.episode("ep-1");
+      const fillers: string[] = [];
+      try {
+        for (let n = 0; n < 60; n++) {
+          const filler = place.folder.at(`filler-${n}`);
+          writeFileSync(filler, "");
+          fillers.push(filler);
+        }
+      } catch {
+        // full
+      }
+      const { code, stdout } = await place.run(["doctor"]);
+      expect([code, stdout]).toEqual([
+        2,
+        expect.stringMatching(/^red +space .* 0 % of the inodes free\n +fix: df -i/m),
+      ]);
+      const failed = await place.once();
+      expect([failed.code === 0, failed.stderr]).toEqual([false, expect.stringContaining("ENOSPC")]);
+      const manager = listen(folder.at("notify"));
+      try {
+        await using _agent = await place.start({ env: { NOTIFY_SOCKET: folder.at("notify") } });
+        await until("the status line says so", () =>
+          manager.messages().some((one) => one.includes("STATUS=DISK FULL: no inodes left")),
+        );
+        for (const filler of fillers) rmSync(filler);
+        await until("it is shipped", () => place.in("shipped").length === 1);
+      } finally {
+        manager.close();
+      }
+    } finally {
+      await Bun.$`umount -l ${disk}`.nothrow();
+    }
+  },
+);
 
 test("a folder of the four that is a link works; one that leads nowhere is a red check", async () => {
   using place = new Lab(new FakeHub());

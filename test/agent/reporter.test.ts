@@ -55,6 +55,8 @@ test("the interval that the receiver asks for is adopted within its bounds", asy
     });
     await using agent = await start(configure(folder, `http://127.0.0.1:${server.port}`, "t"));
     expect(await agent.said("interval adopted")).toContain(`seconds=${adopted}`);
+    const said = `asks for a report every ${asked} s; this agent sends one every ${adopted} s`;
+    expect(agent.log.some((line) => line.includes(said))).toBe(asked !== adopted);
     await agent.kill();
     await server.stop(true);
   }
