@@ -24,6 +24,8 @@ import { Refusal, refusalLog, unknownPath, wrongMethod } from "./refusal.ts";
 const STOP_MS = 1500;
 /** A connection on which nothing comes for so long is closed, in seconds. */
 const IDLE_SECONDS = 30;
+/** Prometheus' text format. */
+const METRICS = { headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" } };
 const METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 /** What an answer can ask of its request's connection; a Hono app finds it as `c.env`. */
@@ -84,7 +86,7 @@ export function serve(options: ServeOptions): Server {
       throw refusal;
     }
     if (pathname === "/health") return own(request, () => health(options));
-    if (pathname === "/metrics") return own(request, () => text(options.metrics.render()));
+    if (pathname === "/metrics") return own(request, () => new Response(options.metrics.render(), METRICS));
     return options.answer(request, bindings);
   };
   const fetch = async (incoming: Request, server: Bun.Server<undefined>): Promise<Response> => {
@@ -283,10 +285,6 @@ async function health({ health: ask, log }: ServeOptions): Promise<Response> {
     log.error("health check failed", { error });
     return new Refusal(503, "unhealthy", "the health check failed").response();
   }
-}
-
-function text(body: string): Response {
-  return new Response(body, { headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" } });
 }
 
 // ---------------------------------------------------------------------------------------------------------------

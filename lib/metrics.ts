@@ -7,9 +7,11 @@ import { commit, version } from "./version.ts";
 export type Labels = Readonly<Record<string, string>>;
 
 /** Counts upwards. */
-export interface Counter {
-  add(by?: number): void;
-  readonly value: number;
+export class Counter {
+  value = 0;
+  add(by = 1): void {
+    this.value += by;
+  }
 }
 
 /** Counts observations into buckets. */
@@ -29,14 +31,12 @@ export class Registry {
 
   /** A counter; its name ends in `_total`. It starts at 0, so that it is there before anything happened. */
   counter(name: string, help: string): Counter {
-    const counter = new Count();
-    this.#register(name, { type: "counter", help, samples: () => [`${name} ${counter.value}`] });
-    return counter;
+    return this.counters(name, help)({});
   }
 
   /** Counters that differ in their labels. Ask once for each and keep it: the labels are rendered when it is made. */
   counters(name: string, help: string): (labels: Labels) => Counter {
-    const counts = new Map<string, Count>();
+    const counts = new Map<string, Counter>();
     this.#register(name, {
       type: "counter",
       help,
@@ -45,29 +45,28 @@ export class Registry {
     return (labels) => {
       const key = render(labels);
       let count = counts.get(key);
-      if (!count) counts.set(key, (count = new Count()));
+      if (!count) counts.set(key, (count = new Counter()));
       return count;
     };
   }
 
   /** A gauge whose value is asked for at each scrape; NaN leaves the sample out. */
   gauge(name: string, help: string, value: () => number | [Labels, number][]): void {
-    this.#register(name, {
-      type: "gauge",
-      help,
-      samples() {
-        const now = value();
-        const samples: [Labels | undefined, number][] = typeof now === "number" ? [[undefined, now]] : now;
-        return samples
-          .filter(([, one]) => !Number.isNaN(one))
-          .map(([labels, one]) => `${name}${render(labels)} ${one}`);
-      },
-    });
+    this.#asked("gauge", name, help, value);
   }
 
   /** A counter that is kept elsewhere. */
   counted(name: string, help: string, value: () => number): void {
-    this.#register(name, { type: "counter", help, samples: () => [`${name} ${value()}`] });
+    this.#asked("counter", name, help, value);
+  }
+
+  #asked(type: Family["type"], name: string, help: string, value: () => number | [Labels, number][]): void {
+    const samples = (): string[] => {
+      const now = value();
+      const all: [Labels, number][] = typeof now === "number" ? [[{}, now]] : now;
+      return all.filter(([, one]) => !Number.isNaN(one)).map(([labels, one]) => `${name}${render(labels)} ${one}`);
+    };
+    this.#register(name, { type, help, samples });
   }
 
   /** A histogram with these upper bounds, ascending. */
@@ -112,13 +111,6 @@ export class Registry {
   }
 }
 
-class Count implements Counter {
-  value = 0;
-  add(by = 1): void {
-    this.value += by;
-  }
-}
-
 /** The metrics of the process itself, with the names that Prometheus' client libraries use. */
 export function processMetrics(registry: Registry, role: string): void {
   const started = Date.now() / 1000 - performance.now() / 1000;
@@ -127,32 +119,29 @@ export function processMetrics(registry: Registry, role: string): void {
   ]);
   registry.gauge("process_start_time_seconds", "Start of the process, in seconds since 1970.", () => started);
   registry.gauge("process_resident_memory_bytes", "Resident memory.", () => process.memoryUsage.rss());
-  registry.gauge("process_open_fds", "Open file descriptors.", openDescriptors);
-  registry.gauge("process_max_fds", "Limit of open file descriptors.", descriptorLimit);
+  const descriptors = known(() => readdirSync("/proc/self/fd").length);
+  registry.gauge("process_open_fds", "Open file descriptors.", descriptors);
+  const limits = /^Max open files\s+(\d+)/m;
+  const limit = known(() => Number(limits.exec(readFileSync("/proc/self/limits", "utf8"))?.[1]));
+  registry.gauge("process_max_fds", "Limit of open file descriptors.", limit);
   registry.counted("process_cpu_seconds_total", "CPU time in user and kernel mode.", () => {
     const { user, system } = process.cpuUsage();
     return (user + system) / 1e6;
   });
 }
 
-function openDescriptors(): number {
-  try {
-    return readdirSync("/proc/self/fd").length;
-  } catch {
-    return Number.NaN;
-  }
+/** NaN where a system can't tell. */
+function known(figure: () => number): () => number {
+  return () => {
+    try {
+      return figure();
+    } catch {
+      return Number.NaN;
+    }
+  };
 }
 
-function descriptorLimit(): number {
-  try {
-    return Number(/^Max open files\s+(\d+)/m.exec(readFileSync("/proc/self/limits", "utf8"))?.[1]);
-  } catch {
-    return Number.NaN;
-  }
-}
-
-function render(labels: Labels | undefined): string {
-  if (!labels) return "";
+function render(labels: Labels): string {
   const pairs = Object.entries(labels).map(([name, value]) => `${name}="${escape(value)}"`);
   return pairs.length === 0 ? "" : `{${pairs.join(",")}}`;
 }
