@@ -41,6 +41,7 @@ const USAGE = `picket-collector: webhooks and dropped files in, inbox lines out
 
 const MAX_BODY_BYTES = 1 << 20;
 const DEFAULT_POLL_SECONDS = 30;
+const DEDUPE_HOURS = 24;
 const FLUSH_CHECK_SECONDS = 10;
 const ACCEPTED = { status: 202, headers: { "content-type": "application/json" } };
 
@@ -53,7 +54,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   const inbox = new InboxWriter({
     dir: config.inbox_dir,
     durability: config.durability,
-    dedupeHours: dedupeHours(config),
+    dedupeHours: config.webhook?.dedupe_hours ?? DEDUPE_HOURS,
     onLedgerError: (error) => log.warn("delivered id not noted, the inbox itself remembers it", { error }),
   });
   await inbox.open();
@@ -89,7 +90,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       }
       if (opened !== folder) folder?.close();
       Object.assign(collector, { config: next, routes: compileRoutes(next), folder: opened });
-      inbox.dedupeHours = dedupeHours(next);
+      inbox.dedupeHours = next.webhook?.dedupe_hours ?? DEDUPE_HOURS;
       emptying.wake();
     },
     async stop() {
@@ -111,10 +112,6 @@ interface Collector {
   figures: Figures;
   metrics: Registry;
   log: Log;
-}
-
-function dedupeHours({ webhook }: Config): number {
-  return webhook?.dedupe_hours ?? 24;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -338,18 +335,9 @@ function statusLine({ figures }: Collector): string {
   return `${figures.emitted.value} events, ${figures.errors.value} errors${dead}`;
 }
 
+const commands = { ...COMMANDS, deliveries: DELIVERIES };
 /** Runs the role: by itself, or as a part of picket.ts. */
 export const start = (called?: Called) =>
-  run(
-    "collector",
-    {
-      usage: USAGE,
-      schema: Config,
-      main,
-      commands: { ...COMMANDS, deliveries: DELIVERIES },
-      example,
-    },
-    called,
-  );
+  run("collector", { usage: USAGE, schema: Config, main, commands, example }, called);
 
 if (import.meta.main) await start();
