@@ -113,21 +113,27 @@ async function deliveries({
   const { limit = `${SHOWN}`, failed, json } = args;
   if (!/^[1-9]\d{0,8}$/.test(limit)) throw new UsageError(`--limit "${limit}" is not a whole number of 1 or more`);
   const { inbox_dir } = await loadConfig();
-  const records: DeliveryRecord[] = [];
-  for (const path of pathsOf(inbox_dir)) {
-    try {
-      await replay({ path, record: (value) => records.push(value as DeliveryRecord) });
-    } catch (error) {
-      const { code = "" } = error as NodeJS.ErrnoException;
-      throw Object.assign(new Error(`read "${path}"`, { cause: error }), { hint: deniedHint(code) });
-    }
-  }
+  const records = await readRecords(pathsOf(inbox_dir));
   const shown = records
     .slice(-SHOWN)
     .filter(({ status }) => !failed || status >= 400)
     .slice(-Number(limit));
   if (shown.length === 0) log.info(failed ? "no failed deliveries" : "no deliveries", { inbox_dir });
   for (const record of shown) print(json ? JSON.stringify(record) : asText(record));
+}
+
+async function readRecords(paths: [older: string, path: string]): Promise<DeliveryRecord[]> {
+  const records: DeliveryRecord[] = [];
+  const inode = () => statSync(paths[0], { throwIfNoEntry: false })?.ino;
+  try {
+    const before = inode();
+    for (const path of paths) await replay({ path, record: (value) => records.push(value as DeliveryRecord) });
+    // A file that was put aside meanwhile was missed.
+    return inode() === before ? records : await readRecords(paths);
+  } catch (error) {
+    const { code = "" } = error as NodeJS.ErrnoException;
+    throw Object.assign(new Error(`read "${paths[1]}"`, { cause: error }), { hint: deniedHint(code) });
+  }
 }
 
 function asText({ ts, route, status, reason, size, id }: DeliveryRecord): string {
