@@ -294,13 +294,15 @@ install_config() {
 # Writes url and token into the configuration: into the example, or one that is valid but does not reach its receiver. One that works stays.
 connect_agent() {
 	connecting=yes
-	if [ -e "$config" ] && new_program agent ping --config "$config" >/dev/null 2>&1; then
-		say "kept         $config: it works"
-		[ -z "$url" ] || new_program agent --check --print --config "$config" 2>/dev/null | grep -qxF -- "  url: $url" ||
-			fail "picket-agent reports to another receiver already" "to change that, set receiver.url and the token in $config, then: systemctl restart picket-agent"
+	folder=$(dirname "$config")
+	if [ -e "$config" ] && answer=$(new_program agent ping --config "$config" 2>/dev/null); then
+		say "kept         $config: it works, $answer"
+		same=no
+		case $(cat "$folder/token" "$config" 2>/dev/null) in *"$token"*) same=yes ;; esac
+		[ -z "$url" ] || new_program agent --check --print --config "$config" 2>/dev/null | grep -qxF -- "  url: $url" || same=no
+		[ $same = yes ] || fail "picket-agent reports already, with another url or token: nothing was changed" "to change that, set receiver.url and the token in $config, then: systemctl restart picket-agent"
 		return 0
 	fi
-	folder=$(dirname "$config")
 	(umask 077 && mkdir -p "$folder" && printf '%s\n' "$token" >"$folder/token.new.$$" && mv -f "$folder/token.new.$$" "$folder/token")
 	chmod 755 "$folder"
 	say "installed    $folder/token"

@@ -184,7 +184,10 @@ exec /opt/picket/picket "$@"`,
     // A configuration that works stays, one that doesn't is replaced.
     expect(await paste(right)).toMatchObject({ code: 0, out: expect.stringContaining(`${config}: it works`) });
     const other = await paste(wrong.replace("18790", "1"));
-    expect(other).toMatchObject({ code: 1, out: expect.stringContaining("reports to another receiver already") });
+    expect(other).toMatchObject({
+      code: 1,
+      out: expect.stringContaining("reports already, with another url or token"),
+    });
     expect(await machine.do(`cat ${config}`)).toContain("18791");
     await machine.do(`printf 'host_id: web-1\nreceiver:\n  url: x\n' > ${config}`);
     expect(await paste(right)).toMatchObject({ code: 0, out: expect.stringContaining(`${config}.old`) });
@@ -200,7 +203,10 @@ exec /opt/picket/picket "$@"`,
     const command = line(rotated);
     await machine.do(Bun.which("sudo") ? command.replace("| sh", "| sudo sh") : command);
     expect(await machine.do("picket-agent ping && systemctl is-active picket-agent")).toContain("web-1");
-    expect(await machine.do("picket-receiver host add pi")).toContain("--url http://127.0.0.1:18791 ");
+    const pi = line(await machine.do("picket-receiver host add pi"));
+    expect(pi).toContain("--url http://127.0.0.1:18791 ");
+    expect((await paste(pi)).code).toBe(1);
+    expect(await machine.do("picket-agent ping")).toContain("web-1");
   });
 
   test("without space or inodes each role says so until there is room, and goes on without a restart", async () => {
@@ -241,5 +247,75 @@ exec /opt/picket/picket "$@"`,
     expect(await ask("collector", "/note", '{"text":"again"}')).toStartWith("202 ");
     expect(await ask("observer", "/observer/event", '{"endpoint":"deploy"}')).toStartWith("200 ");
     expect(await pids()).toEqual(before);
+  });
+
+  test("a wrong owner, a renamed host, a restored backup, a cloned host and a moved hub: nothing is lost, and all tell the same", async () => {
+    const status = (role: Role) => machine.show(role, "StatusText");
+    const becomes = (role: Role, start: string) =>
+      until(`the status of the ${role} starts with ${start}`, async () => (await status(role)).startsWith(start));
+    const hosts = () => machine.do("picket-receiver host list");
+    /** The agent's first report comes at its start. */
+    const report = () => machine.do("systemctl restart picket-agent");
+    const line = async (command: string) => /^echo .*$/m.exec(await machine.do(`picket-receiver ${command}`))![0];
+    await machine.do("rm -f /etc/picket/agent.yaml");
+    await machine.do(`cd /opt/picket && ${await line("host add nas --url http://127.0.0.1:18791")}`);
+
+    // The service may not read a secret: reload, status line, log, --check and a restart say so.
+    await machine.do(
+      "cp /etc/picket/receiver.yaml /root/receiver.yaml && (umask 077 && echo secret > /etc/picket/own)",
+    );
+    await machine.do("echo 'auth: { token_file: own }' >> /etc/picket/receiver.yaml");
+    const fix = "cannot be read: EACCES: chown picket /etc/picket/own";
+    expect((await machine.sh("systemctl reload picket-receiver")).code).toBe(1);
+    await becomes("receiver", "old configuration: 1 error; ");
+    const warnings = "journalctl -q -u picket-receiver -p warning -o cat --no-pager";
+    for (const command of [warnings, "picket-receiver --check"]) expect((await machine.sh(command)).out).toContain(fix);
+    expect((await machine.sh("systemctl restart picket-receiver")).code).toBe(1);
+    expect(await machine.show("receiver", "ExecMainStatus")).toBe("78");
+    await machine.do("chown picket /etc/picket/own && picket-receiver --check && systemctl restart picket-receiver");
+    await machine.do("cp /root/receiver.yaml /etc/picket && systemctl restart picket-receiver");
+
+    // Renamed, then back to what a backup knows.
+    await machine.do("picket-receiver backup /root/backup.db && picket-receiver host rename nas store");
+    await report();
+    expect(await hosts()).toMatch(/^store +online/m);
+    expect(await machine.do("picket-agent ping")).toContain('as "store"');
+    await machine.do("systemctl stop picket-receiver && picket-receiver restore /root/backup.db");
+    await machine.do("systemctl start picket-receiver");
+    await report();
+    expect(await hosts()).toMatch(/^nas +online/m);
+    expect(await machine.do("picket-agent ping")).toContain('as "nas"');
+
+    // A clone takes turns with it: its event is told although the store is an older one.
+    const clone = `const token = (await Bun.file("/etc/picket/token").text()).trim();
+      const facts = { boot_at: "2026-01-02T03:04:05Z" };
+      const body = JSON.stringify({ recorded_at: new Date().toISOString(), agent_version: "0.2.0", host: { metrics: {}, facts } });
+      const headers = { authorization: "Bearer " + token, "content-type": "application/json" };
+      const answer = await fetch("http://127.0.0.1:18791/v1/host-report", { method: "POST", headers, body });
+      console.log(answer.status, await answer.text());`;
+    await write("/root/clone.ts", clone);
+    expect(await machine.do("BUN_BE_BUN=1 /opt/picket/picket /root/clone.ts")).toStartWith("200 ");
+    await report();
+    await until("the clone is told", async () => (await inbox()).includes("nas: two machines report with its token"));
+    expect((await inbox()).match(/two machines report/g)).toHaveLength(1);
+
+    // The hub moves: the agent says so, and its new line brings it there.
+    await machine.do("sed -i 's/^listen: .*/listen: 127.0.0.1:18795/' /etc/picket/receiver.yaml");
+    await machine.do("systemctl reload picket-receiver");
+    await becomes("receiver", "restart needed: listen; ");
+    await machine.do("systemctl restart picket-receiver");
+    await report();
+    await becomes("agent", "receiver unreachable: ");
+    expect(await status("agent")).toContain("1 queued");
+    expect((await machine.sh("picket-agent doctor")).code).toBe(2);
+    await machine.do(`cd /opt/picket && ${await line("token rotate nas")}`);
+    const moved = `echo $(cat /etc/picket/token) | ./install.sh agent --url http://127.0.0.1:18795 --token-stdin`;
+    expect(await machine.do(`cd /opt/picket && ${moved}`)).toContain('knows this host as "nas"');
+    await becomes("agent", "connected; ");
+    await until(
+      "the queue is empty",
+      async () => (await machine.do("ls /var/lib/picket-agent/queue | wc -l")) === "0\n",
+    );
+    expect(await hosts()).toMatch(/^nas +online/m);
   });
 });
