@@ -4,7 +4,8 @@
 //   <to>                    complete and synced
 //   <from>/../.NAME.moved   being removed
 //
-// Each step is one rename. Killed in between, `removeLeftovers` removes what has a dot; the worst that remains is a second, whole copy.
+// Each step is one rename. Killed in between, `removeLeftovers` removes what has a dot; the worst that remains is a second, whole copy,
+// or, where a folder has to be removed in place, a part of it without its marker.
 
 import {
   type Stats,
@@ -146,10 +147,12 @@ async function copyFile(from: Buffer, to: Buffer, alive: () => void): Promise<vo
   await using source = await open(from, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   await using target = await open(to, "wx", 0o600);
   const buffer = Buffer.allocUnsafe(CHUNK);
-  for (;;) {
-    const { bytesRead } = await source.read(buffer, 0, CHUNK);
+  // A file that grows is cut at the size it has now, as in the archive.
+  for (let left = (await source.stat()).size; left > 0;) {
+    const { bytesRead } = await source.read(buffer, 0, Math.min(CHUNK, left));
     if (bytesRead === 0) break;
     await target.writeFile(buffer.subarray(0, bytesRead));
+    left -= bytesRead;
     alive();
   }
   await target.sync();
