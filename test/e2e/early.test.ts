@@ -8,6 +8,7 @@ import { start } from "../http-kit.ts";
 import { type Daemon, Folder, certificates, have, startRole, until } from "../kit.ts";
 import { Witness } from "../observer/kit.ts";
 import { Hub, uploadHeaders } from "../receiver/kit.ts";
+import { isRoot, smallDisk } from "./disk.ts";
 
 const TRIES = Number(process.env["PICKET_EARLY_TRIES"] ?? 5);
 const LARGE = Number(process.env["PICKET_EARLY_MB"] ?? 20) * 1e6;
@@ -151,7 +152,8 @@ const INSTALLED = Object.entries(CLIENTS).filter(([name]) => have(name.split(" "
 describe("answers before the end of the body", () => {
   const folder = new Folder();
   let collector: Daemon, fenced: Daemon, secure: Daemon;
-  let hub: Hub, limited: Hub, witness: Witness;
+  let hub: Hub, limited: Hub, gated: Hub, full: Hub | undefined, witness: Witness;
+  let disk: Awaited<ReturnType<typeof smallDisk>> | undefined;
   const json = { "content-type": "application/json" };
 
   beforeAll(async () => {
@@ -159,7 +161,7 @@ describe("answers before the end of the body", () => {
     const own = (name: string): Folder => Object.assign(Object.create(folder) as Folder, { path: folder.at(name) });
     for (const name of ["one", "two", "three"]) mkdirSync(folder.at(name));
     for (const [name, size] of [
-      ["small", 3000],
+      ["short", 3000],
       ["middle", 3.5e6],
       ["large", LARGE],
     ] as const)
@@ -168,6 +170,14 @@ describe("answers before the end of the body", () => {
     fenced = await start(own("two"), "auth: { allowed_ips: [10.0.0.0/8] }\n");
     hub = await Hub.start({ hosts: ["web-1"], more: "max_episode_bytes: 1000\nrate_limit_per_minute: 100000" });
     limited = await Hub.start({ hosts: ["web-1"], more: "rate_limit_per_minute: 1" });
+    const gate = `version_gate: { enabled: true, repo_path: ${folder.path} }`;
+    gated = await Hub.start({ hosts: ["web-1"], more: `rate_limit_per_minute: 100000\n${gate}` });
+    if (isRoot) {
+      disk = await smallDisk(folder, "4m");
+      full = await Hub.start({ hosts: ["web-1"], data: disk.path, more: "rate_limit_per_minute: 100000" });
+    }
+    const magic = Buffer.from([0x28, 0xb5, 0x2f, 0xfd]);
+    writeFileSync(folder.at("zstd"), Buffer.concat([magic, Buffer.alloc(LARGE, 0x20)]));
     witness = await Witness.start({ more: "auth: { token: tell-me }" });
     if (have("openssl", "early answers over TLS")) {
       await certificates(folder);
@@ -183,11 +193,12 @@ describe("answers before the end of the body", () => {
     }
   });
   afterAll(async () => {
-    for (const one of [collector, fenced, hub, limited, witness, secure]) await one?.[Symbol.asyncDispose]();
+    for (const one of [collector, fenced, hub, limited, gated, full, disk, witness, secure])
+      await one?.[Symbol.asyncDispose]();
     folder[Symbol.dispose]();
   });
 
-  /** Where and how, and the right answer; `large` also with a body of that size, chunked, and small. */
+  /** Where and how, and the right answer; `large` also with a body of that size, chunked, and short. */
   const asks = async (): Promise<Asked[]> => {
     const [open, address] = [await collector.url(), await fenced.url()];
     const bearer = hub.bearer();
@@ -219,6 +230,9 @@ describe("answers before the end of the body", () => {
       ["POST", `${witness.url}/observer/stats`, 405, operator],
       ["POST", `${witness.url}/observer/event`, 415, { ...operator, "content-encoding": "gzip" }],
     ];
+    const commit = { ...gated.bearer(), ...uploadHeaders(Buffer.from("x")), "x-code-commit": "c".repeat(40) };
+    cases.push(["PUT", `${gated.url}/v1/episodes/web-1/a.tar.zst`, 503, commit, "large"]);
+    if (full) cases.push(["PUT", `${full.url}/v1/episodes/web-1/a.tar.zst`, 507, { ...upload, ...full.bearer() }]);
     if (secure) {
       const url = (await secure.url()).replace("http:", "https:");
       for (const [path, status] of [
@@ -238,8 +252,8 @@ describe("answers before the end of the body", () => {
         file: folder.at(size),
       });
       const over = status === 413;
-      if (!large) return [one(over ? "large" : "middle")];
-      return [one("large"), one("large", true), ...(over ? [] : [one("small"), one("middle")])];
+      if (!large) return [one(status === 507 ? "zstd" : over ? "large" : "middle")];
+      return [one("large"), one("large", true), ...(over ? [] : [one("short"), one("middle")])];
     });
   };
 
@@ -267,7 +281,7 @@ describe("answers before the end of the body", () => {
     const peak = Number(/VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${collector.child.pid}/status`, "utf8"))![1]) / 1024;
     expect(peak).toBeLessThan(250);
     const [small, large] = await Promise.all(
-      ["small", "middle"].map(async (file) =>
+      ["short", "middle"].map(async (file) =>
         fetch(`${await collector.url()}/signed`, { method: "POST", body: Bun.file(folder.at(file)) }),
       ),
     );
