@@ -64,7 +64,7 @@ interface Guard {
   refusal(request: Request, pathname: string, client: { ip: () => string; isForwarded: () => boolean }): Refusal | null;
   /** The client's address: the peer's; behind trusted proxies the nearest hop that isn't one of them; "" where a proxy says nothing that is an address. */
   clientAddress(request: Request, peer: string): string;
-  /** Whether a proxy hands the request on, unless it is a trusted one that says that its client is on this machine. */
+  /** Whether a proxy hands the request on, unless it is a trusted one and its client is on this machine or in `allowed_ips`. */
   isForwarded(request: Request, peer: string): boolean;
 }
 
@@ -75,8 +75,6 @@ const PROXY_HEADERS =
 export function createGuard({ auth, trusted_proxies }: Connection, credentialsOf: CredentialsOf = () => null): Guard {
   const isAllowed = holding(auth.allowed_ips);
   const isProxy = holding(trusted_proxies);
-  // The addresses of clients were judged, and not those of proxies.
-  const isFenced = auth.allowed_ips.length > 0 && trusted_proxies.length > 0;
   return {
     refusal(request, pathname, { ip, isForwarded }) {
       if (auth.allowed_ips.length > 0 && !isAllowed(ip())) {
@@ -85,7 +83,7 @@ export function createGuard({ auth, trusted_proxies }: Connection, credentialsOf
       const credentials = credentialsOf(pathname, request.method);
       if (credentials === "own") return null;
       if (auth.token.length === 0) {
-        if (credentials === "none" || isFenced || !isForwarded()) return null;
+        if (credentials === "none" || !isForwarded()) return null;
         const what =
           'this came through a proxy, and nothing here says who may send it: set "auth.token_file", or "verify" of a webhook';
         return new Refusal(403, "forwarded", what, { log: { path: pathname } });
@@ -111,7 +109,7 @@ export function createGuard({ auth, trusted_proxies }: Connection, credentialsOf
       const { headers } = request;
       if (![...headers.keys()].some((name) => PROXY_HEADERS.test(name))) return false;
       const isTold = isProxy(unmapped(peer) ?? "") && headers.has("x-forwarded-for") && !headers.has("forwarded");
-      return !isTold || !isLoopback(this.clientAddress(request, peer));
+      return !isTold || (auth.allowed_ips.length === 0 && !isLoopback(this.clientAddress(request, peer)));
     },
   };
 }

@@ -32,7 +32,7 @@ const METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 export interface Bindings {
   /** The client's address: the peer's, or what a trusted proxy says. */
   ip: () => string;
-  /** Whether a proxy hands the request on for a client that isn't known to be on this machine. */
+  /** Whether a proxy hands the request on, for a client that nothing is known of (see guard.ts). */
   isForwarded: () => boolean;
   /** The idle timeout of this request's connection, in seconds; 0 is none. */
   idle: (seconds: number) => void;

@@ -58,6 +58,16 @@ describe("addresses", () => {
     expect((await from(url, "10.1.2.3, 8.8.8.8")).status).toBe(403);
     expect((await from(url, "rubbish")).status).toBe(403);
     expect((await from(url)).status).toBe(403);
+    // The address of a proxy that isn't trusted says nothing of its clients.
+    await using other = await start(
+      folder,
+      "auth: { allowed_ips: [127.0.0.1] }\ntrusted_proxies: [192.168.0.0/16]\n",
+      "127.0.0.1:0",
+      "",
+    );
+    expect([(await from(await other.url())).status, (await from(await other.url(), "10.1.2.3")).status]).toEqual([
+      200, 403,
+    ]);
   });
 });
 
