@@ -229,6 +229,9 @@ function readTls({ tls }: Connection): TlsFiles | null {
 
 const PLAIN = /^https?:\/\/[^/]+(?:\/[\w.~-]+)*\/?(?:\?|$)/;
 
+/** What a Host may consist of (RFC 3986, section 3.2.2), or a name in another script. */
+const HOST = /^[\w.~!$&'()*+,;=%:[\]\x80-\xff-]*$/;
+
 /**
  * The request with its path in the form in which paths are compared, so that guard and role see the same one. Without a Host (HTTP/1.0,
  * or an empty one) Bun gives the path alone as URL, and with an invalid one, too. Throws Refusal 400 for that.
@@ -237,7 +240,7 @@ function withPathAsMeant(request: Request): Request {
   const { url } = request;
   if (PLAIN.test(url)) return request;
   const isAbsolute = url.startsWith("http://") || url.startsWith("https://");
-  if (!isAbsolute && request.headers.get("host")) {
+  if (!isAbsolute && !HOST.test(request.headers.get("host") ?? "")) {
     throw new Refusal(400, "bad_host", "the Host header is not the name of a host");
   }
   const target = isAbsolute ? url.replace(/^https?:\/\/[^/?#]*/, "") : url;

@@ -93,6 +93,8 @@ describe("requests that go wrong", () => {
     expect(await sent(post("1.0", "Host:\r\n"))).toEqual(["202", 1]);
     expect(await sent(post("1.1", "Host:\r\n"))).toEqual(["202", 1]);
     expect(await sent(post("1.0", "", "http://example.org/open"))).toEqual(["202", 1]);
+    for (const host of ["größe.example", "[fe80::1%25eth0]:80", "a_b:80", "x.:80"])
+      expect([host, await sent(post("1.1", `Host: ${host}\r\n`))]).toEqual([host, ["202", 1]]);
     expect(await sent(post("1.1", ""))).toEqual(["400", 0]);
     for (const host of ["a b", "x/y", "x?", "u@x"])
       expect([host, await sent(post("1.1", `Host: ${host}\r\n`))]).toEqual([host, ["400", 0]]);
@@ -110,6 +112,7 @@ describe("requests that go wrong", () => {
     for (const text of [`\r\n${one}`, one.replace("Host: x", "Host: x\r\nX-Long: a\r\n b")])
       expect([text, await sent(text, never)]).toEqual([text, ["400", 0]]);
     expect(await sent(one.replace("Host: x", `Host: x\r\nX-Long: ${"a".repeat(17_000)}`), never)).toEqual(["431", 0]);
+    expect(await sent(one.replaceAll("\r\n", "\n"), never)).toEqual(["505", 0]);
     const upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk";
     expect(await sent(one.replace("Host: x", `Host: x\r\n${upgrade}`))).toEqual(["202", 1]);
     expect(await sent(one.replace("Host: x", "Host: x\r\nConnection: close") + one, never)).toEqual(["202", 1]);
@@ -132,6 +135,7 @@ describe("requests that go wrong", () => {
         [one + one, ["202", "202"]],
         [`${one}\r\n${one}`, ["202", "202"]],
         [one.replace("1.1", "1.0"), ["202"]],
+        [one.replaceAll("\r\n", "\n"), ["202"]],
       ] as const) {
         const before = lines();
         const answer = await raw(front, text, statuses.length > 1 ? twice : /"id"/);
