@@ -1,14 +1,18 @@
 // Who may connect: which addresses, with which token, and whose address a request has behind a proxy.
 
+import { X509Certificate, createPrivateKey } from "node:crypto";
+import { readFileSync } from "node:fs";
 import * as v from "valibot";
 import {
   type Cidr,
   type Listen,
+  type Problem,
   cidr,
   holding,
   isLoopback,
   readableFile,
   restartToSwitch,
+  rule,
   secret,
   unmapped,
 } from "./config.ts";
@@ -23,16 +27,39 @@ export const connectionEntries = {
   auth: v.optional(v.strictObject(authEntries), {}),
   tls: restartToSwitch(
     v.optional(
-      v.strictObject({
-        cert_file: readableFile(),
-        key_file: readableFile(),
-        client_ca_file: v.optional(readableFile()),
-      }),
+      v.pipe(
+        v.strictObject({
+          cert_file: readableFile(),
+          key_file: readableFile(),
+          client_ca_file: v.optional(readableFile()),
+        }),
+        rule(pemProblems),
+      ),
     ),
   ),
   /** `X-Forwarded-For` is trusted from these proxies. */
   trusted_proxies: v.optional(v.array(cidr()), []),
 };
+
+/** Whether the files are what they are named, and certificate and key belong together: a server with others doesn't start. */
+function pemProblems(tls: NonNullable<Connection["tls"]>): Problem[] {
+  const problems: Problem[] = [];
+  const read = <T>(key: keyof typeof tls, what: string, parse: (pem: Buffer) => T): T | undefined => {
+    const file = tls[key];
+    try {
+      return file === undefined ? undefined : parse(readFileSync(file));
+    } catch {
+      problems.push({ path: [key], text: `${JSON.stringify(file)} is not ${what} in PEM format` });
+      return undefined;
+    }
+  };
+  const certificate = read("cert_file", "a certificate", (pem) => new X509Certificate(pem));
+  const privateKey = read("key_file", "a private key", (pem) => createPrivateKey(pem));
+  read("client_ca_file", "a certificate", (pem) => new X509Certificate(pem));
+  if (certificate && privateKey && !certificate.checkPrivateKey(privateKey))
+    problems.push({ path: ["key_file"], text: "is not the key of cert_file" });
+  return problems;
+}
 
 /** What `connectionEntries` gives. */
 export interface Connection {

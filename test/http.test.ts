@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { readFileSync, renameSync } from "node:fs";
 import { connect } from "node:net";
 import { raw, start } from "./http-kit.ts";
-import { type Daemon, Folder, certificates, freePort, have, inboxLines, until } from "./kit.ts";
+import { type Daemon, Folder, certificates, freePort, have, inboxLines, runRole, until } from "./kit.ts";
 import { Witness } from "./observer/kit.ts";
 import { Hub } from "./receiver/kit.ts";
 
@@ -211,6 +211,30 @@ describe.skipIf(!have("openssl", "TLS"))("TLS", () => {
     });
     expect(await get("client")).toBe(200);
     expect(await get("foreign")).toBe("refused");
+  });
+
+  test("files that are not what they are named, or don't belong together, are configuration errors, at a reload too", async () => {
+    using folder = new Folder();
+    await certificates(folder);
+    const tls = ([cert, key, ca]: readonly [string, string, string]) =>
+      `tls: { cert_file: ${folder.at(cert)}, key_file: ${folder.at(key)}, client_ca_file: ${folder.at(ca)} }\n`;
+    await using daemon = await start(folder, tls(["server.pem", "server.key", "ca.pem"]));
+    await daemon.url();
+    const config = readFileSync(folder.at("c.yaml"), "utf8");
+    for (const [files, problem] of [
+      [["server.pem", "renewed.key", "ca.pem"], "tls.key_file: is not the key of cert_file"],
+      [["server.key", "server.key", "ca.pem"], 'server.key" is not a certificate in PEM format'],
+      [["server.pem", "server.pem", "ca.pem"], 'server.pem" is not a private key in PEM format'],
+      [["server.pem", "server.key", "ca.key"], "tls.client_ca_file: "],
+      [["server.pem", "none", "ca.pem"], "tls.key_file: does not exist"],
+    ] as const) {
+      const text = config.replace(/^tls: .*\n/m, tls(files));
+      expect((await runRole("collector", ["--check", "--config", folder.write("new.yaml", text)])).code).toBe(78);
+      folder.write("c.yaml", text);
+      daemon.child.kill("SIGHUP");
+      await daemon.said(problem);
+    }
+    expect(daemon.child.exitCode).toBe(null);
   });
 });
 
