@@ -176,11 +176,11 @@ new_program() {
 	"$new" "$@"
 }
 
-# Nothing is replaced while the new program refuses the configuration of a service that would start it next.
+# Nothing is replaced, and nothing restarted, while the new program refuses the configuration of a service that would start it next.
 check_configurations() {
-	[ -z "$dest" ] && [ "$new" != "$program" ] || return 0
+	[ -z "$dest" ] || return 0
 	for other in collector receiver agent observer; do
-		[ "$other" = "$role" ] || { [ "$(basename "$new")" = picket ] && is_link "$programs/picket-$other"; } || continue
+		[ "$other" = "$role" ] || { [ "$new" != "$program" ] && [ "$(basename "$new")" = picket ] && is_link "$programs/picket-$other"; } || continue
 		file=$(dirname "$config")/$other.yaml
 		[ -e "$file" ] || continue
 		# An agent that has no receiver yet.
@@ -189,7 +189,7 @@ check_configurations() {
 		[ -e "$(dirname "$unit")/picket-$other.service" ] || set -- --check --config "$file"
 		code=0
 		new_program "$other" "$@" >/dev/null || code=$?
-		[ "$code" = 0 ] || fail "the new program refuses the configuration of picket-$other: nothing was changed" "fix what the lines above name, then run this again" "$code"
+		[ "$code" = 0 ] || fail "this program refuses the configuration of picket-$other: nothing was changed" "fix what the lines above name, then run this again" "$code"
 	done
 }
 
@@ -239,10 +239,14 @@ is_link() { [ "$(readlink "$1" || true)" = picket ]; }
 
 make_account() {
 	[ "$scope" = system ] && [ -z "$dest" ] && [ "$role" != agent ] || return 0
-	id picket >/dev/null 2>&1 && return 0
+	id picket >/dev/null 2>&1 || add_account
+	# systemd makes it, too, where there is one.
+	[ -d "$data" ] || install -d -o picket -g picket "$data"
+}
+
+add_account() {
 	command -v useradd >/dev/null || fail "there is no useradd to make the account picket with" "make a system user picket with the home folder $data, then run this again"
 	useradd --system --user-group --home-dir "$data" --no-create-home --shell /usr/sbin/nologin picket
-	install -d -o picket -g picket "$data"
 	say "made         system account picket"
 }
 
@@ -264,15 +268,22 @@ read_receiver() {
 	url=${url:-${PICKET_URL:-}}
 	token=${PICKET_TOKEN:-}
 	# An argument would show in the list of processes.
-	[ "$token_stdin" = no ] || IFS= read -r token || [ -n "$token" ] || fail "there is no token on standard input" "echo pk_… | ./$name agent --url URL --token-stdin" 2
+	if [ "$token_stdin" = yes ]; then
+		[ ! -t 0 ] || say "paste the token, then press Enter:"
+		token=
+		IFS= read -r token || true
+		token=$(printf %s "$token" | tr -d '[:space:]')
+		[ -n "$token" ] || fail "there is no token on standard input" "echo pk_… | ./$name agent --url URL --token-stdin" 2
+	fi
 	case $url in
 	*[!A-Za-z0-9._~:/@%\[\]-]*) fail "--url \"$url\" is not a URL" "such as --url https://hub.example" 2 ;;
 	'' | http://?* | https://?*) ;;
 	*) fail "--url \"$url\" is no http or https URL" "such as --url https://hub.example" 2 ;;
 	esac
 	[ -z "$url" ] || [ -n "$token" ] || fail "the receiver's token is missing" "picket-receiver host add NAME prints the whole line" 2
-	[ -z "$url$token" ] && [ ! -e "$config" ] && [ "$start" = yes ] && [ -z "$dest" ] || return 0
-	! is_dropped || say "sudo dropped the exported PICKET_ variables"
+	[ -z "$url$token" ] || return 0
+	! is_dropped || say "sudo dropped the exported PICKET_ variables: use --url and --token-stdin"
+	[ ! -e "$config" ] && [ "$start" = yes ] && [ -z "$dest" ] || return 0
 	fail "the agent needs --url and --token-stdin" "on the receiver, picket-receiver host add NAME prints the whole line; --no-start installs without" 2
 }
 
@@ -303,8 +314,8 @@ connect_agent() {
 		[ $same = yes ] || fail "picket-agent reports already, with another url or token: nothing was changed" "to change that, set receiver.url and the token in $config, then: systemctl restart picket-agent"
 		return 0
 	fi
-	(umask 077 && mkdir -p "$folder" && printf '%s\n' "$token" >"$folder/token.new.$$" && mv -f "$folder/token.new.$$" "$folder/token")
-	chmod 755 "$folder"
+	mkdir -p "$folder"
+	(umask 077 && printf '%s\n' "$token" >"$folder/token.new.$$" && mv -f "$folder/token.new.$$" "$folder/token")
 	say "installed    $folder/token"
 	changed=yes
 	temporary=$(mktemp)
@@ -386,7 +397,7 @@ reach_receiver() {
 	[ -n "$connecting" ] && [ -z "$dest" ] && [ "$start" = yes ] || return 0
 	code=0
 	"$binary" ping --config "$config" || code=$?
-	[ "$code" = 0 ] || fail "picket-agent runs, but does not reach its receiver" "if --url is wrong, run this again with the right one" "$code"
+	[ "$code" = 0 ] || fail "picket-agent is installed, but does not reach its receiver" "if --url is wrong, run this again with the right one" "$code"
 }
 
 linger() {

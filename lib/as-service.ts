@@ -63,7 +63,7 @@ async function inUnit(role: string, text: string, words: string[]): Promise<numb
   const folder = mkdtempSync("/run/picket-check-");
   const [out, err] = [join(folder, "out"), join(folder, "err")];
   // An account of DynamicUser= is named after the unit: the state folder must stay that of the service.
-  const user = (await outputOf(["systemctl", "show", "-P", "User", `picket-${role}.service`]))?.trim();
+  const user = (await outputOf(["systemctl", "show", "--value", "-p", "User", `picket-${role}.service`]))?.trim();
   const reset = ["Condition", "StartPre", "Start", "StartPost", "Reload", "Stop", "StopPost"].map(
     (key) => `Exec${key}=`,
   );
@@ -81,7 +81,7 @@ async function inUnit(role: string, text: string, words: string[]): Promise<numb
   try {
     writeFileSync(path, lines.join("\n"));
     await outputOf(["systemctl", "start", name]);
-    const code = Number(await outputOf(["systemctl", "show", "-P", "ExecMainStatus", name]));
+    const code = Number(await outputOf(["systemctl", "show", "--value", "-p", "ExecMainStatus", name]));
     const read = (file: string) => (existsSync(file) ? readFileSync(file, "utf8").trimEnd() : "");
     if (read(err) !== "") writeStderr(read(err));
     if (read(out) !== "") print(read(out));

@@ -125,7 +125,7 @@ exec /opt/picket/picket "$@"`,
     for (const role of ["receiver", "collector"]) {
       const { code, out } = await upgrade(role);
       expect([role, code]).toEqual([role, 78]);
-      expect(out).toContain("the new program refuses the configuration of picket-receiver: nothing was changed");
+      expect(out).toContain("this program refuses the configuration of picket-receiver: nothing was changed");
       expect(out).toContain("/etc/picket/receiver.yaml:");
     }
     await machine.do("chmod 600 /root/good/collector.yaml && cp -p /root/good/*.yaml /etc/picket");
@@ -172,7 +172,7 @@ exec /opt/picket/picket "$@"`,
     const wrong = line(await machine.do("picket-receiver host add web-1 --url http://127.0.0.1:18790"));
     const first = await paste(wrong);
     expect(first.code).not.toBe(0);
-    expect(first.out).toContain("picket-agent runs, but does not reach its receiver");
+    expect(first.out).toContain("picket-agent is installed, but does not reach its receiver");
     const right = wrong.replace("18790", "18791");
     expect(await paste(Bun.which("sudo") ? right.replace("./", "sudo ./") : right)).toMatchObject({
       code: 0,
