@@ -186,7 +186,13 @@ function uncommented(role: Role, secret: string): string {
 describe.each(ROLES)("%s", (role) => {
   test("what is commented out in the example passes, and its settings are in the table", async () => {
     using folder = new Folder();
-    const printed = await effective(role, uncommented(role, folder.write("secret", "s")));
+    // A secret, a certificate and its key: one file for all that the example names.
+    const secret = folder.write("secret", "s");
+    if (have("openssl", "the certificates of the examples")) {
+      const key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout";
+      await Bun.$`sh -c ${`openssl req -x509 ${key} ${secret}.key -out ${secret} -subj /CN=hub && cat ${secret}.key >> ${secret}`}`.quiet();
+    }
+    const printed = await effective(role, uncommented(role, secret));
     const known = settings(role).flatMap(({ keys }) => keys);
     const isKnown = (path: string): boolean => known.some((key) => path === key || path.startsWith(`${key}.`));
     const missing = [...printed.keys()].filter(
