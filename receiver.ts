@@ -332,13 +332,14 @@ function startLoops(receiver: Receiver, service: Service, outbox: Outbox): void 
  * Repeats a step of the start while the disk is full. Systemd restarts a unit a few times only: a receiver that ended here would
  * stay down when there is room again.
  */
-async function onceThereIsRoom<T>({ log, stopping }: Service, step: () => Promise<T>): Promise<T> {
+async function onceThereIsRoom<T>({ log, stopping, waits }: Service, step: () => Promise<T>): Promise<T> {
   const rare = seldom(log);
   for (;;) {
     try {
       return await step();
     } catch (error) {
       if (!isDiskFull(error) && !isDiskFull((error as Error).cause)) throw error;
+      waits(`DISK FULL: ${errorChain(error)}`);
       rare.warn("full", `the start waits until there is room: ${errorChain(error)}`);
     }
     await sleep(ROOM_LOOK_MS, undefined, { signal: stopping });

@@ -57,6 +57,8 @@ export interface Service {
   env: Environment;
   /** Aborted at SIGTERM or SIGINT: take nothing new, let the pass end. */
   stopping: AbortSignal;
+  /** Says in the status line why the start takes so long. */
+  waits: (why: string) => void;
   /** Adds a loop. Its first pass comes when `main` has returned, and at once after that. */
   loop: (options: LoopOptions) => Loop;
 }
@@ -240,7 +242,8 @@ async function runDaemon<C>(life: Life<C>, log: Log): Promise<number> {
   const status = (): string => statusLine(running, () => [reload?.trouble ?? null, ...loops.failing()]);
   const loops = createLoops({ log, stopping, watchdogMs: watchdogMs(), sign: createTeller(status) });
   try {
-    running = await life.options.main(config, { log, env: process.env, stopping, loop: loops.loop });
+    const waits = (why: string): void => void notify(`STATUS=${why.replace(/\s+/g, " ")}`);
+    running = await life.options.main(config, { log, env: process.env, stopping, waits, loop: loops.loop });
   } catch (error) {
     if (toldToStop(error, stopping)) return 0;
     throw error;

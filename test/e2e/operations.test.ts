@@ -247,6 +247,14 @@ exec /opt/picket/picket "$@"`,
     expect(await ask("collector", "/note", '{"text":"again"}')).toStartWith("202 ");
     expect(await ask("observer", "/observer/event", '{"endpoint":"deploy"}')).toStartWith("200 ");
     expect(await pids()).toEqual(before);
+    // Also a start waits for room.
+    await machine.do("cd /var/lib/picket && dd if=/dev/zero of=fill bs=64k 2>/dev/null; true");
+    await machine.do("systemctl restart --no-block picket-receiver");
+    await until("the start says so", async () =>
+      (await status("receiver")).startsWith("DISK FULL: write to the store"),
+    );
+    await machine.do("rm /var/lib/picket/fill");
+    await machine.becomes("receiver", "ActiveState", "active");
   });
 
   test("a wrong owner, a renamed host, a restored backup, a cloned host and a moved hub: nothing is lost, and all tell the same", async () => {
