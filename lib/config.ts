@@ -52,7 +52,7 @@ export {
   rule,
   seconds,
 } from "./config/fields.ts";
-export { dataFolder, ownDataFolder, path, readableFile, writableFolder } from "./config/paths.ts";
+export { dataFolder, ownDataFolder, path, readableFile, writable, writableFolder } from "./config/paths.ts";
 export { restart, restartKeys, restartToSwitch, untilRestart } from "./config/restart.ts";
 export type { Problem } from "./config/wording.ts";
 export { Secret, secretEquals } from "./secret.ts";

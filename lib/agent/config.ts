@@ -66,7 +66,7 @@ const ProxmoxNode = v.pipe(
     /** An API token: user@realm!id=uuid. */
     ...secret("token", { required: true }),
     /** Trusted instead of the system's authorities: /etc/pve/pve-root-ca.pem. */
-    ca_file: v.optional(path()),
+    ca_file: v.optional(readableFile({ later: true })),
     /** Or the SHA-256 of the server's certificate. */
     fingerprint: v.optional(
       v.pipe(
@@ -92,7 +92,7 @@ const ProxmoxNode = v.pipe(
 
 const Ship = v.strictObject({
   /** Folders with a done.marker in them are shipped. */
-  episodes_dir: restart(writableFolder({ of: "beside" })),
+  episodes_dir: restart(writableFolder("siblings")),
   scan_seconds: v.optional(seconds({ min: 0.1, max: 3600 }), 5),
   /** 0 keeps them forever. */
   shipped_keep_days: v.optional(number({ min: 0, unit: "days" }), 7),

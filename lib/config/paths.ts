@@ -47,8 +47,8 @@ export function path(): v.GenericSchema<string, string> {
   );
 }
 
-/** The path of a file that can be read. */
-export function readableFile(): v.GenericSchema<string, string> {
+/** The path of a file that can be read. With `later` it need not be there yet, and only `--check` looks. */
+export function readableFile({ later = false } = {}): v.GenericSchema<string, string> {
   return v.pipe(
     path(),
     v.rawCheck(({ dataset, config, addIssue }) => {
@@ -57,26 +57,27 @@ export function readableFile(): v.GenericSchema<string, string> {
         accessSync(dataset.value, constants.R_OK);
       } catch (error) {
         const { code = "unknown error" } = error as NodeJS.ErrnoException;
-        addIssue({ message: unreadable(dataset.value, code, surroundingsIn(config).judge) });
+        const { judge } = surroundingsIn(config);
+        const message = unreadable(dataset.value, code, judge);
+        if (!later || (judge.folders && message !== "does not exist")) addIssue({ message });
       }
     }),
   );
 }
 
-/** The path of a folder that the role writes to; `of: "file"`: of a file in it, `of: "beside"`: of one beside it, too. `--check` sees whether it may. */
-export function writableFolder({ of = "folder" }: { of?: "folder" | "file" | "beside" } = {}): v.GenericSchema<
-  string,
-  string
-> {
-  return v.pipe(
-    path(),
-    v.rawCheck(({ dataset, config, addIssue }) => {
-      const { judge } = surroundingsIn(config);
-      if (!dataset.typed || !judge.folders) return;
-      const message = unwritable(of === "folder" ? dataset.value : dirname(dataset.value), judge);
-      if (message !== null) addIssue({ message });
-    }),
-  );
+/** The path of a folder that the role writes to. `of`: a file in it, or a folder that has others beside it. */
+export function writableFolder(of: "folder" | "file" | "siblings" = "folder"): v.GenericSchema<string, string> {
+  return v.pipe(path(), writable(of));
+}
+
+/** Whether the role may write there, as `--check` sees it. A relative path is below another setting's. */
+export function writable(of: "folder" | "file" | "siblings" = "folder"): v.RawCheckAction<string> {
+  return v.rawCheck(({ dataset, config, addIssue }) => {
+    const { judge } = surroundingsIn(config);
+    if (!dataset.typed || !judge.folders || !isAbsolute(dataset.value)) return;
+    const message = unwritable(of === "folder" ? dataset.value : dirname(dataset.value), judge);
+    if (message !== null) addIssue({ message });
+  });
 }
 
 /** loadConfig passes its surroundings in valibot's configuration, so that defaults are resolved too. */

@@ -12,7 +12,7 @@ import {
   listen,
   nameSegment,
   number,
-  path,
+  readableFile,
   writableFolder,
   restart,
   rule,
@@ -43,13 +43,11 @@ const Settings = v.strictObject({
   listen: restart(v.optional(listen(), "127.0.0.1:3219")),
   /** The log of operations; the observer's other files lie beside it. Empty: in memory only. */
   persist_path: restart(
-    v.optional(v.union([v.literal(""), writableFolder({ of: "file" })]), () =>
-      join(dataFolder("observer"), "ops.jsonl"),
-    ),
+    v.optional(v.union([v.literal(""), writableFolder("file")]), () => join(dataFolder("observer"), "ops.jsonl")),
   ),
   durability: restart(v.optional(v.picklist(["disk", "os"]), "disk")),
   rotate_mb: v.optional(number({ min: 0.001, max: 1 << 20, unit: "MiB" }), 256),
-  overseer_corrections: restart(v.optional(path())),
+  overseer_corrections: restart(v.optional(readableFile({ later: true }))),
   cycle_seconds: v.optional(seconds({ min: 0.1, max: 86_400 }), 30),
   escalation_threshold: v.optional(integer({ min: 1, max: 1000, unit: "failures" }), 3),
   window_minutes: v.optional(number({ min: 0.001, max: 100_000, unit: "minutes" }), 30),

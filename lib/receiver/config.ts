@@ -10,7 +10,8 @@ import {
   listen,
   nameSegment,
   number,
-  path,
+  readableFile,
+  writable,
   writableFolder,
   restart,
   rule,
@@ -21,7 +22,7 @@ import { authEntries, connectionEntries, whoMayConnect } from "../guard.ts";
 const Gate = v.strictObject({
   enabled: v.optional(v.boolean(), false),
   /** A clone of the maintainer's repository: `git log` of its HEAD is asked where Forgejo isn't there. */
-  repo_path: v.optional(path()),
+  repo_path: v.optional(readableFile({ later: true })),
   forgejo: v.optional(
     v.strictObject({
       url: httpUrl(),
@@ -61,6 +62,7 @@ const Settings = v.strictObject({
           (text) => text !== "" && !text.includes("://"),
           "expected a folder: other places are not in this version",
         ),
+        writable(),
       ),
       "episodes",
     ),

@@ -89,6 +89,9 @@ tls: { cert_file: /var/keys/cert, key_file: /tmp/key }`,
     const dynamic = await machine.sh("picket-receiver --check --config /etc/picket/receiver.yaml");
     expect(dynamic.out).toContain('"LoadCredential=NAME:/etc/picket/hook"');
 
+    await write("/etc/picket/observer.yaml", "overseer_corrections: /home/bob/corrections.jsonl");
+    const corrections = 'observer, with the lines "[Service]", "ProtectHome=tmpfs", "BindReadOnlyPaths=/home/bob/';
+    expect((await machine.sh("picket-observer --check")).out).toContain(corrections);
     await machine.do("rm -r /etc/systemd/system/picket-*.service.d && systemctl daemon-reload");
     await machine.do("rm -r /etc/picket && cp -a /root/picket /etc && systemctl restart picket-receiver");
     for (const role of ["collector", "receiver", "observer"])
