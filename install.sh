@@ -167,6 +167,7 @@ stage_program() {
 		new=$stage/$(basename "$source")
 		cp "$source" "$new"
 		chmod 755 "$new"
+		new_program "$role" --version >/dev/null || fail "$source does not run on this machine: nothing was changed" "is it built for another processor? this one is $(uname -m)"
 	fi
 }
 
@@ -280,6 +281,7 @@ read_receiver() {
 	'' | http://?* | https://?*) ;;
 	*) fail "--url \"$url\" is no http or https URL" "such as --url https://hub.example" 2 ;;
 	esac
+	url=${url%/}
 	[ -z "$url" ] || [ -n "$token" ] || fail "the receiver's token is missing" "picket-receiver host add NAME prints the whole line" 2
 	[ -z "$url$token" ] || return 0
 	! is_dropped || say "sudo dropped the exported PICKET_ variables: use --url and --token-stdin"

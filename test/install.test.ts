@@ -178,6 +178,11 @@ test("what is missing or wrong is said", async () => {
     const outcome = await install(folder, folder.at("install.sh"), [...args]);
     expect(outcome).toMatchObject({ code: 2, out: expect.stringContaining(said) });
   }
+  folder.write("picket", "\x7fELF");
+  expect(await install(folder, folder.at("install.sh"), ["collector"])).toMatchObject({
+    code: 1,
+    out: expect.stringContaining("does not run on this machine: nothing was changed"),
+  });
   expect(await install(folder, folder.at("install.sh"), ["--help"])).toMatchObject({
     code: 0,
     out: expect.stringContaining("usage:"),

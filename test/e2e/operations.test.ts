@@ -185,7 +185,8 @@ exec /opt/picket/picket "$@"`,
     expect(await machine.do(`systemctl is-active picket-agent && grep url: ${config}`)).toContain("127.0.0.1:18791");
 
     // A configuration that works stays, one that doesn't is replaced.
-    expect(await paste(right)).toMatchObject({ code: 0, out: expect.stringContaining(`${config}: it works`) });
+    for (const again of [right, right.replace("18791", "18791/")])
+      expect(await paste(again)).toMatchObject({ code: 0, out: expect.stringContaining(`${config}: it works`) });
     const other = await paste(wrong.replace("18790", "1"));
     expect(other).toMatchObject({
       code: 1,
