@@ -18,6 +18,8 @@ const UNIT_FOLDERS = [
   "/lib/systemd/system",
 ];
 const RUNTIME_UNITS = "/run/systemd/system";
+/** How long a check may take; it also waits for a machine that is busy. */
+const CHECK_SECONDS = 60;
 
 interface Asked {
   role: string;
@@ -71,7 +73,7 @@ async function inUnit(role: string, text: string, words: string[]): Promise<numb
     `[Unit]\nDescription=Check of the configuration of picket-${role}`,
     ...serviceLines(text),
     ...reset,
-    `Type=oneshot\nRemainAfterExit=no\nRestart=no\nWatchdogSec=0\nTimeoutStartSec=60\nRuntimeDirectoryPreserve=yes`,
+    `Type=oneshot\nRemainAfterExit=no\nRestart=no\nWatchdogSec=0\nTimeoutStartSec=${CHECK_SECONDS}\nRuntimeDirectoryPreserve=yes`,
     ...(user ? [`User=${user}`] : []),
     `StandardInput=null\nStandardOutput=file:${out}\nStandardError=file:${err}`,
     `ExecStart=${words.map((word, index) => quoteForUnit(word, index === 0)).join(" ")}\n`,
@@ -80,14 +82,18 @@ async function inUnit(role: string, text: string, words: string[]): Promise<numb
   const path = join(RUNTIME_UNITS, name);
   try {
     writeFileSync(path, lines.join("\n"));
-    await outputOf(["systemctl", "start", name]);
+    await outputOf(["systemctl", "start", name], CHECK_SECONDS * 1000);
     const code = Number(await outputOf(["systemctl", "show", "--value", "-p", "ExecMainStatus", name]));
     const read = (file: string) => (existsSync(file) ? readFileSync(file, "utf8").trimEnd() : "");
-    if (read(err) !== "") writeStderr(read(err));
-    if (read(out) !== "") print(read(out));
-    if (read(err) + read(out) === "") writeStderr(await whyNotStarted(role, name));
-    else if (code === 0) writeStderr(`checked as ${user || "root"}, in the sandbox of picket-${role}.service`);
-    return code < 200 ? code : 78;
+    const [result, errors] = [read(out), read(err)];
+    if (result === "" && errors === "") {
+      writeStderr(await whyNotStarted(role, name));
+      return 78;
+    }
+    if (errors !== "") writeStderr(errors);
+    if (result !== "") print(result);
+    if (code === 0) writeStderr(`checked as ${user || "root"}, in the sandbox of picket-${role}.service`);
+    return code;
   } finally {
     rmSync(path, { force: true });
     rmSync(folder, { recursive: true });
