@@ -26,7 +26,7 @@ export function createFigures(metrics: Registry, gate: VersionGate) {
   metrics.gauge("picket_hosts", "Hosts by status.", () =>
     STATUSES.map((status) => [{ status }, hosts.get(status) ?? 0]),
   );
-  const totals = { alerts: 0, episodes: 0, bytes: 0 };
+  const totals = { alerts: 0, refused: 0, episodes: 0, bytes: 0 };
   metrics.gauge("picket_alerts_open", "Alerts that are open.", () => totals.alerts);
   metrics.gauge("picket_version_gate_source", "Where the list of allowed commits is from: 1 at that one.", () =>
     SOURCES.map((source) => [{ source }, source === gate.source ? 1 : 0]),
@@ -59,10 +59,11 @@ export async function countAll({ store, figures, index }: Counted): Promise<void
   );
   figures.hosts.clear();
   for (const { status, hosts } of rows) figures.hosts.set(status, hosts);
-  const open = await store.read.one<{ alerts: number }>(
-    "SELECT COUNT(*) AS alerts FROM alerts WHERE closed_at IS NULL",
+  const open = await store.read.one<{ alerts: number; refused: number }>(
+    `SELECT (SELECT COUNT(*) FROM alerts WHERE closed_at IS NULL) AS alerts,
+      (SELECT COUNT(*) FROM hosts WHERE refused IS NOT NULL) AS refused`,
   );
-  Object.assign(figures.totals, { alerts: open?.alerts ?? 0, ...(await index.totals()) });
+  Object.assign(figures.totals, open, await index.totals());
 }
 
 const GATE_CLOSED = "no list of commits yet: episodes are answered 503";
@@ -74,7 +75,12 @@ function problemOf({ store }: Pick<Counted, "store">, folders: string[]): string
 
 /** What is wrong now, for `systemctl status`. */
 export function troublesOf(counted: Counted, folders: string[]): (string | null)[] {
-  return [problemOf(counted, folders), counted.gate.source === "none" ? GATE_CLOSED : null];
+  const { refused } = counted.figures.totals;
+  return [
+    problemOf(counted, folders),
+    counted.gate.source === "none" ? GATE_CLOSED : null,
+    refused > 0 ? `reports of ${refused} ${refused === 1 ? "host" : "hosts"} refused` : null,
+  ];
 }
 
 /** `/health`: whether reports and episodes can be taken now, and the figures. */

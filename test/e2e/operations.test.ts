@@ -308,6 +308,12 @@ exec /opt/picket/picket "$@"`,
     await write("/root/clone.ts", clone);
     expect(await machine.do("BUN_BE_BUN=1 /opt/picket/picket /root/clone.ts")).toStartWith("200 ");
     await report();
+    // A report that breaks the contract, then one that doesn't.
+    await machine.do("sed -i 's/metrics: {}/metrics: 1/' /root/clone.ts");
+    expect(await machine.do("BUN_BE_BUN=1 /opt/picket/picket /root/clone.ts")).toStartWith("422 ");
+    await becomes("receiver", "reports of 1 host refused; ");
+    await report();
+    await until("it is content", async () => !(await status("receiver")).includes("refused"));
     await until("the clone is told", async () => (await inbox()).includes("nas: two machines report with its token"));
     expect((await inbox()).match(/two machines report/g)).toHaveLength(1);
 
