@@ -110,7 +110,7 @@ tls: { cert_file: /var/keys/cert, key_file: /tmp/key }`,
 case $0 in */picket-*) set -- "\${0##*/picket-}" "$@" ;; esac
 case "$*" in
 *unit*) /opt/picket/picket "$@" | sed "s,/opt/picket/picket $1,/usr/local/bin/picket-$1,"; exit ;;
-*--check* | *example*) ;;
+*--check* | *example* | *--version*) ;;
 *) ${atStart} ;;
 esac
 exec /opt/picket/picket "$@"`,
@@ -251,14 +251,6 @@ exec /opt/picket/picket "$@"`,
     expect(await ask("collector", "/note", '{"text":"again"}')).toStartWith("202 ");
     expect(await ask("observer", "/observer/event", '{"endpoint":"deploy"}')).toStartWith("200 ");
     expect(await pids()).toEqual(before);
-    // Also a start waits for room.
-    await machine.do("cd /var/lib/picket && dd if=/dev/zero of=fill bs=64k 2>/dev/null; true");
-    await machine.do("systemctl restart --no-block picket-receiver");
-    await until("the start says so", async () =>
-      (await status("receiver")).startsWith("DISK FULL: write to the store"),
-    );
-    await machine.do("rm /var/lib/picket/fill");
-    await machine.becomes("receiver", "ActiveState", "active");
   });
 
   test("a wrong owner, a renamed host, a restored backup, a cloned host and a moved hub: nothing is lost, and all tell the same", async () => {
@@ -311,9 +303,8 @@ exec /opt/picket/picket "$@"`,
     // A report that breaks the contract, then one that doesn't.
     await machine.do("sed -i 's/metrics: {}/metrics: 1/' /root/clone.ts");
     expect(await machine.do("BUN_BE_BUN=1 /opt/picket/picket /root/clone.ts")).toStartWith("422 ");
-    await becomes("receiver", "reports of 1 host refused; ");
+    await until("the status names it", async () => /reports of \d+ hosts? refused/.test(await status("receiver")));
     await report();
-    await until("it is content", async () => !(await status("receiver")).includes("refused"));
     await until("the clone is told", async () => (await inbox()).includes("nas: two machines report with its token"));
     expect((await inbox()).match(/two machines report/g)).toHaveLength(1);
 
