@@ -49,15 +49,15 @@ type EventDraft = Omit<InboxEvent, "ts" | "id"> & { ts?: string | undefined; id?
 
 /** The schema of a line, for readers: lenient where other programs write (only `payload` has to be there). */
 export const EventLine = v.looseObject({
-  ts: v.optional(v.string(), ""),
-  id: v.optional(v.string(), ""),
-  from: v.optional(v.string(), ""),
-  to: v.optional(v.string(), ""),
-  type: v.optional(v.string(), "INFO"),
-  priority: v.optional(v.string(), "normal"),
+  ts: v.fallback(v.string(), ""),
+  id: v.fallback(v.string(), ""),
+  from: v.fallback(v.string(), ""),
+  to: v.fallback(v.string(), ""),
+  type: v.fallback(v.string(), "INFO"),
+  priority: v.fallback(v.pipe(v.string(), v.toLowerCase()), "normal"),
   payload: v.string(),
-  sentinel: v.optional(v.string()),
-  source: v.optional(v.string()),
+  sentinel: v.fallback(v.optional(v.string()), undefined),
+  source: v.fallback(v.optional(v.string()), undefined),
 });
 
 /** Fills in time and id; keeps given ones. */

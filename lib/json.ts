@@ -21,6 +21,15 @@ export function decodeText(bytes: Uint8Array, charset = "utf-8"): string {
   }
 }
 
+/** The text of bytes whose charset is unknown: Windows-1252 where it isn't UTF-8. */
+export function guessText(bytes: Uint8Array): string {
+  try {
+    return decodeText(bytes);
+  } catch {
+    return decodeText(bytes, "windows-1252");
+  }
+}
+
 /** Parses JSON in UTF-8, or in UTF-16 with a byte order mark. @throws Error "not UTF-8" or "not JSON: …". */
 export function parseJson(bytes: Uint8Array): unknown {
   const text = decodeText(bytes);
@@ -29,6 +38,11 @@ export function parseJson(bytes: Uint8Array): unknown {
   } catch (error) {
     throw new Error(`not JSON: ${(error as Error).message}`, { cause: error });
   }
+}
+
+/** A replacer for JSON.stringify: half a surrogate pair becomes U+FFFD, since `"\ud83d"` stops jq and other readers. */
+export function wellFormed(_key: string, value: unknown): unknown {
+  return typeof value === "string" ? value.toWellFormed() : value;
 }
 
 /** Whether a value from JSON is nested deeper than so many lists and maps. */

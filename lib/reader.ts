@@ -237,7 +237,7 @@ function openMark({ path, text, before, starts, cursor }: Turn) {
   let fd = -1;
   const replaceBy = (files: MarkFile[]): void => {
     const fresh = `${JSON.stringify({ files })}\n`;
-    if (fresh !== text) writeWhole(path, fresh, 0o600);
+    if (fresh !== text && files.length + text.length > 0) writeWhole(path, fresh, 0o600);
   };
   const ended = (end: Position, found: Found[]): MarkFile => {
     const { generation } = end;

@@ -59,15 +59,24 @@ export async function replay({ path, from = 0, maxLine, record, malformed }: Rep
   return seen;
 }
 
+/**
+ * The text of a line that doesn't begin as usual. Zeros at its start are where a power cut took something that wasn't synced, or the
+ * second half of a line break in UTF-16: PowerShell's `>>` appends that, without a byte order mark where the file isn't new.
+ */
+function decodeLine(line: Buffer): string {
+  const rest = line.subarray(line.findIndex((byte) => byte !== 0));
+  const isBigEndian = rest[0] === 0xfe && rest[1] === 0xff;
+  if (isBigEndian) return new TextDecoder("utf-16be").decode(rest.subarray(0, rest.length & ~1));
+  const isWide = (rest[0] === 0xff && rest[1] === 0xfe) || rest[1] === 0;
+  return new TextDecoder(isWide ? "utf-16le" : "utf-8").decode(rest);
+}
+
 /** What a line says, or why it is malformed; null when it is empty. */
 export function parseLine({ bytes, start, end, length }: Line): { value: unknown } | { malformed: string } | null {
   if (length > end - start) return { malformed: `longer than ${end - start} bytes` };
-  let text = bytes.toString("utf8", start, end);
-  if (bytes[start] !== BRACE) {
-    // Zeros are where a power cut took something that wasn't synced.
-    text = text.replace(/^\0+/, "");
-    if (text.trim() === "") return null;
-  }
+  const isPlain = bytes[start] === BRACE && bytes[start + 1] !== 0;
+  const text = isPlain ? bytes.toString("utf8", start, end) : decodeLine(bytes.subarray(start, end));
+  if (!isPlain && text.trim() === "") return null;
   try {
     return { value: JSON.parse(text) };
   } catch {

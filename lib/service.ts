@@ -6,6 +6,7 @@
 //
 // What the exit codes mean: lib/exit.ts.
 
+import { isatty } from "node:tty";
 import type * as v from "valibot";
 import {
   commandHelp,
@@ -23,6 +24,7 @@ import { print, report, takeStrays, type Top } from "./exit.ts";
 import { createLog, errorChain, type Log, writeStderr } from "./log.ts";
 import { createLoops, toldToStop, type Loop, type LoopOptions, type Loops } from "./loop.ts";
 import { isService, managed, notify, reloading, watchdogMicroseconds } from "./systemd.ts";
+import { guessText } from "./json.ts";
 import { ownCommand, unitText } from "./unit.ts";
 import { versionLine } from "./version.ts";
 
@@ -36,6 +38,8 @@ const LOOPS_END_MS = 1500;
 const STOP_MS = 2500;
 /** The exit code of a process that a signal ended: 128 + its number. */
 const STOP_SIGNALS = { SIGINT: 130, SIGTERM: 143 };
+/** How long a silent stdin is waited for. */
+const SILENT_MS = 5000;
 /** How often `STATUS=` is told at most. */
 const STATUS_MS = 5000;
 
@@ -84,7 +88,10 @@ export interface CommandContext<C, A = Args> {
  * the daemon's place. `run` returns the exit code if it isn't 0.
  */
 export interface Command<C> extends Calling {
-  /** Ends with 0 whatever happens, wrong usage included: for a caller that takes any other code as "stop the work". */
+  /**
+   * Ends with 0 whatever happens, wrong usage included: for a caller that takes any other code as "stop the work". It reads stdin to its
+   * end before anything else: for a caller whose long prompt mustn't end in EPIPE.
+   */
   neverFails?: boolean;
   // A method, so that a function that names its flags (see CommandContext) fits.
   run(context: CommandContext<C>): Promise<number | void>;
@@ -128,11 +135,23 @@ export async function run<C>(
     const commands = { ...options.commands, ...builtIn(role, options.example, command) };
     const called = commandOf(argv, commands);
     top.neverFails = called !== null && commands[called]?.neverFails === true;
+    if (top.neverFails) await swallowStdin();
     const request = parseCommandLine(argv, commands);
     top.debug = request.level === "debug";
     process.exit(await answer({ role, program, options, commands, request, top, command }));
   } catch (error) {
     process.exit(report(error, top));
+  }
+}
+
+/** Reads stdin to its end. A terminal isn't read, and a pipe that stays open and silent is left after a while. */
+async function swallowStdin(): Promise<void> {
+  if (isatty(0)) return;
+  try {
+    const reader = Bun.stdin.stream().getReader();
+    while ((await Promise.race([reader.read(), Bun.sleep(SILENT_MS)]))?.done === false);
+  } catch {
+    // It is closed, or can't be read.
   }
 }
 
@@ -225,7 +244,7 @@ async function runCommand<C>(life: Life<C>, command: Command<C>, log: Log): Prom
       return config;
     },
     print,
-    stdin: () => Bun.stdin.text(),
+    stdin: async () => guessText(await Bun.stdin.bytes()),
     signal: stop.signal,
   });
   return code ?? 0;

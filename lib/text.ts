@@ -1,22 +1,26 @@
 // Text for people: what comes from outside made fit for a terminal, and spans of time.
 
-/** Control characters, and what turns the direction of text: they steer a terminal, hide what stands beside them, or fake a line. */
-const STEERS = /[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu;
+/**
+ * Characters that steer a terminal, turn the direction of text, fake a line, or can't be seen: text may be hidden in them. What makes an
+ * emoji stays: one variation selector, and a joiner between two of them.
+ */
+const STEERS =
+  /(?!(?<=[\p{ExtPict}\p{EMod}\ufe0f])\u200d\p{ExtPict})[[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{DI}]--\ufe0f]|(?<=\ufe0f)\ufe0f/gv;
 
 function escaped(character: string): string {
-  return `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  return character.replace(/[^]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
-/** The text with control characters written as `\u001b`; line breaks and tabs, too. */
+/** The text with such characters written as `\u001b`; line breaks and tabs, too. */
 export function printable(text: string): string {
-  return text.replace(STEERS, escaped);
+  return text.toWellFormed().replace(STEERS, escaped);
 }
 
 /** The same, but line breaks and tabs stay. */
 export function printableLines(text: string): string {
-  return text.replace(STEERS, (character) =>
-    character === "\n" || character === "\t" ? character : escaped(character),
-  );
+  return text
+    .toWellFormed()
+    .replace(STEERS, (character) => (character === "\n" || character === "\t" ? character : escaped(character)));
 }
 
 /** At most so many characters of a text; `…` marks that it was longer. */

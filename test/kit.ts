@@ -61,7 +61,7 @@ export interface RunOptions {
   target?: Target;
   env?: Record<string, string | undefined>;
   cwd?: string;
-  stdin?: string;
+  stdin?: string | Uint8Array;
   /** A command that runs the role. */
   wrap?: string[];
 }

@@ -9,7 +9,7 @@
 // charset are read as Windows-1252, the charset of old Windows programs. JSON has to be UTF-8 (RFC 8259).
 
 import { gunzipSync, inflateRawSync, inflateSync } from "node:zlib";
-import { decodeText } from "../json.ts";
+import { decodeText, guessText } from "../json.ts";
 import { Refusal } from "../refusal.ts";
 import { readJson } from "./numbers.ts";
 
@@ -80,7 +80,7 @@ function decode(bytes: Uint8Array, charset: string | undefined, guess: boolean):
     return decodeText(bytes, charset);
   } catch (error) {
     if (error instanceof RangeError) throw new Refusal(415, "charset", `the charset "${charset}" is not known`);
-    if (guess && charset === undefined) return decodeText(bytes, "windows-1252");
+    if (guess && charset === undefined) return guessText(bytes);
     throw bad(`the body is ${(error as Error).message}`);
   }
 }

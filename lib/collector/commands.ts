@@ -4,7 +4,9 @@ import { resolve } from "node:path";
 import { NAME_SEGMENT } from "../config.ts";
 import { type ReadEvent, follow, inboxCursor, readEvents, readLast, readNew } from "../reader.ts";
 import { EVENT_TYPES, InboxWriter, PRIORITIES, completeEvent } from "../inbox.ts";
-import { printable, printableLines } from "../text.ts";
+import { asBlock, asLine } from "../frame.ts";
+import { wellFormed } from "../json.ts";
+import { printable } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 import type { Config } from "./config.ts";
 
@@ -21,7 +23,7 @@ async function ping(
   const type = oneOf("--type", args.type ?? "INFO", EVENT_TYPES);
   const priority = oneOf("--priority", args.priority || "normal", PRIORITIES);
   const recipient = asRecipient(to);
-  const payload = given === "-" ? (await context.stdin()).replace(/\n$/, "") : given;
+  const payload = given === "-" ? (await context.stdin()).replace(/\r?\n$/, "") : given;
   const config = await context.loadConfig();
   const inbox = new InboxWriter({ dir: config.inbox_dir, durability: config.durability, dedupeHours: 0 });
   const sentinel = args.sentinel ? resolve(args.sentinel) : undefined;
@@ -40,7 +42,8 @@ async function read(
   const limit = args.limit === undefined ? Number.POSITIVE_INFINITY : atLeastOne("--limit", args.limit);
   const { inbox_dir: dir } = await context.loadConfig();
   const source = { dir, recipient, warn: (message: string) => log.warn(message) };
-  const show = (event: ReadEvent) => context.print(args.json ? printable(JSON.stringify(event)) : asLine(event));
+  const show = (event: ReadEvent) =>
+    context.print(args.json ? printable(JSON.stringify(event, wellFormed)) : asLine(event));
   const cursor = inboxCursor(source);
   const showNew = async () => {
     const { events, handedOver, done } = await readNew(source, cursor);
@@ -102,20 +105,6 @@ function fit(recipient: string, events: ReadEvent[]): { text: string; count: num
 function cut(text: string, length: number, recipient: string): string {
   const note = `\n[cut: ${text.length} characters; all of it: picket-collector read ${recipient}]`;
   return text.slice(0, length - note.length).replace(/[\uD800-\uDBFF]$/, "") + note;
-}
-
-function asBlock(event: ReadEvent): string {
-  const { priority, from, type, ts, source } = event;
-  const about = [priority === "urgent" ? "URGENT" : "", type, `from ${from}`, source ? `via ${source}` : "", ts].filter(
-    Boolean,
-  );
-  return `${printable(`[${about.join(" ")}]`)}\n${printableLines(event.payload)}`;
-}
-
-function asLine(event: ReadEvent): string {
-  const { ts, from, type, priority, payload } = event;
-  const urgent = priority === "urgent" ? " urgent" : "";
-  return `${printable(`${ts} ${from} ${type}${urgent}:`)} ${printableLines(payload).replaceAll("\n", "\n    ")}`;
 }
 
 function oneOf<const T extends string>(flag: string, value: string, allowed: readonly T[]): T {

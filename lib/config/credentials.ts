@@ -5,10 +5,10 @@
 // The bare name serves only the first setting of that name in the schema: an agent's hub token must not end up at
 // another service because both keys are called "token".
 
-import { isUtf8 } from "node:buffer";
 import { closeSync, constants, fstatSync, openSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
+import { decodeText } from "../json.ts";
 import { Secret } from "../secret.ts";
 import type { Mapping, Path } from "./data.ts";
 import { unreadable } from "./access.ts";
@@ -163,11 +163,11 @@ function readSecret(
     if (!stat.isFile()) return { absent: false, problem: "is not a regular file" };
     if (stat.size > LARGEST_SECRET) return { absent: false, problem: `is over ${LARGEST_SECRET} bytes` };
     const bytes = readFileSync(fd);
-    if (!isUtf8(bytes)) return { absent: false, problem: "is not UTF-8 text" };
-    const text = new TextDecoder().decode(bytes).trim();
+    const text = decodeText(bytes).trim();
     return text === "" ? { absent: false, problem: "is empty" } : { text, mode: stat.mode };
   } catch (error) {
-    const { code = "unknown error" } = error as NodeJS.ErrnoException;
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === undefined) return { absent: false, problem: `is ${message} text` };
     const absent = code === "ENOENT" || code === "ENOTDIR";
     return { absent, code, problem: absent ? "does not exist" : `cannot be read: ${code}` };
   } finally {

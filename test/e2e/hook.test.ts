@@ -10,7 +10,7 @@ import { Folder, command, runRole } from "../kit.ts";
 const LIMIT = 10_000;
 /** Agents give a second or two; a busy machine gets more here. */
 const BUDGET_MS = 30_000;
-/** As such agents send it; a long prompt is more than a pipe holds, and nobody has to read it. */
+/** As such agents send it; a long prompt is more than a pipe holds. */
 const PROMPT = JSON.stringify({
   session_id: "3f0c",
   cwd: "/srv/lab",
@@ -83,7 +83,7 @@ async function hook({ args = [], env = {}, redirect = "", budget = BUDGET_MS }: 
 
 /** Which of the numbered events a text shows. */
 function shown(...texts: string[]): string[] {
-  return texts.flatMap((text) => [...text.matchAll(/^event-\d+$/gm)].map(([name]) => name));
+  return texts.flatMap((text) => [...text.matchAll(/^> (event-\d+)$/gm)].map(([, name]) => name!));
 }
 
 function numbered(count: number): string[] {
@@ -163,6 +163,14 @@ describe("whatever happens it ends with 0", () => {
     before();
     const { code, stdout } = await hook(call);
     expect({ code, stdout }).toEqual({ code: 0, stdout: "" });
+    // The caller can write all of its prompt.
+    const script = `head -c 5000000 /dev/zero | "$0" hook "$@" ${call.redirect ?? ""}; echo \${PIPESTATUS[0]} >written`;
+    const writer = Bun.spawn(["bash", "-c", script, binary, ...(call.args ?? [])], {
+      cwd: folder.at("project"),
+      env: environment(call.env),
+    });
+    await writer.exited;
+    expect(readFileSync(folder.at("project", "written"), "utf8")).toBe("0\n");
   });
 
   test("and what could not be printed is still new", async () => {
