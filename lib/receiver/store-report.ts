@@ -4,8 +4,16 @@
 // worse becomes an event. A late one (from an agent's queue) is history and leaves samples only.
 
 import { duration } from "../text.ts";
-import { close, note, raise } from "./alerts.ts";
+import { close, note } from "./alerts.ts";
 import type { Sender } from "./admission.ts";
+import {
+  type Described,
+  alertOfContainer,
+  alertOfGone,
+  alertOfRestarts,
+  hasRestarted,
+  roleOf,
+} from "./container-alerts.ts";
 import { machineSeen, reportsTaken } from "./report-alerts.ts";
 import type { Host } from "./hosts.ts";
 import { CONTAINER_METRICS, type Container, type Guest, METRICS, type Report } from "../report.ts";
@@ -174,73 +182,53 @@ async function addRow({ tx, host, at, old }: Update, kind: Kind, row: Omit<Known
   return added!.id;
 }
 
-type Described = Omit<Container, "metrics" | "container_id">;
-
 /** Updates the containers; gives the row number of each with its figures. */
 async function updateContainers(update: Update, reported: Container[] | null): Promise<[number, Container][]> {
   if (reported === null) return [];
   const { tx, old } = update;
   const containers = unique(reported, (one) => one.container_id);
+  const present = containers.map(({ metrics: _metrics, container_id: _id, ...described }): Described => described);
   const known = await presentRows(update, CONTAINERS);
+  // Parsed only where a container is new.
+  let former: Map<string, Described> | null = null;
+  const inRole = (role: string): Described | undefined => {
+    former ??= new Map(
+      [...known.values()].map((row) => JSON.parse(row.description) as Described).map((one) => [roleOf(one), one]),
+    );
+    return former.get(role);
+  };
   const rows: [number, Container][] = [];
-  for (const container of containers) {
-    const { metrics: _, container_id: key, ...described } = container;
-    const before = known.get(key);
-    known.delete(key);
-    const description = JSON.stringify(described);
-    const id = before?.id ?? (await addRow(update, CONTAINERS, { key, description }));
+  const restarted: string[] = [];
+  const seen = new Set<string | number>();
+  for (const [index, container] of containers.entries()) {
+    const { container_id: key } = container;
+    const now = present[index]!;
+    const row = known.get(key);
+    seen.add(key);
+    const description = JSON.stringify(now);
+    const id = row?.id ?? (await addRow(update, CONTAINERS, { key, description }));
     rows.push([id, container]);
-    if (old || before?.description === description) continue;
-    if (before) await tx.run("UPDATE containers SET description = $1 WHERE id = $2", [description, id]);
+    if (old || (row?.description === description && now.state !== "restarting")) continue;
+    const before = row && (JSON.parse(row.description) as Described);
+    if (hasRestarted(before ?? inRole(roleOf(now)), now, !row)) restarted.push(roleOf(now));
+    if (row) await tx.run("UPDATE containers SET description = $1 WHERE id = $2", [description, id]);
     update.changed = true;
-    await alertOfContainer(update, before && (JSON.parse(before.description) as Described), described);
+    await alertOfContainer(update, { before, now, present });
   }
-  if (!old) await loseContainers(update, [...known.values()], new Set(containers.map(({ name }) => name)));
+  if (old) return rows;
+  const gone = [...known.values()].filter(({ key }) => !seen.has(key));
+  await loseContainers(update, gone, present);
+  if (await alertOfRestarts(update, restarted, present)) update.changed = true;
   return rows;
 }
 
-/** Marks containers as gone and closes their alerts, unless another container has the name now. */
-async function loseContainers({ tx, host, at, oddIds }: Update, gone: Known[], names: Set<string>): Promise<void> {
+/** Marks containers as gone and closes their alerts. */
+async function loseContainers(update: Update, gone: Known[], present: Described[]): Promise<void> {
   for (const { id, key, description } of gone) {
-    if (oddIds.has(key)) continue;
-    await tx.run("UPDATE containers SET gone_at = $1 WHERE id = $2", [at, id]);
-    const { name } = JSON.parse(description) as Described;
-    if (names.has(name)) continue;
-    await close(tx, { host: host.id, types: ["container.unhealthy", "container.stopped"], subject: name, at });
+    if (update.oddIds.has(key)) continue;
+    await update.tx.run("UPDATE containers SET gone_at = $1 WHERE id = $2", [update.at, id]);
+    await alertOfGone(update, JSON.parse(description) as Described, present);
   }
-}
-
-const STOPPED = new Set(["exited", "dead"]);
-
-function isUnhealthy(container: Described | undefined): boolean {
-  return container?.health_status === "unhealthy" && !STOPPED.has(container.state ?? "");
-}
-
-/** Raises and closes the alerts of a container. One that was stopped when it was first seen has not stopped. */
-async function alertOfContainer(
-  { tx, host, at }: Update,
-  before: Described | undefined,
-  now: Described,
-): Promise<void> {
-  const about = { host: host.id, subject: now.name, at };
-  const who = `${host.name}: container ${now.name}`;
-  const stopped = STOPPED.has(now.state ?? "");
-  if (before && before.name !== now.name) {
-    await close(tx, { ...about, subject: before.name, types: ["container.unhealthy", "container.stopped"] });
-  }
-  if (isUnhealthy(now) && !isUnhealthy(before)) {
-    await raise(tx, { ...about, type: "container.unhealthy", text: `${who} is unhealthy` });
-  }
-  if (stopped && before !== undefined && !STOPPED.has(before.state ?? "")) {
-    const how = now.status ? ` (${now.status})` : "";
-    await raise(tx, { ...about, type: "container.stopped", text: `${who} has stopped${how}` });
-  }
-  const well =
-    now.state === "running" &&
-    (now.health_status === null || now.health_status === "healthy" || now.health_status === "none");
-  if (!well) return;
-  const closed = await close(tx, { ...about, types: ["container.unhealthy", "container.stopped"] });
-  if (closed > 0) await note(tx, { ...about, type: "container.recovered", text: `${who} is well again` });
 }
 
 /** Updates the guests; gives the row number of each with it. */

@@ -51,6 +51,79 @@ describe("containers", () => {
     expect(await open()).toEqual([]);
   });
 
+  test("what restarts in a loop is told once, what has done its work or was replaced is no trouble", async () => {
+    const running = (more: Row = {}) => container("app", { started_at: "2026-11-01T10:00:00Z", ...more });
+    const anew = (n: number) => running({ container_id: `id-${n}` });
+    const task = (id: string, more: Row) =>
+      container(`web.1.${id}`, { labels: { "com.docker.swarm.task.name": `web.1.${id}` }, ...more });
+    const exited = (code: number) => ({ state: "exited", status: `Exited (${code}) 5 seconds ago` });
+    const waiting = running({ state: "restarting", status: "Restarting (1) 3 seconds ago" });
+    const at = (minute: number) => running({ started_at: `2026-11-01T10:0${minute}:00Z` });
+    const restarting = ["container.restarting"];
+    const tables: [string, Row[][], string[], string[]][] = [
+      [
+        "waits for a restart in three reports",
+        [[running()], [waiting], [waiting], [running()], [waiting], [waiting]],
+        restarting,
+        restarting,
+      ],
+      ["was started anew each time", [[at(1)], [at(2)], [at(3)], [at(4)]], restarting, restarting],
+      ["is made anew each time", [[anew(1)], [anew(2)], [anew(3)], [anew(4)]], restarting, restarting],
+      ["was restarted twice", [[at(1)], [at(2)], [at(2)], [at(3)]], [], []],
+      [
+        "works now and then",
+        [[at(1)], [running(exited(0))], [at(2)], [running(exited(0))], [at(3)], [running(exited(0))], [at(4)]],
+        [],
+        [],
+      ],
+      ["ends with 0", [[running()], [running(exited(0))]], [], []],
+      [
+        "fails, then ends with 0",
+        [[running()], [running(exited(1))], [running(exited(0))]],
+        ["container.stopped", "container.recovered"],
+        [],
+      ],
+      [
+        "is paused",
+        [[running()], [running({ state: "paused", status: "Up 2 days (Paused)" })]],
+        ["container.stopped"],
+        ["container.stopped"],
+      ],
+      ["task replaced before", [[task("a", {})], [task("a", exited(1)), task("b", {})]], [], []],
+      [
+        "task replaced later",
+        [[task("a", {})], [task("a", exited(1))], [task("a", exited(1)), task("b", {})]],
+        ["container.stopped", "container.recovered"],
+        [],
+      ],
+      [
+        "replaced under its name",
+        [[running()], [running(exited(1))], [running({ container_id: "other" })]],
+        ["container.stopped", "container.recovered"],
+        [],
+      ],
+    ];
+    const hosts = tables.map((_, n) => `host-${n}`);
+    await using hub = await Hub.start({ more: "rate_limit_per_minute: 1000", hosts });
+    for (const [n, [what, reports, events, open]] of tables.entries()) {
+      const host = hosts[n]!;
+      for (const containers of reports) expect((await hub.report(report({ containers }), { host })).status).toBe(200);
+      const types = hub.rows<{ type: string }>(`SELECT type FROM events WHERE host = ${n + 1} ORDER BY id`);
+      expect([what, types.map(({ type }) => type)]).toEqual([what, events]);
+      const { alerts } = await hub.get<{ alerts: { what: string }[] }>(`/v1/hosts/${host}`);
+      expect([what, alerts.map((one) => one.what.split(" ")[0])]).toEqual([what, open]);
+    }
+    // Still for ten minutes: it is over.
+    await hub.daemon.kill();
+    hub.change((db) => db.run("UPDATE hosts SET restarts = '{\"app\":[-600001]}' WHERE name = 'host-1'"));
+    await hub.up();
+    expect((await hub.report(report({ containers: [at(4)] }), { host: "host-1" })).status).toBe(200);
+    expect(await hub.get("/v1/hosts/host-1")).toMatchObject({ alerts: [] });
+    await until("it is told", () =>
+      inboxLines(hub.inbox, "ops").some(({ payload }) => payload === "host-1: container app no longer restarts"),
+    );
+  });
+
   test("a late report leaves samples and changes nothing of the present", async () => {
     await using hub = await Hub.start();
     await hub.report(report({ containers: [container("app")] }));

@@ -1,0 +1,142 @@
+// Alerts of a host's containers: unhealthy, stopped, restarting again and again. What is stopped with exit code 0 has done its
+// work. A report holds no count of restarts: it is taken from what changes between two reports.
+
+import type { Container } from "../report.ts";
+import { duration } from "../text.ts";
+import { close, note, raise } from "./alerts.ts";
+import type { Queries } from "./database.ts";
+import type { Host } from "./hosts.ts";
+
+/** A container without its figures, as `containers.description` holds it. */
+export type Described = Omit<Container, "metrics" | "container_id">;
+
+/** The report that an alert is from. */
+interface About {
+  tx: Queries;
+  host: Host;
+  at: number;
+  /** The receiver's running time then. */
+  ran: number;
+}
+
+const STOPPED = new Set(["exited", "dead", "paused"]);
+/** So many restarts within the window are an alert. */
+const RESTARTS = 3;
+/** The least window, and the least number of reports in it. */
+const WINDOW_MS = 10 * 60_000;
+const WINDOW_REPORTS = 10;
+
+function isStopped({ state }: Described): boolean {
+  return STOPPED.has(state ?? "");
+}
+
+function endedWell({ state, status }: Described): boolean {
+  return state === "exited" && status?.startsWith("Exited (0)") === true;
+}
+
+function isUnhealthy(container: Described | undefined): boolean {
+  return container?.health_status === "unhealthy" && !isStopped(container);
+}
+
+function isWell(container: Described): boolean {
+  const { state, health_status: health } = container;
+  return (state === "running" && [null, "healthy", "none"].includes(health)) || endedWell(container);
+}
+
+/**
+ * What stays the same when a container is replaced: the slot of a swarm's service, a compose service's number, a pod's container;
+ * otherwise its name.
+ */
+export function roleOf({ name, labels }: Described): string {
+  const label = (key: string): string | null => (typeof labels?.[key] === "string" ? labels[key] : null);
+  const task = label("com.docker.swarm.task.name");
+  if (task !== null) return task.replace(/\.[^.]*$/, "");
+  const [project, service] = [label("com.docker.compose.project"), label("com.docker.compose.service")];
+  if (service !== null) return `${project}/${service}/${label("com.docker.compose.container-number") ?? name}`;
+  const pod = label("io.kubernetes.pod.name");
+  return pod === null ? name : `${pod}/${label("io.kubernetes.container.name")}`;
+}
+
+/**
+ * Raises and closes the alerts of a container that changed. One that was stopped when it was first seen has not stopped.
+ * @param present all containers of the report.
+ */
+export async function alertOfContainer(
+  { tx, host, at }: About,
+  { before, now, present }: { before: Described | undefined; now: Described; present: Described[] },
+): Promise<void> {
+  const about = { host: host.id, subject: now.name, at };
+  const types = ["container.unhealthy", "container.stopped"] as const;
+  const who = `${host.name}: container ${now.name}`;
+  if (before && before.name !== now.name) await close(tx, { ...about, subject: before.name, types });
+  if (isUnhealthy(now) && !isUnhealthy(before)) {
+    await raise(tx, { ...about, type: "container.unhealthy", text: `${who} is unhealthy` });
+  }
+  const same = present.filter((other) => other !== now && roleOf(other) === roleOf(now));
+  if (isStopped(now) && before !== undefined && !isStopped(before) && !endedWell(now) && !same.some(isWell)) {
+    const how = now.status ? ` (${now.status})` : "";
+    const what = now.state === "paused" ? "is paused" : "has stopped";
+    await raise(tx, { ...about, type: "container.stopped", text: `${who} ${what}${how}` });
+  }
+  if (!isWell(now)) return;
+  if ((await close(tx, { ...about, types })) > 0) {
+    await note(tx, { ...about, type: "container.recovered", text: `${who} is well again` });
+  }
+  for (const { name } of same.filter(isStopped)) {
+    if ((await close(tx, { ...about, subject: name, types })) === 0) continue;
+    const text = `${host.name}: container ${name} was replaced by ${now.name}`;
+    await note(tx, { ...about, subject: name, type: "container.recovered", text });
+  }
+}
+
+/** Closes the alerts of a container that is gone, unless another one of the report has its role. */
+export async function alertOfGone({ tx, host, at }: About, gone: Described, present: Described[]): Promise<void> {
+  const about = { host: host.id, at };
+  if (!present.some(({ name }) => name === gone.name)) {
+    await close(tx, { ...about, subject: gone.name, types: ["container.unhealthy", "container.stopped"] });
+  }
+}
+
+/** Whether a container has restarted since the last report, or its predecessor in its role was replaced. */
+export function hasRestarted(before: Described | undefined, now: Described, isNew: boolean): boolean {
+  if (now.state === "restarting") return true;
+  if (!before || now.state !== "running" || endedWell(before)) return false;
+  return isNew || (before.started_at !== null && now.started_at !== null && before.started_at !== now.started_at);
+}
+
+/** `hosts.restarts`: the running times of each role's latest restarts. */
+export type Restarts = Record<string, number[]>;
+
+/** Raises and closes the alerts of containers that restart. True where there may be an event. */
+export async function alertOfRestarts(
+  { tx, host, at, ran }: About,
+  restarted: string[],
+  present: Described[],
+): Promise<boolean> {
+  if (restarted.length === 0 && host.restarts === null) return false;
+  const all = JSON.parse(host.restarts ?? "{}") as Restarts;
+  for (const role of restarted) (all[role] ??= []).push(ran);
+  const windowMs = Math.max(WINDOW_MS, WINDOW_REPORTS * (host.told_interval ?? 0) * 1000);
+  for (const [role, times] of Object.entries(all)) {
+    const recent = times.filter((time) => time > ran - windowMs);
+    const about = { host: host.id, subject: role, at };
+    const now = present.find((one) => roleOf(one) === role);
+    const who = `${host.name}: container ${now?.name ?? role}`;
+    if (recent.length >= RESTARTS) {
+      const text = `${who} restarts again and again: ${recent.length} times in ${duration(ran - recent[0]!)}`;
+      await raise(tx, { ...about, type: "container.restarting", text });
+    }
+    if (recent.length > 0 && now) {
+      all[role] = recent;
+      continue;
+    }
+    delete all[role];
+    const closed = await close(tx, { ...about, types: ["container.restarting"] });
+    if (closed > 0 && now && isWell(now)) {
+      await note(tx, { ...about, type: "container.recovered", text: `${who} no longer restarts` });
+    }
+  }
+  const text = Object.keys(all).length === 0 ? null : JSON.stringify(all);
+  await tx.run("UPDATE hosts SET restarts = $1 WHERE id = $2", [text, host.id]);
+  return true;
+}
