@@ -49,6 +49,7 @@ interface Token {
   host: number;
   name: string;
   fingerprint: string | null;
+  agent_version: string | null;
 }
 
 /** Admits the requests of agents. */
@@ -112,19 +113,20 @@ export class Admission {
       throw tooMany(wait, name);
     }
     const fingerprint = config.auth.bind_fingerprint ? fingerprintOf(request, ip) : null;
-    if (fingerprint !== null && found.fingerprint !== null && found.fingerprint !== fingerprint)
-      throw unauthorized("fingerprint_mismatch", name);
+    const bound = fingerprint === null || isBoundTo(found, fingerprint, { request, ip });
+    if (!bound) throw unauthorized("fingerprint_mismatch", name);
     limit.take(token);
-    if (fingerprint !== null && found.fingerprint === null) await this.#bind(found, fingerprint);
+    if (fingerprint !== null && found.fingerprint !== fingerprint) await this.#bind(found, fingerprint);
     return { host, name, token, ip, at: Date.now() };
   }
 
   /** Of two first requests at once, one binds the token. */
-  async #bind({ token, name }: Token, fingerprint: string): Promise<void> {
+  async #bind({ token, name, fingerprint: former }: Token, fingerprint: string): Promise<void> {
     const changed = await this.#options.store.write((tx) =>
-      tx.run("UPDATE tokens SET fingerprint = $1 WHERE id = $2 AND (fingerprint IS NULL OR fingerprint = $1)", [
+      tx.run("UPDATE tokens SET fingerprint = $1 WHERE id = $2 AND (fingerprint IS $3 OR fingerprint = $1)", [
         fingerprint,
         token,
+        former,
       ]),
     );
     if (changed === 0) throw unauthorized("fingerprint_mismatch", name);
@@ -143,14 +145,28 @@ export async function stamp(tx: Queries, { token, at }: Sender): Promise<void> {
 
 function findToken({ read }: Store, token: string): Promise<Token | undefined> {
   return read.one<Token>(
-    `SELECT t.id AS token, t.fingerprint, h.id AS host, h.name FROM tokens t JOIN hosts h ON h.id = t.host
+    `SELECT t.id AS token, t.fingerprint, h.id AS host, h.name, h.agent_version FROM tokens t JOIN hosts h ON h.id = t.host
      WHERE t.sha256 = $1 AND t.revoked_at IS NULL AND h.archived_at IS NULL`,
     [sha256(token)],
   );
 }
 
+/** The address and the program without its versions, so that an upgrade keeps the token. `2:` tells it from those with versions. */
 function fingerprintOf(request: Request, ip: string): string {
-  return sha256(`${ip}|${request.headers.get("user-agent") ?? ""}`);
+  const program = (request.headers.get("user-agent") ?? "").replace(/\/[^\s();]+/g, "");
+  return `2:${sha256(`${ip}|${program}`)}`;
+}
+
+/** Whether a token may be used; one that was bound with a version also by that one, or by the version that its agent last reported. */
+function isBoundTo(
+  { fingerprint: bound, agent_version: agent }: Token,
+  fingerprint: string,
+  { request, ip }: { request: Request; ip: string },
+): boolean {
+  if (bound === null || bound === fingerprint) return true;
+  if (bound.startsWith("2:")) return false;
+  const sent = request.headers.get("user-agent") ?? "";
+  return [sent, sent.replace(/\/\S+/, `/${agent}`)].some((program) => sha256(`${ip}|${program}`) === bound);
 }
 
 /** A 401 without the reason; the log has it. */

@@ -6,7 +6,7 @@ import { connect } from "node:net";
 import { PATIENCE_MS, exchange, statusesOf } from "../fuzz/kit.ts";
 import { caller } from "../front-kit.ts";
 import { Folder, certificates, have, until } from "../kit.ts";
-import { Hub, archive, report, statuses } from "./kit.ts";
+import { Hub, archive, report, sha256, statuses } from "./kit.ts";
 
 test("a Host that is none opens no door: what the operator reads isn't had by the name of an agent's door", async () => {
   await using hub = await Hub.start({ more: "auth: { token: operators }" });
@@ -97,6 +97,22 @@ describe("the order of checks", () => {
     expect((await hub.run("host", "rebind", "web-1")).code).toBe(0);
     expect((await ping("b")).status).toBe(200);
     expect((await ping("a")).status).toBe(401);
+    // An upgrade of the program is no other sender.
+    await hub.run("host", "rebind", "web-1");
+    for (const agent of ["picket-agent/0.1.0", "picket-agent/0.2.0+abc1234"])
+      expect((await ping(agent)).status).toBe(200);
+    expect((await ping("curl/8.1")).status).toBe(401);
+    // Bound by a receiver that counted the version: the agent may be upgraded together with the receiver.
+    await hub.daemon.kill();
+    const former = sha256(Buffer.from("127.0.0.1|picket-agent/0.1.0"));
+    hub.change((db) => {
+      db.run("UPDATE tokens SET fingerprint = ?", [former]);
+      db.run("UPDATE hosts SET agent_version = '0.1.0'");
+    });
+    await hub.up();
+    expect((await ping("curl/8.1")).status).toBe(401);
+    expect((await ping("picket-agent/0.2.0")).status).toBe(200);
+    expect((await ping("picket-agent/0.3.0")).status).toBe(200);
   });
 
   test("the operator's token reads, and opens no door of the agents'", async () => {
