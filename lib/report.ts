@@ -158,14 +158,24 @@ const Container = fields({
   finished_at: known(text(64)),
 });
 
+/** `hibernated`: its memory is on disk. The last two are the machine's own trouble. */
+const GUEST_STATUSES = [
+  "running",
+  "stopped",
+  "paused",
+  "hibernated",
+  "template",
+  "unknown",
+  "io-error",
+  "internal-error",
+] as const;
+export type GuestStatus = (typeof GUEST_STATUSES)[number];
+
 const Guest = fields({
   vmid: count,
   name: known(text(255)),
   kind: v.picklist(["lxc", "qemu"], 'expected "lxc" or "qemu"'),
-  status: v.nullish(
-    v.picklist(["running", "stopped", "unknown"], 'expected "running", "stopped" or "unknown"'),
-    "unknown",
-  ),
+  status: v.nullish(v.picklist(GUEST_STATUSES, `expected one of ${GUEST_STATUSES.join(", ")}`), "unknown"),
   spec: known(orEmpty({}, fields({ cores: known(count), memory_mb: known(atLeastZero), disk_gb: known(atLeastZero) }))),
   controller_version: known(text(64)),
 });

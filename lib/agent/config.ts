@@ -120,7 +120,8 @@ export const Config = v.strictObject({
   disks: v.optional(v.array(path()), ["/"]),
   docker: v.optional(
     v.strictObject({
-      socket: v.optional(v.union([v.literal("auto"), path()]), "auto"),
+      /** A path, or an address as in DOCKER_HOST: unix:// or tcp://. */
+      socket: v.optional(v.union([v.literal("auto"), v.pipe(v.string(), v.regex(/^(unix|tcp):\/\//)), path()]), "auto"),
       enabled: v.optional(v.boolean(), true),
     }),
     {},

@@ -1,14 +1,17 @@
-// Containers, from the Docker Engine API on its unix socket (Podman has the same API). All requests are GET.
+// Containers, from the Docker Engine API on its unix socket or over TCP (Podman has the same API). All requests are GET.
 //
 // The list is one request. Times (inspect) and figures (stats) are then requested in two concurrent queues, so that slow figures
 // don't delay the times, under one deadline: a container whose answers fail or come late stays in the list without them. The
 // formulas are those of `docker stats` (docker/cli, cli/command/container/stats_helpers.go). Podman's answers have no earlier
 // sample, so it is asked twice, see `wallClockPercent`.
 
-import { existsSync } from "node:fs";
+import { accessSync, constants, existsSync, readdirSync } from "node:fs";
+import { homedir } from "node:os";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import * as v from "valibot";
-import { TransportError, deadline, eachOf, openClient } from "../client.ts";
+import { type Peer, TransportError, deadline, eachOf, openClient } from "../client.ts";
+import { fittingOf } from "./fitting.ts";
 
 /** Timeouts in milliseconds. */
 export interface Timeouts {
@@ -58,30 +61,29 @@ const count = v.nullish(
   null,
 );
 const health = v.nullish(v.object({ Status: v.nullish(v.string(), null) }), null);
-const Listed = v.array(
-  v.object({
-    Id: v.pipe(v.string(), v.minLength(1)),
-    Names: v.nullish(v.array(v.string()), []),
-    Image: v.nullish(v.string(), ""),
-    State: v.nullish(v.string(), null),
-    Status: v.nullish(v.string(), null),
-    Ports: v.nullish(
-      v.array(
-        v.object({
-          IP: v.nullish(v.string(), null),
-          PrivatePort: v.number(),
-          PublicPort: v.nullish(v.number(), null),
-          Type: v.nullish(v.string(), "tcp"),
-        }),
-      ),
-      [],
+/** What a container can do without: null, or anything unexpected, is nothing. */
+const Listed = v.object({
+  Id: v.pipe(v.string(), v.minLength(1)),
+  Names: v.fallback(v.array(v.string()), []),
+  Image: v.fallback(v.string(), ""),
+  State: v.fallback(v.nullable(v.string()), null),
+  Status: v.fallback(v.nullable(v.string()), null),
+  Ports: v.fallback(
+    v.array(
+      v.object({
+        IP: v.nullish(v.string(), null),
+        PrivatePort: v.number(),
+        PublicPort: v.nullish(v.number(), null),
+        Type: v.nullish(v.string(), "tcp"),
+      }),
     ),
-    Labels: v.nullish(v.record(v.string(), v.string()), {}),
-    /** Since API 1.52. */
-    Health: health,
-  }),
-);
-type Listed = v.InferOutput<typeof Listed>[number];
+    [],
+  ),
+  Labels: v.fallback(v.record(v.string(), v.fallback(v.string(), "")), {}),
+  /** Since API 1.52. */
+  Health: v.fallback(health, null),
+});
+type Listed = v.InferOutput<typeof Listed>;
 const Inspected = v.object({
   State: v.object({
     StartedAt: v.nullish(v.string(), null),
@@ -97,44 +99,96 @@ const Cpu = v.object({
 const Stats = v.object({
   read: v.nullish(v.string(), null),
   cpu_stats: Cpu,
-  precpu_stats: v.optional(Cpu),
-  memory_stats: v.optional(
-    v.object({ usage: count, limit: count, stats: v.nullish(v.record(v.string(), v.number()), {}) }),
+  precpu_stats: v.nullish(Cpu),
+  memory_stats: v.nullish(
+    v.object({ usage: count, limit: count, stats: v.fallback(v.record(v.string(), v.number()), {}) }),
   ),
   networks: v.nullish(v.record(v.string(), v.object({ rx_bytes: count, tx_bytes: count })), null),
-  blkio_stats: v.optional(
+  blkio_stats: v.nullish(
     v.object({ io_service_bytes_recursive: v.nullish(v.array(v.object({ op: v.string(), value: count })), null) }),
   ),
 });
 type Stats = v.InferOutput<typeof Stats>;
 
-/** The engine's socket: the configured one, else $DOCKER_HOST, else the first usual path that exists; null if there is none. */
-export function findSocket(configured: string | undefined, env: Record<string, string | undefined>): string | null {
+type Env = Record<string, string | undefined>;
+
+/** Where the engine is: the configured address, else $DOCKER_HOST, else the first usual socket that may be used; null if there is none. */
+export function findEngine(configured: string | undefined, env: Env): string | null {
   if (configured !== undefined && configured !== "auto") return configured;
-  const given = env["DOCKER_HOST"];
-  if (given?.startsWith("unix://")) return given.slice("unix://".length);
+  const given = env["DOCKER_HOST"] || env["CONTAINER_HOST"];
+  if (given) return given;
+  const runtime = env["XDG_RUNTIME_DIR"] || `/run/user/${process.getuid?.() ?? 0}`;
+  // Rootless engines have theirs in their account's folder.
+  const rootless = [runtime, ...accountsIn("/run/user")].flatMap((folder) => [
+    join(folder, "docker.sock"),
+    join(folder, "podman/podman.sock"),
+  ]);
   const usual = [
     "/var/run/docker.sock",
     "/run/podman/podman.sock",
-    `/run/user/${process.getuid?.() ?? 0}/podman/podman.sock`,
+    ...rootless,
+    join(homedir(), ".docker/run/docker.sock"),
   ];
-  return usual.find((path) => existsSync(path)) ?? null;
+  const here = usual.filter((path) => existsSync(path));
+  return here.find(isOpen) ?? here[0] ?? null;
+}
+
+function accountsIn(folder: string): string[] {
+  try {
+    return readdirSync(folder).map((name) => join(folder, name));
+  } catch {
+    return [];
+  }
+}
+
+function isOpen(path: string): boolean {
+  try {
+    accessSync(path, constants.R_OK | constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** How to reach an engine, as the docker command does. @throws Error for what it can't be reached by, such as ssh://. */
+function peerOf(engine: string, env: Env): Omit<Peer, "timeoutMs" | "largestAnswer"> {
+  const [, scheme, rest = ""] = /^(\w+):\/\/(.*)$/.exec(engine) ?? [null, "unix", engine];
+  if (scheme === "unix") return { url: "http://docker", unix: rest };
+  if (scheme !== "tcp" && scheme !== "http" && scheme !== "https") {
+    throw new Error(`"${engine}": ${scheme}:// is not supported: only unix:// and tcp://`);
+  }
+  const isTls =
+    scheme === "https" || (scheme === "tcp" && Boolean(env["DOCKER_TLS_VERIFY"] || env["DOCKER_CERT_PATH"]));
+  const { host, port } = new URL(`tcp://${rest}`);
+  const url = `${isTls ? "https" : "http"}://${host}${port ? "" : isTls ? ":2376" : ":2375"}`;
+  if (!isTls) return { url };
+  const folder = env["DOCKER_CERT_PATH"] || join(homedir(), ".docker");
+  const file = (name: string) => (existsSync(join(folder, name)) ? join(folder, name) : undefined);
+  return { url, ca_file: file("ca.pem"), client_cert_file: file("cert.pem"), client_key_file: file("key.pem") };
+}
+
+interface ReadOptions {
+  signal?: AbortSignal;
+  timeouts?: Partial<Timeouts>;
+  env?: Env;
+  /** Called once if the report lacks something. */
+  onGap?: (gap: Gap) => void;
+  /** Logs a container that is left out because its entry is odd. */
+  warn?: (kind: string, text: string) => void;
 }
 
 /**
  * Reads the containers, at most 500 of them: running ones first if there are more.
- * @param options.onGap called once if the report lacks something.
  * @throws Error when the list fails or is invalid.
  */
-export async function readContainers(
-  socket: string,
-  options: { signal?: AbortSignal; timeouts?: Partial<Timeouts>; onGap?: (gap: Gap) => void } = {},
-): Promise<DockerContainer[]> {
+export async function readContainers(engine: string, options: ReadOptions = {}): Promise<DockerContainer[]> {
   const timeouts = { ...TIMEOUTS, ...options.timeouts };
   using late = deadline(timeouts.all);
   const signal = options.signal ? AbortSignal.any([options.signal, late.signal]) : late.signal;
-  const get = engineAt(socket, timeouts.answer, signal);
-  const listed = v.parse(Listed, await get("/containers/json?all=1", timeouts.list));
+  const { env = {}, warn = () => {} } = options;
+  const get = engineAt(engine, { env, answerMs: timeouts.answer, signal });
+  const all = v.parse(v.array(v.unknown()), await get("/containers/json?all=1", timeouts.list));
+  const listed = fittingOf(Listed, all, { what: "a container", warn });
   const rows = liveFirst(listed, MOST_CONTAINERS).map(rowOf);
   const lateRows = new Set<DockerContainer>();
   // After a failure (the container was removed, for one) the row keeps the list's fields.
@@ -155,8 +209,11 @@ export async function readContainers(
 }
 
 /** The engine's version; null if the answer has none. */
-export async function dockerVersion(socket: string, { signal }: { signal?: AbortSignal } = {}): Promise<string | null> {
-  const answer = await engineAt(socket, TIMEOUTS.answer, signal)("/version");
+export async function dockerVersion(
+  engine: string,
+  { env = {}, signal }: Pick<ReadOptions, "env" | "signal"> = {},
+): Promise<string | null> {
+  const answer = await engineAt(engine, { env, answerMs: TIMEOUTS.answer, signal })("/version");
   return v.parse(v.object({ Version: v.nullish(v.string(), null) }), answer).Version?.slice(0, 32) ?? null;
 }
 
@@ -209,16 +266,14 @@ async function addFigures(get: Get, row: DockerContainer, pause: () => Promise<v
 
 type Get = (path: string, timeoutMs?: number) => Promise<unknown>;
 
-function engineAt(socket: string, answerMs: number, signal: AbortSignal | undefined): Get {
-  const engine = openClient({
-    url: "http://docker",
-    unix: socket,
-    timeoutMs: answerMs,
-    largestAnswer: LARGEST_ANSWER,
-  });
+function engineAt(
+  engine: string,
+  { env, answerMs, signal }: { env: Env; answerMs: number; signal: AbortSignal | undefined },
+): Get {
+  const client = openClient({ ...peerOf(engine, env), timeoutMs: answerMs, largestAnswer: LARGEST_ANSWER });
   return async (path, timeoutMs = answerMs) => {
-    const what = `ask the Docker Engine at ${socket} for ${path}`;
-    const { json } = await engine.ask({ what, path, signal, timeoutMs });
+    const what = `ask the Docker Engine at ${engine} for ${path}`;
+    const { json } = await client.ask({ what, path, signal, timeoutMs });
     if (json === undefined) throw new Error(`${what}: the answer isn't JSON`);
     return json;
   };
@@ -252,7 +307,8 @@ function metricsOf({ cpu_stats, precpu_stats, memory_stats: memory, networks, bl
   return {
     cpu_percent: cpuPercent(cpu_stats, precpu_stats),
     memory_usage_mb: mebibytes(memory?.usage === null || !memory ? null : withoutCache(memory.usage, memory.stats)),
-    memory_limit_mb: mebibytes(memory?.limit || null),
+    // Without a limit the kernel gives a number near 2^63 or 2^64.
+    memory_limit_mb: mebibytes(Number.isSafeInteger(memory?.limit) ? memory?.limit || null : null),
     network_rx_bytes: total(nets?.map(({ rx_bytes }) => rx_bytes)),
     network_tx_bytes: total(nets?.map(({ tx_bytes }) => tx_bytes)),
     block_read_bytes: blocks("r"),
@@ -261,7 +317,10 @@ function metricsOf({ cpu_stats, precpu_stats, memory_stats: memory, networks, bl
 }
 
 /** In percent of one CPU: 150 is one and a half. */
-function cpuPercent(now: v.InferOutput<typeof Cpu>, before: v.InferOutput<typeof Cpu> | undefined): number | null {
+function cpuPercent(
+  now: v.InferOutput<typeof Cpu>,
+  before: v.InferOutput<typeof Cpu> | null | undefined,
+): number | null {
   if (!before?.system_cpu_usage) return null;
   const used = (now.cpu_usage?.total_usage ?? 0) - (before.cpu_usage?.total_usage ?? 0);
   const system = (now.system_cpu_usage ?? 0) - before.system_cpu_usage;

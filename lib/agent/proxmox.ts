@@ -1,7 +1,8 @@
 // A node of Proxmox VE, from its API (versions 6 to 9).
 //
 //   /nodes/N/status             the node's figures; required
-//   /nodes/N/lxc, /qemu         the guests and their status; if one of the two lists fails, the report has no guests
+//   /nodes/N/lxc, /qemu         the guests and their status; if one of the two lists fails, the report has no guests. Only a full
+//                               list says that a machine is paused or has stopped for an I/O error
 //   /nodes/N/{kind}/ID/config   cores, memory, disks; if it fails (forbidden, locked, late) the guest has no `spec`
 //   /nodes/N/storage            the storages of guests and backups
 //   /nodes/N/storage/S/content  the newest backup of each guest; requested every ten minutes, because the lists can be long
@@ -14,7 +15,9 @@ import { type Client, HttpError, deadline, eachOf, openClient } from "../client.
 import { isLoopback } from "../config.ts";
 import { errorChain } from "../log.ts";
 import { Secret } from "../secret.ts";
+import type { GuestStatus } from "../report.ts";
 import type { Config } from "./config.ts";
+import { fittingOf } from "./fitting.ts";
 import type { HostFacts, HostMetrics } from "./host.ts";
 
 type ProxmoxSettings = NonNullable<Config["proxmox"]>;
@@ -26,7 +29,7 @@ interface Guest {
   vmid: number;
   name: string | null;
   kind: Kind;
-  status: string;
+  status: GuestStatus;
   spec?: GuestSpec;
   controller_version: string;
 }
@@ -71,43 +74,43 @@ const Status = v.object({
   "current-kernel": v.nullish(v.object({ release: text }), null),
   pveversion: text,
 });
-const Guests = v.array(
-  v.looseObject({
-    vmid: v.pipe(
-      v.union([v.number(), v.string()], "expected a guest's number"),
-      v.transform(Number),
-      v.check((id) => Number.isSafeInteger(id) && id >= 0, "expected a guest's number"),
-    ),
-    name: text,
-    status: text,
-    cpus: num,
-    maxmem: num,
-    maxdisk: num,
-  }),
-);
-type Listed = v.InferOutput<typeof Guests>[number];
+const Listed = v.object({
+  vmid: v.pipe(
+    v.union([v.number(), v.string()], "expected a guest's number"),
+    v.transform(Number),
+    v.check((id) => Number.isSafeInteger(id) && id >= 0, "expected a guest's number"),
+  ),
+  name: text,
+  status: text,
+  /** The machine's own word, while it runs. */
+  qmpstatus: text,
+  lock: text,
+  template: num,
+  cpus: num,
+  maxmem: num,
+  maxdisk: num,
+});
+type Listed = v.InferOutput<typeof Listed>;
 const GuestConfig = v.record(v.string(), v.unknown());
-const Storages = v.array(
-  v.object({
-    storage: v.string(),
-    type: text,
-    content: text,
-    active: num,
-    enabled: num,
-    shared: num,
-    total: num,
-    used: num,
-  }),
-);
-const Content = v.array(
-  v.object({
-    volid: v.string(),
-    vmid: num,
-    ctime: num,
-    size: num,
-    verification: v.nullish(v.object({ state: text }), null),
-  }),
-);
+const Storage = v.object({
+  storage: v.string(),
+  type: text,
+  content: text,
+  active: num,
+  enabled: num,
+  shared: num,
+  total: num,
+  used: num,
+});
+type Storage = v.InferOutput<typeof Storage>;
+const Content = v.object({
+  volid: v.string(),
+  vmid: num,
+  ctime: num,
+  size: num,
+  verification: v.fallback(v.nullable(v.object({ state: text })), null),
+});
+type Content = v.InferOutput<typeof Content>;
 
 function asNumber(given: unknown): number | null {
   const value = typeof given === "string" && given.trim() !== "" ? Number(given) : given;
@@ -165,12 +168,17 @@ export class Proxmox {
     throw new Error(`${what}: unexpected answer: ${v.getDotPath(issue) ?? ""}: ${issue.message}`);
   }
 
+  async #list<S extends v.GenericSchema>(path: string, element: S, signal: AbortSignal): Promise<v.InferOutput<S>[]> {
+    const all = await this.#get(path, v.array(v.unknown()), signal);
+    return fittingOf(element, all, { what: `an entry of ${path}`, warn: this.#warn });
+  }
+
   /** Undefined if they can't be listed. */
   async #guests(signal: AbortSignal) {
     try {
       const lists = await Promise.all(
         (["lxc", "qemu"] as const).map(async (kind) => {
-          const listed = await this.#get(`/${kind}`, Guests, signal);
+          const listed = await this.#list(kind === "qemu" ? "/qemu?full=1" : "/lxc", Listed, signal);
           return listed.map((one) => ({ kind, one }));
         }),
       );
@@ -185,8 +193,7 @@ export class Proxmox {
 
   async #guest(kind: Kind, one: Listed, signal: AbortSignal): Promise<Guest> {
     const { vmid, name } = one;
-    const status = one.status === "running" || one.status === "stopped" ? one.status : "unknown";
-    const guest = { vmid, name: name?.slice(0, 255) ?? null, kind, status, controller_version: "" };
+    const guest = { vmid, name: name?.slice(0, 255) ?? null, kind, status: statusOf(one), controller_version: "" };
     try {
       return { ...guest, spec: await this.#spec(kind, one, signal) };
     } catch (error) {
@@ -207,23 +214,23 @@ export class Proxmox {
     return spec;
   }
 
-  async #storages(signal: AbortSignal): Promise<v.InferOutput<typeof Storages>> {
+  async #storages(signal: AbortSignal): Promise<Storage[]> {
     try {
-      return await this.#get("/storage", Storages, signal);
+      return await this.#list("/storage", Storage, signal);
     } catch (error) {
       this.#warn("storage", `storages and backups not read: ${errorChain(error)}`);
       return [];
     }
   }
 
-  async #newestBackups(storages: v.InferOutput<typeof Storages>, signal: AbortSignal): Promise<Backup[]> {
+  async #newestBackups(storages: Storage[], signal: AbortSignal): Promise<Backup[]> {
     const holding = storages.filter(({ content, active }) => contents(content).includes("backup") && active !== 0);
     const lists = await eachOf(holding, AT_ONCE, async ({ storage }) => {
       const known = this.#backups.get(storage);
       if (known && performance.now() < known.until) return known.all;
       try {
         const path = `/storage/${encodeURIComponent(storage)}/content?content=backup`;
-        const all = newestOf(storage, await this.#get(path, Content, signal));
+        const all = newestOf(storage, await this.#list(path, Content, signal));
         this.#backups.set(storage, { all, until: performance.now() + BACKUPS_MS });
         return all;
       } catch (error) {
@@ -309,6 +316,26 @@ function cpusOf(cpus: number | null | undefined): number | null {
   return whole !== null && whole >= 1 && whole <= 1024 ? whole : null;
 }
 
+/** The status in the list is "running" for a machine that is paused, and "stopped" for a hibernated one and for a template. */
+function statusOf({ status, qmpstatus, lock, template }: Listed): GuestStatus {
+  if (template === 1) return "template";
+  if (status === "stopped") return lock === "suspended" ? "hibernated" : "stopped";
+  switch (qmpstatus ?? status) {
+    case "paused":
+    case "frozen":
+    case "prelaunch":
+    case "suspended":
+      return "paused";
+    case "io-error":
+      return "io-error";
+    case "internal-error":
+    case "guest-panicked":
+      return "internal-error";
+    default:
+      return status === "running" ? "running" : "unknown";
+  }
+}
+
 /** A guest's resources by its configuration; if that lacks a field, the default or the list's value. */
 function specOf(kind: Kind, config: Record<string, unknown>, { cpus, maxmem }: Listed) {
   const field = (name: string) => asNumber(config[name]);
@@ -343,7 +370,7 @@ function contents(list: string | null): string[] {
   return (list ?? "").split(",").filter(Boolean);
 }
 
-function targetOf(one: v.InferOutput<typeof Storages>[number]) {
+function targetOf(one: Storage) {
   const { storage, type, content, active, enabled, shared, total, used } = one;
   return {
     name: storage,
@@ -356,9 +383,10 @@ function targetOf(one: v.InferOutput<typeof Storages>[number]) {
   };
 }
 
-/** The newest backup of each guest. `verified` is the backup server's own check: `ok`, `failed`; null if there was none. */
-function newestOf(storage: string, content: v.InferOutput<typeof Content>) {
-  const byGuest = Map.groupBy(content, ({ vmid }) => vmid);
+/** The newest finished backup of each guest; an unfinished one of a backup server has size 1. `verified` is the backup server's own check: `ok`, `failed`; null if there was none. */
+function newestOf(storage: string, content: Content[]) {
+  const finished = content.filter(({ size }) => size === null || size > 1);
+  const byGuest = Map.groupBy(finished, ({ vmid }) => vmid);
   return [...byGuest].map(([vmid, all]) => {
     const newest = all.reduce((best, one) => ((one.ctime ?? 0) > (best.ctime ?? 0) ? one : best));
     return {

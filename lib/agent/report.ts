@@ -1,17 +1,18 @@
 // Collects one report from all sources. A source that fails is left out or null, and the failure is logged. Only the status of a
 // configured Proxmox node is required: a report without it would describe another host.
 
-import { type Log, type Seldom, errorChain, seldom } from "../log.ts";
+import { type Log, errorChain, seldom } from "../log.ts";
 import { build } from "../version.ts";
 import type { Config } from "./config.ts";
-import { type DockerContainer, dockerVersion, findSocket, readContainers } from "./docker.ts";
+import { type DockerContainer, dockerVersion, findEngine, readContainers } from "./docker.ts";
+import { fit } from "./fitting.ts";
 import { HostReader, readServices } from "./host.ts";
 import { type NodeReading, Proxmox } from "./proxmox.ts";
 
 type SourceSettings = Pick<Config, "disks" | "docker" | "proxmox" | "host_id" | "services">;
 
 /** A report as it is sent; `recorded_at` is when its collection began. */
-export type Report = { recorded_at: string } & Record<string, unknown>;
+export type Report = { recorded_at: string; containers?: unknown[]; guests?: unknown[] } & Record<string, unknown>;
 
 const HOUR_MS = 3_600_000;
 /** From the creation of a sampler to its first report: CPU use is measured between two samples. */
@@ -23,22 +24,23 @@ export class Sampler {
   #env: Record<string, string | undefined>;
   #host: HostReader;
   #proxmox: Proxmox | null;
-  #seldom: Seldom;
+  /** Logs what a report lacks; `kind` limits repetitions. */
+  #warn: (kind: string, text: string) => void;
   #engine: { socket: string; version: string; until: number } | null = null;
 
   constructor(settings: SourceSettings, { env, log }: { env: Record<string, string | undefined>; log: Log }) {
     this.#settings = settings;
     this.#env = env;
-    this.#seldom = seldom(log);
-    const warn = (kind: string, text: string) => this.#seldom.warn(kind, text);
-    this.#host = new HostReader({ root: "/", mounts: settings.disks, warn });
-    this.#proxmox = settings.proxmox ? new Proxmox(settings.proxmox, warn) : null;
+    const seldomly = seldom(log);
+    this.#warn = (kind, text) => seldomly.warn(kind, text);
+    this.#host = new HostReader({ root: "/", mounts: settings.disks, warn: this.#warn });
+    this.#proxmox = settings.proxmox ? new Proxmox(settings.proxmox, this.#warn) : null;
   }
 
-  /** The container engine's socket; null if there is none yet. */
+  /** The container engine's socket or address; null if there is none yet. */
   get dockerSocket(): string | null {
     const { enabled, socket } = this.#settings.docker;
-    return enabled ? findSocket(socket, this.#env) : null;
+    return enabled ? findEngine(socket, this.#env) : null;
   }
 
   /** This host's own figures and facts. */
@@ -54,14 +56,16 @@ export class Sampler {
     try {
       return await readContainers(socket, {
         signal,
+        env: this.#env,
+        warn: this.#warn,
         onGap: ({ leftOut, late, shortened }) =>
-          this.#seldom.warn(
+          this.#warn(
             "containers",
             `containers: ${leftOut} left out, ${late} without figures because of the timeout, ${shortened} without labels`,
           ),
       });
     } catch (error) {
-      this.#seldom.warn("docker", `containers not read: the report goes without them: ${errorChain(error)}`);
+      this.#warn("docker", `containers not read: the report goes without them: ${errorChain(error)}`);
       return undefined;
     }
   }
@@ -87,7 +91,7 @@ export class Sampler {
     const { disk_used_gb, disk_total_gb } = metrics;
     const ownDisks = disks.join() === "/" ? {} : { disk_used_gb, disk_total_gb };
     const cloudflared = units.find(({ name }) => /^cloudflared(\.service)?$/.test(name));
-    return {
+    const report: Report = {
       recorded_at,
       ...(host_id === undefined ? {} : { host_id }),
       agent_version: build,
@@ -106,6 +110,7 @@ export class Sampler {
       pbs_snapshots: [],
       audit_tail: [],
     };
+    return fit(report, this.#warn);
   }
 
   /** Requested once an hour. */
@@ -114,7 +119,7 @@ export class Sampler {
     if (socket === null) return null;
     const known = this.#engine;
     if (known?.socket === socket && performance.now() < known.until) return known.version;
-    const version = await dockerVersion(socket, { signal }).catch(() => null);
+    const version = await dockerVersion(socket, { env: this.#env, signal }).catch(() => null);
     if (version !== null) this.#engine = { socket, version, until: performance.now() + HOUR_MS };
     return version;
   }

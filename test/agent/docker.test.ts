@@ -4,20 +4,21 @@
 // Not tested here: a real engine, see test/e2e/docker.test.ts.
 
 import { describe, expect, test } from "bun:test";
-import { chmodSync, readFileSync, readdirSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readFileSync, readdirSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import {
   type DockerContainer,
   type Gap,
   type Timeouts,
   dockerVersion,
+  findEngine,
   readContainers,
   splitImage,
 } from "../../lib/agent/docker.ts";
 import { errorChain } from "../../lib/log.ts";
 import { readReport } from "../../lib/receiver/report.ts";
 import { Lab } from "./kit.ts";
-import { Folder, have, runRole } from "../kit.ts";
+import { Folder, certificates, have, runRole } from "../kit.ts";
 import { printedBytes } from "../printed.ts";
 
 interface Listed {
@@ -524,4 +525,68 @@ test("~/ is the home folder in the container engine's socket, too; auto stays au
     "/run/engine.sock",
     "auto",
   ]);
+});
+
+describe("where the engine is", () => {
+  const list = () => Response.json([{ Id: ID(1), Names: ["/one"] }]);
+  const answer = ({ url }: Request) => (url.includes("/containers/json") ? list() : missing());
+  const containers = async (env: Record<string, string>, more = "docker: { enabled: true }\n") => {
+    using folder = new Folder();
+    const config = folder.write(
+      "agent.yaml",
+      `receiver: { url: "http://127.0.0.1:9", token: t }\ndata_dir: ${folder.at("agent")}\n${more}`,
+    );
+    const { stdout, stderr } = await runRole("agent", ["selftest", "docker", "--config", config], { env });
+    return stdout.includes('"one"') ? "read" : stdout + stderr;
+  };
+
+  test("DOCKER_HOST and the setting: tcp, a unix socket; ssh is refused in words", async () => {
+    using folder = new Folder();
+    using engine = serve(folder, (path) => (path.startsWith("/containers/json") ? list() : missing()));
+    using remote = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: answer });
+    const tcp = `tcp://127.0.0.1:${remote.port}`;
+    expect(await containers({ DOCKER_HOST: tcp })).toBe("read");
+    expect(await containers({ DOCKER_HOST: `unix://${engine.socket}` })).toBe("read");
+    expect(await containers({ DOCKER_HOST: "ssh://nas" }, `docker: { socket: "${tcp}" }\n`)).toBe("read");
+    expect(await containers({ DOCKER_HOST: "ssh://ops@nas" })).toMatch(
+      /"ssh:\/\/ops@nas": ssh:\/\/ is not supported: only unix:\/\/ and tcp:\/\//,
+    );
+  });
+
+  test.skipIf(!have("openssl", "Docker over TLS"))(
+    "tcp with TLS: the certificates lie in DOCKER_CERT_PATH",
+    async () => {
+      using folder = new Folder();
+      await certificates(folder);
+      for (const [ours, theirs] of [
+        ["cert", "client"],
+        ["key", "client"],
+      ] as const) {
+        renameSync(folder.at(`${theirs}.${ours === "cert" ? "pem" : "key"}`), folder.at(`${ours}.pem`));
+      }
+      const file = (name: string) => Bun.file(folder.at(name));
+      const tls = {
+        cert: file("server.pem"),
+        key: file("server.key"),
+        ca: file("ca.pem"),
+        requestCert: true,
+        rejectUnauthorized: true,
+      };
+      using remote = Bun.serve({ port: 0, hostname: "127.0.0.1", tls, fetch: answer }) as Bun.Server<undefined> &
+        Disposable;
+      const DOCKER_HOST = `tcp://127.0.0.1:${remote.port}`;
+      expect(await containers({ DOCKER_HOST, DOCKER_TLS_VERIFY: "1", DOCKER_CERT_PATH: folder.path })).toBe("read");
+      expect(await containers({ DOCKER_HOST })).toContain("containers not read");
+    },
+  );
+
+  test.each(["docker.sock", "podman/podman.sock"])("a rootless engine's socket %s is found", async (name) => {
+    using folder = new Folder();
+    mkdirSync(folder.at("podman"));
+    const unix = folder.at(name);
+    using _ = Bun.serve({ unix, fetch: answer });
+    expect(findEngine("auto", { XDG_RUNTIME_DIR: folder.path })).toBe(
+      existsSync("/var/run/docker.sock") ? "/var/run/docker.sock" : unix,
+    );
+  });
 });

@@ -408,3 +408,66 @@ test("a container with half a CPU has one: the receiver would refuse the report 
   const { guests } = await new Proxmox(settings, () => {}).read(new AbortController().signal);
   expect(guests?.[0]?.spec).toEqual({ cores: 1, memory_mb: 512, disk_gb: null });
 });
+
+test("guests that are paused, broken, hibernated or templates say so; an unfinished backup doesn't count", async () => {
+  const CASES: [entry: object, status: string][] = [
+    [{ status: "running", qmpstatus: "running" }, "running"],
+    [{ status: "running", qmpstatus: "paused" }, "paused"],
+    [{ status: "running", qmpstatus: "prelaunch" }, "paused"],
+    [{ status: "running", qmpstatus: "io-error" }, "io-error"],
+    [{ status: "running", qmpstatus: "guest-panicked" }, "internal-error"],
+    [{ status: "running", qmpstatus: "running", lock: "backup" }, "running"],
+    [{ status: "stopped", qmpstatus: "stopped", lock: "suspended" }, "hibernated"],
+    [{ status: "stopped", qmpstatus: "stopped" }, "stopped"],
+    [{ status: "stopped", template: "1" }, "template"],
+    [{ status: "unknown" }, "unknown"],
+  ];
+  using node = new FakeHub({
+    "/status": () => Response.json({ data: {} }),
+    "/lxc": () =>
+      Response.json({
+        data: [
+          { vmid: 200, status: "stopped", template: 1 },
+          { vmid: 201, status: "running", lock: "" },
+        ],
+      }),
+    // Only a full list has the machines' own words.
+    "/qemu": ({ url }) =>
+      Response.json({
+        data: CASES.map(([entry], n) => ({
+          vmid: 100 + n,
+          ...entry,
+          ...(url.includes("full=1") ? {} : { qmpstatus: undefined }),
+        })),
+      }),
+    "/storage": () => Response.json({ data: [{ storage: "pbs", type: "pbs", content: "backup" }] }),
+    "/config": () => Response.json({ data: {} }),
+    "/content": () =>
+      Response.json({
+        data: [
+          {
+            volid: "pbs:backup/vm/100/2026-01-30T12:00:00Z",
+            vmid: 100,
+            ctime: 1_769_774_400,
+            size: 34_359_738_368,
+            verification: { state: "ok" },
+          },
+          { volid: "pbs:backup/vm/100/2026-01-31T12:00:00Z", vmid: 100, ctime: 1_769_860_800, size: 1 },
+          { volid: "pbs:backup/vm/101/2026-01-31T12:00:00Z", vmid: 101, ctime: 1_769_860_800, size: "1" },
+        ],
+      }),
+  });
+  await using hub = await Hub.start();
+  using folder = new Folder();
+  const config = configure(
+    folder,
+    node.url,
+    "",
+    `receiver: { url: "${hub.url}", token: ${hub.tokens.get("web-1")} }\n`,
+  );
+  const { code, stdout } = await runRole("agent", ["selftest", "--config", config]);
+  expect([code, stdout]).toEqual([0, expect.stringContaining("/v1/host-report: 200")]);
+  const { guests, backups } = await hub.get<{ guests: { status: string }[]; backups: object[] }>("/v1/hosts/web-1");
+  expect(guests.map(({ status }) => status)).toEqual([...CASES.map(([, status]) => status), "template", "running"]);
+  expect(backups).toMatchObject([{ vmid: 100, created_at: "2026-01-30T12:00:00.000Z", count: 1, verified: "ok" }]);
+});
