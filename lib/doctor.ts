@@ -1,9 +1,22 @@
 // The doctor of every role: a table of checks. Each check is green, yellow or red, and names the command that fixes it.
 // A role lists its checks in lib/<role>/doctor.ts; those that roles share are here.
 
-import { accessSync, constants, existsSync, readlinkSync, statSync, statfsSync } from "node:fs";
-import { dirname } from "node:path";
-import { ConfigError } from "./config.ts";
+import { X509Certificate } from "node:crypto";
+import {
+  accessSync,
+  constants,
+  existsSync,
+  lstatSync,
+  readFileSync,
+  readdirSync,
+  readlinkSync,
+  statSync,
+  statfsSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
+import { HttpError, openClient } from "./client.ts";
+import { ConfigError, type Listen } from "./config.ts";
+import type { Connection } from "./guard.ts";
 import { errorChain } from "./log.ts";
 import { outputOf } from "./program.ts";
 import type { Command, CommandContext } from "./service.ts";
@@ -24,6 +37,9 @@ export interface Check {
 const GIB = 1 << 30;
 /** With less than this part of its blocks or inodes free, a file system is nearly full. */
 const SCARCE = 0.03;
+const DAY_MS = 86_400_000;
+/** A certificate that expires within this time is to be renewed. */
+const RENEW_MS = 14 * DAY_MS;
 const CLOCK_YELLOW_MS = 30_000;
 const CLOCK_RED_MS = 300_000;
 const EXIT: Record<State, number> = { green: 0, yellow: 1, red: 2 };
@@ -52,23 +68,37 @@ Exit code 0 all green, 1 a yellow check, 2 a red check or an invalid configurati
 example: picket-${role} doctor`,
     options: { json: { type: "boolean" } },
     async run(context) {
-      const examined = async (): Promise<Check[]> => {
-        const config = await context.loadConfig();
-        return [green("configuration", "valid"), ...(await examine(config, context))];
-      };
-      const checks = await examined().catch((error: unknown) => misconfigured(role, error));
+      const checks = [...(await configuration(role, context)), ...(await examined())];
       if (context.args["json"]) context.print(JSON.stringify({ state: overall(checks), checks }));
       else context.print(table(checks));
       return EXIT[overall(checks)];
+
+      async function examined(): Promise<Check[]> {
+        try {
+          return await examine(await context.loadConfig(), context);
+        } catch (error) {
+          if (error instanceof ConfigError) return unit(role);
+          return [red("doctor", errorChain(error), `picket-${role} --check`)];
+        }
+      }
     },
   };
 }
 
-/** The checks of an invalid configuration: one for each error. */
-function misconfigured(role: string, error: unknown): Check[] {
-  if (!(error instanceof ConfigError)) return [red("doctor", errorChain(error), `picket-${role} --check`)];
-  const fix = `picket-${role} --check, and picket-${role} example`;
-  return error.problems.map((problem) => red("configuration", problem, fix));
+/** What `--check` says: as the account of the service where root asks. */
+async function configuration(role: string, { check }: Pick<CommandContext<unknown>, "check">): Promise<Check[]> {
+  const name = "configuration";
+  const { code, said } = await check();
+  const [warning, error] = [`picket-${role}: warning: `, `picket-${role}: error: `];
+  const warnings = said.filter((line) => line.startsWith(warning)).map((line) => line.slice(warning.length));
+  const yellows = warnings.map((line) => yellow(name, line, `picket-${role} --check`));
+  if (code === 0) return [green(name, said.find((line) => line.startsWith("checked as")) ?? "valid"), ...yellows];
+  const problems = said.filter((line) => !line.startsWith(`picket-${role}: `) && !line.startsWith("hint: "));
+  const whole = said.map((line) => line.replace(error, "")).join("; ");
+  const reds = (problems.length > 0 ? problems : [whole]).map((line) =>
+    red(name, line, `picket-${role} --check, and picket-${role} example`),
+  );
+  return [...reds, ...yellows];
 }
 
 function table(checks: readonly Check[]): string {
@@ -116,7 +146,7 @@ export function rights(role: string, folders: readonly string[]): Check[] {
       return [red(`rights ${folder}`, errorChain(error), fix)];
     }
   });
-  return bad.length > 0 ? bad : [green("rights", `${folders.length} folders are writable`)];
+  return bad.length > 0 ? bad : [green("rights", `${folders.join(", ")}: writable`)];
 }
 
 /** The folder, or the nearest one above it that exists. */
@@ -132,12 +162,120 @@ export function clock(ahead: number, whose: string): Check {
   return (off < CLOCK_RED_MS ? yellow : red)("clock", detail, "timedatectl set-ntp true");
 }
 
+/** Whether this clock is synchronised, and not behind what was stored last (milliseconds since 1970). */
+export async function ownClock(newest: number | null): Promise<Check[]> {
+  const ahead = (newest ?? 0) - Date.now();
+  if (ahead > CLOCK_RED_MS) {
+    const detail = `the newest data is ${duration(ahead)} ahead of it: it is behind, or was ahead`;
+    return [red("clock", detail, "timedatectl set-ntp true")];
+  }
+  const synchronised = (await outputOf(["timedatectl", "show", "-P", "NTPSynchronized"]))?.trim();
+  if (synchronised === "no") return [yellow("clock", "is not synchronised", "timedatectl set-ntp true")];
+  return synchronised === "yes" ? [green("clock", "is synchronised")] : [];
+}
+
+/** When certificates expire. */
+export function certificates(role: string, { tls }: Pick<Connection, "tls">): Check[] {
+  const files = tls ? [tls.cert_file, ...(tls.client_ca_file === undefined ? [] : [tls.client_ca_file])] : [];
+  return files.map((file) => {
+    const name = `certificate ${file}`;
+    const fix = `renew it, then: systemctl reload picket-${role}`;
+    try {
+      const blocks = readFileSync(file, "utf8").match(/-----BEGIN CERT[^]*?-----END CERT[^\n]*/g) ?? [];
+      const left = Math.min(...blocks.map((pem) => Date.parse(new X509Certificate(pem).validTo))) - Date.now();
+      if (left <= 0) return red(name, `expired ${duration(-left)} ago`, fix);
+      return left < RENEW_MS
+        ? yellow(name, `expires in ${duration(left)}`, fix)
+        : green(name, `expires in ${duration(left)}`);
+    } catch (error) {
+      return red(name, errorChain(error), `openssl x509 -noout -dates -in ${file}`);
+    }
+  });
+}
+
+/** Files in a folder that belong to another account than the folder, such as those of a copy that root made. */
+export function owners(folder: string): Check[] {
+  if (!existsSync(folder)) return [];
+  const { uid } = statSync(folder);
+  const strange = readdirSync(folder)
+    .toSorted()
+    .filter((name) => {
+      const stats = lstatSync(join(folder, name), { throwIfNoEntry: false });
+      return stats && !stats.isSymbolicLink() && stats.uid !== uid;
+    });
+  if (strange.length === 0) return [];
+  const detail = `files of another account than the folder's: ${strange.slice(0, 5).join(", ")}`;
+  return [red(`owner ${folder}`, detail, `chown -R --reference=${folder} ${folder}`)];
+}
+
+interface Served extends Connection {
+  listen: Listen;
+}
+
+/**
+ * Asks the running daemon for its figures.
+ * @param lock the file that a daemon locks for its folder.
+ */
+export async function daemon(
+  role: string,
+  { listen, auth, tls }: Served,
+  lock: string | null,
+): Promise<{ checks: Check[]; figures: Record<string, unknown> }> {
+  const name = "daemon";
+  const holder = lock === null ? null : holderOf(lock);
+  const answer = (check: Check, figures = {}) => ({ checks: [check], figures });
+  if (tls?.client_ca_file !== undefined || listen.port === 0) {
+    return answer(green(name, `${String(listen)} is not asked: it wants a client certificate, or has no fixed port`));
+  }
+  const host = listen.host === "0.0.0.0" ? "127.0.0.1" : listen.host === "::" ? "[::1]" : listen.host;
+  const url = `${tls ? "https" : "http"}://${host.includes(":") && !host.startsWith("[") ? `[${host}]` : host}:${listen.port}`;
+  const [token] = auth.token;
+  try {
+    const client = openClient({
+      url,
+      ...(token ? { headers: { authorization: `Bearer ${token.reveal()}` }, secrets: [token] } : {}),
+      ...(tls ? { fingerprint: new X509Certificate(readFileSync(tls.cert_file)).fingerprint256 } : {}),
+      timeoutMs: 5000,
+      largestAnswer: 1 << 20,
+    });
+    const { body } = await client.ask({ path: "/health", what: "health" });
+    return answer(green(name, `${url} works`), body);
+  } catch (error) {
+    if (error instanceof HttpError && error.status === 503) {
+      const { problem, error: what } = error.body;
+      const why = [problem, what].find((one) => typeof one === "string");
+      return answer(red(name, why ?? errorChain(error), `journalctl -u picket-${role} -n 50`), error.body);
+    }
+    if (error instanceof HttpError)
+      return answer(yellow(name, `${url}: ${errorChain(error)}`, `curl -i ${url}/health`));
+    const text = errorChain(error);
+    const why = text.includes("ECONNREFUSED") ? `nothing listens on ${String(listen)}` : text;
+    const other = holder === null ? "" : `; process ${holder} uses its folder`;
+    return answer(red(name, `${why}${other}`, `systemctl restart picket-${role}`));
+  }
+}
+
+/** The process that holds the lock of a file (flock(2)); null without one. */
+function holderOf(file: string): string | null {
+  const inode = statSync(file, { throwIfNoEntry: false })?.ino;
+  const locks = inode === undefined || !existsSync("/proc/locks") ? "" : readFileSync("/proc/locks", "utf8");
+  return new RegExp(`FLOCK .* (\\d+) \\S+:${inode} `).exec(locks)?.[1] ?? null;
+}
+
+/** How long ago a thing happened, for a detail. */
+export const ago = (at: number): string => `${duration(Date.now() - at)} ago`;
+
 /** The role's services: the system's and this user's. */
 export async function unit(role: string): Promise<Check[]> {
   const checks: Check[] = [];
   for (const scope of ["system", "user"] as const) {
     const check = await unitOf(role, scope);
     if (check) checks.push(check);
+  }
+  if (checks.length === 2 && checks.every(({ detail }) => !detail.startsWith("is "))) {
+    checks.push(
+      yellow("units", "a system service and a user service run", `systemctl --user disable --now picket-${role}`),
+    );
   }
   return checks.length > 0 ? checks : [green("unit", "not installed as a systemd service")];
 }
@@ -152,15 +290,16 @@ async function unitOf(role: string, scope: "system" | "user"): Promise<Check | n
   const name = scope === "system" ? "unit" : "user unit";
   const run = (verb: string) => `${scope === "system" ? "systemctl" : "systemctl --user"} ${verb}`;
   const [active, enabled, status] = [field("ActiveState"), field("UnitFileState"), field("ExecMainStatus")];
+  const says = field("StatusText") === "" ? "" : `: ${field("StatusText")}`;
   const fails = active === "failed" && status !== "0" ? ` (exit code ${status})` : "";
   if (active !== "active" && active !== "reloading")
     return red(name, `is ${active}${fails}`, run(`restart picket-${role}`));
   if (/old configuration|restart needed/i.test(field("StatusText")))
-    return yellow(name, field("StatusText"), `picket-${role} --check`);
+    return yellow(name, `active${says}`, `picket-${role} --check`);
   if (isReplaced(field("MainPID")))
     return yellow(name, "runs a program that was replaced", run(`restart picket-${role}`));
   if (field("NeedDaemonReload") === "yes") return yellow(name, "its unit file has changed", run("daemon-reload"));
-  if (enabled === "enabled") return green(name, "active, starts at boot");
+  if (enabled === "enabled") return green(name, `active, starts at boot${says}`);
   return yellow(name, `active, but ${enabled}`, run(`enable picket-${role}`));
 }
 

@@ -75,6 +75,8 @@ export interface CommandContext<C, A = Args> {
   positionals: string[];
   /** The configuration; its warnings are logged. @throws ConfigError. */
   loadConfig: () => Promise<C>;
+  /** Runs `--check`, which judges as the installed service does where root asks: its exit code, and what it said on stderr. */
+  check: () => Promise<{ code: number; said: string[] }>;
   /** Writes to stdout, with a line break if the text doesn't end with one. Ends the program with exit code 0 when the reader is gone (`| head`). */
   print: (text: string) => void;
   /** All of stdin as text. */
@@ -242,6 +244,13 @@ async function runCommand<C>(life: Life<C>, command: Command<C>, log: Log): Prom
       const { config, warnings } = await load(life);
       for (const warning of warnings) log.warn(warning);
       return config;
+    },
+    async check() {
+      const { config } = life.request;
+      const words = [...life.command, "--check", ...(config === undefined ? [] : ["--config", config])];
+      const child = Bun.spawn(words, { stdout: "ignore", stderr: "pipe", env: process.env });
+      const text = await new Response(child.stderr).text();
+      return { code: await child.exited, said: text.split("\n").filter(Boolean) };
     },
     print,
     stdin: async () => guessText(await Bun.stdin.bytes()),

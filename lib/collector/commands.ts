@@ -9,6 +9,7 @@ import { wellFormed } from "../json.ts";
 import { printable } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 import type { Config } from "./config.ts";
+import { doctor } from "./doctor.ts";
 
 const HOOK_CHARACTERS = 10_000;
 
@@ -128,6 +129,7 @@ function atLeastOne(flag: string, value: string): number {
 
 /** The commands, as data. */
 export const COMMANDS = {
+  doctor,
   ping: {
     summary: "append one event to an inbox",
     usage: `usage: picket-collector ping RECIPIENT TEXT [--type TYPE] [--priority PRIORITY] [--from NAME] [--sentinel PATH]

@@ -103,6 +103,11 @@ function asLine({ route, reason, ...rest }: DeliveryRecord): string {
   return JSON.stringify({ ...rest, route: cut(route, 200), reason: reason && cut(reason, 300) });
 }
 
+/** The last deliveries, the newest last. */
+export async function readDeliveries(inboxDir: string): Promise<DeliveryRecord[]> {
+  return (await readRecords(pathsOf(inboxDir))).slice(-SHOWN);
+}
+
 /** `deliveries`: shows the last ones, the newest last. */
 async function deliveries({
   args,
@@ -113,9 +118,7 @@ async function deliveries({
   const { limit = `${SHOWN}`, failed, json } = args;
   if (!/^[1-9]\d{0,8}$/.test(limit)) throw new UsageError(`--limit "${limit}" is not a whole number of 1 or more`);
   const { inbox_dir } = await loadConfig();
-  const records = await readRecords(pathsOf(inbox_dir));
-  const shown = records
-    .slice(-SHOWN)
+  const shown = (await readDeliveries(inbox_dir))
     .filter(({ status }) => !failed || status >= 400)
     .slice(-Number(limit));
   if (shown.length === 0) log.info(failed ? "no failed deliveries" : "no deliveries", { inbox_dir });

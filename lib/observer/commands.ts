@@ -3,6 +3,7 @@
 import { printable, printableLines } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 import { type Config, escalationRules } from "./config.ts";
+import { doctor } from "./doctor.ts";
 import { Clusters } from "./clusters.ts";
 import { readAll, readLog, segmentsOf } from "./op-log.ts";
 import type { Operation } from "./operation.ts";
@@ -113,6 +114,7 @@ async function check(context: Context): Promise<number> {
 }
 
 export const COMMANDS = {
+  doctor,
   stats: {
     summary: "show how many operations there were, by outcome and source",
     usage: "usage: picket-observer stats [--json]\n\nexample: picket-observer stats",

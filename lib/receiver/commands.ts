@@ -8,6 +8,7 @@ import { cut, printable } from "../text.ts";
 import { version } from "../version.ts";
 import { type Command, UsageError } from "../service.ts";
 import type { Config } from "./config.ts";
+import { doctor } from "./doctor.ts";
 import { EPISODE_COMMANDS } from "./episode-commands.ts";
 import { HOST_COMMANDS } from "./host-commands.ts";
 import {
@@ -242,6 +243,7 @@ example: picket-receiver host set web-1 --interval 300`,
     positionals: { min: 0, max: 1, names: ["HOST"] },
     run: showTokens,
   },
+  doctor,
   ...HOST_COMMANDS,
   ...EPISODE_COMMANDS,
   ...BACKUP_COMMANDS,

@@ -1,0 +1,114 @@
+// Checks a collector, from its configuration to its readers.
+
+import { existsSync, readFileSync, readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+import {
+  type Check,
+  ago,
+  certificates,
+  daemon,
+  doctorCommand,
+  green,
+  owners,
+  ownClock,
+  rights,
+  space,
+  unit,
+  yellow,
+} from "../doctor.ts";
+import { duration, size } from "../text.ts";
+import type { Config } from "./config.ts";
+import { readDeliveries } from "./deliveries.ts";
+
+const HOUR_MS = 3_600_000;
+const DAY_MS = 24 * HOUR_MS;
+/** A larger inbox takes long to read. */
+const LARGE_BYTES = 256 << 20;
+
+export const doctor = doctorCommand<Config>("collector", async (config) => {
+  const { inbox_dir, webhook, drop_folder } = config;
+  const folders = [inbox_dir, ...(drop_folder ? [drop_folder.path] : [])];
+  const asked = webhook ? await daemon("collector", { ...config, listen: webhook.listen }, null) : null;
+  const inboxes = listed(inbox_dir).filter((name) => name.endsWith(".inbox"));
+  const newest = Math.max(0, ...inboxes.map((name) => statSync(join(inbox_dir, name)).mtimeMs));
+  return [
+    ...space(folders),
+    ...rights("collector", folders),
+    ...owners(inbox_dir),
+    ...certificates("collector", config),
+    ...(await ownClock(newest)),
+    ...(await unit("collector")),
+    ...(asked?.checks ?? []),
+    ...(webhook && webhook.routes.length > 0 ? [await deliveries(inbox_dir)] : []),
+    ...(drop_folder ? drops(drop_folder.path) : []),
+    ...inboxes.flatMap((name) => unread(inbox_dir, name)),
+    inboxes.length === 0
+      ? yellow("inboxes", `no event has come to ${inbox_dir} yet`, 'picket-collector ping RECIPIENT "it works"')
+      : green("inboxes", `${inboxes.length}, the last event ${ago(newest)}`),
+  ];
+});
+
+function listed(folder: string): string[] {
+  return existsSync(folder) ? readdirSync(folder).toSorted() : [];
+}
+
+/** Whether deliveries arrive, and are taken. */
+async function deliveries(inboxDir: string): Promise<Check> {
+  const name = "deliveries";
+  const records = await readDeliveries(inboxDir);
+  const last = records.at(-1);
+  if (!last) return yellow(name, "none has arrived yet", "look into the sender's list of deliveries, and at the proxy");
+  const since = Date.now() - HOUR_MS;
+  const refused = records.filter(({ status, ts }) => status >= 400 && Date.parse(ts) > since);
+  const arrived = `the last one ${ago(Date.parse(last.ts))}`;
+  if (refused.length === 0) return green(name, arrived);
+  const { route, status, reason = "" } = refused.at(-1)!;
+  const detail = `${arrived}; ${refused.length} refused within an hour, such as ${route}: ${status} ${reason}`;
+  return yellow(name, detail, "picket-collector deliveries --failed");
+}
+
+/** What waits in the drop folder, and what can't be a drop. */
+function drops(folder: string): Check[] {
+  const dead = listed(join(folder, ".dead-letter")).filter((name) => !name.endsWith(".reason"));
+  const old = listed(folder).filter((name) => {
+    const stats = statSync(join(folder, name), { throwIfNoEntry: false });
+    return !name.startsWith(".") && name.endsWith(".json") && stats && Date.now() - stats.mtimeMs > HOUR_MS;
+  });
+  const fix = `cat ${join(folder, ".dead-letter")}/*.reason; fix a file, and move it back`;
+  return [
+    dead.length === 0 ? green("dead letters", "none") : yellow("dead letters", `${dead.length}`, fix),
+    ...(old.length === 0
+      ? []
+      : [yellow("drops", `${old.length} wait for over an hour`, "journalctl -u picket-collector -n 50")]),
+  ];
+}
+
+/** An inbox that is large, or that its reader has left. */
+function unread(folder: string, file: string): Check[] {
+  const path = join(folder, file);
+  const recipient = file.slice(0, -".inbox".length);
+  const bytes = statSync(path).size;
+  const checks: Check[] = [];
+  if (bytes > LARGE_BYTES) {
+    checks.push(yellow(`inbox ${recipient}`, `has ${size(bytes)}`, `mv ${path} ${path}.1`));
+  }
+  const mark = join(folder, `${recipient}.mark`);
+  if (!existsSync(mark)) return checks;
+  const behind = bytes - shownOf(readFileSync(mark, "utf8"));
+  const since = Date.now() - statSync(mark).mtimeMs;
+  if (behind > 0 && since > DAY_MS) {
+    const detail = `its reader came last ${duration(since)} ago, and has not seen ${size(behind)}`;
+    checks.push(yellow(`inbox ${recipient}`, detail, `picket-collector read ${recipient} --new`));
+  }
+  return checks;
+}
+
+/** How many bytes a reader's mark covers; Infinity where it isn't understood. */
+function shownOf(mark: string): number {
+  try {
+    const { files, offset } = JSON.parse(mark.split("\n")[0]!) as { files?: { offset: number }[]; offset?: number };
+    return files?.at(-1)?.offset ?? offset ?? Infinity;
+  } catch {
+    return Infinity;
+  }
+}

@@ -1,0 +1,115 @@
+// Checks a receiver, from its configuration to its hosts. The store is only read, and not migrated.
+
+import { existsSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import {
+  type Check,
+  ago,
+  certificates,
+  daemon,
+  doctorCommand,
+  green,
+  owners,
+  ownClock,
+  red,
+  rights,
+  space,
+  unit,
+  yellow,
+} from "../doctor.ts";
+import { errorChain } from "../log.ts";
+import type { Config } from "./config.ts";
+import { episodesFolder } from "./episodes.ts";
+import { readSqlite, storeFile } from "./sqlite.ts";
+import { many } from "./store-command.ts";
+
+export const doctor = doctorCommand<Config>("receiver", async (config) => {
+  const { data_dir, notify } = config;
+  const episodes = episodesFolder(config);
+  const folders = [data_dir, episodes, ...(notify ? [notify.inbox_dir] : [])];
+  const { checks, figures } = await daemon("receiver", config, join(data_dir, "receiver.lock"));
+  const { newest, rows } = store(data_dir, episodes);
+  const gate = figures["version_gate_problem"];
+  return [
+    ...space(folders),
+    ...rights("receiver", folders),
+    ...[data_dir, episodes].flatMap(owners),
+    ...certificates("receiver", config),
+    ...(await ownClock(newest)),
+    ...(await unit("receiver")),
+    ...checks,
+    ...rows,
+    ...(typeof gate !== "string" ? [] : [red("version gate", gate, "journalctl -u picket-receiver -n 50")]),
+    notify
+      ? green("notify", `events go to ${notify.recipient} in ${notify.inbox_dir}`)
+      : yellow("notify", "no inbox gets the events", "picket-receiver example (notify)"),
+  ];
+});
+
+interface Seen {
+  newest: number | null;
+  noted: number;
+  waiting: number;
+}
+const SEEN = `SELECT (SELECT MAX(last_seen_at) FROM hosts) AS newest,
+  (SELECT COUNT(*) FROM episodes WHERE removed_at IS NULL) AS noted,
+  (SELECT COUNT(*) FROM events WHERE told_at IS NULL) AS waiting`;
+
+/** The checks of the store, and the time of the newest report. */
+function store(dir: string, episodes: string): { newest: number | null; rows: Check[] } {
+  const file = storeFile(dir);
+  if (!existsSync(file)) {
+    return { newest: null, rows: [yellow("store", `${file} is not there yet`, "picket-receiver host add NAME")] };
+  }
+  try {
+    const [check] = Array.from(readSqlite<{ quick_check: string }>(file, "PRAGMA quick_check(1)"));
+    const found = check?.quick_check;
+    if (found !== "ok") {
+      const fix = "systemctl stop picket-receiver; picket-receiver restore FILE (a backup)";
+      return { newest: null, rows: [red("store", `damaged: ${found}`, fix)] };
+    }
+    const [seen] = Array.from(readSqlite<Seen>(file, SEEN));
+    const { newest, noted, waiting } = seen!;
+    const statuses = Array.from(
+      readSqlite<{ status: string; hosts: number }>(
+        file,
+        "SELECT status, COUNT(*) AS hosts FROM hosts GROUP BY status",
+      ),
+    );
+    return {
+      newest,
+      rows: [green("store", "sound"), ...hosts(statuses, newest), ...told(waiting), indexed(noted, episodes)],
+    };
+  } catch (error) {
+    const fix = `ls -l ${dir}; see "Permissions" in docs/operations.md`;
+    return { newest: null, rows: [red("store", errorChain(error), fix)] };
+  }
+}
+
+function hosts(statuses: { status: string; hosts: number }[], newest: number | null): Check[] {
+  const count = (status: string) => statuses.find((one) => one.status === status)?.hosts ?? 0;
+  const silent = count("stale") + count("offline");
+  const expected = silent + count("online");
+  if (expected + count("pending") === 0) return [yellow("hosts", "none", "picket-receiver host add NAME")];
+  const last = newest === null ? "none has reported yet" : `the last report ${ago(newest)}`;
+  const fix = "picket-receiver host list";
+  if (expected > 0 && silent === expected) return [red("hosts", `all are silent, ${last}`, fix)];
+  if (silent > 0) return [yellow("hosts", `${silent} of ${expected} are silent, ${last}`, fix)];
+  return [expected === 0 ? yellow("hosts", last, fix) : green("hosts", `${expected} report, ${last}`)];
+}
+
+function told(waiting: number): Check[] {
+  if (waiting === 0) return [];
+  return [yellow("events", `${many(waiting, "event")} not told yet`, "journalctl -u picket-receiver -p warning -n 50")];
+}
+
+/** Compares the index with the files by their number: `index verify` looks at each. */
+function indexed(noted: number, folder: string): Check {
+  const of = (path: string) => (existsSync(path) ? readdirSync(path, { withFileTypes: true }) : []);
+  const hosts = of(folder).filter((entry) => !entry.isFile() && !entry.name.startsWith("."));
+  const files = hosts.flatMap(({ name }) =>
+    of(join(folder, name)).filter((entry) => !entry.name.startsWith(".") && entry.name.endsWith(".tar.zst")),
+  );
+  if (files.length === noted) return green("episodes", `${noted}, as in the index`);
+  return yellow("episodes", `${many(files.length, "file")}, ${noted} in the index`, "picket-receiver index verify");
+}
