@@ -35,6 +35,7 @@ import {
 } from "./lib/receiver/figures.ts";
 import { retentionPass, rollupPass } from "./lib/receiver/history.ts";
 import { formerNames, setHealth } from "./lib/receiver/hosts.ts";
+import { refuseRootOwned } from "./lib/receiver/ownership.ts";
 import { Presence } from "./lib/receiver/presence.ts";
 import { endPauses } from "./lib/receiver/pause.ts";
 import { readingRoutes } from "./lib/receiver/reading.ts";
@@ -78,6 +79,7 @@ interface Receiver {
 
 async function main(config: Config, service: Service): Promise<Running<Config>> {
   const { log } = service;
+  refuseRootOwned(config.data_dir, episodesFolder(config));
   const from = config.notify?.from ?? "receiver";
   const channel = inboxChannel(config.notify, { from, log });
   const tellDamage = async (error: unknown): Promise<never> => {

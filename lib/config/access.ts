@@ -108,7 +108,7 @@ function mountOf(path: string): { readOnly: boolean; hides: boolean } {
 }
 
 /** This account's name by /etc/passwd; null for one of DynamicUser=, which can own nothing that lasts. */
-function ownAccount(): string | null {
+export function ownAccount(): string | null {
   const uid = String(process.getuid?.());
   const entries = readFileSync("/etc/passwd", "utf8")
     .split("\n")
