@@ -307,8 +307,7 @@ function metricsOf({ cpu_stats, precpu_stats, memory_stats: memory, networks, bl
   return {
     cpu_percent: cpuPercent(cpu_stats, precpu_stats),
     memory_usage_mb: mebibytes(memory?.usage === null || !memory ? null : withoutCache(memory.usage, memory.stats)),
-    // Without a limit the kernel gives a number near 2^63 or 2^64.
-    memory_limit_mb: mebibytes(Number.isSafeInteger(memory?.limit) ? memory?.limit || null : null),
+    memory_limit_mb: mebibytes(memory?.limit || null),
     network_rx_bytes: total(nets?.map(({ rx_bytes }) => rx_bytes)),
     network_tx_bytes: total(nets?.map(({ tx_bytes }) => tx_bytes)),
     block_read_bytes: blocks("r"),
