@@ -1,4 +1,4 @@
-// The few calls that only libc has, through bun:ffi: flock(2), write leases, AF_UNIX datagrams, CLOCK_MONOTONIC.
+// The few calls that only libc has, through bun:ffi: flock(2), leases, AF_UNIX datagrams, CLOCK_MONOTONIC.
 //
 // bun:ffi needs a JIT and a libc that it can open. A unit with MemoryDenyWriteExecute=yes has no JIT, another system may
 // have another libc: then every function here returns null or false. Neither a call nor the import throws. The first call
@@ -11,8 +11,10 @@ const LOCK_EX = 2;
 const LOCK_NB = 4;
 const LOCK_UN = 8;
 const EINTR = 4;
+const EAGAIN = 11;
 const F_SETSIG = 10;
 const F_SETLEASE = 1024;
+const F_RDLCK = 0;
 const F_WRLCK = 1;
 const F_UNLCK = 2;
 const SIGURG = 23;
@@ -96,6 +98,19 @@ export function writeLease(fd: number): (() => void) | null {
   // The kernel signals the holder when a process waits. SIGIO, its default, would end us; SIGURG is ignored by default.
   if (c.fcntl(fd, F_SETSIG, SIGURG) !== 0 || c.fcntl(fd, F_SETLEASE, F_WRLCK) !== 0) return null;
   return () => void c.fcntl(fd, F_SETLEASE, F_UNLCK);
+}
+
+/**
+ * Whether another opening of a file can write to it: the kernel grants a read lease, fcntl(2) F_SETLEASE, only while none can. The
+ * descriptor must be open for reading only.
+ * @returns null where that can't be known: the file belongs to another user, its file system has no leases, or there is no libc.
+ */
+export function isOpenForWriting(fd: number): boolean | null {
+  const c = libc();
+  if (c === null || c.fcntl(fd, F_SETSIG, SIGURG) !== 0) return null;
+  if (c.fcntl(fd, F_SETLEASE, F_RDLCK) !== 0) return errno(c) === EAGAIN ? true : null;
+  c.fcntl(fd, F_SETLEASE, F_UNLCK);
+  return false;
 }
 
 /**

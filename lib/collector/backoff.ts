@@ -75,6 +75,7 @@ export class Backoff {
   }
 }
 
-function some(names: string[]): string {
+/** The first of many names. */
+export function some(names: string[]): string {
   return names.length > 5 ? `${names.slice(0, 5).join(", ")} and ${names.length - 5} more` : names.join(", ");
 }

@@ -1,10 +1,14 @@
-// The drop folder: every `*.json` in it becomes an inbox line, or a dead letter with its reason.
+// The drop folder: every `*.json` in it becomes inbox lines, or a dead letter with its reason.
 //
 // The scan decides; the watch only says when to scan. A scan is one pass, oldest file first, and each file takes one way:
 //
 //   found → judged → delivered (durable) → deleted   an event's id is derived from name, content and mtime, so a crash
 //                                                    between the last two doesn't deliver it again
-//   invalid, and unchanged for settle_ms     → `.dead-letter/NAME` beside `NAME.reason`
+//   several drops in a file                  → the file is deleted once all of them are delivered; each has an id of its own
+//   invalid, and unchanged for settle_ms     → `.dead-letter/NAME` beside `NAME.reason`, but not while another process has it open
+//                                              for writing, where that can be known
+//   lines of drops                           → the same wait: there may be more to come
+//   another name                             → stays, and is logged once
 //   not a regular file                       → the same at once, never opened or followed
 //   the inbox can't be written               → stays, retried with backoff; drops for other recipients don't wait
 //   changed while it is read                 → stays for ARRIVAL_MS
@@ -18,9 +22,9 @@ import { basename, dirname, join } from "node:path";
 import { holdAlone, makeFolder } from "../files.ts";
 import type { InboxWriter } from "../inbox.ts";
 import type { Log } from "../log.ts";
-import { Backoff } from "./backoff.ts";
+import { Backoff, some } from "./backoff.ts";
 import { joined, moveToDeadLetters } from "./dead-letter.ts";
-import { type Drop, type Entry, type Judgement, isSameDrop, judge } from "./drop.ts";
+import { type Drop, type Entry, type Judgement, eventIds, isSameDrop, judge } from "./drop.ts";
 
 /** Files handled at once: their events share a sync. */
 const BATCH = 256;
@@ -63,6 +67,9 @@ interface Unsettled {
   since: number;
 }
 
+type Judged = Extract<Judgement, { kind: "drops" | "invalid" }>;
+type Drops = Extract<Judgement, { kind: "drops" }>;
+
 /** A drop folder; a lock makes sure that one collector alone empties it. */
 export class DropFolder {
   #options: DropFolderOptions;
@@ -72,8 +79,12 @@ export class DropFolder {
   #synced = false;
   /** Whether this pass found a file that is changing. */
   #changing = false;
+  /** Files that this pass found to be no drops. */
+  #ignored: string[] = [];
   /** By a file's name in latin1, which keeps its bytes, like every map of files here. */
   #unsettled = new Map<string, Unsettled>();
+  /** Files that are logged as no drops, or as open for writing. */
+  #logged = new Set<string>();
   /** The event's id of each delivered drop that can't be deleted. */
   #undeleted = new Map<string, string>();
   #inboxes: Backoff;
@@ -116,6 +127,8 @@ export class DropFolder {
     if (!this.#watch(wake)) return MISSING_POLL_MS;
     this.#synced = isSynced(this.path);
     this.#changing = false;
+    this.#ignored = [];
+    const begun = performance.now();
     const entries = this.#scan();
     this.#forgetVanished(entries);
     this.#options.figures.waiting = 0;
@@ -128,9 +141,16 @@ export class DropFolder {
       // Webhooks, health checks and a stop are answered during a scan of 100,000 files.
       await new Promise((done) => setImmediate(done));
     }
+    if (this.#ignored.length > 0)
+      this.#options.log.warn("files stay: the name of a drop ends in .json", {
+        path: this.path,
+        files: some(this.#ignored),
+      });
     const now = performance.now();
     const waits = [...this.#inboxes.end(), ...this.#files.end()];
-    for (const { since } of this.#unsettled.values()) waits.push(since + this.#options.settleMs() - now);
+    // Those that were still before this pass began have been judged; they stay for another reason.
+    const settled = [...this.#unsettled.values()].map(({ since }) => since + this.#options.settleMs());
+    waits.push(...settled.filter((at) => at > begun).map((at) => at - now));
     if (this.#changing) waits.push(ARRIVAL_MS);
     return waits.length > 0 ? Math.max(10, Math.min(...waits)) : null;
   }
@@ -152,7 +172,7 @@ export class DropFolder {
       const own = basename(path);
       const watcher = watch(path, { persistent: false }, (_event, name) => {
         // A null name means that the kernel's queue overflowed, the folder's own name that the folder is gone.
-        if (name === null || name === own || DROP_NAME.test(name)) wake();
+        if (name === null || name === own || !PASSED_OVER.test(name)) wake();
       });
       watcher.on("error", (error) => {
         log.warn("drop folder watch ended; polling only", { path, error });
@@ -173,7 +193,7 @@ export class DropFolder {
   #scan(): Entry[] {
     const entries: Entry[] = [];
     for (const name of readdirSync(this.path, { encoding: "buffer" })) {
-      if (!DROP_NAME.test(name.toString("latin1"))) continue;
+      if (PASSED_OVER.test(name.toString("latin1"))) continue;
       const stats = lstatSync(joined(this.path, name), { bigint: true, throwIfNoEntry: false });
       if (stats) entries.push({ name, stats });
     }
@@ -181,40 +201,68 @@ export class DropFolder {
   }
 
   #forgetVanished(entries: Entry[]): void {
-    if (this.#unsettled.size + this.#undeleted.size === 0) return;
+    if (this.#unsettled.size + this.#undeleted.size + this.#logged.size === 0) return;
     const there = new Set(entries.map(({ name }) => name.toString("latin1")));
-    for (const known of [this.#unsettled, this.#undeleted]) {
+    for (const known of [this.#unsettled, this.#undeleted, this.#logged]) {
       for (const name of known.keys()) if (!there.has(name)) known.delete(name);
     }
   }
 
   async #handle(entry: Entry): Promise<void> {
     const { figures } = this.#options;
-    let [backoff, key] = [this.#files, entry.name.toString()];
+    const file = entry.name.toString();
     try {
-      const judged = this.#judge(entry);
+      const judged = DROP_NAME.test(entry.name.toString("latin1")) ? this.#judge(entry) : this.#passOver(entry);
       if (judged === null) return;
-      if (judged.kind === "drop") [backoff, key] = [this.#inboxes, judged.drop.recipient];
-      if (!backoff.skips(key))
-        return await (judged.kind === "drop" ? this.#deliver(entry, judged) : this.#reject(entry, judged));
+      if (judged.kind === "drops") {
+        if (await this.#deliver(entry, judged)) return;
+      } else if (!this.#files.skips(file)) {
+        return this.#reject(entry, judged);
+      }
     } catch (error) {
       figures.errors++;
-      backoff.failed(key, error as Error);
+      this.#files.failed(file, error as Error);
     }
     figures.waiting++;
   }
 
+  /** Notes a file that isn't a drop by its name, once it is no longer written to. */
+  #passOver({ name, stats }: Entry): null {
+    const key = name.toString("latin1");
+    if (this.#logged.has(key) || this.#unchangedMs(key, stats) < this.#options.settleMs()) return null;
+    this.#unsettled.delete(key);
+    this.#logged.add(key);
+    this.#ignored.push(name.toString());
+    return null;
+  }
+
   // Judged
 
-  /** A drop or an invalid file; null for a file that is gone or may still change. */
-  #judge(entry: Entry): Extract<Judgement, { kind: "drop" | "invalid" }> | null {
+  /** Drops or an invalid file; null for a file that is gone or may still change. */
+  #judge(entry: Entry): Judged | null {
     const key = entry.name.toString("latin1");
     const judged = this.#mayGetItsMtime(entry) ? ({ kind: "changing" } as const) : judge(this.path, entry);
     if (judged.kind === "changing") this.#changing = true;
-    if (judged.kind === "invalid" && judged.mayGrow && this.#unchangedMs(key, entry.stats) < this.#options.settleMs())
-      return null;
+    const isJudged = judged.kind === "drops" || judged.kind === "invalid";
+    if (isJudged) return this.#isWhole(entry, judged) ? judged : null;
     this.#unsettled.delete(key);
-    return judged.kind === "drop" || judged.kind === "invalid" ? judged : null;
+    return null;
+  }
+
+  /** Whether nothing more is written to a file, as far as that can be known. */
+  #isWhole({ name, stats }: Entry, { kind, mayGrow, isOpen }: Judged): boolean {
+    const isOneDrop = kind === "drops" && !mayGrow;
+    const key = name.toString("latin1");
+    if (isOneDrop ? isOpen !== true : !mayGrow) return true;
+    const isStill = this.#unchangedMs(key, stats) >= this.#options.settleMs();
+    // A drop that is complete doesn't wait for a program that never closes it.
+    if (!isStill || isOneDrop || isOpen !== true) return isStill;
+    if (!this.#logged.has(key))
+      this.#options.log.info("drop waits: a program has it open for writing", { file: name.toString() });
+    this.#logged.add(key);
+    this.#unsettled.delete(key);
+    this.#changing = true;
+    return false;
   }
 
   /** By ctime, which a rename and a new mtime change as well. A ctime in the future comes from a wrong clock: no reason to wait. */
@@ -233,29 +281,49 @@ export class DropFolder {
 
   // Delivered and deleted
 
-  async #deliver(entry: Entry, { drop, id, contentId }: Extract<Judgement, { kind: "drop" }>): Promise<void> {
-    const { deliver, delivered, figures, log } = this.#options;
+  /** Delivers what a file holds and deletes it; false when an inbox can't be written, and the file has to stay. */
+  async #deliver(entry: Entry, judged: Drops): Promise<boolean> {
+    const { delivered, figures, log } = this.#options;
+    const { drops, id, contentId } = judged;
+    const { recipient } = drops[0]!;
     const key = entry.name.toString("latin1");
     const file = entry.name.toString();
-    if (this.#undeleted.get(key) !== id && !this.#isBroughtAgain(entry, drop, contentId)) {
-      await deliver(drop, { id, source: `drop-folder:${file}` });
-      figures.delivered++;
-      if (this.#synced && !hasSetMtime(entry)) delivered.remember(drop.recipient, contentId);
+    if (this.#undeleted.get(key) !== id && !this.#isBroughtAgain(entry, recipient, contentId)) {
+      const ids = eventIds(judged);
+      const source = `drop-folder:${file}`;
+      const all = await Promise.all(drops.map((drop, n) => this.#deliverOne(drop, { id: ids[n]!, source })));
+      if (all.includes(false)) return false;
+      figures.delivered += drops.length;
+      if (this.#synced && !hasSetMtime(entry)) delivered.remember(recipient, contentId);
     }
     try {
       this.#delete(entry, id);
       this.#undeleted.delete(key);
     } catch (error) {
       // Each pass tries to delete it again.
-      if (this.#undeleted.get(key) === id) return;
+      if (this.#undeleted.get(key) === id) return true;
       this.#undeleted.set(key, id);
       figures.errors++;
       log.error("drop delivered but not deleted: it stays, and is not delivered again", { file, error });
     }
+    return true;
+  }
+
+  async #deliverOne(drop: Drop, event: { id: string; source: string }): Promise<boolean> {
+    const { recipient } = drop;
+    if (this.#inboxes.skips(recipient)) return false;
+    try {
+      await this.#options.deliver(drop, event);
+      return true;
+    } catch (error) {
+      this.#options.figures.errors++;
+      this.#inboxes.failed(recipient, error as Error);
+      return false;
+    }
   }
 
   /** Whether Syncthing, killed between its rename and its mtime, brings a delivered file again. */
-  #isBroughtAgain(entry: Entry, { recipient }: Drop, contentId: string): boolean {
+  #isBroughtAgain(entry: Entry, recipient: string, contentId: string): boolean {
     if (!this.#synced || !hasSetMtime(entry)) return false;
     const at = this.#options.delivered.rememberedAt(recipient, contentId);
     return at !== undefined && Number(entry.stats.mtimeMs) < at;
@@ -292,8 +360,9 @@ function lockFolder({ path, stateFolder, log }: DropFolderOptions): () => void {
   }
 }
 
-/** Names that start with a dot are skipped: synchronized folders hold temporary files. */
-const DROP_NAME = /^[^.].*\.json$/s;
+/** Temporary and hidden files: synchronized folders hold them. */
+const PASSED_OVER = /^\.|\.tmp$/is;
+const DROP_NAME = /\.json$/is;
 
 /** Whether Syncthing synchronizes the folder, or one above it. */
 function isSynced(folder: string): boolean {

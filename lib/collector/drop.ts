@@ -1,34 +1,37 @@
-// One drop: a file `{"recipient","type","payload"}`, read as it was when the folder was scanned. Nothing here changes the file.
+// A file of the drop folder: one drop `{"recipient","type","payload"}`, a list of them, or one a line; read as it was when the folder
+// was scanned. Nothing here changes the file.
 // Names are bytes: a folder may hold names that aren't UTF-8.
 
 import { type BigIntStats, closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
 import { createHash } from "node:crypto";
 import * as v from "valibot";
 import { NAME_SEGMENT } from "../config.ts";
+import { found } from "../config/wording.ts";
+import { isOpenForWriting } from "../ffi.ts";
 import { EVENT_TYPES, PRIORITIES } from "../inbox.ts";
-import { parseJson } from "../json.ts";
+import { decodeText } from "../json.ts";
+import { nearest } from "../nearest.ts";
+import { cut } from "../text.ts";
 import { joined } from "./dead-letter.ts";
 
 /** Larger drops are invalid. */
 const MAX_DROP_BYTES = 1 << 20;
-const EXPECTED = `a drop is {"recipient","type","payload"} and optionally "priority", "sentinel"`;
+const MOST_PROBLEMS = 10;
 
-const Drop = v.strictObject(
-  {
-    recipient: v.pipe(
-      v.string(),
-      v.regex(
-        NAME_SEGMENT,
-        "not a valid name: letters, digits and . _ - only, 128 at most, starting with a letter or digit",
-      ),
-    ),
-    type: v.picklist(EVENT_TYPES),
-    payload: v.string(),
-    priority: v.optional(v.picklist(["", ...PRIORITIES])),
-    sentinel: v.optional(v.string()),
-  },
-  EXPECTED,
-);
+const A_NAME = "a name of letters, digits and . _ - only, 128 at most, starting with a letter or digit";
+
+/** The messages say what is expected. */
+const Drop = v.object({
+  recipient: v.pipe(v.string(A_NAME), v.regex(NAME_SEGMENT, A_NAME)),
+  type: v.picklist(EVENT_TYPES, `one of ${EVENT_TYPES.join(", ")}`),
+  payload: v.string("text"),
+  priority: v.nullish(v.picklist(["", ...PRIORITIES], PRIORITIES.join(" or "))),
+  sentinel: v.pipe(
+    v.nullish(v.string("a path")),
+    v.transform((path) => path ?? undefined),
+  ),
+});
+const FIELDS = Object.keys(Drop.entries);
 
 /** What a drop says. */
 export type Drop = v.InferOutput<typeof Drop>;
@@ -41,9 +44,10 @@ export interface Entry {
 
 /** What a file turns out to be. `gone`: also when another file has its name now. `changing`: written to since the scan. */
 export type Judgement =
-  | { kind: "drop"; drop: Drop; id: string; contentId: string }
+  /** `mayGrow`: it has lines, and there may be more to come. `isOpen`: for writing, by another process; null where that can't be known. */
+  | { kind: "drops"; drops: Drop[]; id: string; contentId: string; mayGrow: boolean; isOpen: boolean | null }
   /** `mayGrow`: it may be half written; it is invalid if it stays like this. */
-  | { kind: "invalid"; reason: string; mayGrow: boolean }
+  | { kind: "invalid"; reason: string; mayGrow: boolean; isOpen?: boolean | null }
   | { kind: "gone" | "changing" };
 
 /** Reads and judges a file. Throws an error of the file system when the file can't be read to its end. */
@@ -52,20 +56,32 @@ export function judge(folder: string, entry: Entry): Judgement {
   if (!stats.isFile()) return { kind: "invalid", reason: `not a regular file but ${kindOf(stats)}`, mayGrow: false };
   if (stats.size > MAX_DROP_BYTES)
     return { kind: "invalid", reason: `${stats.size} bytes: over the limit of ${MAX_DROP_BYTES}`, mayGrow: true };
-  const content = contentOf(folder, entry);
-  if (!Buffer.isBuffer(content)) return content;
-  const drop = parseDrop(content);
-  if (typeof drop === "string") return { kind: "invalid", reason: drop, mayGrow: true };
-  return { kind: "drop", drop, id: dropId(name, content, stats.mtimeNs), contentId: dropId(name, content, null) };
+  const read = contentOf(folder, entry);
+  if ("kind" in read) return read;
+  const { content, isOpen } = read;
+  const parsed = parseDrops(content);
+  if (typeof parsed === "string") return { kind: "invalid", reason: parsed, mayGrow: true, isOpen };
+  const { drops, mayGrow } = parsed;
+  const [id, contentId] = [dropId(name, content, stats.mtimeNs), dropId(name, content, null)];
+  return { kind: "drops", drops, id, contentId, mayGrow, isOpen };
+}
+
+/** The id of each event of a file. */
+export function eventIds({ drops, id }: { drops: Drop[]; id: string }): string[] {
+  if (drops.length === 1) return [id];
+  return drops.map((_, n) => createHash("sha256").update(`${id}:${n}`).digest("hex").slice(0, 32));
 }
 
 /** Whether a file is the drop with this id, except for its mtime: Syncthing sets it after the rename, `cp -p` after the last byte. */
 export function isSameDrop(folder: string, { name, stats }: Entry, { id, mtimeNs }: { id: string; mtimeNs: bigint }) {
-  const content = contentOf(folder, { name, stats });
-  return Buffer.isBuffer(content) && dropId(name, content, mtimeNs) === id;
+  const read = contentOf(folder, { name, stats });
+  return "content" in read && dropId(name, read.content, mtimeNs) === id;
 }
 
-function contentOf(folder: string, { name, stats }: Entry): Buffer | Judgement {
+function contentOf(
+  folder: string,
+  { name, stats }: Entry,
+): { content: Buffer; isOpen: boolean | null } | Exclude<Judgement, { kind: "drops" }> {
   let fd: number;
   try {
     // O_NOFOLLOW and O_NONBLOCK: it may have become a link or a FIFO since the scan.
@@ -83,30 +99,76 @@ function contentOf(folder: string, { name, stats }: Entry): Buffer | Judgement {
     let got = 0;
     for (let n = -1; got < content.length && n !== 0; got += n)
       n = readSync(fd, content, got, content.length - got, got);
-    return content.subarray(0, got);
+    return { content: content.subarray(0, got), isOpen: isOpenForWriting(fd) };
   } finally {
     closeSync(fd);
   }
 }
 
-/** The drop, or what is wrong with it. */
-function parseDrop(content: Buffer): Drop | string {
-  let value: unknown;
+/** The drops, or what is wrong with them. A file that was allocated before it was written may end in zeros. */
+function parseDrops(content: Buffer): { drops: Drop[]; mayGrow: boolean } | string {
+  let text: string;
   try {
-    value = parseJson(content);
+    text = decodeText(content).replace(/\0+$/, "");
   } catch (error) {
     return (error as Error).message;
   }
-  const parsed = v.safeParse(Drop, value);
-  if (parsed.success) return parsed.output;
-  const problems = parsed.issues.map((issue) => {
-    const where = v.getDotPath(issue);
-    return where ? `${where}: ${issue.message}` : issue.message;
-  });
-  return [...new Set(problems)].join("; ");
+  if (text.trim() === "") return "empty, not JSON";
+  const values = valuesIn(text);
+  if (typeof values === "string") return values;
+  const problems = values.flatMap(({ value, place }) => problemsOf(value).map((problem) => place + problem));
+  if (values.length === 0) problems.push("a list without a drop");
+  const more = problems.length - MOST_PROBLEMS;
+  if (more > 0) problems.splice(MOST_PROBLEMS, more, `and ${more} more`);
+  if (problems.length > 0) return problems.join("; ");
+  const drops = values.map(({ value }) => v.parse(Drop, value));
+  return { drops, mayGrow: values.some(({ place }) => place.startsWith("line")) };
 }
 
-/** The id of a drop's event: a file with the same name, content and mtime is the same event. Null leaves the mtime out. */
+/** The values of a file with their places, or why it has none. */
+function valuesIn(text: string): { value: unknown; place: string }[] | string {
+  try {
+    const value: unknown = JSON.parse(text);
+    if (!Array.isArray(value)) return [{ value, place: "" }];
+    return value.map((item: unknown, n) => ({ value: item, place: `[${n}]: ` }));
+  } catch (error) {
+    const lines = text
+      .split("\n")
+      .flatMap((line, n) => (line.trim() === "" ? [] : [{ line, place: `line ${n + 1}: ` }]));
+    const values: { value: unknown; place: string }[] = [];
+    for (const { line, place } of lines) {
+      try {
+        values.push({ value: JSON.parse(line), place });
+      } catch (inner) {
+        // Without one good line these are no lines of JSON.
+        const [at, cause] = values.length > 0 ? [place, inner] : ["", error];
+        return `${at}not JSON: ${(cause as Error).message}`;
+      }
+    }
+    return values;
+  }
+}
+
+function problemsOf(value: unknown): string[] {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    return [`a drop is {"recipient","type","payload"}, found ${found(value, { show: true })}`];
+  }
+  const unknown = Object.keys(value).filter((key) => !FIELDS.includes(key));
+  const { issues = [] } = v.safeParse(Drop, value);
+  const wrong = issues.map(({ path, input, message }) => {
+    const field = `"${String(path?.[0].key)}"`;
+    return input === undefined
+      ? `${field} is missing`
+      : `${field} is ${found(input, { show: true })}, expected ${message}`;
+  });
+  const strange = unknown.map((key) => {
+    const near = nearest(key, FIELDS);
+    return `${JSON.stringify(cut(key, 60))} is unknown${near === undefined ? "" : `, did you mean "${near}"?`}`;
+  });
+  return [...wrong, ...strange];
+}
+
+/** The id of a file: with the same name, content and mtime it is the same drop. Null leaves the mtime out. */
 function dropId(name: Buffer, content: Buffer, mtimeNs: bigint | null): string {
   const hash = createHash("sha256");
   hash.update(`${name.length}:`).update(name).update(`:${mtimeNs}:`).update(content);
