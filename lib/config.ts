@@ -52,7 +52,15 @@ export {
   rule,
   seconds,
 } from "./config/fields.ts";
-export { dataFolder, ownDataFolder, path, readableFile, writable, writableFolder } from "./config/paths.ts";
+export {
+  besideService,
+  dataFolder,
+  ownDataFolder,
+  path,
+  readableFile,
+  writable,
+  writableFolder,
+} from "./config/paths.ts";
 export { restart, restartKeys, restartToSwitch, untilRestart } from "./config/restart.ts";
 export type { Problem } from "./config/wording.ts";
 export { Secret, secretEquals } from "./secret.ts";
@@ -95,6 +103,8 @@ interface LoadOptions<S> {
   shortForms?: ShortForms;
   /** Who is to be able to read and write what it names. */
   judge?: Judge;
+  /** Sections that the caller doesn't use: errors in them don't count. */
+  unused?: readonly string[] | undefined;
 }
 
 /**
@@ -108,12 +118,14 @@ export async function loadConfig<S extends v.GenericSchema>({
   env = process.env,
   shortForms = {},
   judge = NO_JUDGE,
+  unused = [],
 }: LoadOptions<S>): Promise<Loaded<v.InferOutput<S>>> {
   const candidates = given === undefined ? standardFiles(role, env) : [given];
   const file = given ?? candidates.find(exists) ?? null;
   const document = file === null ? NO_DOCUMENT : await readFile(file, judge);
   const naming = { prefix: `PICKET_${role.toUpperCase()}_`, shortForms };
-  const { value, problems, warnings } = examine(schema, { file, document, env, naming, judge });
+  const { value, warnings, ...examined } = examine(schema, { file, document, env, naming, judge });
+  const problems = examined.problems.filter(({ path }) => !unused.includes(String(path[0])));
   if (problems.length === 0) return { config: value, file, warnings: warnings.map(line) };
 
   // Without a file to put a missing setting into, the variable to set.

@@ -6,6 +6,7 @@
 import { writeSync } from "node:fs";
 import { UsageError } from "./command-line.ts";
 import { ConfigError } from "./config.ts";
+import { deniedHint } from "./files.ts";
 import { errorChain, type Log, writeStderr } from "./log.ts";
 
 /** The other side refused our credentials (401, 403): exit code 3, and units don't restart on it. */
@@ -64,7 +65,8 @@ export function report(error: unknown, { program, log, debug, neverFails }: Top)
 /** The first hint in an error's chain. */
 function findHint(error: unknown): string | undefined {
   if (!(error instanceof Error)) return undefined;
-  return "hint" in error && typeof error.hint === "string" ? error.hint : findHint(error.cause);
+  if ("hint" in error && typeof error.hint === "string") return error.hint;
+  return findHint(error.cause) ?? deniedHint((error as NodeJS.ErrnoException).code);
 }
 
 function exitCode(error: unknown): number {

@@ -73,8 +73,8 @@ export interface CommandContext<C, A = Args> {
   env: Environment;
   args: A;
   positionals: string[];
-  /** The configuration; its warnings are logged. @throws ConfigError. */
-  loadConfig: () => Promise<C>;
+  /** The configuration; its warnings are logged. Errors in `unused` sections don't count. @throws ConfigError. */
+  loadConfig: (unused?: readonly string[]) => Promise<C>;
   /** Runs `--check`, which judges as the installed service does where root asks: its exit code, and what it said on stderr. */
   check: () => Promise<{ code: number; said: string[] }>;
   /** Writes to stdout, with a line break if the text doesn't end with one. Ends the program with exit code 0 when the reader is gone (`| head`). */
@@ -208,13 +208,13 @@ function builtIn(role: string, example: string, command: string[]): Record<strin
   };
 }
 
-async function load<C>({ role, options, request }: Life<C>): Promise<Loaded<C>> {
+async function load<C>({ role, options, request }: Life<C>, unused?: readonly string[]): Promise<Loaded<C>> {
   const { schema, shortForms = {} } = options;
   const file = request.config === undefined ? {} : { file: request.config };
   // A file that is named may be meant for another machine: what it needs there is not judged here.
   const folders = request.check && (request.config === undefined || isService());
   const judge = { role, service: isService(), folders };
-  return loadConfig({ role, schema, shortForms, env: process.env, judge, ...file });
+  return loadConfig({ role, schema, shortForms, env: process.env, judge, unused, ...file });
 }
 
 async function check<C>(life: Life<C>): Promise<number> {
@@ -240,8 +240,8 @@ async function runCommand<C>(life: Life<C>, command: Command<C>, log: Log): Prom
     env: process.env,
     args: life.request.args,
     positionals: life.request.positionals,
-    async loadConfig() {
-      const { config, warnings } = await load(life);
+    async loadConfig(unused) {
+      const { config, warnings } = await load(life, unused);
       for (const warning of warnings) log.warn(warning);
       return config;
     },

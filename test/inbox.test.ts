@@ -3,6 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import {
   appendFileSync,
+  chmodSync,
   existsSync,
   readFileSync,
   renameSync,
@@ -14,7 +15,8 @@ import {
   readdirSync,
 } from "node:fs";
 import { join } from "node:path";
-import { Folder, ROOT, type Outcome, inboxLines, runRole, until } from "./kit.ts";
+import { AS_NOBODY, NOBODY, isRoot } from "./collector/kit.ts";
+import { Folder, ROOT, have, type Outcome, inboxLines, runRole, until } from "./kit.ts";
 
 class Box {
   readonly folder: Folder;
@@ -387,6 +389,80 @@ describe("read", () => {
     }
   });
 });
+
+const isRootWithTools = isRoot && have("setpriv", "a user's commands") && have("unshare", "a user's commands");
+
+test.skipIf(!isRootWithTools)(
+  "a user's commands need no secret of the service's, and say which inbox or log they use",
+  async () => {
+    using folder = new Folder();
+    for (const name of ["system/picket/inbox", "system/picket/observer", "home"])
+      mkdirSync(folder.at(name), { recursive: true });
+    chmodSync(folder.path, 0o755);
+    chownSync(folder.at("home"), NOBODY, NOBODY);
+    const secret = folder.write("secret", "abc");
+    chmodSync(secret, 0o600);
+    const route = `{ path: /a, recipient: bob, type: INFO, template: x, verify: { scheme: github, secret_file: ${secret} } }`;
+    const collector = folder.write(
+      "c.yaml",
+      `agent: me\nauth: { token_file: ${secret} }\nwebhook: { routes: [${route}] }\n`,
+    );
+    const observer = folder.write(
+      "o.yaml",
+      `auth: { token_file: ${secret} }\nllm: { url: "https://example.org", model: m, api_key_file: ${secret} }\n`,
+    );
+    chmodSync(folder.write("system/picket/inbox/bob.inbox", '{"payload":"theirs"}\n'), 0o600);
+    const mounted = [
+      "unshare",
+      "--mount",
+      "sh",
+      "-c",
+      `mount --bind ${folder.at("system")} /var/lib && exec "$@"`,
+      "sh",
+    ];
+    const run = (role: string, file: string, ...args: string[]) =>
+      runRole(role, [...args, "--config", file], {
+        env: { HOME: folder.at("home") },
+        wrap: [...mounted, ...AS_NOBODY],
+      });
+    const theirs = "system=/var/lib/picket/inbox/bob.inbox";
+    const own = `inbox=${folder.at("home", ".local/share/picket/inbox/bob.inbox")}`;
+    for (const args of [
+      ["read", "bob"],
+      ["hook", "--as", "bob"],
+      ["ping", "bob", "mine"],
+      ["read", "bob"],
+    ]) {
+      const { code, stdout, stderr } = await run("collector", collector, ...args);
+      expect({ args, code, stderr }).toEqual({
+        args,
+        code: 0,
+        stderr: expect.stringMatching(RegExp(`sudo.*${own}.*${theirs}`)),
+      });
+      expect(stdout).not.toContain("theirs");
+    }
+    // Nothing is said where the service has no inbox of that name, and the user has.
+    await run("collector", collector, "ping", "eve", "mine");
+    expect(await run("collector", collector, "read", "eve")).toMatchObject({ code: 0, stderr: "" });
+    expect(await run("observer", observer, "stats")).toMatchObject({
+      code: 0,
+      stderr: expect.stringContaining("system=/var/lib/picket/observer/ops.jsonl"),
+    });
+    const named = folder.write("named.yaml", "agent: me\ninbox_dir: /var/lib/picket/inbox\nwebhook: {}\n");
+    for (const args of [
+      ["read", "bob"],
+      ["read", "bob", "--new"],
+      ["ping", "bob", "x"],
+    ]) {
+      const { code, stderr } = await run("collector", named, ...args);
+      expect({ args, code, stderr }).toEqual({
+        args,
+        code: 1,
+        stderr: expect.stringMatching(/EACCES[^]*hint: run it as root/),
+      });
+    }
+  },
+);
 
 /** Texts that try to look like an event of the foreman's, or to hide. */
 const FORGED = [

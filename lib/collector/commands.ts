@@ -1,9 +1,9 @@
 // The commands at the collector's command line: append an event, show events, hand them to a coding agent.
 
 import { resolve } from "node:path";
-import { NAME_SEGMENT } from "../config.ts";
+import { NAME_SEGMENT, besideService } from "../config.ts";
 import { type ReadEvent, follow, inboxCursor, readEvents, readLast, readNew } from "../reader.ts";
-import { EVENT_TYPES, InboxWriter, PRIORITIES, completeEvent } from "../inbox.ts";
+import { EVENT_TYPES, InboxWriter, PRIORITIES, completeEvent, inboxPath } from "../inbox.ts";
 import { asBlock, asLine } from "../frame.ts";
 import { wellFormed } from "../json.ts";
 import { printable } from "../text.ts";
@@ -15,6 +15,15 @@ const HOOK_CHARACTERS = 10_000;
 
 type Context<A> = CommandContext<Config, A>;
 
+/** The configuration without what the daemon alone needs. Logs when the recipient's inbox is another than the system service's. */
+async function configOf({ loadConfig, log }: Context<unknown>, recipient: string): Promise<Config> {
+  const config = await loadConfig(["webhook", "drop_folder", "auth", "tls", "trusted_proxies"]);
+  const inbox = inboxPath(config.inbox_dir, recipient);
+  const system = besideService("inbox", inbox);
+  if (system) log.warn("this is your own inbox; for the system service's use sudo", { inbox, system });
+  return config;
+}
+
 /** `ping RECIPIENT TEXT`: appends one event and prints its id. */
 async function ping(
   context: Context<{ type?: string; priority?: string; from?: string; sentinel?: string }>,
@@ -25,7 +34,7 @@ async function ping(
   const priority = oneOf("--priority", args.priority || "normal", PRIORITIES);
   const recipient = asRecipient(to);
   const payload = given === "-" ? (await context.stdin()).replace(/\r?\n$/, "") : given;
-  const config = await context.loadConfig();
+  const config = await configOf(context, recipient);
   const inbox = new InboxWriter({ dir: config.inbox_dir, durability: config.durability, dedupeHours: 0 });
   const sentinel = args.sentinel ? resolve(args.sentinel) : undefined;
   const event = completeEvent({ from: args.from ?? config.agent, to: recipient, type, priority, payload, sentinel });
@@ -41,7 +50,7 @@ async function read(
   const { args, positionals, log } = context;
   const recipient = asRecipient(positionals[0] ?? "");
   const limit = args.limit === undefined ? Number.POSITIVE_INFINITY : atLeastOne("--limit", args.limit);
-  const { inbox_dir: dir } = await context.loadConfig();
+  const { inbox_dir: dir } = await configOf(context, recipient);
   const source = { dir, recipient, warn: (message: string) => log.warn(message) };
   const show = (event: ReadEvent) =>
     context.print(args.json ? printable(JSON.stringify(event, wellFormed)) : asLine(event));
@@ -69,10 +78,10 @@ async function hook(context: Context<{ as?: string }>): Promise<void> {
   const recipient = env["PICKET_IDENTITY"] || args.as;
   try {
     if (!recipient) throw new UsageError("no recipient: set PICKET_IDENTITY or give --as NAME");
-    const { inbox_dir: dir } = await context.loadConfig();
+    const { inbox_dir: dir } = await configOf(context, asRecipient(recipient));
     const { events, done } = await readNew({
       dir,
-      recipient: asRecipient(recipient),
+      recipient,
       warn: (message) => log.warn(message),
     });
     const { text, count } = fit(recipient, events);

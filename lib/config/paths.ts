@@ -1,12 +1,14 @@
 // Paths in a configuration: "~/" is the home folder, a relative path starts at the configuration file's folder. A daemon's
 // working directory depends on how it was started.
 
-import { accessSync, constants } from "node:fs";
+import { accessSync, constants, existsSync } from "node:fs";
 import { homedir } from "node:os";
-import { dirname, isAbsolute, join, resolve } from "node:path";
+import { dirname, isAbsolute, join, relative, resolve } from "node:path";
 import * as v from "valibot";
 import { type Judge, NO_JUDGE, unreadable, unwritable } from "./access.ts";
 import { marked } from "./shape.ts";
+
+const SYSTEM_DATA = "/var/lib/picket";
 
 /** What paths and secrets are looked up against. */
 export interface Surroundings {
@@ -90,7 +92,7 @@ function surroundingsIn(config: object): Surroundings {
 export function dataFolder(name: string): string {
   const state = stateFolder();
   if (state) return join(state, name);
-  return join(process.getuid?.() === 0 ? "/var/lib/picket" : join(homedir(), ".local/share/picket"), name);
+  return join(process.getuid?.() === 0 ? SYSTEM_DATA : join(homedir(), ".local/share/picket"), name);
 }
 
 /**
@@ -101,6 +103,17 @@ export function ownDataFolder(name: string): string {
   const state = stateFolder();
   if (state) return state;
   return process.getuid?.() === 0 ? `/var/lib/picket-${name}` : join(homedir(), ".local/share/picket", name);
+}
+
+/**
+ * Where a file of the system services lies, when a command uses the user's own instead, though nobody named it; null when it doesn't.
+ * @param used - the file that the command uses, below `dataFolder(name)`.
+ */
+export function besideService(name: string, used: string): string | null {
+  const inFolder = relative(dataFolder(name), used);
+  const theirs = join(SYSTEM_DATA, name, inFolder);
+  if (inFolder.startsWith("..") || theirs === used || !existsSync(dirname(theirs))) return null;
+  return existsSync(used) && !existsSync(theirs) ? null : theirs;
 }
 
 function stateFolder(): string | undefined {

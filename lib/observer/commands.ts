@@ -1,5 +1,6 @@
 // The commands at the observer's command line. They read the log itself, so they work beside a running daemon and without one.
 
+import { besideService } from "../config.ts";
 import { printable, printableLines } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 import { type Config, escalationRules } from "./config.ts";
@@ -18,10 +19,13 @@ type Context<A = object> = CommandContext<Config, A>;
 
 /** The configuration and the log's path. @throws UsageError when operations are kept in memory only. */
 async function logOf(context: Context): Promise<{ path: string; config: Config }> {
-  const config = await context.loadConfig();
+  const config = await context.loadConfig(["llm", "notify", "auth", "tls", "trusted_proxies"]);
   if (config.persist_path === "") {
     throw new UsageError("there is no log: persist_path is empty", "ask the daemon: GET /observer/stats");
   }
+  const system = besideService("observer", config.persist_path);
+  if (system)
+    context.log.warn("this is your own log; for the system service's use sudo", { log: config.persist_path, system });
   return { path: config.persist_path, config };
 }
 
