@@ -24,7 +24,7 @@ usage: ./$name COMMAND
     --system        as a system service (the default for root)
     --uninstall     stop and remove it; data and configuration stay
     --url URL       agent: its receiver
-    --token-stdin   agent: read its token from standard input; \`picket-receiver host add NAME\` prints the whole line
+    --token-stdin   agent: read its token from standard input; \`picket-receiver host add NAME\` prints the lines
 
 All roles are one program, picket, with a link for each. To build it you need Node.js with npm, or Bun. If a prebuilt picket
 (or picket-ROLE) lies beside this script, you need neither.
@@ -282,11 +282,11 @@ read_receiver() {
 	*) fail "--url \"$url\" is no http or https URL" "such as --url https://hub.example" 2 ;;
 	esac
 	url=${url%/}
-	[ -z "$url" ] || [ -n "$token" ] || fail "the receiver's token is missing" "picket-receiver host add NAME prints the whole line" 2
+	[ -z "$url" ] || [ -n "$token" ] || fail "the receiver's token is missing" "picket-receiver host add NAME prints the lines" 2
 	[ -z "$url$token" ] || return 0
 	! is_dropped || say "sudo dropped the exported PICKET_ variables: use --url and --token-stdin"
 	[ ! -e "$config" ] && [ "$start" = yes ] && [ -z "$dest" ] || return 0
-	fail "the agent needs --url and --token-stdin" "on the receiver, picket-receiver host add NAME prints the whole line; --no-start installs without" 2
+	fail "the agent needs --url and --token-stdin" "on the receiver, picket-receiver host add NAME prints the lines; --no-start installs without" 2
 }
 
 install_config() {

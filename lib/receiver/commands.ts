@@ -35,7 +35,7 @@ const PUBLIC_URL = "public_url";
 async function giveToken(
   context: Context<{ url?: string }>,
   give: (tx: Queries, name: string, now: number) => Promise<string>,
-  { said, make, line }: { said: string; make: boolean; line: (token: string, url: string) => string },
+  { said, make, line }: { said: string; make: boolean; line: string },
 ): Promise<void> {
   const [name = ""] = context.positionals;
   const { url: given } = context.args;
@@ -48,14 +48,13 @@ async function giveToken(
       return [await give(tx, name, Date.now()), await getNote(tx, PUBLIC_URL)] as const;
     });
     const url = known ?? ownUrl(config);
-    context.print(`${name}: ${said}. On that host, as root or with sudo after the | (the token is not shown again):
-
-${line(token, url)}
-
-Or, for an agent that is not installed:
+    context.print(`${name}: ${said}. Paste on that host (the token is not shown again):
 
 export PICKET_URL=${url}
-export PICKET_TOKEN=${token}`);
+export PICKET_TOKEN=${token}
+${line}
+
+The third line is for root; with sudo after the | for others.`);
     if (known === null && isLoopback(config.listen.host)) {
       context.print("\nThat address is this machine's own; for other hosts: --url https://…");
     }
@@ -172,7 +171,7 @@ export const COMMANDS = {
       giveToken(context, addHost, {
         said: "added",
         make: true,
-        line: (token, url) => `echo ${token} | ./install.sh agent --url ${url} --token-stdin`,
+        line: 'echo "$PICKET_TOKEN" | ./install.sh agent --url "$PICKET_URL" --token-stdin',
       }),
   },
   "host list": {
@@ -223,7 +222,7 @@ example: picket-receiver host set web-1 --interval 300`,
       giveToken(context, rotateToken, {
         said: "its former tokens are revoked",
         make: false,
-        line: (token) => `echo ${token} | sh -c 'cat > /etc/picket/token && systemctl restart picket-agent'`,
+        line: `echo "$PICKET_TOKEN" | sh -c 'cat > /etc/picket/token && systemctl restart picket-agent'`,
       }),
   },
   "token revoke": {

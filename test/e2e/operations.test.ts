@@ -162,7 +162,7 @@ exec /opt/picket/picket "$@"`,
 
   test("the lines that host add and token rotate print work when pasted, as root and through sudo", async () => {
     const config = "/etc/picket/agent.yaml";
-    const line = (said: string) => /^echo .*$/m.exec(said)![0];
+    const line = (said: string) => /^export .*\nexport .*\necho .*$/m.exec(said)![0];
     const paste = (text: string) => machine.sh(`cd /opt/picket && ${text}`);
     if (have("sudo", "an installation through sudo")) {
       const dropped = await paste(
@@ -208,7 +208,7 @@ exec /opt/picket/picket "$@"`,
     await machine.do(Bun.which("sudo") ? command.replace("| sh", "| sudo sh") : command);
     expect(await machine.do("picket-agent ping && systemctl is-active picket-agent")).toContain("web-1");
     const pi = line(await machine.do("picket-receiver host add pi"));
-    expect(pi).toContain("--url http://127.0.0.1:18791 ");
+    expect(pi).toContain("PICKET_URL=http://127.0.0.1:18791\n");
     expect((await paste(pi)).code).toBe(1);
     expect(await machine.do("picket-agent ping")).toContain("web-1");
   });
@@ -260,7 +260,8 @@ exec /opt/picket/picket "$@"`,
     const hosts = () => machine.do("picket-receiver host list");
     /** The agent's first report comes at its start. */
     const report = () => machine.do("systemctl restart picket-agent");
-    const line = async (command: string) => /^echo .*$/m.exec(await machine.do(`picket-receiver ${command}`))![0];
+    const line = async (command: string) =>
+      /^export .*\nexport .*\necho .*$/m.exec(await machine.do(`picket-receiver ${command}`))![0];
     await machine.do("rm -f /etc/picket/agent.yaml");
     await machine.do(`cd /opt/picket && ${await line("host add nas --url http://127.0.0.1:18791")}`);
 
