@@ -268,6 +268,8 @@ is_dropped() { [ -n "${SUDO_UID:-}" ] && tr '\0' '\n' <"/proc/$PPID/environ" 2>/
 read_receiver() {
 	url=${url:-${PICKET_URL:-}}
 	token=${PICKET_TOKEN:-}
+	# They would override the configuration that is checked below.
+	unset PICKET_URL PICKET_TOKEN
 	# An argument would show in the list of processes.
 	if [ "$token_stdin" = yes ]; then
 		[ ! -t 0 ] || say "paste the token, then press Enter:"
