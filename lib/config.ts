@@ -14,7 +14,6 @@
 //   4. config/survey.ts: unknown keys removed and reported, secrets read (config/credentials.ts)
 //   5. valibot: defaults, values and rules (config/fields.ts has the building blocks, config/wording.ts the sentences)
 
-import { isUtf8 } from "node:buffer";
 import { createReadStream, statSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, isAbsolute, join, resolve } from "node:path";
@@ -34,6 +33,7 @@ import { type Judge, NO_JUDGE, unreadable } from "./config/access.ts";
 import { type Surroundings, surroundingsOf } from "./config/paths.ts";
 import { survey } from "./config/survey.ts";
 import { isSensitive, keyPath, type Problem, problemsOf, UNWORDED } from "./config/wording.ts";
+import { decodeText } from "./json.ts";
 import { Secret } from "./secret.ts";
 
 export { type Cidr, cidr, holding, isLoopback, isPrivate, unmapped } from "./config/cidr.ts";
@@ -155,17 +155,22 @@ function exists(file: string): boolean {
   }
 }
 
+/** The text of a file in UTF-8, or in UTF-16 with a byte order mark, as some editors save it. */
+function textOf(file: string, bytes: Uint8Array): string {
+  try {
+    return decodeText(bytes);
+  } catch {
+    const valid = new TextDecoder().decode(bytes).split("�")[0] ?? "";
+    const at = `${valid.split("\n").length}:${valid.length - valid.lastIndexOf("\n")}`;
+    throw new ConfigError([`${file}:${at}: not UTF-8 text`]);
+  }
+}
+
 async function readFile(file: string, judge: Judge): Promise<Document> {
   const bytes = await readBytes(file, judge);
   if (bytes.length > LARGEST_FILE)
     throw new ConfigError([`${file}: is over ${LARGEST_FILE} bytes, which no configuration is`]);
-  const text = new TextDecoder().decode(bytes);
-  if (!isUtf8(bytes)) {
-    const valid = text.split("�")[0] ?? "";
-    const at = `${valid.split("\n").length}:${valid.length - valid.lastIndexOf("\n")}`;
-    throw new ConfigError([`${file}:${at}: not UTF-8 text`]);
-  }
-  const document = readDocument(text);
+  const document = readDocument(textOf(file, bytes));
   if (document.problems.length > 0) {
     throw new ConfigError(
       document.problems.map((problem) => `${file}:${problem.line}:${problem.col}: ${problem.text}`),

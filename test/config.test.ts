@@ -406,6 +406,18 @@ test("the problems come with the file's name, and the error's message is all of 
 });
 
 describe("files that are no configuration:", () => {
+  test.each(["utf-8", "utf-16le", "utf-16be"])(
+    "but one that begins with a byte order mark is read: %s",
+    async (charset) => {
+      using folder = new Folder();
+      const bytes = Buffer.from("\uFEFFagent: größe\n", charset === "utf-8" ? "utf8" : "utf16le");
+      const file = folder.at("c.yaml");
+      await Bun.write(file, charset === "utf-16be" ? bytes.swap16() : bytes);
+      const loaded = await loadConfig({ role: "x", schema: v.strictObject({ agent: v.string() }), file, env: {} });
+      expect(loaded.config.agent).toBe("größe");
+    },
+  );
+
   test("a missing one, a folder, one over 1 MiB, one that is not UTF-8", async () => {
     using folder = new Folder();
     expect(await refused(folder.at("none.yaml"))).toEqual([`${folder.at("none.yaml")}: does not exist`]);

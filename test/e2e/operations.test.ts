@@ -242,7 +242,11 @@ exec /opt/picket/picket "$@"`,
       await all(`says that there are no ${what}`, (text) =>
         text.startsWith(`DISK FULL: no ${what} left in "/var/lib/picket`),
       );
-      for (const role of roles) expect(await ask(role, "/health")).toStartWith("503 ");
+      for (const role of roles) {
+        expect(await ask(role, "/health")).toStartWith("503 ");
+        const doctor = await machine.sh(`picket-${role} doctor`);
+        expect([role, doctor.code, doctor.out]).toEqual([role, 2, expect.stringMatching(new RegExp(`red .*${what}`))]);
+      }
       await machine.do(`cd /var/lib/picket && ${after}`);
     }
     await all("is content", (text) => !text.includes("DISK FULL"));

@@ -68,6 +68,17 @@ describe("commands on the store, while the daemon runs", () => {
     expect(listed.map(({ agent_version }) => agent_version)).toEqual(versions.toReversed());
   });
 
+  test("host list says which agent is older than the receiver", async () => {
+    await using hub = await Hub.start();
+    for (const [version, shown] of [
+      ["0.1.0", "0.1.0, older than the receiver"],
+      ["99.0.0", "99.0.0"],
+    ]) {
+      expect((await hub.report({ ...report(), agent_version: version })).status).toBe(200);
+      expect((await hub.run("host", "list")).stdout).toContain(`  ${shown}\n`);
+    }
+  });
+
   test("a host with an interval of its own is told so by its next report", async () => {
     await using hub = await Hub.start();
     const told = async () =>
