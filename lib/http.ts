@@ -254,7 +254,8 @@ function withPathAsMeant(request: Request): Request {
  * a slash at the end and the case of letters count, and nothing is a pattern.
  */
 export function comparable(path: string): string {
-  const { pathname } = new URL(`http://host${path}`);
+  // The target of CONNECT is no path.
+  const { pathname } = new URL(`http://host${path.startsWith("/") ? path : `/${path}`}`);
   const segments = pathname.replace(/\/{2,}/g, "/").split("/");
   return segments.map((segment) => encodeURIComponent(decoded(segment))).join("/");
 }

@@ -26,7 +26,11 @@ test("a host that was archived and is back is not told for what it didn't ship m
           at,
           host,
         ]);
-        await tx.run("INSERT INTO episodes VALUES ($1, $2, $3, '', 0, '')", [host, `${n}`, new Date(at).toISOString()]);
+        const episode = [host, `${n}`, new Date(at).toISOString()];
+        await tx.run(
+          "INSERT INTO episodes (host, episode, received_at, sha256, size, line) VALUES ($1, $2, $3, '', 0, '')",
+          episode,
+        );
       }
     }
     await archiveHost(tx, "web-1", now - 3_600_000);
