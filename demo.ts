@@ -111,7 +111,7 @@ async function tellReceiver(demo: Demo): Promise<string> {
 }
 
 /** This machine in figures. */
-function report(): unknown {
+function report() {
   const disk = statfsSync("/");
   const gb = (blocks: number) => Math.floor((blocks * disk.bsize) / 2 ** 30);
   const mb = (bytes: number) => Math.floor(bytes / 2 ** 20);
@@ -129,7 +129,6 @@ function report(): unknown {
 async function tellAgent(demo: Demo, receiver: string): Promise<void> {
   step("an agent reports this machine, and ships an episode that is finished");
   const added = await demo.run("receiver", "host", "add", "this-machine", "--url", `http://${receiver}`);
-  await demo.run("receiver", "host", "set", "this-machine", "--interval", "2");
   const episode = demo.at("lab/episodes/ep-1");
   mkdirSync(episode, { recursive: true });
   writeFileSync(join(episode, "steps.json"), JSON.stringify(PUSH));
@@ -147,11 +146,19 @@ async function tellAgent(demo: Demo, receiver: string): Promise<void> {
   console.log(`${demo.log("agent").trimEnd()}\n\n${index().trimEnd()}`);
   await demo.show("receiver", "host", "list");
 
-  step("the agent stops: this machine is silent (a report was due every 2 s)");
-  const before = demo.inbox().length;
   agent.kill();
   await agent.exited;
-  await demo.event("this-machine is offline");
+
+  step("a host that reports every 2 s goes silent");
+  const token = tokenIn(await demo.run("receiver", "host", "add", "web-1"));
+  await demo.show("receiver", "host", "set", "web-1", "--interval", "2");
+  await send(
+    `http://${receiver}/v1/host-report`,
+    { ...report(), interval_seconds: 2 },
+    { Authorization: `Bearer ${token}` },
+  );
+  const before = demo.inbox().length;
+  await demo.event("web-1 is offline");
   console.log(demo.inbox().slice(before).trimEnd());
 }
 

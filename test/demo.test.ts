@@ -35,7 +35,7 @@ test("all four have their part in it; Ctrl-C ends it and leaves nothing behind",
     "push to lab/rollouts by mona: refs/heads/main",
     "hello from a file",
     "episode shipped episode=ep-1",
-    "this-machine is offline: no report for 8s",
+    "web-1 is offline: no report for 8s",
     "backup keeps failing: 3 failures",
   ]) {
     expect(demo.out()).toContain(part);
