@@ -19,6 +19,9 @@ export interface Payload {
   text: () => string;
 }
 
+const BRACE = 0x7b;
+const BRACKET = 0x5b;
+
 type Unpack = (body: Uint8Array, limit: { maxOutputLength: number }) => Uint8Array;
 
 const UNPACK: Record<string, Unpack> = {
@@ -59,8 +62,9 @@ export async function readPayload(body: Uint8Array, contentType: string | null |
   if (/^multipart\/form-data$/.test(type)) return { data: ofForm(await parts(body, contentType!)), text };
   if (type === "application/x-www-form-urlencoded") {
     // `curl -d '{"a":1}'` says that it is a form. A form that begins with a brace would have it encoded.
-    const json = body[0] === 0x7b || body[0] === 0x5b ? tryJson(text()) : undefined;
-    return { data: json ?? ofForm(fields(body, charset)), text };
+    if (body[0] === BRACE) return { data: json(text()), text };
+    const list = body[0] === BRACKET ? tryJson(text()) : undefined;
+    return { data: list ?? ofForm(fields(body, charset)), text };
   }
   const isJson = /^(application|text)\/json$|\+json$/.test(type);
   const given = decode(body, charset, !isJson);

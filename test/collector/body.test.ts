@@ -131,6 +131,7 @@ const REFUSED: [what: string, body: string | Uint8Array, type: string, status: n
     "the body is not JSON: Unexpected identifier",
   ],
   ["a line of NDJSON", '{"a":1}\n\n{"a"\n', "application/x-ndjson", 400, "line 3 of the body is not JSON: "],
+  ["JSON that is cut off, from a sender that calls it a form", '{"text":', FORM, 400, "the body is not JSON"],
   ["a form of parts without a boundary", "x", "multipart/form-data", 400, "not the form it says it is"],
 ];
 
