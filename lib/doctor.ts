@@ -13,10 +13,11 @@ import {
   statSync,
   statfsSync,
 } from "node:fs";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { HttpError, openClient } from "./client.ts";
 import { ConfigError, type Listen } from "./config.ts";
 import type { Connection } from "./guard.ts";
+import { nearestFolder } from "./files.ts";
 import { errorChain } from "./log.ts";
 import { outputOf } from "./program.ts";
 import type { Command, CommandContext } from "./service.ts";
@@ -117,7 +118,7 @@ export function space(folders: readonly string[]): Check[] {
   return folders.flatMap((folder) => {
     const name = `space ${folder}`;
     try {
-      const there = existing(folder);
+      const there = nearestFolder(folder);
       const { dev } = statSync(there);
       if (seen.has(dev)) return [];
       seen.add(dev);
@@ -139,7 +140,7 @@ export function space(folders: readonly string[]): Check[] {
 export function rights(role: string, folders: readonly string[]): Check[] {
   const bad = folders.flatMap((folder) => {
     try {
-      accessSync(existing(folder), constants.W_OK | constants.X_OK);
+      accessSync(nearestFolder(folder), constants.W_OK | constants.X_OK);
       return [];
     } catch (error) {
       const fix = `systemctl edit picket-${role} (ReadWritePaths), or chown`;
@@ -147,11 +148,6 @@ export function rights(role: string, folders: readonly string[]): Check[] {
     }
   });
   return bad.length > 0 ? bad : [green("rights", `${folders.join(", ")}: writable`)];
-}
-
-/** The folder, or the nearest one above it that exists. */
-function existing(folder: string): string {
-  return existsSync(folder) || dirname(folder) === folder ? folder : existing(dirname(folder));
 }
 
 /** How far this clock is ahead of another one, in milliseconds. */

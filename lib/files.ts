@@ -54,6 +54,11 @@ export function inheritOwner(path: string): void {
   if (uid !== 0) lchownSync(path, uid, gid);
 }
 
+/** The folder, or the nearest one above it that exists. */
+export function nearestFolder(folder: string): string {
+  return existsSync(folder) || dirname(folder) === folder ? folder : nearestFolder(dirname(folder));
+}
+
 /** fsync(2) on a folder: makes the names in it durable. */
 export function syncFolder(path: PathLike): void {
   const fd = openSync(path, constants.O_RDONLY);

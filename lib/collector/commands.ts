@@ -8,7 +8,7 @@ import { asBlock, asLine } from "../frame.ts";
 import { wellFormed } from "../json.ts";
 import { printable } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
-import type { Config } from "./config.ts";
+import { type Config, DAEMON_ONLY } from "./config.ts";
 import { doctor } from "./doctor.ts";
 
 const HOOK_CHARACTERS = 10_000;
@@ -17,7 +17,7 @@ type Context<A> = CommandContext<Config, A>;
 
 /** The configuration without what the daemon alone needs. Logs when the recipient's inbox is another than the system service's. */
 async function configOf({ loadConfig, log }: Context<unknown>, recipient: string): Promise<Config> {
-  const config = await loadConfig(["webhook", "drop_folder", "auth", "tls", "trusted_proxies"]);
+  const config = await loadConfig(DAEMON_ONLY);
   const inbox = inboxPath(config.inbox_dir, recipient);
   const system = besideService("inbox", inbox);
   if (system) log.warn("this is your own inbox; for the system service's use sudo", { inbox, system });

@@ -166,3 +166,6 @@ function* openDoors(config: Config): Generator<Problem> {
   const text = whoMayConnect({ ...config, listen: webhook.listen });
   if (text) yield { path: ["webhook", "listen"], text };
 }
+
+/** The sections that only the daemon uses: a user's commands need none of their secrets. */
+export const DAEMON_ONLY = ["webhook", "drop_folder", "auth", "tls", "trusted_proxies"];

@@ -14,7 +14,7 @@ import { Journal } from "../journal.ts";
 import { replay } from "../replay.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 import { cut, printable } from "../text.ts";
-import type { Config } from "./config.ts";
+import { type Config, DAEMON_ONLY } from "./config.ts";
 
 /** So many are shown. A line has less than 1 KiB, so that a full file holds them. */
 const SHOWN = 1000;
@@ -117,7 +117,7 @@ async function deliveries({
 }: CommandContext<Config, { failed?: boolean; json?: boolean; limit?: string }>): Promise<void> {
   const { limit = `${SHOWN}`, failed, json } = args;
   if (!/^[1-9]\d{0,8}$/.test(limit)) throw new UsageError(`--limit "${limit}" is not a whole number of 1 or more`);
-  const { inbox_dir } = await loadConfig();
+  const { inbox_dir } = await loadConfig(DAEMON_ONLY);
   const shown = (await readDeliveries(inbox_dir))
     .filter(({ status }) => !failed || status >= 400)
     .slice(-Number(limit));

@@ -3,6 +3,7 @@
 
 import { accessSync, constants, existsSync, readFileSync } from "node:fs";
 import { dirname } from "node:path";
+import { nearestFolder } from "../files.ts";
 
 /** Who judges. */
 export interface Judge {
@@ -26,7 +27,7 @@ export function unreadable(path: string, code: string, judge: Judge): string {
 export function unwritable(folder: string, judge: Judge): string | null {
   if (judge.service && mountOf(folder).hides) return `is hidden from the service${remedy(folder, "write", judge)}`;
   try {
-    accessSync(nearest(folder), constants.W_OK | constants.X_OK);
+    accessSync(nearestFolder(folder), constants.W_OK | constants.X_OK);
     return null;
   } catch (error) {
     const { code = "unknown error" } = error as NodeJS.ErrnoException;
@@ -68,7 +69,7 @@ function remedy(path: string, wanted: "read" | "write", { role, service }: Judge
 function may(path: string, wanted: "read" | "write"): boolean {
   try {
     accessSync(
-      wanted === "read" ? path : nearest(path),
+      wanted === "read" ? path : nearestFolder(path),
       wanted === "read" ? constants.R_OK : constants.W_OK | constants.X_OK,
     );
     return true;
@@ -76,11 +77,6 @@ function may(path: string, wanted: "read" | "write"): boolean {
     // access(2) looks at the mode first, then whether the mount is read-only.
     return (error as NodeJS.ErrnoException).code === "EROFS";
   }
-}
-
-/** The folder, or the nearest one above it that exists. */
-function nearest(folder: string): string {
-  return existsSync(folder) || dirname(folder) === folder ? folder : nearest(dirname(folder));
 }
 
 /** The first folder on the way to this one, itself included, that this account may not search. */

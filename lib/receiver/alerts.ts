@@ -120,7 +120,7 @@ const SKIPPED = 2 ** 20;
 /**
  * The events that wait for the outbox. Each goes into the log, too: an operator looks there first. The mark is `told_at`.
  *
- * A restored backup lacks the last events, and whoever copies its files back doesn't say so. Nevertheless no event is taken for
+ * A restored backup lacks the last events, and nothing tells of files that were copied back by hand. Nevertheless no event is taken for
  * one that was lost: every start but the first skips a random span of numbers, so that a reader's last number is never another
  * event's. Ids for the inbox are derived from the store's own random name, the number, and what happened when.
  */

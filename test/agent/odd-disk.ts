@@ -16,7 +16,7 @@ interface Figures {
 export const canMount = process.getuid?.() === 0 && existsSync("/dev/fuse") && Bun.which("mount") !== null;
 if (!canMount) console.warn("skipped: file systems that don't answer (no root or no /dev/fuse)");
 
-/** Mounts one. Its end answers whoever still waits. */
+/** Mounts one. Its end answers all requests that still wait. */
 export async function mountOddDisk(folder: Folder, name: string) {
   const at = folder.at(name);
   mkdirSync(at);
