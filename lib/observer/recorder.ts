@@ -74,6 +74,9 @@ export class Ledger implements Books {
   }
 }
 
+/** Fields that are not scrubbed: an id is compared, the others are checked. */
+const VERBATIM: ReadonlySet<string> = new Set(["id", "timestamp", "source"]);
+
 /** Writes operations into the log, each id once. */
 export class Recorder {
   readonly ledger: Ledger;
@@ -94,7 +97,7 @@ export class Recorder {
    * @returns how many were recorded. @throws the file system's error; then none was recorded.
    */
   async record(given: readonly Operation[]): Promise<number> {
-    const operations = this.scrubs ? given.map(scrubbed) : given;
+    const operations = this.scrubs ? given.map((operation) => scrub(operation, VERBATIM)) : given;
     for (;;) {
       const { fresh, ids, others } = this.#sort(operations);
       if (others.length === 0) {
@@ -131,10 +134,4 @@ export class Recorder {
       for (const id of ids) this.#underWay.delete(id);
     }
   }
-}
-
-/** An id is compared, not shown: it stays. */
-function scrubbed(operation: Operation): Operation {
-  const clean = scrub(operation);
-  return operation.id === clean.id ? clean : { ...clean, id: operation.id! };
 }
