@@ -8,8 +8,7 @@ work=$1
 tree=/sys/fs/cgroup/unified
 [ -d "$tree" ] || tree=/sys/fs/cgroup
 [ -f "$tree/cgroup.procs" ] || { echo "no cgroup v2 tree" >&2; exit 1; }
-group=$tree/picket-booted-$$
-mkdir "$group"
+group=$(mktemp -d "$tree/picket-booted-XXXXXXXX")
 
 # What has nothing to manage here, or would look for devices.
 masked="systemd-udevd.service systemd-udevd-kernel.socket systemd-udevd-control.socket systemd-udev-trigger.service
@@ -77,7 +76,11 @@ outer=$!
 clean() {
 	kill -9 "$outer" 2>/dev/null || true
 	wait "$outer" 2>/dev/null || true
-	rmdir "$group" 2>/dev/null || true
+	# Its processes end a moment after its PID 1; what systemd made in it for its units is left empty.
+	for _ in $(seq 100); do
+		find "$group" -depth -type d -exec rmdir {} + 2>/dev/null && return
+		sleep 0.05
+	done
 }
 trap clean EXIT
 first=
