@@ -1,4 +1,4 @@
-// Events (what happened, in order) and alerts (what is wrong now; at most one open for each host and matter).
+// Events (what happened, in order) and alerts (what is wrong now; at most one open for each host or job, type and subject).
 //
 // An event is stored in the transaction that changes what it tells of. The outbox tells it afterwards: lib/outbox.ts.
 
@@ -35,8 +35,8 @@ export interface EventRow {
   at: number;
   type: EventType;
   severity: Severity;
-  /** The host's name. */
-  host: string;
+  /** The host's name, where it is about one. */
+  host: string | null;
   /** The container, where it is about one. */
   subject: string | null;
   text: string;
@@ -44,30 +44,33 @@ export interface EventRow {
 
 /** A row of `alerts`. */
 interface AlertRow {
-  what: string;
+  type: EventType;
+  subject: string;
   severity: Severity;
   text: string;
   opened_at: number;
 }
 
+/** What an alert or an event is about. */
+export type Whose = { host: number; job?: never } | { job: number; host?: never };
+
 /** What happens. */
-interface Happening {
-  host: number;
+type Happening = Whose & {
   type: EventType;
   /** The container. */
   subject?: string;
   text: string;
   at: number;
-}
+};
 
 /** Opens an alert and stores its event; false where one is open already. While the host is paused the alert is muted: pause.ts. */
 export async function raise(tx: Queries, happening: Happening): Promise<boolean> {
-  const { host, type, subject, text, at } = happening;
+  const { host = null, job = null, type, subject = "", text, at } = happening;
   const opened = await tx.one<{ muted: number }>(
-    `INSERT INTO alerts (host, what, severity, text, opened_at, muted)
-     SELECT id, $2, $3, $4, $5, paused_until IS NOT NULL FROM hosts WHERE id = $1
-     ON CONFLICT (host, what) WHERE closed_at IS NULL DO NOTHING RETURNING muted`,
-    [host, matter(type, subject), EVENTS[type], text, at],
+    `INSERT INTO alerts (host, job, type, subject, severity, text, opened_at, muted)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, EXISTS (SELECT 1 FROM hosts WHERE id = $1 AND paused_until IS NOT NULL))
+     ON CONFLICT DO NOTHING RETURNING muted`,
+    [host, job, type, subject, EVENTS[type], text, at],
   );
   if (opened?.muted !== 0) return false;
   await note(tx, happening);
@@ -77,13 +80,14 @@ export async function raise(tx: Queries, happening: Happening): Promise<boolean>
 /** Closes the open alerts of these types; gives the number of those that were told. */
 export async function close(
   tx: Queries,
-  { host, types, subject, at }: { host: number; types: readonly EventType[]; subject?: string; at: number },
+  { host, job, types, subject = "", at }: Whose & { types: readonly EventType[]; subject?: string; at: number },
 ): Promise<number> {
   let closed = 0;
   for (const type of types) {
     const told = await tx.all<{ muted: number }>(
-      "UPDATE alerts SET closed_at = $1 WHERE host = $2 AND what = $3 AND closed_at IS NULL RETURNING muted",
-      [at, host, matter(type, subject)],
+      `UPDATE alerts SET closed_at = $1
+       WHERE host IS $2 AND job IS $3 AND type = $4 AND subject = $5 AND closed_at IS NULL RETURNING muted`,
+      [at, host ?? null, job ?? null, type, subject],
     );
     closed += told.filter(({ muted }) => muted === 0).length;
   }
@@ -91,28 +95,25 @@ export async function close(
 }
 
 /** Stores an event that has no alert. */
-export async function note(tx: Queries, { host, type, subject, text, at }: Happening): Promise<void> {
-  await tx.run("INSERT INTO events (at, type, severity, host, subject, text) VALUES ($1, $2, $3, $4, $5, $6)", [
-    at,
-    type,
-    EVENTS[type],
-    host,
-    subject ?? null,
-    text,
-  ]);
+export async function note(tx: Queries, happening: Happening): Promise<void> {
+  const { host = null, job = null, type, subject = null, text, at } = happening;
+  await tx.run(
+    "INSERT INTO events (at, type, severity, host, job, subject, text) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    [at, type, EVENTS[type], host, job, subject, text],
+  );
 }
 
 /** The open alerts of a host, oldest first. */
 export function openAlerts(db: Queries, host: number): Promise<AlertRow[]> {
   return db.all<AlertRow>(
-    "SELECT what, severity, text, opened_at FROM alerts WHERE host = $1 AND closed_at IS NULL ORDER BY id",
+    "SELECT type, subject, severity, text, opened_at FROM alerts WHERE host = $1 AND closed_at IS NULL ORDER BY id",
     [host],
   );
 }
 
 const OUTBOX_BATCH = 100;
 const COLUMNS =
-  "e.id, e.at, e.type, e.severity, h.name AS host, e.subject, e.text FROM events e JOIN hosts h ON h.id = e.host";
+  "e.id, e.at, e.type, e.severity, h.name AS host, e.subject, e.text FROM events e LEFT JOIN hosts h ON h.id = e.host";
 
 /** A start skips between so many numbers and 2^28 more of them. */
 const SKIPPED = 2 ** 20;
@@ -190,11 +191,6 @@ export async function listEvents(
 /** The number of the newest event; 0 where there is none. */
 export async function newestEvent(db: Queries): Promise<number> {
   return (await db.one<{ id: number | null }>("SELECT MAX(id) AS id FROM events"))?.id ?? 0;
-}
-
-/** The key of an alert: the event's type and the container. */
-function matter(type: EventType, subject: string | undefined): string {
-  return subject === undefined ? type : `${type} ${subject}`;
 }
 
 /** Emits "event" when there may be a new one: wakes the loops that tell them and the streams that show them. */

@@ -154,4 +154,47 @@ export const MIGRATIONS: readonly (readonly string[])[] = [
     `ALTER TABLE hosts ADD COLUMN restarts TEXT`,
     `ALTER TABLE hosts ADD COLUMN machines TEXT`,
   ],
+  [
+    // Alerts and events of hosts and of jobs: one of `host` and `job` is given. SQLite can't take a NOT NULL away: both are made anew.
+    `CREATE TABLE alerts_anew (
+      id INTEGER PRIMARY KEY AUTOINCREMENT,
+      host INTEGER REFERENCES hosts (id),
+      job INTEGER,
+      type TEXT NOT NULL,
+      subject TEXT NOT NULL DEFAULT '',
+      severity TEXT NOT NULL,
+      text TEXT NOT NULL,
+      opened_at INTEGER NOT NULL,
+      closed_at INTEGER,
+      muted INTEGER NOT NULL DEFAULT 0
+    )`,
+    `INSERT INTO alerts_anew (id, host, type, subject, severity, text, opened_at, closed_at, muted)
+      SELECT id, host, substr(what || ' ', 1, instr(what || ' ', ' ') - 1),
+        substr(what, instr(what || ' ', ' ') + 1),
+        severity, text, opened_at, closed_at, muted FROM alerts`,
+    `DROP TABLE alerts`,
+    `ALTER TABLE alerts_anew RENAME TO alerts`,
+    `CREATE UNIQUE INDEX alerts_open ON alerts (host, type, subject) WHERE closed_at IS NULL`,
+    `CREATE UNIQUE INDEX alerts_open_of_jobs ON alerts (job, type, subject) WHERE closed_at IS NULL`,
+    `CREATE TABLE events_anew (
+      id INTEGER PRIMARY KEY AUTOINCREMENT,
+      at INTEGER NOT NULL,
+      type TEXT NOT NULL,
+      severity TEXT NOT NULL,
+      host INTEGER REFERENCES hosts (id),
+      job INTEGER,
+      subject TEXT,
+      text TEXT NOT NULL,
+      told_at INTEGER
+    )`,
+    `INSERT INTO events_anew (id, at, type, severity, host, subject, text, told_at)
+      SELECT id, at, type, severity, host, subject, text, told_at FROM events`,
+    // Numbers that were given stay given, also where their events are deleted.
+    `DELETE FROM sqlite_sequence WHERE name = 'events_anew'`,
+    `INSERT INTO sqlite_sequence (name, seq) SELECT 'events_anew', seq FROM sqlite_sequence WHERE name = 'events'`,
+    `DROP TABLE events`,
+    `ALTER TABLE events_anew RENAME TO events`,
+    `CREATE INDEX events_untold ON events (id) WHERE told_at IS NULL`,
+    `CREATE INDEX events_at ON events (at)`,
+  ],
 ];

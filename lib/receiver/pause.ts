@@ -34,14 +34,12 @@ export async function endPauses(store: Store, now: number): Promise<number> {
 }
 
 async function endPause(tx: Queries, host: number, now: number): Promise<number> {
-  const muted = await tx.all<{ what: string; text: string }>(
-    "SELECT what, text FROM alerts WHERE host = $1 AND muted = 1 AND closed_at IS NULL ORDER BY id",
+  const muted = await tx.all<{ type: EventType; subject: string; text: string }>(
+    "SELECT type, subject, text FROM alerts WHERE host = $1 AND muted = 1 AND closed_at IS NULL ORDER BY id",
     [host],
   );
-  for (const { what, text } of muted) {
-    const [type = "", ...subject] = what.split(" ");
-    const about = subject.length > 0 ? { subject: subject.join(" ") } : {};
-    await note(tx, { host, type: type as EventType, ...about, text, at: now });
+  for (const { type, subject, text } of muted) {
+    await note(tx, { host, type, ...(subject === "" ? {} : { subject }), text, at: now });
   }
   await tx.run("UPDATE alerts SET muted = 0 WHERE host = $1", [host]);
   await tx.run("UPDATE hosts SET paused_until = NULL, pause_reason = NULL WHERE id = $1", [host]);

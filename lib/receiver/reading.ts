@@ -87,7 +87,7 @@ async function hostOf({ store }: Reading, c: C, parameter: string): Promise<Host
 async function allHosts(reading: Reading): Promise<unknown[]> {
   const { store } = reading;
   const open = await store.read.all<{ host: number; alerts: number }>(
-    "SELECT host, COUNT(*) AS alerts FROM alerts WHERE closed_at IS NULL GROUP BY host",
+    "SELECT host, COUNT(*) AS alerts FROM alerts WHERE host IS NOT NULL AND closed_at IS NULL GROUP BY host",
   );
   const alerts = new Map(open.map((row) => [row.host, row.alerts]));
   const hosts = await listHosts(store.read);
@@ -146,7 +146,11 @@ async function oneHost(reading: Reading, host: Host): Promise<unknown> {
       ...timesOf(one),
     })),
     guests: guests.map((one) => ({ vmid: one.vmid, ...(JSON.parse(one.description) as object), ...timesOf(one) })),
-    alerts: alerts.map(({ opened_at, ...alert }) => ({ ...alert, opened_at: time(opened_at) })),
+    alerts: alerts.map(({ type, subject, opened_at, ...alert }) => ({
+      what: subject === "" ? type : `${type} ${subject}`,
+      ...alert,
+      opened_at: time(opened_at),
+    })),
     health: host.health === null ? null : healthOf(host),
   };
 }
