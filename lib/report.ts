@@ -98,8 +98,38 @@ function atMost<T>(most: number, what: string, element: v.GenericSchema<unknown,
   return orEmpty([], v.pipe(all, few, v.array(element)));
 }
 
-const HostMetrics = fields({
-  cpu_percent: known(between(0, 100)),
+/** A field that agents don't need to share: a value that doesn't fit is unknown, and costs no report. */
+const odd = <T>(schema: v.GenericSchema<unknown, T>) => v.fallback(known(schema), null);
+
+/** Text that is cut. */
+const cut = (most: number) =>
+  v.pipe(
+    v.string(),
+    v.transform((given) => given.slice(0, most)),
+  );
+const name = v.pipe(cut(255), v.minLength(1));
+const percent = between(0, 100);
+const celsius = between(-1000, 10_000);
+
+/** A list of what agents don't need to share: elements that don't fit are left out, and so are those past the limit. */
+const some = <T>(most: number, element: v.GenericSchema<unknown, T>) =>
+  odd(
+    orEmpty(
+      [],
+      v.pipe(
+        v.array(v.unknown()),
+        v.transform((all) =>
+          all.slice(0, most).flatMap((one) => {
+            const { success, output } = v.safeParse(element, one);
+            return success ? [output] : [];
+          }),
+        ),
+      ),
+    ),
+  );
+
+const Sampled = {
+  cpu_percent: known(percent),
   memory_used_mb: known(count),
   memory_total_mb: known(count),
   disk_used_gb: known(count),
@@ -108,12 +138,106 @@ const HostMetrics = fields({
   network_tx_bytes: known(count),
   uptime_seconds: known(count),
   load_average: known(atLeastZero),
-  cpu_temp_c: known(between(-1000, 10_000)),
+  cpu_temp_c: known(celsius),
+};
+
+export type Metric = keyof typeof Sampled;
+/** The figures of a host that have a history, in the order of their columns. */
+export const METRICS = Object.keys(Sampled) as Metric[];
+
+const HostMetrics = fields({
+  ...Sampled,
+  load_average_5: odd(atLeastZero),
+  load_average_15: odd(atLeastZero),
+  swap_used_mb: odd(count),
+  swap_total_mb: odd(count),
+  /** Time that the CPUs were idle because of input and output. */
+  cpu_iowait_percent: odd(percent),
+  /** Time that a hypervisor gave to others. */
+  cpu_steal_percent: odd(percent),
 });
 
-export type Metric = keyof typeof HostMetrics.entries;
-/** The figures of a host, in the order of their columns. */
-export const METRICS = Object.keys(HostMetrics.entries) as Metric[];
+/** A local file system, or a pool of them. GiB with one decimal. */
+const Disk = fields({
+  mount: v.pipe(cut(1024), v.minLength(1)),
+  device: odd(cut(255)),
+  fstype: odd(cut(32)),
+  used_gb: odd(atLeastZero),
+  total_gb: odd(atLeastZero),
+  used_percent: odd(percent),
+  inodes_used_percent: odd(percent),
+  read_only: odd(v.boolean()),
+});
+
+/** A block device. Counters since boot; `busy_ms`: how long it had something to do. */
+const Device = fields({ name, read_bytes: odd(count), write_bytes: odd(count), busy_ms: odd(count) });
+
+/** A network interface. Counters since boot; `counted`: they are part of network_rx_bytes and network_tx_bytes. */
+const Interface = fields({
+  name,
+  rx_bytes: odd(count),
+  tx_bytes: odd(count),
+  up: odd(v.boolean()),
+  speed_mbit: odd(count),
+  counted: odd(v.boolean()),
+});
+
+/** `high` and `critical`: the sensor's own marks. */
+const Temperature = fields({
+  chip: name,
+  label: odd(cut(64)),
+  celsius: odd(celsius),
+  high: odd(celsius),
+  critical: odd(celsius),
+});
+
+/** A unit of the system manager. `state` and `sub` are systemd's words; `since`: RFC 3339; `detail`: why it failed, such as "exit 1". */
+const Unit = fields({
+  name,
+  state: odd(cut(32)),
+  sub: odd(cut(32)),
+  since: odd(cut(64)),
+  detail: odd(cut(128)),
+});
+
+/** 100 percent are one CPU. */
+const Process = fields({ pid: odd(count), name, cpu_percent: odd(atLeastZero), memory_mb: odd(atLeastZero) });
+
+/** `kind`: zfs, md or btrfs. `state`: online, degraded (redundancy is lost, or data is damaged) or failed. `detail`: the rest, in words. */
+const Pool = fields({ name, kind: odd(cut(32)), state: odd(cut(32)), detail: odd(cut(255)) });
+
+/** A disk's own judgement; all but its name null until it has been awake. `errors`: media errors, or sectors that can't be read. */
+const Smart = fields({
+  device: name,
+  model: odd(cut(128)),
+  passed: odd(v.boolean()),
+  temperature: odd(celsius),
+  power_on_hours: odd(count),
+  wear_percent: odd(between(0, 255)),
+  errors: odd(count),
+});
+
+/** A battery, or another supply of power. `kind` and `state` are the kernel's words in lower case. */
+const Power = fields({
+  name,
+  kind: odd(cut(32)),
+  state: odd(cut(32)),
+  percent: odd(percent),
+  online: odd(v.boolean()),
+});
+
+/** What a host has, each a list; null where the agent can't tell. */
+export const HOST_LISTS = {
+  disks: some(128, Disk),
+  devices: some(128, Device),
+  interfaces: some(128, Interface),
+  temperatures: some(128, Temperature),
+  units: some(128, Unit),
+  processes: some(20, Process),
+  pools: some(64, Pool),
+  smart: some(64, Smart),
+  power: some(16, Power),
+};
 
 const HostFacts = fields({
   cpu_count: known(between(1, 1024, { whole: true })),
@@ -187,7 +311,7 @@ export const Report = fields({
   host_id: known(text(128)),
   agent_version: known(text(64)),
   interval_seconds: known(atLeastZero),
-  host: fields({ metrics: orEmpty({}, HostMetrics), facts: known(orEmpty({}, HostFacts)) }),
+  host: fields({ metrics: orEmpty({}, HostMetrics), facts: known(orEmpty({}, HostFacts)), ...HOST_LISTS }),
   containers: known(atMost(500, "containers", Container)),
   guests: known(atMost(1000, "guests", Guest)),
   cloudflared: known(
