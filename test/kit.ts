@@ -11,6 +11,8 @@ export const ROOT = join(import.meta.dir, "..");
 /** What a suite runs against: the script, or the binary compiled from it. */
 export type Target = "source" | "binary";
 export const TARGETS: readonly Target[] = ["source", "binary"];
+/** What a test runs that names neither; PICKET_TEST_TARGET=binary proves the compiled program with all of them. */
+export const DEFAULT_TARGET: Target = process.env["PICKET_TEST_TARGET"] === "binary" ? "binary" : "source";
 
 /** A temporary folder that goes away at the end of its `using` block. */
 export class Folder implements Disposable {
@@ -68,7 +70,7 @@ export interface RunOptions {
 
 /** Runs a role's command to its end. */
 export async function runRole(role: string, args: string[], options: RunOptions = {}): Promise<Outcome> {
-  const cmd = [...(options.wrap ?? []), ...(await command(role, options.target ?? "source")), ...args];
+  const cmd = [...(options.wrap ?? []), ...(await command(role, options.target ?? DEFAULT_TARGET)), ...args];
   const child = Bun.spawn(cmd, {
     env: { ...process.env, ...options.env },
     cwd: options.cwd ?? ROOT,
@@ -128,7 +130,7 @@ export class Daemon implements AsyncDisposable {
 
 /** Starts a role's daemon. Its first log line with `ready` tells where it listens. */
 export async function startRole(role: string, args: string[], options: RunOptions = {}): Promise<Daemon> {
-  const cmd = [...(options.wrap ?? []), ...(await command(role, options.target ?? "source")), ...args];
+  const cmd = [...(options.wrap ?? []), ...(await command(role, options.target ?? DEFAULT_TARGET)), ...args];
   const child = Bun.spawn(cmd, {
     env: { ...process.env, ...options.env },
     cwd: options.cwd ?? ROOT,

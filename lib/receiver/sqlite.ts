@@ -8,7 +8,7 @@
 // while it waits for that lock, so the wait is made of short steps with sleep between them.
 
 import { Database as Sqlite, type Statement } from "bun:sqlite";
-import { chmodSync, closeSync, existsSync, fsyncSync, openSync } from "node:fs";
+import { chmodSync, closeSync, existsSync, fsyncSync, openSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { ConfigError } from "../config.ts";
 import { cannotWrite, deniedHint, inheritOwner, makeFolder } from "../files.ts";
@@ -181,6 +181,7 @@ function databaseOf(writer: Sqlite, reader: Sqlite, dir: string): Database {
   };
   const written = prepared(writer, failed);
   const read = prepared(reader, failed);
+  const places = identities(dir);
   const database: Database = {
     read: read.queries,
     damage: null,
@@ -189,6 +190,12 @@ function databaseOf(writer: Sqlite, reader: Sqlite, dir: string): Database {
       try {
         await work(written.queries);
         written.exec("COMMIT");
+        // A file without its name takes commits, too, and goes with this process.
+        if (identities(dir) !== places) {
+          const what = `"${storeFile(dir)}" was removed or replaced while the receiver used it: restart it to use what is there now`;
+          database.damage = what;
+          throw new DatabaseError(what, "EDAMAGED");
+        }
       } catch (error) {
         // SQLite has rolled back already after some errors, such as a full disk.
         if (writer.inTransaction) writer.run("ROLLBACK");
@@ -201,6 +208,14 @@ function databaseOf(writer: Sqlite, reader: Sqlite, dir: string): Database {
     },
   };
   return database;
+}
+
+/** Which files lie where SQLite opened the store and its log, which it keeps as long as it has them open. */
+function identities(dir: string): string {
+  return ["", "-wal"]
+    .map((end) => statSync(storeFile(dir) + end, { throwIfNoEntry: false }))
+    .map((found) => `${found?.dev}:${found?.ino}`)
+    .join();
 }
 
 /** Tries again while another process has the lock. */

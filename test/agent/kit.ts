@@ -2,7 +2,7 @@
 
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Daemon, Folder, type RunOptions, have, runRole, startRole } from "../kit.ts";
+import { DEFAULT_TARGET, type Daemon, Folder, type RunOptions, type Target, have, runRole, startRole } from "../kit.ts";
 
 export const COMMIT = "c".repeat(40);
 
@@ -62,7 +62,7 @@ export function configure(folder: Folder, url: string, token: string, more = "")
 }
 
 /** Starts an agent that logs everything. */
-export function start(config: string, target: "source" | "binary" = "source"): Promise<Daemon> {
+export function start(config: string, target: Target = DEFAULT_TARGET): Promise<Daemon> {
   return startRole("agent", ["--config", config, "--log-level", "debug"], { target });
 }
 

@@ -2,10 +2,11 @@
 
 import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
+import { copyFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Queries } from "../../lib/receiver/database.ts";
 import { Store, getNote, setNote } from "../../lib/receiver/store.ts";
-import { Folder, until } from "../kit.ts";
+import { Folder, inboxLines, until } from "../kit.ts";
 import { Hub } from "./kit.ts";
 
 const note = (key: string) => (tx: Queries) => setNote(tx, key, "here");
@@ -112,6 +113,28 @@ test("a store that fails for another reason than want of room is 503 at /health,
     503,
     expect.objectContaining({ problem: expect.stringContaining("the store fails: disk I/O error") }),
   ]);
+});
+
+test("a store whose file is removed or replaced under the daemon takes nothing more, and that is told", async () => {
+  const away: [string, (file: string) => void][] = [
+    ["removed", (file) => rmSync(file)],
+    ["its log removed", (file) => rmSync(`${file}-wal`)],
+    ["replaced", (file) => (copyFileSync(file, `${file}.copy`), renameSync(`${file}.copy`, file))],
+  ];
+  await Promise.all(
+    away.map(async ([how, change]) => {
+      await using hub = await Hub.start();
+      expect([how, (await hub.report()).status]).toEqual([how, 200]);
+      change(join(hub.data, "receiver.db"));
+      expect([how, (await hub.report()).status]).toEqual([how, 503]);
+      expect([how, (await fetch(`${hub.url}/health`)).status]).toEqual([how, 503]);
+      const line = await until("it is told", () => inboxLines(hub.inbox, "ops")[0]);
+      expect([how, line]).toEqual([
+        how,
+        expect.objectContaining({ source: "receiver:store.damaged", payload: expect.stringContaining("restart it") }),
+      ]);
+    }),
+  );
 });
 
 test("a store that another program has locked is 503 after a while, and holds up nothing else", async () => {
