@@ -49,10 +49,10 @@ function keepText(_key: string, value: unknown, context?: { source?: string }): 
   return String(value) === context.source ? value : new JsonNumber(context.source);
 }
 
-export type Numeric = number | bigint | JsonNumber;
+export type Numeric = number | JsonNumber;
 
 export function isNumber(value: unknown): value is Numeric {
-  return typeof value === "number" || typeof value === "bigint" || value instanceof JsonNumber;
+  return typeof value === "number" || value instanceof JsonNumber;
 }
 
 /** Compact JSON with its numbers unchanged. */

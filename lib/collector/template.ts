@@ -12,8 +12,8 @@
 // Added to Go 1.19: json, fromJson, body, default, lower, upper, trim, join, trunc, header, query.
 
 import { compile } from "./template/compile.ts";
-import { TemplateError, fail } from "./template/lex.ts";
 import { MAX_OUTPUT_BYTES, type RenderContext, renderAll } from "./template/render.ts";
+import { TemplateError, fail } from "./template/source.ts";
 
 export { MAX_OUTPUT_BYTES, type RenderContext, TemplateError };
 
@@ -27,19 +27,19 @@ export interface Template {
 
 /** Compiles a template. Throws TemplateError with line and column. */
 export function compileTemplate(source: string): Template {
-  const render = notTooDeep(source, () => compile(source));
+  const failAt = (message: string, at: number) => fail(source, message, at);
+  const render = notTooDeep(() => compile(source));
   return {
-    render: (data, context) => notTooDeep(source, () => renderAll(source, render, data, context)),
+    render: (data, context) => notTooDeep(() => renderAll(render, data, { context, fail: failAt })),
     toJSON: () => source,
   };
-}
-
-/** Runs `work`. Running out of stack means that the template or the data is nested too deeply. */
-function notTooDeep<T>(source: string, work: () => T): T {
-  try {
-    return work();
-  } catch (error) {
-    if (error instanceof RangeError) return fail(source, "nested too deeply", 0);
-    throw error;
+  /** Running out of stack means that the template or the data is nested too deeply. */
+  function notTooDeep<T>(work: () => T): T {
+    try {
+      return work();
+    } catch (error) {
+      if (error instanceof RangeError) return failAt("nested too deeply", 0);
+      throw error;
+    }
   }
 }

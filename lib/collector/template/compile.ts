@@ -2,7 +2,6 @@
 
 import { nearest } from "../../nearest.ts";
 import { FUNCTIONS, type Value, isTrue } from "./functions.ts";
-import { CONTROLS, type Piece, type Tokens, fail, pieces } from "./lex.ts";
 import { show } from "./printf.ts";
 import {
   type Evaluate,
@@ -13,14 +12,20 @@ import {
   fieldsOf,
   loop,
   sequence,
+  spendOn,
   valueOf,
-  work,
   write,
 } from "./render.ts";
+import { Reader, type Term } from "./source.ts";
 
+const KEYWORD = /(?:if|else|end|range|with|define|template|block|break|continue)(?![\p{L}\p{Nd}_])/uy;
+const DECLARED = /(\$[\p{L}\p{Nd}_]*)[ \t\r\n]*(?:,[ \t\r\n]*(\$[\p{L}\p{Nd}_]*)[ \t\r\n]*)?(:?=)/uy;
+const FIELD = /\.([\p{L}_][\p{L}\p{Nd}_]*)/uy;
+const BAR = /\|/y;
+const CLOSING = /\)/y;
+/** What may follow an operand. */
+const BOUNDARY = /[ \t\r\n|)]|\}\}/y;
 const NAMES: ReadonlySet<string> = new Set([...FUNCTIONS.keys(), "and", "or"]);
-/** More nesting than any real template has, and less than the stack allows. */
-const MAX_DEPTH = 200;
 
 /** Compiles a template. Throws TemplateError. */
 export function compile(source: string): Render {
@@ -33,138 +38,124 @@ type Operand = { at: number } & (
   | { kind: "value" | "literal" | "nil"; evaluate: Evaluate }
 );
 
-/** The `{{end}}` or `{{else}}` that ends a body, with the tokens after that word. */
-interface Ended {
-  word: string;
-  tokens: Tokens;
-  at: number;
-}
-
-/** The nodes up to an `{{end}}` or `{{else}}`; `blank`: they write only white space. */
+/** The nodes up to an `{{end}}` or `{{else}}`. */
 interface Body {
   render: Render;
+  /** They write only white space. */
   blank: boolean;
-  ended: Ended | null;
+  /** What ended them; an `{{else}}` is read up to that word. */
+  ended: { word: "end" | "else"; at: number } | null;
 }
 
 class Compiler {
-  #source: string;
-  #pieces: Piece[];
-  #next = 0;
+  #reader: Reader;
   #defined = new Map<string, Body>();
   /** The templates that are called, and where. */
   #called = new Map<string, number>();
-  /** The variables in scope. */
+  /** The variables in scope. A variable's place here is its slot in a rendering. */
   #variables = ["$"];
   #ranges = 0;
-  #depth = 0;
 
   constructor(source: string) {
-    this.#source = source;
-    this.#pieces = [...pieces(source)];
+    this.#reader = new Reader(source);
   }
 
   compile(): Render {
     const { render, ended } = this.#body(true);
-    if (ended) this.#fail(`unexpected {{${ended.word}}}`, ended.at);
+    if (ended) this.#reader.fail(`unexpected {{${ended.word}}}`, ended.at);
     for (const [name, at] of this.#called) {
-      if (!this.#defined.has(name)) this.#fail(`template "${name}" is not defined`, at);
+      if (!this.#defined.has(name)) this.#reader.fail(`template "${name}" is not defined`, at);
     }
     return render;
   }
 
-  #fail(message: string, at: number): never {
-    return fail(this.#source, message, at);
-  }
-
   #body(top: boolean): Body {
-    if (++this.#depth > MAX_DEPTH) this.#fail("nested too deeply", 0);
     const renders: Render[] = [];
     let blank = true;
-    let ended: Ended | null = null;
-    while (!ended && this.#next < this.#pieces.length) {
-      const piece = this.#pieces[this.#next++]!;
-      if ("text" in piece) {
-        blank &&= piece.text.trim() === "";
-        renders.push((state) => write(state, piece.text));
-        continue;
-      }
-      const { tokens, at } = piece;
-      const word = tokens.keyword();
+    for (;;) {
+      const { text, action } = this.#reader.text();
+      if (text) renders.push((state) => write(state, text));
+      blank &&= text.trim() === "";
+      if (action === null) return { render: sequence(renders), blank, ended: null };
+      const word = this.#keyword();
       if (word === "end" || word === "else") {
-        if (word === "end") tokens.finish("{{end}}");
-        ended = { word, tokens, at };
-      } else {
-        const render = this.#node(word, tokens, { top, at });
-        if (render) renders.push(render);
-        blank &&= render === null;
+        if (word === "end") this.#reader.finish("{{end}}");
+        return { render: sequence(renders), blank, ended: { word, at: action } };
       }
+      const render = this.#node(word, top, action);
+      if (render) renders.push(render);
+      blank &&= render === null;
     }
-    this.#depth--;
-    return { render: sequence(renders), blank, ended };
+  }
+
+  #keyword(): string | undefined {
+    this.#reader.skip();
+    return this.#reader.take(KEYWORD)?.[0];
   }
 
   /** Compiles a node; null for a definition, which renders nothing. */
-  #node(word: string | null, tokens: Tokens, { top, at }: { top: boolean; at: number }): Render | null {
+  #node(word: string | undefined, top: boolean, at: number): Render | null {
+    const reader = this.#reader;
     switch (word) {
       case "if":
       case "with":
       case "range":
-        return this.#control(word, tokens, at);
+        return this.#control(word, at);
       case "define": {
-        if (!top) this.#fail("unexpected {{define}}: templates are defined at the top", at);
-        const name = tokens.name("define clause");
-        tokens.finish("define clause");
+        if (!top) reader.fail("unexpected {{define}}: templates are defined at the top", at);
+        const name = reader.name("define clause");
+        reader.finish("define clause");
         this.#define(name, at);
         return null;
       }
       case "block":
       case "template": {
-        const name = tokens.name(`${word} clause`);
-        const noPipe = word === "template" && tokens.done();
-        const dot = noPipe ? () => undefined : valueOf(this.#pipe(tokens, `${word} clause`));
+        const name = reader.name(`${word} clause`);
+        const hasPipe = word === "block" || !reader.ends();
+        const dot = hasPipe ? valueOf(this.#pipe(`${word} clause`)) : () => undefined;
+        if (!hasPipe) reader.finish("template clause");
         if (word === "block") this.#define(name, at);
         if (!this.#called.has(name)) this.#called.set(name, at);
-        return call(name, { body: () => this.#defined.get(name)!.render, dot, at });
+        return call({ body: () => this.#defined.get(name)!.render, dot, at });
       }
       case "break":
       case "continue":
-        tokens.finish(`{{${word}}}`);
-        if (this.#ranges === 0) this.#fail(`{{${word}}} outside {{range}}`, at);
+        reader.finish(`{{${word}}}`);
+        if (this.#ranges === 0) reader.fail(`{{${word}}} outside {{range}}`, at);
         return () => word;
       default: {
-        const pipe = this.#pipe(tokens, "command");
+        const pipe = this.#pipe("command");
         const evaluate = valueOf(pipe);
         // Declaring or setting a variable prints nothing.
-        if (pipe.variables.length > 0) return (state) => void evaluate(state);
-        return (state) => write(state, show(evaluate(state)));
+        if (pipe.slots.length > 0) return (state, dot) => void evaluate(state, dot);
+        return (state, dot) => write(state, show(evaluate(state, dot)));
       }
     }
   }
 
-  #control(kind: "if" | "with" | "range", tokens: Tokens, at: number): Render {
+  #control(kind: "if" | "with" | "range", at: number): Render {
     const scope = this.#variables.length;
-    const pipe = this.#pipe(tokens, kind);
+    const pipe = this.#pipe(kind);
     if (kind === "range") this.#ranges++;
     const { render: body, ended } = this.#body(false);
     // The `else` of a range is outside its loop.
     if (kind === "range") this.#ranges--;
     const otherwise = this.#otherwise(kind, ended, at);
     this.#variables.length = scope;
-    return kind === "range" ? loop({ pipe, body, otherwise, at }) : choice(kind, { pipe, body, otherwise, at });
+    return kind === "range" ? loop({ pipe, body, otherwise, at }) : choice(kind, { pipe, body, otherwise });
   }
 
-  #otherwise(kind: "if" | "with" | "range", ended: Ended | null, at: number): Render {
-    const noEnd = () => this.#fail(`unexpected end of the template: {{${kind}}} has no {{end}}`, at);
+  #otherwise(kind: "if" | "with" | "range", ended: Body["ended"], at: number): Render {
+    const noEnd = () => this.#reader.fail(`unexpected end of the template: {{${kind}}} has no {{end}}`, at);
     if (!ended) return noEnd();
     if (ended.word === "end") return () => undefined;
-    const next = ended.tokens.keyword();
-    if (kind !== "range" && next === kind) return this.#control(kind, ended.tokens, ended.at);
-    if (next !== null) this.#fail(`unexpected "${next}" in {{else}}`, ended.at);
-    ended.tokens.finish("{{else}}");
+    const next = this.#keyword();
+    if (kind !== "range" && next === kind) return this.#control(kind, ended.at);
+    if (next) this.#reader.fail(`unexpected "${next}" in {{else}}`, ended.at);
+    this.#reader.finish("{{else}}");
     const { render, ended: last } = this.#body(false);
     if (!last) return noEnd();
-    if (last.word === "else") this.#fail("expected {{end}}, found {{else}}", last.at);
+    if (last.word === "else") this.#reader.fail("expected {{end}}, found {{else}}", last.at);
     return render;
   }
 
@@ -173,53 +164,59 @@ class Compiler {
     const [variables, ranges] = [this.#variables, this.#ranges];
     [this.#variables, this.#ranges] = [["$"], 0];
     const body = this.#body(true);
-    if (!body.ended) this.#fail(`unexpected end of the template: the definition of "${name}" has no {{end}}`, at);
-    if (body.ended.word === "else") this.#fail("unexpected {{else}}", body.ended.at);
+    if (!body.ended)
+      this.#reader.fail(`unexpected end of the template: the definition of "${name}" has no {{end}}`, at);
+    if (body.ended?.word === "else") this.#reader.fail("unexpected {{else}}", body.ended.at);
     [this.#variables, this.#ranges] = [variables, ranges];
     const former = this.#defined.get(name);
     if (!former || former.blank) this.#defined.set(name, body);
-    else if (!body.blank) this.#fail(`the template "${name}" is defined twice`, at);
+    else if (!body.blank) this.#reader.fail(`the template "${name}" is defined twice`, at);
   }
 
   // Pipelines
 
-  #pipe(tokens: Tokens, context: string): Pipe {
-    const { at } = tokens.skip();
-    const { variables, assign } = tokens.declared();
-    if (variables.length > 1 && context !== "range") this.#fail(`too many declarations in ${context}`, at);
-    if (assign) for (const name of variables) this.#known(name, at);
-    const evaluate = this.#commands(tokens, context, at);
-    if (!tokens.done()) tokens.unexpected(context);
-    if (!assign) this.#variables.push(...variables);
-    return { evaluate, variables, assign };
+  /** The pipeline up to the end of its action, and the variables before it. */
+  #pipe(context: string): Pipe {
+    const at = this.#reader.skip();
+    const [, first, second, sign] = this.#reader.take(DECLARED) ?? [];
+    const names = [first, second].filter((name) => name !== undefined);
+    if (names.length > 1 && context !== "range") this.#reader.fail(`too many declarations in ${context}`, at);
+    const known = sign === "=" ? names.map((name) => this.#slot(name, at)) : null;
+    const evaluate = this.#commands(context, at);
+    this.#reader.finish(context);
+    return { evaluate, slots: known ?? names.map((name) => this.#variables.push(name) - 1) };
+  }
+
+  /** The slot of a variable; an inner one hides an outer one of its name. */
+  #slot(name: string, at: number): number {
+    const slot = this.#variables.lastIndexOf(name);
+    return slot < 0 ? this.#reader.fail(`undefined variable "${name}"`, at) : slot;
   }
 
   /** Commands with `|` between them; the value of one is the last argument of the next. */
-  #commands(tokens: Tokens, context: string, at: number): Evaluate {
-    if (++this.#depth > MAX_DEPTH) this.#fail("nested too deeply", at);
+  #commands(context: string, at: number): Evaluate {
     let evaluate: Evaluate | null = null;
     // Go accepts a `|` at the end of a pipeline.
-    do evaluate = this.#command(tokens, context, evaluate);
-    while (tokens.take("|") && !tokens.done());
-    this.#depth--;
+    do evaluate = this.#command(context, evaluate, at);
+    while (this.#reader.take(BAR) && !this.#reader.ends());
     return evaluate;
   }
 
-  #command(tokens: Tokens, context: string, piped: Evaluate | null): Evaluate {
-    const { at } = tokens.skip();
+  #command(context: string, piped: Evaluate | null, at: number): Evaluate {
+    const reader = this.#reader;
+    reader.skip();
     const operands: Operand[] = [];
-    for (let operand = this.#operand(tokens); operand; operand = this.#operand(tokens)) {
+    for (let operand = this.#operand(); operand; operand = this.#operand()) {
       operands.push(operand);
-      const { type, text } = tokens.peek();
-      if (type !== "space" && type !== "end" && text !== "|" && text !== ")") tokens.unexpected("operand");
-      tokens.skip();
+      if (!reader.sees(BOUNDARY)) reader.unexpected("operand");
+      reader.skip();
     }
     const [first, ...rest] = operands;
-    if (!first) return tokens.done() ? this.#fail(`missing value for ${context}`, at) : tokens.unexpected(context);
+    if (!first) return reader.ends() ? reader.fail(`missing value for ${context}`, at) : reader.unexpected(context);
     if (first.kind === "function")
       return this.#function(first, [...rest.map((one) => this.#value(one)), ...(piped ? [piped] : [])]);
-    if (rest.length > 0 || piped) this.#fail("only functions take arguments", first.at);
-    if (first.kind === "nil") this.#fail("nil is not a command", first.at);
+    if (rest.length > 0 || piped) reader.fail("only functions take arguments", first.at);
+    if (first.kind === "nil") reader.fail("nil is not a command", first.at);
     return first.evaluate;
   }
 
@@ -228,96 +225,86 @@ class Compiler {
   }
 
   #function({ name, at }: { name: string; at: number }, args: Evaluate[]): Evaluate {
-    const { min, max } = FUNCTIONS.get(name) ?? { min: 1, max: Number.POSITIVE_INFINITY };
+    const fn = FUNCTIONS.get(name);
+    const { min, max } = fn ?? { min: 1, max: Number.POSITIVE_INFINITY };
     if (args.length < min || args.length > max) {
       const want = min === max ? `${min}` : max === Number.POSITIVE_INFINITY ? `at least ${min}` : `${min} to ${max}`;
-      this.#fail(`wrong number of arguments for ${name}: want ${want}, found ${args.length}`, at);
+      this.#reader.fail(`wrong number of arguments for ${name}: want ${want}, found ${args.length}`, at);
     }
-    const fn = FUNCTIONS.get(name);
     if (!fn) return shortCut(name === "or", args);
-    return (state) => {
-      const values = args.map((arg) => arg(state));
-      work(state, values, at);
+    return (state, dot) => {
+      const values = args.map((arg) => arg(state, dot));
+      spendOn(state, values, at);
       let result: Value;
       try {
         result = fn.call(values, state.context);
       } catch (error) {
-        return fail(state.source, `error calling ${name}: ${(error as Error).message}`, at);
+        return state.fail(`error calling ${name}: ${(error as Error).message}`, at);
       }
       // These two return a value that was counted before.
-      if (name !== "index" && name !== "default") work(state, [result], at);
+      if (name !== "index" && name !== "default") spendOn(state, [result], at);
       return result;
     };
   }
 
   /** A term with the fields after it. */
-  #operand(tokens: Tokens): Operand | null {
-    const { text, at } = tokens.peek();
-    const term = this.#term(tokens);
+  #operand(): Operand | null {
+    const reader = this.#reader;
+    const term = reader.term();
     if (!term) return null;
-    const names = tokens.fields();
-    if (names.length === 0) return term;
-    if (term.kind === "literal" || term.kind === "nil") {
-      this.#fail(`unexpected .${names[0]} after ${JSON.stringify(text)}`, at);
-    }
-    return { kind: "value", evaluate: fieldsOf(this.#value(term), names, at), at };
+    const operand = this.#term(term);
+    const names: string[] = [];
+    for (let field = reader.take(FIELD); field; field = reader.take(FIELD)) names.push(field[1]!);
+    if (names.length === 0) return operand;
+    if (operand.kind === "literal" || operand.kind === "nil")
+      reader.fail(`unexpected .${names[0]} after ${JSON.stringify(term.text)}`, term.at);
+    return { kind: "value", evaluate: fieldsOf(this.#value(operand), names, term.at), at: term.at };
   }
 
-  #term(tokens: Tokens): Operand | null {
-    const { type, text, at } = tokens.peek();
+  #term(term: Term): Operand {
+    const reader = this.#reader;
+    const { type, text, at } = term;
     switch (type) {
-      case "dot":
-        tokens.shift();
-        if (tokens.peek().type === "field") this.#fail("unexpected . after .", at);
-        return { kind: "value", evaluate: (state) => state.dot, at };
       case "field":
         // `#operand` takes this field with those after it.
-        return { kind: "value", evaluate: (state) => state.dot, at };
-      case "variable":
-        tokens.shift();
-        this.#known(text, at);
-        return { kind: "value", evaluate: (state) => state.variables.get(text)!.value, at };
-      case "string":
-      case "char":
-      case "number": {
-        const value = tokens.literal();
-        return { kind: "literal", evaluate: () => value, at };
+        reader.at = at;
+        return { kind: "value", evaluate: (_state, dot) => dot, at };
+      case "dot":
+        if (reader.sees(FIELD)) reader.fail("unexpected . after .", at);
+        return { kind: "value", evaluate: (_state, dot) => dot, at };
+      case "variable": {
+        const slot = this.#slot(text, at);
+        return { kind: "value", evaluate: (state) => state.slots[slot], at };
       }
-      case "word":
-        tokens.shift();
-        return this.#word(text, at);
-      case "symbol": {
-        if (!tokens.take("(")) return null;
-        const evaluate = this.#commands(tokens, "parenthesized pipeline", at);
-        if (!tokens.take(")")) this.#fail("unclosed left paren", at);
+      case "paren": {
+        const evaluate = this.#commands("parenthesized pipeline", reader.skip());
+        if (!reader.take(CLOSING)) reader.fail("unclosed left paren", at);
         return { kind: "value", evaluate, at };
       }
-      case "space":
-      case "end":
-        return null;
+      case "word":
+        return this.#word(text, at);
+      default: {
+        const value = reader.valueOf(term);
+        return { kind: "literal", evaluate: () => value, at };
+      }
     }
   }
 
   #word(text: string, at: number): Operand {
     if (text === "nil") return { kind: "nil", evaluate: () => null, at };
     if (text === "true" || text === "false") return { kind: "literal", evaluate: () => text === "true", at };
-    if (CONTROLS.has(text)) this.#fail(`unexpected {{${text}}} in an operand`, at);
     if (NAMES.has(text)) return { kind: "function", name: text, at };
     const near = nearest(text, NAMES);
-    return this.#fail(`function "${text}" is not defined${near ? `, did you mean "${near}"?` : ""}`, at);
-  }
-
-  #known(name: string, at: number): void {
-    if (!this.#variables.includes(name)) this.#fail(`undefined variable "${name}"`, at);
+    return this.#reader.fail(`function "${text}" is not defined${near ? `, did you mean "${near}"?` : ""}`, at);
   }
 }
 
 /** `and` and `or` stop at the argument that decides. */
 function shortCut(isOr: boolean, args: Evaluate[]): Evaluate {
-  return (state) => {
+  return (state, dot) => {
     let value: Value;
     for (const arg of args) {
-      value = arg(state);
+      value = arg(state, dot);
       if (isTrue(value) === isOr) break;
     }
     return value;

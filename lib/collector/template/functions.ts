@@ -1,4 +1,4 @@
-// The functions of Go's text/template, and ours. A value is undefined (missing), null, boolean, number, bigint, JsonNumber, string, array or
+// The functions of Go's text/template, and ours. A value is undefined (missing), null, boolean, number, JsonNumber, string, array or
 // object. Functions throw plain Errors; the caller adds the place.
 
 import { JsonNumber, type Numeric, compactJson, isNumber, readJson } from "../numbers.ts";
@@ -50,7 +50,6 @@ export const FUNCTIONS: ReadonlyMap<string, Fn> = new Map<string, Fn>([
 export function isTrue(value: Value): boolean {
   if (value === undefined || value === null || value === false || value === "") return false;
   if (typeof value === "number") return value !== 0;
-  if (typeof value === "bigint") return value !== 0n;
   if (value instanceof JsonNumber) return value.value !== 0;
   if (Array.isArray(value)) return value.length > 0;
   return typeof value !== "object" || size(value) > 0;

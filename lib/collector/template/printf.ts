@@ -103,7 +103,7 @@ function goType(value: unknown): string {
   if (value === undefined || value === null) return "<nil>";
   if (typeof value === "string") return "string";
   if (typeof value === "boolean") return "bool";
-  if (isNumber(value)) return typeof value === "bigint" || Number.isInteger(Number(value)) ? "int" : "float64";
+  if (isNumber(value)) return Number.isInteger(Number(value)) ? "int" : "float64";
   return Array.isArray(value) ? "[]interface {}" : "map[string]interface {}";
 }
 
@@ -133,7 +133,6 @@ function ofNumber(verb: string, spec: Spec, value: Numeric): string | null {
 }
 
 function asInteger(value: Numeric): bigint | null {
-  if (typeof value === "bigint") return value;
   if (value instanceof JsonNumber && /^-?\d{1,400}$/.test(value.text)) return BigInt(value.text);
   const number = Number(value);
   return Number.isInteger(number) ? BigInt(number) : null;
