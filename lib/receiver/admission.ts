@@ -153,7 +153,7 @@ function findToken({ read }: Store, token: string): Promise<Token | undefined> {
 
 /** The address and the program without its versions, so that an upgrade keeps the token. `2:` tells it from those with versions. */
 function fingerprintOf(request: Request, ip: string): string {
-  const program = (request.headers.get("user-agent") ?? "").replace(/\/[^\s();]+/g, "");
+  const program = (request.headers.get("user-agent") ?? "").replace(/\/[^\s();]+|\bv?\d[\w.+-]*/gi, "");
   return `2:${sha256(`${ip}|${program}`)}`;
 }
 

@@ -19,19 +19,28 @@ interface About {
   ran: number;
 }
 
-const STOPPED = new Set(["exited", "dead", "paused"]);
+const ENDED = new Set(["exited", "stopped", "dead"]);
 /** So many restarts within the window are an alert. */
 const RESTARTS = 3;
 /** The least window, and the least number of reports in it. */
 const WINDOW_MS = 10 * 60_000;
 const WINDOW_REPORTS = 10;
 
-function isStopped({ state }: Described): boolean {
-  return STOPPED.has(state ?? "");
+/** Docker's and Podman's word. */
+function stateOf({ state }: Described): string {
+  return state?.toLowerCase() ?? "";
 }
 
-function endedWell({ state, status }: Described): boolean {
-  return state === "exited" && status?.startsWith("Exited (0)") === true;
+function hasEnded(container: Described): boolean {
+  return ENDED.has(stateOf(container));
+}
+
+function isStopped(container: Described): boolean {
+  return hasEnded(container) || stateOf(container) === "paused";
+}
+
+function endedWell(container: Described): boolean {
+  return hasEnded(container) && container.status?.startsWith("Exited (0)") === true;
 }
 
 function isUnhealthy(container: Described | undefined): boolean {
@@ -39,8 +48,8 @@ function isUnhealthy(container: Described | undefined): boolean {
 }
 
 function isWell(container: Described): boolean {
-  const { state, health_status: health } = container;
-  return (state === "running" && [null, "healthy", "none"].includes(health)) || endedWell(container);
+  const { health_status: health } = container;
+  return (stateOf(container) === "running" && [null, "healthy", "none"].includes(health)) || endedWell(container);
 }
 
 /**
@@ -75,7 +84,7 @@ export async function alertOfContainer(
   const same = present.filter((other) => other !== now && roleOf(other) === roleOf(now));
   if (isStopped(now) && before !== undefined && !isStopped(before) && !endedWell(now) && !same.some(isWell)) {
     const how = now.status ? ` (${now.status})` : "";
-    const what = now.state === "paused" ? "is paused" : "has stopped";
+    const what = stateOf(now) === "paused" ? "is paused" : "has stopped";
     await raise(tx, { ...about, type: "container.stopped", text: `${who} ${what}${how}` });
   }
   if (!isWell(now)) return;
@@ -99,9 +108,13 @@ export async function alertOfGone({ tx, host, at }: About, gone: Described, pres
 
 /** Whether a container has restarted since the last report, or its predecessor in its role was replaced. */
 export function hasRestarted(before: Described | undefined, now: Described, isNew: boolean): boolean {
-  if (now.state === "restarting") return true;
-  if (!before || now.state !== "running" || endedWell(before)) return false;
-  return isNew || (before.started_at !== null && now.started_at !== null && before.started_at !== now.started_at);
+  if (stateOf(now) === "restarting") return true;
+  if (!before || stateOf(now) !== "running" || endedWell(before)) return false;
+  return (
+    isNew ||
+    hasEnded(before) ||
+    (before.started_at !== null && now.started_at !== null && before.started_at !== now.started_at)
+  );
 }
 
 /** `hosts.restarts`: the running times of each role's latest restarts. */

@@ -67,7 +67,7 @@ export class Presence {
   /** How far the clock was ahead of the line at the last look. */
   #off = 0;
   #backAt = Date.now();
-  /** `ran` at the last request with a host's token that was not taken: a sign of life all the same. */
+  /** `ran` at the last request with a host's token that was not taken: a sign of life all the same. The alive mark keeps it. */
   #heard = new Map<number, number>();
   /** performance.now() when the store last failed a request before its host was known. */
   #failed = Number.NEGATIVE_INFINITY;
@@ -130,15 +130,22 @@ export class Presence {
     return this.#backAt;
   }
 
-  /** Whether the clock may be wrong. */
+  /** Whether the clock may be wrong; one that was set since the last look, too. */
   get clockDoubted(): boolean {
-    return this.#life.doubted !== null;
+    const { doubted, line } = this.#life;
+    return doubted !== null || !agrees(Date.now() - line - (performance.now() - this.#looked!));
   }
 
-  /** Leaves the alive mark. */
+  /** Leaves the alive mark, and the signs of life that no report has left. */
   async mark(): Promise<void> {
     const text = JSON.stringify(this.#life);
-    await this.#store.write((tx) => setNote(tx, "alive", text));
+    const heard = [...this.#heard];
+    await this.#store.write(async (tx) => {
+      await setNote(tx, "alive", text);
+      for (const [host, ran] of heard)
+        await tx.run("UPDATE hosts SET heard_ms = $1 WHERE id = $2 AND heard_ms < $1", [ran, host]);
+    });
+    for (const [host, ran] of heard) if (this.#heard.get(host) === ran) this.#heard.delete(host);
     this.#marked = performance.now();
   }
 
@@ -166,10 +173,9 @@ export class Presence {
     life.line += away ? 0 : gap;
     const off = now - life.line;
     const moved = off - this.#off;
-    const agrees = off >= -AHEAD_MS && off <= BEHIND_MS;
     const was = life.doubted;
-    if (!agrees) life.doubted ??= life.ran;
-    if (agrees || life.ran - life.doubted! >= WEEK_MS) {
+    if (!agrees(off)) life.doubted ??= life.ran;
+    if (agrees(off) || life.ran - life.doubted! >= WEEK_MS) {
       life.doubted = null;
       life.line = now;
     }
@@ -191,6 +197,11 @@ export class Presence {
       this.#log.warn(what, { seconds });
     }
   }
+}
+
+/** Whether a clock that is so far ahead of the line, in milliseconds, is believed. */
+function agrees(off: number): boolean {
+  return off >= -AHEAD_MS && off <= BEHIND_MS;
 }
 
 /** Moves a host to stale or offline; 0 where a report came first. */

@@ -208,7 +208,7 @@ async function updateContainers(update: Update, reported: Container[] | null): P
     const description = JSON.stringify(now);
     const id = row?.id ?? (await addRow(update, CONTAINERS, { key, description }));
     rows.push([id, container]);
-    if (old || (row?.description === description && now.state !== "restarting")) continue;
+    if (old || (row?.description === description && now.state?.toLowerCase() !== "restarting")) continue;
     const before = row && (JSON.parse(row.description) as Described);
     if (hasRestarted(before ?? inRole(roleOf(now)), now, !row)) restarted.push(roleOf(now));
     if (row) await tx.run("UPDATE containers SET description = $1 WHERE id = $2", [description, id]);

@@ -99,6 +99,9 @@ describe("the order of checks", () => {
     expect((await ping("a")).status).toBe(401);
     // An upgrade of the program is no other sender.
     await hub.run("host", "rebind", "web-1");
+    for (const agent of ["nas agent 1.2.9 (build:7)", "nas agent v1.10-rc.1 (build:8)"])
+      expect((await ping(agent)).status).toBe(200);
+    await hub.run("host", "rebind", "web-1");
     for (const agent of ["picket-agent/0.1.0", "picket-agent/0.2.0+abc1234"])
       expect((await ping(agent)).status).toBe(200);
     expect((await ping("curl/8.1")).status).toBe(401);

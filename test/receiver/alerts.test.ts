@@ -60,6 +60,7 @@ describe("containers", () => {
     const waiting = running({ state: "restarting", status: "Restarting (1) 3 seconds ago" });
     const at = (minute: number) => running({ started_at: `2026-11-01T10:0${minute}:00Z` });
     const restarting = ["container.restarting"];
+    const flap = ["container.stopped", "container.recovered"];
     const tables: [string, Row[][], string[], string[]][] = [
       [
         "waits for a restart in three reports",
@@ -69,6 +70,15 @@ describe("containers", () => {
       ],
       ["was started anew each time", [[at(1)], [at(2)], [at(3)], [at(4)]], restarting, restarting],
       ["is made anew each time", [[anew(1)], [anew(2)], [anew(3)], [anew(4)]], restarting, restarting],
+      [
+        "ends and starts, by an agent that doesn't say when",
+        ["Exited (1)", "Exited (137)", "exited", "x"].flatMap((status, n) => [
+          [running({ state: n < 2 ? "running" : "Running", started_at: null })],
+          [running({ state: ["exited", "Exited", "stopped", "dead"][n]!, started_at: null, status })],
+        ]),
+        [...flap, ...flap, ...flap, "container.restarting", "container.stopped"],
+        ["container.restarting", "container.stopped"],
+      ],
       ["was restarted twice", [[at(1)], [at(2)], [at(2)], [at(3)]], [], []],
       [
         "works now and then",

@@ -124,6 +124,25 @@ describe.skipIf(!library)("with a clock that is set", () => {
     await until("stale", () => statuses(hub)["web-1"] !== "online");
   });
 
+  test("a clock that is set while it runs costs no report, and a restart forgets no sign of life", async () => {
+    using folder = new Folder();
+    const { hub, clock } = await startAt(folder, library!, ["web-1"], "poll_interval_seconds: 1");
+    await using _ = hub;
+    await hub.report();
+    clock.offset(-3 * 86_400);
+    const start = performance.now();
+    await until("it was refused for longer than a host may be silent", async () => {
+      const answer = await hub.report();
+      expect([answer.status, await answer.json()]).toEqual([503, expect.objectContaining({ code: "clock" })]);
+      return performance.now() - start > 4500;
+    });
+    await hub.daemon.kill();
+    clock.offset(0);
+    await hub.up();
+    expect((await hub.report()).status).toBe(200);
+    expect(hub.rows("SELECT * FROM events")).toEqual([]);
+  });
+
   test("a receiver that is stopped for a while (SIGSTOP) alarms nobody for that", async () => {
     using folder = new Folder();
     const { hub, clock } = await startAt(folder, library!, ["web-1"], "poll_interval_seconds: 60");
