@@ -270,14 +270,14 @@ function openDropFolder(collector: Collector, { drop_folder }: Config): DropFold
 
 /** The loop over whichever drop folder is configured now. */
 function emptyDropFolder(collector: Collector, { loop, stopping }: Service): Loop {
-  let soon: number | null = null;
+  let soonMs = Infinity;
   const poll = () => collector.config.drop_folder?.poll_fallback_seconds ?? DEFAULT_POLL_SECONDS;
   const emptying = loop({
     name: "drops",
-    every: () => Math.min(poll(), (soon ?? Number.POSITIVE_INFINITY) / 1000),
+    every: () => Math.min(poll(), soonMs / 1000),
     async pass(alive) {
-      soon = null;
-      soon = (await collector.folder?.pass(alive, () => emptying.wake(), stopping)) ?? null;
+      soonMs = Infinity;
+      soonMs = (await collector.folder?.pass(alive, () => emptying.wake(), stopping)) ?? Infinity;
     },
   });
   return emptying;

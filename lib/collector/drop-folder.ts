@@ -24,7 +24,7 @@ import type { InboxWriter } from "../inbox.ts";
 import type { Log } from "../log.ts";
 import { Backoff, some } from "./backoff.ts";
 import { joined, moveToDeadLetters } from "./dead-letter.ts";
-import { type Drop, type Entry, type Judgement, eventIds, isSameDrop, judge } from "./drop.ts";
+import { type Drop, type Found, type Judged, eventIds, isSameDrop, judge } from "./drop.ts";
 
 /** Files handled at once: their events share a sync. */
 const BATCH = 256;
@@ -60,15 +60,17 @@ export interface DropFigures {
   errors: number;
 }
 
-/** The size and mtime of a file, and since when: milliseconds by `performance.now()`. */
-interface Unsettled {
-  size: bigint;
-  mtimeNs: bigint;
+/** A file in the folder, and what former passes know of it. */
+interface Entry extends Found {
+  /** Its name in latin1, which keeps the bytes. */
+  key: string;
+  /** When a scan first found it with this size and mtime, in milliseconds by `performance.now()`. */
   since: number;
+  /** It is logged as no drop, or as open for writing. */
+  isLogged: boolean;
+  /** The id under which it was delivered, if it couldn't be deleted then. */
+  deliveredAs: string | null;
 }
-
-type Judged = Extract<Judgement, { kind: "drops" | "invalid" }>;
-type Drops = Extract<Judgement, { kind: "drops" }>;
 
 /** A drop folder; a lock makes sure that one collector alone empties it. */
 export class DropFolder {
@@ -77,16 +79,11 @@ export class DropFolder {
   #watcher: { watcher: FSWatcher; dev: bigint; ino: bigint } | null = null;
   #missing = false;
   #synced = false;
-  /** Whether this pass found a file that is changing. */
-  #changing = false;
-  /** Files that this pass found to be no drops. */
-  #ignored: string[] = [];
-  /** By a file's name in latin1, which keeps its bytes, like every map of files here. */
-  #unsettled = new Map<string, Unsettled>();
-  /** Files that are logged as no drops, or as open for writing. */
-  #logged = new Set<string>();
-  /** The event's id of each delivered drop that can't be deleted. */
-  #undeleted = new Map<string, string>();
+  /** The files that the last scan found, by key; without those that are gone since. */
+  #entries = new Map<string, Entry>();
+  #scannedAt = 0;
+  /** When the next pass is needed, by `performance.now()`. */
+  #nextAt = Infinity;
   #inboxes: Backoff;
   #files: Backoff;
 
@@ -121,38 +118,31 @@ export class DropFolder {
 
   /**
    * One scan. It calls `alive` now and then; the watch calls `wake` when something happens in the folder later. Returns in how many
-   * milliseconds the next pass is needed, apart from the poll; null when nothing waits. Throws when the folder exists and can't be read.
+   * milliseconds the next pass is needed, apart from the poll; Infinity when nothing waits. Throws when the folder exists and can't be read.
    */
-  async pass(alive: () => void, wake: () => void, stopping: AbortSignal): Promise<number | null> {
+  async pass(alive: () => void, wake: () => void, stopping: AbortSignal): Promise<number> {
     if (!this.#watch(wake)) return MISSING_POLL_MS;
     this.#synced = isSynced(this.path);
-    this.#changing = false;
-    this.#ignored = [];
-    const begun = performance.now();
-    const entries = this.#scan();
-    this.#forgetVanished(entries);
+    this.#nextAt = Infinity;
     this.#options.figures.waiting = 0;
     this.#inboxes.begin();
     this.#files.begin();
-    for (let at = 0; at < entries.length && !stopping.aborted; at += BATCH) {
+    const found = this.#scan();
+    const drops = found.filter(({ key }) => DROP_NAME.test(key));
+    this.#logOthers(found.filter(({ key }) => !DROP_NAME.test(key)));
+    for (let at = 0; at < drops.length && !stopping.aborted; at += BATCH) {
       // Judging is synchronous and appends keep the order of their calls, so older files are appended first.
-      await Promise.all(entries.slice(at, at + BATCH).map((entry) => this.#handle(entry)));
+      await Promise.all(drops.slice(at, at + BATCH).map((entry) => this.#handle(entry)));
       alive();
       // Webhooks, health checks and a stop are answered during a scan of 100,000 files.
       await new Promise((done) => setImmediate(done));
     }
-    if (this.#ignored.length > 0)
-      this.#options.log.warn("files stay: the name of a drop ends in .json", {
-        path: this.path,
-        files: some(this.#ignored),
-      });
-    const now = performance.now();
-    const waits = [...this.#inboxes.end(), ...this.#files.end()];
-    // Those that were still before this pass began have been judged; they stay for another reason.
-    const settled = [...this.#unsettled.values()].map(({ since }) => since + this.#options.settleMs());
-    waits.push(...settled.filter((at) => at > begun).map((at) => at - now));
-    if (this.#changing) waits.push(ARRIVAL_MS);
-    return waits.length > 0 ? Math.max(10, Math.min(...waits)) : null;
+    for (const failed of [this.#inboxes, this.#files]) this.#needPassAt(failed.end());
+    return Math.max(10, this.#nextAt - performance.now());
+  }
+
+  #needPassAt(at: number): void {
+    this.#nextAt = Math.min(this.#nextAt, at);
   }
 
   // Found
@@ -190,30 +180,44 @@ export class DropFolder {
     this.#watcher = null;
   }
 
+  /** The files, the oldest first. */
   #scan(): Entry[] {
-    const entries: Entry[] = [];
+    const known = this.#entries;
+    this.#entries = new Map();
+    this.#scannedAt = performance.now();
     for (const name of readdirSync(this.path, { encoding: "buffer" })) {
-      if (PASSED_OVER.test(name.toString("latin1"))) continue;
-      const stats = lstatSync(joined(this.path, name), { bigint: true, throwIfNoEntry: false });
-      if (stats) entries.push({ name, stats });
+      const key = name.toString("latin1");
+      const stats = PASSED_OVER.test(key)
+        ? undefined
+        : lstatSync(joined(this.path, name), { bigint: true, throwIfNoEntry: false });
+      if (!stats) continue;
+      const before = known.get(key);
+      const isSame = before?.stats.size === stats.size && before.stats.mtimeNs === stats.mtimeNs;
+      const since = isSame ? before.since : this.#scannedAt;
+      this.#entries.set(key, { isLogged: false, deliveredAs: null, ...before, name, key, stats, since });
     }
-    return entries.toSorted((a, b) => Number(a.stats.mtimeNs - b.stats.mtimeNs) || Buffer.compare(a.name, b.name));
+    const oldestFirst = (a: Entry, b: Entry) =>
+      Number(a.stats.mtimeNs - b.stats.mtimeNs) || Buffer.compare(a.name, b.name);
+    return [...this.#entries.values()].toSorted(oldestFirst);
   }
 
-  #forgetVanished(entries: Entry[]): void {
-    if (this.#unsettled.size + this.#undeleted.size + this.#logged.size === 0) return;
-    const there = new Set(entries.map(({ name }) => name.toString("latin1")));
-    for (const known of [this.#unsettled, this.#undeleted, this.#logged]) {
-      for (const name of known.keys()) if (!there.has(name)) known.delete(name);
-    }
+  /** Logs the files that are no drops by their name, once, when they are no longer written to. */
+  #logOthers(others: Entry[]): void {
+    const fresh = others.filter((entry) => !entry.isLogged && this.#isStill(entry));
+    for (const entry of fresh) entry.isLogged = true;
+    if (fresh.length === 0) return;
+    const files = some(fresh.map(({ name }) => name.toString()));
+    this.#options.log.warn("files stay: the name of a drop ends in .json", { path: this.path, files });
   }
 
+  /** One file on its way. */
   async #handle(entry: Entry): Promise<void> {
     const { figures } = this.#options;
     const file = entry.name.toString();
     try {
-      const judged = DROP_NAME.test(entry.name.toString("latin1")) ? this.#judge(entry) : this.#passOver(entry);
-      if (judged === null) return;
+      const judged = this.#mayGetItsMtime(entry) ? "changing" : judge(this.path, entry);
+      if (judged === "changing") this.#needPassAt(performance.now() + ARRIVAL_MS);
+      if (typeof judged === "string" || !this.#isWhole(entry, judged)) return;
       if (judged.kind === "drops") {
         if (await this.#deliver(entry, judged)) return;
       } else if (!this.#files.skips(file)) {
@@ -226,42 +230,26 @@ export class DropFolder {
     figures.waiting++;
   }
 
-  /** Notes a file that isn't a drop by its name, once it is no longer written to. */
-  #passOver({ name, stats }: Entry): null {
-    const key = name.toString("latin1");
-    if (this.#logged.has(key) || this.#unchangedMs(key, stats) < this.#options.settleMs()) return null;
-    this.#unsettled.delete(key);
-    this.#logged.add(key);
-    this.#ignored.push(name.toString());
-    return null;
-  }
-
   // Judged
 
-  /** Drops or an invalid file; null for a file that is gone or may still change. */
-  #judge(entry: Entry): Judged | null {
-    const key = entry.name.toString("latin1");
-    const judged = this.#mayGetItsMtime(entry) ? ({ kind: "changing" } as const) : judge(this.path, entry);
-    if (judged.kind === "changing") this.#changing = true;
-    const isJudged = judged.kind === "drops" || judged.kind === "invalid";
-    if (isJudged) return this.#isWhole(entry, judged) ? judged : null;
-    this.#unsettled.delete(key);
-    return null;
+  /** Whether nothing more is written to a file, as far as that can be known. */
+  #isWhole(entry: Entry, { mayGrow, isOpen }: Judged): boolean {
+    if (!mayGrow && !isOpen) return true;
+    if (!this.#isStill(entry)) return false;
+    // A drop that is complete doesn't wait for a program that never closes it.
+    if (!mayGrow || !isOpen) return true;
+    if (!entry.isLogged)
+      this.#options.log.info("drop waits: a program has it open for writing", { file: entry.name.toString() });
+    entry.isLogged = true;
+    this.#needPassAt(performance.now() + ARRIVAL_MS);
+    return false;
   }
 
-  /** Whether nothing more is written to a file, as far as that can be known. */
-  #isWhole({ name, stats }: Entry, { kind, mayGrow, isOpen }: Judged): boolean {
-    const isOneDrop = kind === "drops" && !mayGrow;
-    const key = name.toString("latin1");
-    if (isOneDrop ? isOpen !== true : !mayGrow) return true;
-    const isStill = this.#unchangedMs(key, stats) >= this.#options.settleMs();
-    // A drop that is complete doesn't wait for a program that never closes it.
-    if (!isStill || isOneDrop || isOpen !== true) return isStill;
-    if (!this.#logged.has(key))
-      this.#options.log.info("drop waits: a program has it open for writing", { file: name.toString() });
-    this.#logged.add(key);
-    this.#unsettled.delete(key);
-    this.#changing = true;
+  /** Whether scans have found a file unchanged for long enough. */
+  #isStill({ since }: Entry): boolean {
+    const stillAt = since + this.#options.settleMs();
+    if (stillAt <= this.#scannedAt) return true;
+    this.#needPassAt(stillAt);
     return false;
   }
 
@@ -271,24 +259,15 @@ export class DropFolder {
     return this.#synced && stats.isFile() && age >= 0 && age < ARRIVAL_MS;
   }
 
-  #unchangedMs(key: string, { size, mtimeNs }: Entry["stats"]): number {
-    const now = performance.now();
-    const before = this.#unsettled.get(key);
-    if (before?.size === size && before.mtimeNs === mtimeNs) return now - before.since;
-    this.#unsettled.set(key, { size, mtimeNs, since: now });
-    return 0;
-  }
-
   // Delivered and deleted
 
   /** Delivers what a file holds and deletes it; false when an inbox can't be written, and the file has to stay. */
-  async #deliver(entry: Entry, judged: Drops): Promise<boolean> {
+  async #deliver(entry: Entry, judged: Extract<Judged, { kind: "drops" }>): Promise<boolean> {
     const { delivered, figures, log } = this.#options;
     const { drops, id, contentId } = judged;
     const { recipient } = drops[0]!;
-    const key = entry.name.toString("latin1");
     const file = entry.name.toString();
-    if (this.#undeleted.get(key) !== id && !this.#isBroughtAgain(entry, recipient, contentId)) {
+    if (entry.deliveredAs !== id && !this.#isBroughtAgain(entry, recipient, contentId)) {
       const ids = eventIds(judged);
       const source = `drop-folder:${file}`;
       const all = await Promise.all(drops.map((drop, n) => this.#deliverOne(drop, { id: ids[n]!, source })));
@@ -298,11 +277,10 @@ export class DropFolder {
     }
     try {
       this.#delete(entry, id);
-      this.#undeleted.delete(key);
     } catch (error) {
       // Each pass tries to delete it again.
-      if (this.#undeleted.get(key) === id) return true;
-      this.#undeleted.set(key, id);
+      if (entry.deliveredAs === id) return true;
+      entry.deliveredAs = id;
       figures.errors++;
       log.error("drop delivered but not deleted: it stays, and is not delivered again", { file, error });
     }
@@ -330,17 +308,20 @@ export class DropFolder {
   }
 
   /** Deletes a delivered drop, unless another file has its name now: the next pass judges that one. */
-  #delete({ name, stats }: Entry, id: string): void {
+  #delete({ name, key, stats }: Entry, id: string): void {
     const path = joined(this.path, name);
     const now = lstatSync(path, { bigint: true, throwIfNoEntry: false });
     if (!now || now.ino !== stats.ino || now.size !== stats.size) return;
     const { mtimeNs } = stats;
-    if (now.mtimeNs === mtimeNs || isSameDrop(this.path, { name, stats: now }, { id, mtimeNs })) unlinkSync(path);
+    if (now.mtimeNs !== mtimeNs && !isSameDrop(this.path, { name, stats: now }, { id, mtimeNs })) return;
+    unlinkSync(path);
+    this.#entries.delete(key);
   }
 
   #reject(entry: Entry, { reason }: { reason: string }): void {
     const { figures, log } = this.#options;
     const movedTo = moveToDeadLetters(this.path, entry, reason);
+    this.#entries.delete(entry.key);
     figures.dead_letters++;
     log.warn("drop rejected", { file: entry.name.toString(), reason, moved_to: movedTo.toString() });
   }

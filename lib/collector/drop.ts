@@ -2,7 +2,7 @@
 // was scanned. Nothing here changes the file.
 // Names are bytes: a folder may hold names that aren't UTF-8.
 
-import { type BigIntStats, closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
+import { type BigIntStats, closeSync, constants, fstatSync, openSync, readFileSync } from "node:fs";
 import { createHash } from "node:crypto";
 import * as v from "valibot";
 import { NAME_SEGMENT } from "../config.ts";
@@ -37,33 +37,37 @@ const FIELDS = Object.keys(Drop.entries);
 export type Drop = v.InferOutput<typeof Drop>;
 
 /** A file as the scan found it. */
-export interface Entry {
+export interface Found {
   name: Buffer;
   stats: BigIntStats;
 }
 
-/** What a file turns out to be. `gone`: also when another file has its name now. `changing`: written to since the scan. */
-export type Judgement =
-  /** `mayGrow`: it has lines, and there may be more to come. `isOpen`: for writing, by another process; null where that can't be known. */
-  | { kind: "drops"; drops: Drop[]; id: string; contentId: string; mayGrow: boolean; isOpen: boolean | null }
+/** What a file holds. `isOpen`: another process has it open for writing, as far as that can be known. */
+export type Judged =
+  /** `mayGrow`: it has lines, and there may be more to come. */
+  | { kind: "drops"; drops: Drop[]; id: string; contentId: string; mayGrow: boolean; isOpen: boolean }
   /** `mayGrow`: it may be half written; it is invalid if it stays like this. */
-  | { kind: "invalid"; reason: string; mayGrow: boolean; isOpen?: boolean | null }
-  | { kind: "gone" | "changing" };
+  | { kind: "invalid"; reason: string; mayGrow: boolean; isOpen: boolean };
+
+/** `gone`: also when another file has its name now. `changing`: written to since the scan. */
+type Unread = "gone" | "changing";
+
+function invalid(reason: string, { mayGrow = true, isOpen = false } = {}): Judged {
+  return { kind: "invalid", reason, mayGrow, isOpen };
+}
 
 /** Reads and judges a file. Throws an error of the file system when the file can't be read to its end. */
-export function judge(folder: string, entry: Entry): Judgement {
-  const { name, stats } = entry;
-  if (!stats.isFile()) return { kind: "invalid", reason: `not a regular file but ${kindOf(stats)}`, mayGrow: false };
-  if (stats.size > MAX_DROP_BYTES)
-    return { kind: "invalid", reason: `${stats.size} bytes: over the limit of ${MAX_DROP_BYTES}`, mayGrow: true };
-  const read = contentOf(folder, entry);
-  if ("kind" in read) return read;
+export function judge(folder: string, found: Found): Judged | Unread {
+  const { name, stats } = found;
+  if (!stats.isFile()) return invalid(`not a regular file but ${kindOf(stats)}`, { mayGrow: false });
+  if (stats.size > MAX_DROP_BYTES) return invalid(`${stats.size} bytes: over the limit of ${MAX_DROP_BYTES}`);
+  const read = contentOf(folder, found);
+  if (typeof read === "string" || "kind" in read) return read;
   const { content, isOpen } = read;
   const parsed = parseDrops(content);
-  if (typeof parsed === "string") return { kind: "invalid", reason: parsed, mayGrow: true, isOpen };
-  const { drops, mayGrow } = parsed;
+  if (typeof parsed === "string") return invalid(parsed, { isOpen });
   const [id, contentId] = [dropId(name, content, stats.mtimeNs), dropId(name, content, null)];
-  return { kind: "drops", drops, id, contentId, mayGrow, isOpen };
+  return { kind: "drops", ...parsed, id, contentId, isOpen };
 }
 
 /** The id of each event of a file. */
@@ -73,33 +77,26 @@ export function eventIds({ drops, id }: { drops: Drop[]; id: string }): string[]
 }
 
 /** Whether a file is the drop with this id, except for its mtime: Syncthing sets it after the rename, `cp -p` after the last byte. */
-export function isSameDrop(folder: string, { name, stats }: Entry, { id, mtimeNs }: { id: string; mtimeNs: bigint }) {
-  const read = contentOf(folder, { name, stats });
-  return "content" in read && dropId(name, read.content, mtimeNs) === id;
+export function isSameDrop(folder: string, found: Found, { id, mtimeNs }: { id: string; mtimeNs: bigint }) {
+  const read = contentOf(folder, found);
+  return typeof read === "object" && "content" in read && dropId(found.name, read.content, mtimeNs) === id;
 }
 
-function contentOf(
-  folder: string,
-  { name, stats }: Entry,
-): { content: Buffer; isOpen: boolean | null } | Exclude<Judgement, { kind: "drops" }> {
+function contentOf(folder: string, { name, stats }: Found): { content: Buffer; isOpen: boolean } | Judged | Unread {
   let fd: number;
   try {
     // O_NOFOLLOW and O_NONBLOCK: it may have become a link or a FIFO since the scan.
     fd = openSync(joined(folder, name), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
-    if (code === "ENOENT" || code === "ELOOP" || code === "ENXIO") return { kind: "gone" };
-    return { kind: "invalid", reason: `can't be read: ${message}`, mayGrow: true };
+    if (code === "ENOENT" || code === "ELOOP" || code === "ENXIO") return "gone";
+    return invalid(`can't be read: ${message}`);
   }
   try {
     const now = fstatSync(fd, { bigint: true });
-    if (!now.isFile() || now.ino !== stats.ino) return { kind: "gone" };
-    if (now.size !== stats.size || now.mtimeNs !== stats.mtimeNs) return { kind: "changing" };
-    const content = Buffer.alloc(Number(stats.size));
-    let got = 0;
-    for (let n = -1; got < content.length && n !== 0; got += n)
-      n = readSync(fd, content, got, content.length - got, got);
-    return { content: content.subarray(0, got), isOpen: isOpenForWriting(fd) };
+    if (!now.isFile() || now.ino !== stats.ino) return "gone";
+    if (now.size !== stats.size || now.mtimeNs !== stats.mtimeNs) return "changing";
+    return { content: readFileSync(fd).subarray(0, Number(stats.size)), isOpen: isOpenForWriting(fd) ?? false };
   } finally {
     closeSync(fd);
   }
