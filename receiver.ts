@@ -5,6 +5,7 @@
 // Killed at any moment it loses nothing it acknowledged: a report is in the store whole or not at all, an episode is in its
 // place or a partial file that the next start sweeps away.
 
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Context, Hono } from "hono";
@@ -18,7 +19,7 @@ import { type Log, errorChain, seldom } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
 import { type Outbox, createOutbox, inboxChannel } from "./lib/outbox.ts";
 import { Admission, type Door, type Sender, asRefusal, mustBe, stamp } from "./lib/receiver/admission.ts";
-import { type News, createNews, damageEvent, eventSource } from "./lib/receiver/alerts.ts";
+import { type News, createNews, damageEvent, eventSource, lossEvent } from "./lib/receiver/alerts.ts";
 import { COMMANDS } from "./lib/receiver/commands.ts";
 import { Config } from "./lib/receiver/config.ts";
 import { damageOf } from "./lib/receiver/database.ts";
@@ -41,6 +42,7 @@ import { endPauses } from "./lib/receiver/pause.ts";
 import { readingRoutes } from "./lib/receiver/reading.ts";
 import { settleRenames } from "./lib/receiver/rename.ts";
 import { makeShrinkable, shrink } from "./lib/receiver/shrink.ts";
+import { hasNoStore } from "./lib/receiver/sqlite.ts";
 import { Store } from "./lib/receiver/store.ts";
 import { createTakeReport } from "./lib/receiver/take-report.ts";
 import { type TakenEpisode, createTurns, episodeName, takeEpisode } from "./lib/receiver/take-episode.ts";
@@ -87,8 +89,15 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     if (damage !== null) await channel.tell(damageEvent(config.data_dir, damage));
     throw error;
   };
+  const lock = join(config.data_dir, "receiver.lock");
+  const isLost = existsSync(lock) && hasNoStore(config.data_dir);
   const store = await onceThereIsRoom(service, () => Store.open(config.data_dir)).catch(tellDamage);
-  const unlock = holdAlone("picket-receiver", join(config.data_dir, "receiver.lock"));
+  const unlock = holdAlone("picket-receiver", lock);
+  if (isLost) {
+    const lost = lossEvent(config.data_dir);
+    log.error(lost.text);
+    await channel.tell(lost).catch((error: unknown) => log.error("the inbox was not told", { error }));
+  }
   await makeShrinkable(store, log);
   const episodes = new EpisodeFolder(episodesFolder(config));
   makeFolder(episodes.path, 0o750);

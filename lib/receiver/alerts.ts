@@ -166,11 +166,20 @@ export async function eventSource(store: Store, log: Log): Promise<() => Promise
 }
 
 /** Told without the store, once a day. */
-export function damageEvent(dir: string, damage: string): OutboxEvent {
+function storeEvent(dir: string, what: "damaged" | "lost", text: string): OutboxEvent {
   const ts = new Date().toISOString();
-  const text = `the receiver cannot rely on its store, and refuses what it cannot store (503): ${damage}; ${RESTORE_HINT}`;
-  const id = derivedId(`${dir}:damaged:${ts.slice(0, 10)}`);
-  return { id, ts, urgent: true, text, source: "receiver:store.damaged" };
+  const id = derivedId(`${dir}:${what}:${ts.slice(0, 10)}`);
+  return { id, ts, urgent: true, text: `${text}; ${RESTORE_HINT}`, source: `receiver:store.${what}` };
+}
+
+export function damageEvent(dir: string, damage: string): OutboxEvent {
+  const what = "the receiver cannot rely on its store, and refuses what it cannot store (503)";
+  return storeEvent(dir, "damaged", `${what}: ${damage}`);
+}
+
+export function lossEvent(dir: string): OutboxEvent {
+  const what = `the store in "${dir}" is gone, and the receiver began an empty one: it knows no host and no token`;
+  return storeEvent(dir, "lost", what);
 }
 
 async function markTold(tx: Queries, id: number): Promise<void> {

@@ -8,7 +8,7 @@
 // while it waits for that lock, so the wait is made of short steps with sleep between them.
 
 import { Database as Sqlite, type Statement } from "bun:sqlite";
-import { chmodSync, closeSync, existsSync, fsyncSync, openSync, statSync } from "node:fs";
+import { chmodSync, closeSync, fsyncSync, openSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { ConfigError } from "../config.ts";
 import { cannotWrite, deniedHint, inheritOwner, makeFolder } from "../files.ts";
@@ -27,13 +27,18 @@ export function storeFile(dir: string): string {
   return join(dir, "receiver.db");
 }
 
+/** Whether a data folder's file is missing, or empty, as a file system may leave it after a power cut. */
+export function hasNoStore(dir: string): boolean {
+  return !statSync(storeFile(dir), { throwIfNoEntry: false })?.size;
+}
+
 /**
  * Opens the file of a data folder. Makes the folder and the tables where they are missing and migrates older tables.
  * @throws ConfigError when the tables are of a newer version than this program.
  */
 export function openSqlite(dir: string): Database {
   const file = storeFile(dir);
-  const fresh = !existsSync(file);
+  const fresh = hasNoStore(dir);
   makeFolder(dir, 0o750);
   let writer: Sqlite | undefined;
   try {

@@ -2,7 +2,7 @@
 
 import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
-import { copyFileSync, renameSync, rmSync } from "node:fs";
+import { copyFileSync, renameSync, rmSync, truncateSync } from "node:fs";
 import { join } from "node:path";
 import type { Queries } from "../../lib/receiver/database.ts";
 import { Store, getNote, setNote } from "../../lib/receiver/store.ts";
@@ -135,6 +135,16 @@ test("a store whose file is removed or replaced under the daemon takes nothing m
       ]);
     }),
   );
+});
+
+test("a store that is gone or empty at a start is told, since its hosts and tokens are gone with it", async () => {
+  await using hub = await Hub.start();
+  const sources = () => inboxLines(hub.inbox, "ops").map(({ source }) => source);
+  expect(sources()).toEqual([]);
+  await hub.daemon.kill();
+  truncateSync(join(hub.data, "receiver.db"));
+  await hub.up();
+  expect([sources(), (await hub.report()).status]).toEqual([["receiver:store.lost"], 401]);
 });
 
 test("a store that another program has locked is 503 after a while, and holds up nothing else", async () => {
