@@ -13,19 +13,17 @@ import * as v from "valibot";
 import { type Peer, TransportError, deadline, eachOf, openClient } from "../client.ts";
 import { fittingOf } from "./fitting.ts";
 
-/** Timeouts in milliseconds. */
-export interface Timeouts {
-  /** For the list. */
-  list: number;
+/** In milliseconds. */
+const TIMEOUTS = {
+  list: 10_000,
   /** For any other answer: the engine takes two seconds for stats. */
-  answer: number;
+  answer: 10_000,
   /** For everything together. */
-  all: number;
+  all: 30_000,
   /** Between two samples, if the engine gives only one at a time. */
-  resample: number;
-}
-
-const TIMEOUTS: Timeouts = { list: 10_000, answer: 10_000, all: 30_000, resample: 1000 };
+  resample: 1000,
+};
+export type Timeouts = typeof TIMEOUTS;
 /** Concurrent requests: 500 stats of two seconds have to fit into the deadline, and Bun has at most 256 requests open. */
 const INSPECTS_AT_ONCE = 32;
 const STATS_AT_ONCE = 128;
@@ -36,16 +34,6 @@ const ROOM_BYTES = 3 << 20;
 /** Longer than any list, in bytes. */
 const LARGEST_ANSWER = 64 << 20;
 const MIB = 1 << 20;
-
-/** What a report lacks of the engine's containers. */
-export interface Gap {
-  /** Containers over the 500 that a report may have; running ones are kept first. */
-  leftOut: number;
-  /** Containers without figures or times, because of a timeout. */
-  late: number;
-  /** Containers without labels (and ports), because the report would be too large. */
-  shortened: number;
-}
 
 /** A container of a report. */
 export type DockerContainer = ReturnType<typeof rowOf>;
@@ -96,6 +84,7 @@ const Cpu = v.object({
   system_cpu_usage: count,
   online_cpus: count,
 });
+type Cpu = v.InferOutput<typeof Cpu>;
 const Stats = v.object({
   read: v.nullish(v.string(), null),
   cpu_stats: Cpu,
@@ -118,25 +107,22 @@ export function findEngine(configured: string | undefined, env: Env): string | n
   const given = env["DOCKER_HOST"] || env["CONTAINER_HOST"];
   if (given) return given;
   const runtime = env["XDG_RUNTIME_DIR"] || `/run/user/${process.getuid?.() ?? 0}`;
-  // Rootless engines have theirs in their account's folder.
-  const rootless = [runtime, ...accountsIn("/run/user")].flatMap((folder) => [
-    join(folder, "docker.sock"),
-    join(folder, "podman/podman.sock"),
-  ]);
   const usual = [
     "/var/run/docker.sock",
     "/run/podman/podman.sock",
-    ...rootless,
+    // Rootless engines have theirs in their account's folder.
+    ...[runtime, ...accounts()].flatMap((folder) => [join(folder, "docker.sock"), join(folder, "podman/podman.sock")]),
     join(homedir(), ".docker/run/docker.sock"),
   ];
   const here = usual.filter((path) => existsSync(path));
   return here.find(isOpen) ?? here[0] ?? null;
 }
 
-function accountsIn(folder: string): string[] {
+function accounts(): string[] {
   try {
-    return readdirSync(folder).map((name) => join(folder, name));
+    return readdirSync("/run/user").map((name) => join("/run/user", name));
   } catch {
+    // A unit's ProtectHome= hides it.
     return [];
   }
 }
@@ -157,8 +143,7 @@ function peerOf(engine: string, env: Env): Omit<Peer, "timeoutMs" | "largestAnsw
   if (scheme !== "tcp" && scheme !== "http" && scheme !== "https") {
     throw new Error(`"${engine}": ${scheme}:// is not supported: only unix:// and tcp://`);
   }
-  const isTls =
-    scheme === "https" || (scheme === "tcp" && Boolean(env["DOCKER_TLS_VERIFY"] || env["DOCKER_CERT_PATH"]));
+  const isTls = scheme === "https" || (scheme === "tcp" && (env["DOCKER_TLS_VERIFY"] || env["DOCKER_CERT_PATH"]));
   const { host, port } = new URL(`tcp://${rest}`);
   const url = `${isTls ? "https" : "http"}://${host}${port ? "" : isTls ? ":2376" : ":2375"}`;
   if (!isTls) return { url };
@@ -171,9 +156,7 @@ interface ReadOptions {
   signal?: AbortSignal;
   timeouts?: Partial<Timeouts>;
   env?: Env;
-  /** Called once if the report lacks something. */
-  onGap?: (gap: Gap) => void;
-  /** Logs a container that is left out because its entry is odd. */
+  /** Logs what the report lacks; `kind` limits repetitions. */
   warn?: (kind: string, text: string) => void;
 }
 
@@ -203,8 +186,13 @@ export async function readContainers(engine: string, options: ReadOptions = {}):
     complete(rows, INSPECTS_AT_ONCE, (row) => addTimes(get, row)),
     complete(live, STATS_AT_ONCE, (row) => addFigures(get, row, () => sleep(timeouts.resample, undefined, { signal }))),
   ]);
-  const gap = { leftOut: listed.length - rows.length, late: lateRows.size, shortened: shorten(rows) };
-  if (gap.leftOut + gap.late + gap.shortened > 0) options.onGap?.(gap);
+  const lacks = {
+    "left out": listed.length - rows.length,
+    "without figures or times, because of the timeout": lateRows.size,
+    "without labels": shorten(rows),
+  };
+  const found = Object.entries(lacks).filter(([, n]) => n > 0);
+  if (found.length > 0) warn("containers", `containers: ${found.map(([what, n]) => `${n} ${what}`).join(", ")}`);
   return rows;
 }
 
@@ -296,30 +284,25 @@ function shorten(rows: DockerContainer[]): number {
 function metricsOf({ cpu_stats, precpu_stats, memory_stats: memory, networks, blkio_stats }: Stats) {
   const total = (bytes: (number | null)[] | undefined) =>
     bytes?.reduce<number>((sum, one) => sum + (one ?? 0), 0) ?? null;
-  const nets = networks === null ? undefined : Object.values(networks);
+  const nets = networks ? Object.values(networks) : undefined;
+  const blocks = blkio_stats?.io_service_bytes_recursive ?? undefined;
   // The field is "Read", "read" or "rbytes", depending on the version.
-  const blocks = (letter: string) =>
-    total(
-      blkio_stats?.io_service_bytes_recursive
-        ?.filter(({ op }) => op[0]?.toLowerCase() === letter)
-        .map(({ value }) => value),
-    );
+  const moved = (op: RegExp) => total(blocks?.filter((one) => op.test(one.op)).map(({ value }) => value));
+  const usage = memory?.usage ?? null;
   return {
     cpu_percent: cpuPercent(cpu_stats, precpu_stats),
-    memory_usage_mb: mebibytes(memory?.usage === null || !memory ? null : withoutCache(memory.usage, memory.stats)),
-    memory_limit_mb: mebibytes(memory?.limit || null),
+    // Not rounded: the kernel counts pages, which are 1/256 MiB.
+    memory_usage_mb: usage === null ? null : withoutCache(usage, memory!.stats) / MIB,
+    memory_limit_mb: memory?.limit ? memory.limit / MIB : null,
     network_rx_bytes: total(nets?.map(({ rx_bytes }) => rx_bytes)),
     network_tx_bytes: total(nets?.map(({ tx_bytes }) => tx_bytes)),
-    block_read_bytes: blocks("r"),
-    block_write_bytes: blocks("w"),
+    block_read_bytes: moved(/^r/i),
+    block_write_bytes: moved(/^w/i),
   };
 }
 
 /** In percent of one CPU: 150 is one and a half. */
-function cpuPercent(
-  now: v.InferOutput<typeof Cpu>,
-  before: v.InferOutput<typeof Cpu> | null | undefined,
-): number | null {
+function cpuPercent(now: Cpu, before: Cpu | null | undefined): number | null {
   if (!before?.system_cpu_usage) return null;
   const used = (now.cpu_usage?.total_usage ?? 0) - (before.cpu_usage?.total_usage ?? 0);
   const system = (now.system_cpu_usage ?? 0) - before.system_cpu_usage;
@@ -350,11 +333,6 @@ function hundredths(value: number): number {
   return Number(value.toFixed(2));
 }
 
-/** Not rounded: the kernel counts pages, which are 1/256 MiB. */
-function mebibytes(bytes: number | null): number | null {
-  return bytes === null ? null : bytes / MIB;
-}
-
 /** Splits `registry:5000/team/app:1.2@sha256:…` into image and tag; the tag is null if there is none. */
 export function splitImage(image: string): [image: string, tag: string | null] {
   const plain = image.replace(/@sha256:[0-9a-f]+$/, "");
@@ -376,7 +354,7 @@ function shortStatus(status: string): string {
 
 /** "none" (API 1.52) and "" (Podman) mean that there is no health check. */
 function healthOf(status: string | null | undefined): string | null {
-  return status === "healthy" || status === "unhealthy" || status === "starting" ? status : null;
+  return status && /^(un)?healthy$|^starting$/.test(status) ? status : null;
 }
 
 /** Sorted and without duplicates: the engine's order varies, and some versions list a port twice. IPv4 and IPv6 are two ports. */
@@ -396,5 +374,5 @@ function portsOf(ports: Listed["Ports"]) {
 
 /** Go's zero time means never. */
 function timeOf(text: string | null): string | null {
-  return text === null || text === "" || text.startsWith("0001-01-01") ? null : text.slice(0, 64);
+  return text && !text.startsWith("0001-01-01") ? text.slice(0, 64) : null;
 }

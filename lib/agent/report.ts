@@ -54,16 +54,7 @@ export class Sampler {
     const socket = this.dockerSocket;
     if (socket === null) return undefined;
     try {
-      return await readContainers(socket, {
-        signal,
-        env: this.#env,
-        warn: this.#warn,
-        onGap: ({ leftOut, late, shortened }) =>
-          this.#warn(
-            "containers",
-            `containers: ${leftOut} left out, ${late} without figures because of the timeout, ${shortened} without labels`,
-          ),
-      });
+      return await readContainers(socket, { signal, env: this.#env, warn: this.#warn });
     } catch (error) {
       this.#warn("docker", `containers not read: the report goes without them: ${errorChain(error)}`);
       return undefined;
