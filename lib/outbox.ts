@@ -73,7 +73,7 @@ export function createOutbox(untold: () => Promise<Untold[]>, channel: Channel):
 }
 
 /** 32 hex digits that are always the same for the same text. */
-export function derivedId(text: string): string {
+export function derivedId(text: string | Uint8Array): string {
   return new Bun.CryptoHasher("sha256").update(text).digest("hex").slice(0, 32);
 }
 

@@ -54,14 +54,8 @@ const GIB = 1 << 30;
 // -- the API's answers
 
 /** A number, also as text; null for anything else and below 0: the receiver would reject the whole report for it. */
-const num = v.optional(v.pipe(v.unknown(), v.transform(asNumber)), null);
-const text = v.optional(
-  v.pipe(
-    v.unknown(),
-    v.transform((given) => (typeof given === "string" ? given : null)),
-  ),
-  null,
-);
+const num = v.fallback(v.pipe(v.unknown(), v.transform(asNumber)), null);
+const text = v.fallback(v.nullable(v.string()), null);
 const Space = v.nullish(v.object({ total: num, used: num }), null);
 const Status = v.object({
   cpu: num,
@@ -320,21 +314,19 @@ function cpusOf(cpus: number | null | undefined): number | null {
 function statusOf({ status, qmpstatus, lock, template }: Listed): GuestStatus {
   if (template === 1) return "template";
   if (status === "stopped") return lock === "suspended" ? "hibernated" : "stopped";
-  switch (qmpstatus ?? status) {
-    case "paused":
-    case "frozen":
-    case "prelaunch":
-    case "suspended":
-      return "paused";
-    case "io-error":
-      return "io-error";
-    case "internal-error":
-    case "guest-panicked":
-      return "internal-error";
-    default:
-      return status === "running" ? "running" : "unknown";
-  }
+  return MACHINE_STATUS.get(qmpstatus ?? status ?? "") ?? (status === "running" ? "running" : "unknown");
 }
+
+/** The words of a machine that is neither stopped nor running as usual. */
+const MACHINE_STATUS = new Map<string, GuestStatus>([
+  ["paused", "paused"],
+  ["frozen", "paused"],
+  ["prelaunch", "paused"],
+  ["suspended", "paused"],
+  ["io-error", "io-error"],
+  ["internal-error", "internal-error"],
+  ["guest-panicked", "internal-error"],
+]);
 
 /** A guest's resources by its configuration; if that lacks a field, the default or the list's value. */
 function specOf(kind: Kind, config: Record<string, unknown>, { cpus, maxmem }: Listed) {

@@ -1,5 +1,7 @@
 // Which delivery a request is: its route's path, what else it says, and the sender's own id.
 
+import { derivedId } from "../outbox.ts";
+
 /** What a request says besides its body. A character of a header is a byte of what was sent, as in the Fetch standard. */
 export interface Asked {
   header: (name: string) => string | null | undefined;
@@ -49,5 +51,5 @@ export function deliveryId(header: Asked["header"]): string | null {
 
 /** The event id of a delivery on a route: 32 lower-case hex digits. The lengths keep different pairs apart. */
 export function eventId(route: string, delivery: string): string {
-  return new Bun.CryptoHasher("sha256").update(`${route.length}:${route}:${delivery}`).digest("hex").slice(0, 32);
+  return derivedId(`${route.length}:${route}:${delivery}`);
 }

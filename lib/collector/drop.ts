@@ -3,13 +3,13 @@
 // Names are bytes: a folder may hold names that aren't UTF-8.
 
 import { type BigIntStats, closeSync, constants, fstatSync, openSync, readFileSync } from "node:fs";
-import { createHash } from "node:crypto";
 import * as v from "valibot";
 import { NAME_SEGMENT } from "../config.ts";
 import { found } from "../config/wording.ts";
 import { isOpenForWriting } from "../ffi.ts";
 import { EVENT_TYPES, PRIORITIES } from "../inbox.ts";
 import { decodeText } from "../json.ts";
+import { derivedId } from "../outbox.ts";
 import { nearest } from "../nearest.ts";
 import { cut } from "../text.ts";
 import { joined } from "./dead-letter.ts";
@@ -73,7 +73,7 @@ export function judge(folder: string, found: Found): Judged | Unread {
 /** The id of each event of a file. */
 export function eventIds({ drops, id }: { drops: Drop[]; id: string }): string[] {
   if (drops.length === 1) return [id];
-  return drops.map((_, n) => createHash("sha256").update(`${id}:${n}`).digest("hex").slice(0, 32));
+  return drops.map((_, n) => derivedId(`${id}:${n}`));
 }
 
 /** Whether a file is the drop with this id, except for its mtime: Syncthing sets it after the rename, `cp -p` after the last byte. */
@@ -167,9 +167,7 @@ function problemsOf(value: unknown): string[] {
 
 /** The id of a file: with the same name, content and mtime it is the same drop. Null leaves the mtime out. */
 function dropId(name: Buffer, content: Buffer, mtimeNs: bigint | null): string {
-  const hash = createHash("sha256");
-  hash.update(`${name.length}:`).update(name).update(`:${mtimeNs}:`).update(content);
-  return hash.digest("hex").slice(0, 32);
+  return derivedId(Buffer.concat([Buffer.from(`${name.length}:`), name, Buffer.from(`:${mtimeNs}:`), content]));
 }
 
 function kindOf(stats: BigIntStats): string {
