@@ -14,7 +14,8 @@ import { type Bindings, type Health, type Server, answersOf, serve } from "./lib
 import { type BrokenField, Refusal, refuseFields } from "./lib/refusal.ts";
 import { Journal } from "./lib/journal.ts";
 import type { Log } from "./lib/log.ts";
-import { type Counter, Registry } from "./lib/metrics.ts";
+import { Registry } from "./lib/metrics.ts";
+import { Books } from "./lib/observer/books.ts";
 import { Clusters } from "./lib/observer/clusters.ts";
 import { COMMANDS } from "./lib/observer/commands.ts";
 import { Config, escalationRules } from "./lib/observer/config.ts";
@@ -26,7 +27,7 @@ import { OpLog } from "./lib/observer/op-log.ts";
 import { readOperation } from "./lib/observer/operation.ts";
 import { type Playbook, playbooksOf, writePlaybooks } from "./lib/observer/playbooks.ts";
 import { readingRoutes } from "./lib/observer/reading.ts";
-import { Ledger, Recorder } from "./lib/observer/recorder.ts";
+import { Recorder } from "./lib/observer/recorder.ts";
 import { type Verdict, askModel, judge, readReview } from "./lib/observer/review.ts";
 import { scrub } from "./lib/observer/scrub.ts";
 import { type Called, type Loop, type Running, type Service, run } from "./lib/service.ts";
@@ -48,14 +49,14 @@ interface Observer {
   config: Config;
   recorder: Recorder;
   operations: OpLog;
-  clusters: Clusters;
+  books: Books;
   escalations: Escalations;
   corrections: Corrections | null;
   reviews: Journal | null;
   playbooks: Playbook[];
   model: Model | null;
   metrics: Registry;
-  reviewed: (verdict: Verdict) => Counter;
+  reviewed: ReturnType<typeof createFigures>;
   /** The background steps, by name. */
   steps: Map<string, Loop>;
   log: Log;
@@ -70,17 +71,15 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     log.warn("durability is os: a power cut may lose the last operations that were acknowledged");
   if (folder !== null) makeFolder(folder, 0o750);
   const unlock = folder === null ? () => {} : holdAlone("picket-observer", join(folder, "observer.lock"));
-  const clusters = new Clusters(escalationRules(config));
-  const ledger = new Ledger(clusters);
-  const operations = await openLog(config, ledger, log);
-  const recorder = new Recorder(ledger, operations);
+  const books = new Books(new Clusters(escalationRules(config)));
+  const operations = await openLog(config, books, log);
+  const recorder = new Recorder(books, operations);
   recorder.scrubs = config.scrub === "on";
   const model = config.llm ? new Model(config.llm) : null;
   const escalations = await Escalations.open({
     folder,
     durability,
-    clusters,
-    cooldownMs: escalationRules(config).cooldownMs,
+    clusters: books.clusters,
     notify: config.notify,
     model,
     log,
@@ -99,12 +98,11 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       : new Journal({ path: join(folder, "reviews.jsonl"), durability, intents: join(folder, ".picket") });
   const metrics = new Registry();
   const steps = new Map<string, Loop>();
-  const figures = createFigures(metrics, { ledger, escalations, steps });
   const observer: Observer = {
     config,
     recorder,
     operations,
-    clusters,
+    books,
     escalations,
     corrections,
     reviews,
@@ -113,15 +111,15 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     steps,
     log,
     playbooks: [],
-    reviewed: ({ verdict, source }) => figures.reviews({ verdict, source }),
+    reviewed: createFigures(metrics, { books, escalations, steps }),
   };
   const rotation = startSteps(observer, service);
   const server = listenToAll(observer, { stopping: service.stopping, rotation });
   log.info("ready", {
     listen: String(server.address),
     log: config.persist_path || "none",
-    operations: ledger.tally.total,
-    clusters: clusters.size,
+    operations: books.tally.total,
+    clusters: books.clusters.size,
   });
   return {
     status: () => statusLine(observer),
@@ -132,14 +130,10 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       observer.config = next;
       operations.rotateBytes = next.rotate_mb * (1 << 20);
       recorder.scrubs = next.scrub === "on";
-      clusters.rules = escalationRules(next);
+      books.clusters.rules = escalationRules(next);
       // The hourly budget continues unless the model is another one.
       if (!sameModel(next.llm, config.llm)) observer.model = next.llm ? new Model(next.llm) : null;
-      escalations.configure({
-        cooldownMs: escalationRules(next).cooldownMs,
-        notify: next.notify,
-        model: observer.model,
-      });
+      escalations.configure({ notify: next.notify, model: observer.model });
       config = next;
     },
     async stop() {
@@ -153,27 +147,27 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   };
 }
 
-async function openLog(config: Config, ledger: Ledger, log: Log): Promise<OpLog> {
+async function openLog(config: Config, books: Books, log: Log): Promise<OpLog> {
   const began = performance.now();
   let logged = 0;
   const { log: operations, opened } = await OpLog.open({
     path: config.persist_path === "" ? null : config.persist_path,
     rotateBytes: config.rotate_mb * (1 << 20),
     durability: config.durability,
-    books: ledger,
+    books,
     malformed(file, line, reason) {
       if (logged++ < 10) log.warn("line of the log skipped: it is not an operation", { file, line, reason });
     },
   });
-  await ledger.clusters.analyze();
+  await books.clusters.analyze();
   const { applied, malformed, skipped } = opened;
   if (malformed > 10) log.warn("lines of the log skipped: picket-observer check shows them", { malformed });
   log.info("log read", { applied, malformed, segments_known: skipped, ms: Math.round(performance.now() - began) });
   return operations;
 }
 
-function statusLine({ recorder, clusters }: Observer): string {
-  const { total, failures } = recorder.ledger.tally.stats;
+function statusLine({ books: { tally, clusters } }: Observer): string {
+  const { total, failures } = tally.stats;
   return `${total} operations, ${failures} failed; ${clusters.size} clusters`;
 }
 
@@ -195,7 +189,8 @@ function unwritable({ config }: Observer): string | null {
 // The background steps: each is a loop, so that a step that throws or hangs stops no other
 
 function startSteps(observer: Observer, service: Service): Loop {
-  const { operations, clusters, escalations, corrections, steps, recorder } = observer;
+  const { operations, books, escalations, corrections, steps } = observer;
+  const { clusters, tally } = books;
   const cycle = () => observer.config.cycle_seconds;
   const step = (name: string, every: () => number, pass: (alive: () => void) => Promise<void>): Loop => {
     const loop = service.loop({ name, every, pass });
@@ -205,7 +200,7 @@ function startSteps(observer: Observer, service: Service): Loop {
   step("corrections", cycle, async (alive) => corrections?.pass({ alive, signal: service.stopping }));
   const escalate = step("escalate", cycle, (alive) => escalations.pass({ signal: service.stopping, alive }));
   step("analyze", cycle, async (alive) => {
-    const news = clusters.waiting > 0;
+    const news = clusters.fullness > 0;
     await clusters.analyze(alive);
     if (news) escalate.wake();
   });
@@ -213,7 +208,7 @@ function startSteps(observer: Observer, service: Service): Loop {
     "playbooks",
     () => 5 * cycle(),
     async (alive) => {
-      observer.playbooks = await playbooksOf(recorder.ledger.tally.newest(), alive);
+      observer.playbooks = await playbooksOf(tally.newest(), alive);
       const { persist_path } = observer.config;
       if (persist_path !== "") writePlaybooks(dirname(persist_path), observer.playbooks);
     },
@@ -259,10 +254,9 @@ function createApp(
   routes.post("/review", async (c) =>
     Response.json(await review(observer, await readJson(c.req.raw, MAX_BODY_BYTES), stopping)),
   );
-  const { clusters, recorder } = observer;
   routes.route(
     "/",
-    readingRoutes({ tally: () => recorder.ledger.tally, clusters, playbooks: () => observer.playbooks }),
+    readingRoutes(observer.books, () => observer.playbooks),
   );
   const app = new Hono<{ Bindings: Bindings }>();
   app.route("/observer", routes);
@@ -271,11 +265,11 @@ function createApp(
 }
 
 function health(observer: Observer): Health {
-  const { recorder, steps, escalations } = observer;
+  const { books, steps, escalations } = observer;
   const broken = unwritable(observer);
   const figures = {
-    ring_size: recorder.ledger.tally.ringSize,
-    total: recorder.ledger.tally.total,
+    ring_size: books.tally.ringSize,
+    total: books.tally.total,
     escalations_waiting: escalations.waiting,
     steps: Object.fromEntries([...steps].map(([name, loop]) => [name, loop.stats()])),
     ...(broken === null ? {} : { error: broken }),
@@ -284,29 +278,24 @@ function health(observer: Observer): Health {
 }
 
 /** Records one operation, or an array; an array's answer has one entry for each item. */
-async function takeEvent({ recorder }: Observer, data: unknown): Promise<unknown> {
+async function takeEvent({ recorder, books: { tally } }: Observer, data: unknown): Promise<unknown> {
   const now = Date.now();
-  const accepted = (warnings: string[]) => ({
-    accepted: true,
-    ring_size: recorder.ledger.tally.ringSize,
-    ...(warnings.length > 0 ? { warnings } : {}),
-  });
-  if (!Array.isArray(data)) {
-    const read = readOperation(data, now);
-    if ("broken" in read) throw invalid(read.broken);
-    await recorder.record([read.operation]).catch(notStored);
-    return accepted(read.warnings);
+  const items: unknown[] = Array.isArray(data) ? data : [data];
+  if (items.length > MOST_OPERATIONS) {
+    throw new Refusal(422, "too_many", `expected at most ${MOST_OPERATIONS} operations, found ${items.length}`);
   }
-  if (data.length > MOST_OPERATIONS) {
-    throw new Refusal(422, "too_many", `expected at most ${MOST_OPERATIONS} operations, found ${data.length}`);
-  }
-  const reads = data.map((item) => readOperation(item, now));
+  const reads = items.map((item) => readOperation(item, now));
   await recorder.record(reads.flatMap((read) => ("operation" in read ? [read.operation] : []))).catch(notStored);
-  return reads.map((read) => {
-    if ("operation" in read) return accepted(read.warnings);
-    const { message, code, extra } = invalid(read.broken);
-    return { accepted: false, error: message, code, ...extra };
+  const answers = reads.map((read) => {
+    if ("broken" in read) {
+      const refusal = invalid(read.broken);
+      if (!Array.isArray(data)) throw refusal;
+      return { accepted: false, error: refusal.message, code: refusal.code, ...refusal.extra };
+    }
+    const { warnings } = read;
+    return { accepted: true, ring_size: tally.ringSize, ...(warnings.length > 0 ? { warnings } : {}) };
   });
+  return Array.isArray(data) ? answers : answers[0];
 }
 
 /** 400 for a missing endpoint or an unknown source, 422 for any other field. */
@@ -335,7 +324,7 @@ async function review(
   }
   const line = JSON.stringify({ ts: new Date().toISOString(), input, ...verdict });
   await reviews?.append(line).catch(notStored);
-  reviewed(verdict).add();
+  reviewed({ verdict: verdict.verdict, source: verdict.source }).add();
   return verdict;
 }
 

@@ -2,41 +2,54 @@
 //
 // `add` only queues a failure. `analyze` sorts the queue into clusters, in slices, so that requests are answered meanwhile.
 
+import * as v from "valibot";
 import { type Operation, timeOf } from "./operation.ts";
 import { type Fingerprint, endpointShape, fingerprintOf } from "./fingerprint.ts";
-import { type EscalationRules, type Run, type Spell, countInRun, countInSpell } from "./spells.ts";
+import { Count, type EscalationRules, Instant, Run, Spell, countInRun, countInSpell } from "./spells.ts";
 import { inSlices } from "../loop.ts";
 import { cut } from "../text.ts";
 
 /** A failure, as an example. */
-export interface Example {
-  timestamp: string;
-  source: string;
-  error: string;
-  input_summary: string;
-  output_summary: string;
-  id?: string | undefined;
-}
+const Example = v.object({
+  timestamp: v.string(),
+  source: v.string(),
+  error: v.string(),
+  input_summary: v.string(),
+  output_summary: v.string(),
+  id: v.optional(v.string()),
+});
+type Example = v.InferOutput<typeof Example>;
 
-/** Failures with one fingerprint. Times are the operations' own, in milliseconds since 1970. */
-export interface Cluster {
-  fingerprint: string;
-  parts: Fingerprint["parts"];
-  count: number;
-  first_at: number;
-  last_at: number;
-  by_source: Record<string, number>;
-  /** Newest first. */
-  examples: Example[];
-  spells: Spell[];
-  runs: Run[];
-}
+/** Failures with one fingerprint. Times are the operations' own. */
+const Cluster = v.pipe(
+  v.object({
+    fingerprint: v.string(),
+    parts: v.object({ by: v.picklist(["sig_hash", "error"]), endpoint: v.string(), shape: v.string() }),
+    count: Count,
+    first_at: Instant,
+    last_at: Instant,
+    by_source: v.record(v.string(), Count),
+    /** Newest first. */
+    examples: v.array(Example),
+    /** 0.1.0 had a single one. */
+    spell: v.optional(v.omit(Spell, ["end"])),
+    spells: v.optional(v.array(Spell)),
+    runs: v.optional(v.array(Run), []),
+  }),
+  v.transform(({ spell, ...cluster }) => {
+    const { spells = spell ? [{ ...spell, end: cluster.last_at }] : [] } = cluster;
+    return { ...cluster, spells };
+  }),
+);
+export type Cluster = v.InferOutput<typeof Cluster>;
 
-/** What a snapshot keeps: 0.1.0 had a single spell. */
-export interface ClustersState {
-  clusters: (Omit<Cluster, "spells" | "runs"> & { spell?: Omit<Spell, "end">; spells?: Spell[]; runs?: Run[] })[];
-  successes: Record<string, number>;
-}
+/** What a snapshot keeps. */
+export const ClustersState = v.object({
+  clusters: v.array(Cluster),
+  /** How often each endpoint that has failed has succeeded since. */
+  successes: v.optional(v.record(v.string(), Count), {}),
+});
+type ClustersState = v.InferOutput<typeof ClustersState>;
 
 /** Above this number clusters are dropped: those with a single failure first, then those whose last failure is oldest. */
 const MOST_CLUSTERS = 10_000;
@@ -62,31 +75,21 @@ interface Failure extends Example {
 }
 
 export class Clusters {
-  #rules: EscalationRules;
+  /** When clusters are escalated. After a change a level that a spell has reached stays. */
+  rules: EscalationRules;
   #clusters = new Map<string, Cluster>();
   #waiting: Failure[] = [];
   #waitingCharacters = 0;
   #cached = new Map<string, Fingerprint>();
-  /** How often each endpoint that has failed has succeeded since. */
   #successes = new Map<string, number>();
   #shapes = new Map<string, string>();
 
   constructor(rules: EscalationRules) {
-    this.#rules = rules;
-  }
-
-  /** Changes when clusters are escalated; a level that a spell has reached stays. */
-  set rules(rules: EscalationRules) {
-    this.#rules = rules;
+    this.rules = rules;
   }
 
   get size(): number {
     return this.#clusters.size;
-  }
-
-  /** The length of the queue. */
-  get waiting(): number {
-    return this.#waiting.length;
   }
 
   /** Queues an operation that failed. One that succeeded ends the run of its endpoint's failures. */
@@ -113,27 +116,18 @@ export class Clusters {
     };
     this.#waitingCharacters += charactersOf(failure);
     this.#waiting.push(failure);
-    if (this.#fullness >= 1) this.#sortFew();
+    if (this.fullness >= 1) this.#sortFew();
   }
 
-  /** Backpressure: sorts in slices until the queue is less than a quarter full. */
-  async relieve(): Promise<void> {
-    const turn = inSlices();
-    while (this.#fullness >= 1 / 4) {
-      this.#sortFew();
-      await turn();
-    }
+  /** How full the queue is: 1 at its limit. */
+  get fullness(): number {
+    return Math.max(this.#waiting.length / MOST_WAITING, this.#waitingCharacters / MOST_WAITING_CHARACTERS);
   }
 
-  /** Sorts the queue. */
-  analyzeNow(): void {
-    while (this.#waiting.length > 0) this.#sortFew();
-  }
-
-  /** Sorts the queue in slices. `alive` is called after each. */
-  async analyze(alive?: () => void): Promise<void> {
+  /** Sorts the queue in slices, until it is no fuller than `rest`. `alive` is called after each slice. */
+  async analyze(alive?: () => void, rest = 0): Promise<void> {
     const turn = inSlices(alive);
-    while (this.#waiting.length > 0) {
+    while (this.fullness > rest) {
       this.#sortFew();
       await turn();
     }
@@ -148,27 +142,14 @@ export class Clusters {
     return [...this.#clusters.values()].toSorted((a, b) => b.last_at - a.last_at);
   }
 
-  /** All that a snapshot keeps. */
+  /** All that a snapshot keeps, while the queue is empty. */
   get state(): ClustersState {
-    this.analyzeNow();
     return { clusters: [...this.#clusters.values()], successes: Object.fromEntries(this.#successes) };
   }
 
   set state({ clusters, successes }: ClustersState) {
-    this.#waiting = [];
-    this.#waitingCharacters = 0;
     this.#successes = new Map(Object.entries(successes));
-    this.#clusters = new Map(
-      clusters.map(({ spell, ...cluster }) => {
-        const { spells = spell ? [{ ...spell, end: cluster.last_at }] : [], runs = [] } = cluster;
-        return [cluster.fingerprint, { ...cluster, spells, runs }];
-      }),
-    );
-  }
-
-  /** How full the queue is: 1 at its limit. */
-  get #fullness(): number {
-    return Math.max(this.#waiting.length / MOST_WAITING, this.#waitingCharacters / MOST_WAITING_CHARACTERS);
+    this.#clusters = new Map(clusters.map((cluster) => [cluster.fingerprint, cluster]));
   }
 
   #sortFew(): void {
@@ -194,8 +175,8 @@ export class Clusters {
     cluster.by_source[source] = (cluster.by_source[source] ?? 0) + 1;
     cluster.examples.unshift(exampleOf(failure));
     if (cluster.examples.length > EXAMPLES) cluster.examples.pop();
-    countInSpell(cluster.spells, at, this.#rules);
-    countInRun(cluster.runs, failure, this.#rules);
+    countInSpell(cluster.spells, at, this.rules);
+    countInRun(cluster.runs, failure, this.rules);
   }
 
   #fingerprint({ endpoint, error, output_summary, sig_hash }: Failure): Fingerprint {

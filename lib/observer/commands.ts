@@ -9,7 +9,7 @@ import { Clusters } from "./clusters.ts";
 import { readAll, readLog, segmentsOf } from "./op-log.ts";
 import type { Operation } from "./operation.ts";
 import { detailsOf, summaryOf } from "./reading.ts";
-import { Ledger } from "./recorder.ts";
+import { Books } from "./books.ts";
 import { LogTail } from "./tail.ts";
 
 const SHOWN = 20;
@@ -30,17 +30,17 @@ async function logOf(context: Context): Promise<{ path: string; config: Config }
 }
 
 /** The figures of the whole log. */
-async function ledgerOf(context: Context): Promise<Ledger> {
+async function booksOf(context: Context): Promise<Books> {
   const { path, config } = await logOf(context);
-  const ledger = new Ledger(new Clusters(escalationRules(config)));
-  await readAll(path, { books: ledger, malformed: () => {} });
-  await ledger.clusters.analyze();
-  return ledger;
+  const books = new Books(new Clusters(escalationRules(config)));
+  await readAll(path, { books, malformed: () => {} });
+  await books.clusters.analyze();
+  return books;
 }
 
 /** `stats`. */
 async function stats(context: Context<{ json?: boolean }>): Promise<void> {
-  const { tally } = await ledgerOf(context);
+  const { tally } = await booksOf(context);
   if (context.args.json) return context.print(printable(JSON.stringify(tally.stats)));
   const { total, successes, failures, by_source, recent_scenario_ops } = tally.stats;
   const sources = Object.entries(by_source).map(([source, count]) => `  ${source.padEnd(20)} ${count}`);
@@ -60,14 +60,14 @@ async function stats(context: Context<{ json?: boolean }>): Promise<void> {
 
 /** `clusters [FINGERPRINT]`. */
 async function clusters(context: Context<{ json?: boolean }>): Promise<void> {
-  const ledger = await ledgerOf(context);
+  const books = await booksOf(context);
   const [fingerprint] = context.positionals;
   if (fingerprint !== undefined) {
-    const cluster = ledger.clusters.get(fingerprint);
+    const cluster = books.clusters.get(fingerprint);
     if (!cluster) throw new UsageError(`no failure has the fingerprint "${fingerprint}"`, "picket-observer clusters");
     return context.print(printableLines(JSON.stringify(detailsOf(cluster), null, context.args.json ? 0 : 2)));
   }
-  const list = ledger.clusters.list();
+  const list = books.clusters.list();
   if (context.args.json) return context.print(printable(JSON.stringify({ clusters: list.map(summaryOf) })));
   if (list.length === 0) return context.print("no failures");
   for (const { fingerprint: id, count, last_at, endpoint, shape, level } of list.map(summaryOf)) {

@@ -64,7 +64,6 @@ interface EscalationOptions {
   folder: string | null;
   durability: Durability;
   clusters: Clusters;
-  cooldownMs: number;
   /** The inbox that is told. */
   notify: { inbox_dir: string; recipient: string } | undefined;
   model: Model | null;
@@ -124,7 +123,7 @@ export class Escalations {
   }
 
   /** Takes over what a reload may change. */
-  configure(changed: Pick<EscalationOptions, "cooldownMs" | "notify" | "model">): void {
+  configure(changed: Pick<EscalationOptions, "notify" | "model">): void {
     const moved = JSON.stringify(changed.notify) !== JSON.stringify(this.#options.notify);
     this.#options = { ...this.#options, ...changed };
     if (!moved) return;
@@ -161,7 +160,7 @@ export class Escalations {
 
   /** The highest level at which failures of that time were escalated; 0 for none. After a long silence the levels begin again. */
   #levelOf(fingerprint: string, { begin, end }: Counted): Level | 0 {
-    const { cooldownMs } = this.#options;
+    const { cooldownMs } = this.#options.clusters.rules;
     const near = (this.#last.get(fingerprint) ?? []).filter(
       ({ firstAt, lastAt }) => begin < lastAt + cooldownMs && end > firstAt - cooldownMs,
     );

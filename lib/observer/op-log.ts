@@ -12,18 +12,14 @@
 // A start ends a line that a power cut tore with a line break, so that each start counts the same lines.
 
 import {
+  appendFileSync,
   closeSync,
-  constants,
   existsSync,
   fstatSync,
-  fsyncSync,
-  openSync,
   readFileSync,
-  readSync,
   readdirSync,
   renameSync,
   statSync,
-  writeSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import * as v from "valibot";
@@ -31,24 +27,12 @@ import { type Position, fits, openFile, partialPosition, positionAt, startOf } f
 import { makeFolder, syncFolder, writeWhole } from "../files.ts";
 import { type Durability, Journal, healFolder } from "../journal.ts";
 import { replay } from "../replay.ts";
+import { type Books, BooksState } from "./books.ts";
 import { type Operation, isRecorded, readOperation } from "./operation.ts";
 
-const NEWLINE = 0x0a;
 const SNAPSHOT_VERSION = 1;
 /** Longer than any recorded line: a body of 4 MiB can become 19 MiB of JSON, since `1e20` is written with all its zeros. */
 export const LONGEST_LINE = 32 << 20;
-
-/** The figures that follow from the log. */
-export interface Books {
-  /** Counts an operation of the log. `length`: characters of its line. */
-  apply(operation: Operation, length: number): void;
-  /** The figures as JSON, for a snapshot. */
-  save(): unknown;
-  /** Replaces the figures by those of `save`. @throws Error when `state` is invalid. */
-  restore(state: unknown): void;
-  /** Sets all figures back to zero. */
-  reset(): void;
-}
 
 interface OpLogOptions {
   /** `…/ops.jsonl`; null writes no log. */
@@ -79,7 +63,7 @@ const Snapshot = v.object({
   bytes: v.number(),
   head: v.optional(v.string(), ""),
   tail: v.optional(v.string(), ""),
-  state: v.unknown(),
+  state: BooksState,
 });
 
 /** The open log. */
@@ -89,10 +73,8 @@ export class OpLog {
   #bytes = 0;
   /** The number of the last segment. */
   #covered = 0;
-  #underWay = 0;
   /** Set while the log rotates: `record` waits for it. */
   #rotating: Promise<void> | null = null;
-  #idle: (() => void) | null = null;
 
   private constructor(options: OpLogOptions, journal: Journal | null) {
     this.#options = options;
@@ -108,7 +90,7 @@ export class OpLog {
     const intents = join(folder, ".picket");
     makeFolder(folder, 0o750);
     healFolder(intents, folder);
-    closeTornLine(path);
+    await closeTornLine(path);
     const opened = await readAll(path, options);
     const journal = new Journal({ path, durability: options.durability, intents });
     const log = new OpLog(options, journal);
@@ -122,17 +104,11 @@ export class OpLog {
     const { books } = this.#options;
     const lines = operations.map((operation) => JSON.stringify(operation));
     while (this.#rotating) await this.#rotating;
-    this.#underWay++;
-    try {
-      await this.#journal?.appendAll(lines);
-      // Lines are applied in their order in the log: appends resolve in that order, and nothing is awaited in between.
-      for (const [index, operation] of operations.entries()) {
-        books.apply(operation, lines[index]!.length);
-        this.#bytes += lines[index]!.length + 1;
-      }
-    } finally {
-      this.#underWay--;
-      if (this.#underWay === 0) this.#idle?.();
+    await this.#journal?.appendAll(lines);
+    // Lines are applied in their order in the log: appends resolve in that order, and nothing is awaited in between.
+    for (const [index, operation] of operations.entries()) {
+      books.apply(operation, lines[index]!.length);
+      this.#bytes += lines[index]!.length + 1;
     }
   }
 
@@ -153,23 +129,26 @@ export class OpLog {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#rotating = promise;
     try {
-      while (this.#underWay > 0) await new Promise<void>((idle) => (this.#idle = idle));
-      this.#idle = null;
-      if (!existsSync(path)) return;
-      // A number is never used twice, not even when the old segments were moved away: they may come back.
-      const number = Math.max(segmentsOf(path).at(-1)?.number ?? 0, this.#covered) + 1;
-      const state = this.#options.books.save();
-      const { inode, offset: bytes, head, tail } = endOf(path);
-      const snapshot = { version: SNAPSHOT_VERSION, covers: number, inode, bytes, head, tail, state };
-      writeWhole(snapshotPath(path), JSON.stringify(snapshot));
-      renameSync(path, segmentPath(path, number));
-      this.#covered = number;
-      syncFolder(dirname(path));
-      this.#bytes = 0;
+      // The last append resolved before this does, so its operations are applied.
+      await this.#journal?.settled();
+      if (existsSync(path)) await this.#startSegment(path);
     } finally {
       this.#rotating = null;
       resolve();
     }
+  }
+
+  async #startSegment(path: string): Promise<void> {
+    // A number is never used twice, not even when the old segments were moved away: they may come back.
+    const number = Math.max(segmentsOf(path).at(-1)?.number ?? 0, this.#covered) + 1;
+    const state = await this.#options.books.save();
+    const { inode, offset: bytes, head, tail } = endOf(path);
+    const snapshot = { version: SNAPSHOT_VERSION, covers: number, inode, bytes, head, tail, state };
+    writeWhole(snapshotPath(path), JSON.stringify(snapshot));
+    renameSync(path, segmentPath(path, number));
+    this.#covered = number;
+    syncFolder(dirname(path));
+    this.#bytes = 0;
   }
 
   /** Waits for the writes under way, and closes the log. */
@@ -267,24 +246,28 @@ export function operationOf(value: unknown): Operation | string {
 
 /** Restores the books from the snapshot. It covers the segments up to `covered`, and a log that was not renamed up to byte `from`. */
 function restore(path: string, books: Books): { covered: number; from: number } {
-  const file = snapshotPath(path);
-  if (!existsSync(file)) return { covered: 0, from: 0 };
+  const snapshot = readSnapshot(snapshotPath(path));
+  if (snapshot === null) return { covered: 0, from: 0 };
+  const { covers, inode, bytes, head, tail, state } = snapshot;
+  books.restore(state);
+  const here = existsSync(segmentPath(path, covers)) ? null : openFile(path);
+  if (here === null) return { covered: covers, from: 0 };
   try {
-    const { covers, inode, bytes, head, tail, state } = v.parse(Snapshot, JSON.parse(readFileSync(file, "utf8")));
-    books.restore(state);
-    const here = existsSync(segmentPath(path, covers)) ? null : openFile(path);
-    if (here === null) return { covered: covers, from: 0 };
-    try {
-      // A copied log has another inode, so the hashes decide when there are any.
-      const known =
-        (tail !== "" || startOf(here).inode === inode) && fits(here, partialPosition({ offset: bytes, head, tail }));
-      return { covered: covers, from: known ? bytes : 0 };
-    } finally {
-      closeSync(here);
-    }
+    // A copied log has another inode, so the hashes decide when there are any.
+    const known =
+      (tail !== "" || startOf(here).inode === inode) && fits(here, partialPosition({ offset: bytes, head, tail }));
+    return { covered: covers, from: known ? bytes : 0 };
+  } finally {
+    closeSync(here);
+  }
+}
+
+/** Null when it is missing or invalid. */
+function readSnapshot(file: string): v.InferOutput<typeof Snapshot> | null {
+  try {
+    return v.parse(Snapshot, JSON.parse(readFileSync(file, "utf8")));
   } catch {
-    books.reset();
-    return { covered: 0, from: 0 };
+    return null;
   }
 }
 
@@ -300,16 +283,11 @@ export function endOf(path: string): Position {
 }
 
 /** Appends a line break to a last line without one. */
-function closeTornLine(path: string): void {
-  if (!existsSync(path)) return;
-  const fd = openSync(path, constants.O_RDWR | constants.O_APPEND);
-  try {
-    const { size } = fstatSync(fd);
-    const last = Buffer.alloc(1);
-    if (size === 0 || (readSync(fd, last, 0, 1, size - 1) === 1 && last[0] === NEWLINE)) return;
-    writeSync(fd, "\n");
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
+async function closeTornLine(path: string): Promise<void> {
+  const found = statSync(path, { throwIfNoEntry: false });
+  if (!found?.isFile() || found.size === 0) return;
+  const last = await Bun.file(path)
+    .slice(found.size - 1)
+    .text();
+  if (last !== "\n") appendFileSync(path, "\n");
 }

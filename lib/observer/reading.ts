@@ -3,31 +3,21 @@
 import { Hono } from "hono";
 import type { Bindings } from "../http.ts";
 import { Refusal } from "../refusal.ts";
-import type { Cluster, Clusters } from "./clusters.ts";
+import type { Books } from "./books.ts";
+import type { Cluster } from "./clusters.ts";
 import { SOURCES, type Operation } from "./operation.ts";
 import type { Counted } from "./spells.ts";
 import type { Playbook } from "./playbooks.ts";
-import { RING_SIZE, type Tally } from "./tally.ts";
-
-interface Shown {
-  tally: () => Tally;
-  clusters: Clusters;
-  playbooks: () => Playbook[];
-}
+import { RING_SIZE } from "./tally.ts";
 
 /** /stats, /events, /clusters, /clusters/{fingerprint}, /playbooks. */
-export function readingRoutes({ tally, clusters, playbooks }: Shown): Hono<{ Bindings: Bindings }> {
+export function readingRoutes({ tally, clusters }: Books, playbooks: () => Playbook[]): Hono<{ Bindings: Bindings }> {
   const app = new Hono<{ Bindings: Bindings }>();
-  app.get("/stats", () => Response.json(tally().stats));
+  app.get("/stats", () => Response.json(tally.stats));
   app.get("/events", (c) => {
     const wanted = readQuery(queryOf(c.req.url));
-    const events = [];
-    for (const operation of tally().newest()) {
-      if (!wanted.fits(operation)) continue;
-      events.push(operation);
-      if (events.length >= wanted.limit) break;
-    }
-    return Response.json({ events, ring_size: tally().ringSize });
+    const events = [...tally.newest().filter(wanted.fits).take(wanted.limit)];
+    return Response.json({ events, ring_size: tally.ringSize });
   });
   app.get("/clusters", async () => {
     await clusters.analyze();

@@ -7,6 +7,8 @@
 // Former spells and runs stay listed with the level that they reached. So it doesn't matter when the escalations look, nor in which
 // order the failures come in: only the operations, their own times and (for runs) their order in the log decide.
 
+import * as v from "valibot";
+
 /** When a cluster is escalated. */
 export interface EscalationRules {
   threshold: number;
@@ -20,24 +22,27 @@ export const LEVELS = [1, 10, 100] as const;
 /** By how many times the threshold it was reached. */
 export type Level = (typeof LEVELS)[number];
 
-/** Failures that are counted together. Times are in milliseconds since 1970. */
-export interface Counted {
-  begin: number;
-  end: number;
-  count: number;
+export const Count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+/** A time in milliseconds since 1970. */
+export const Instant = v.pipe(v.number(), v.minValue(-8.64e15), v.maxValue(8.64e15));
+
+/** Failures that are counted together. */
+const Counted = v.object({
+  begin: Instant,
+  end: Instant,
+  count: Count,
   /** The highest level that was reached. */
-  reached: Level | 0;
-}
+  reached: v.picklist([0, ...LEVELS]),
+});
+export type Counted = v.InferOutput<typeof Counted>;
 
-export interface Spell extends Counted {
-  /** Times of the newest failures, ascending; at most twice `threshold` of them. */
-  recent: number[];
-}
+/** `recent`: times of the newest failures, ascending; at most twice `threshold` of them. */
+export const Spell = v.object({ ...Counted.entries, recent: v.array(v.number()) });
+export type Spell = v.InferOutput<typeof Spell>;
 
-export interface Run extends Counted {
-  /** The number of the success that it follows. */
-  after: number;
-}
+/** `after`: the number of the success that it follows. */
+export const Run = v.object({ ...Counted.entries, after: Count });
+export type Run = v.InferOutput<typeof Run>;
 
 /** Of this many spells or runs the oldest are dropped, those without a level first. */
 const MOST = 8;

@@ -1,7 +1,9 @@
 // What the observer keeps of operations in memory: totals over all that were ever recorded, and the newest ones.
 
+import * as v from "valibot";
 import { cut } from "../text.ts";
-import type { Operation, Source } from "./operation.ts";
+import { type Operation, isRecorded } from "./operation.ts";
+import { Count } from "./spells.ts";
 
 /** The number of newest operations that are kept. */
 export const RING_SIZE = 2000;
@@ -10,40 +12,26 @@ const SCENARIOS = 10;
 const LARGEST_KEPT = 16_384;
 const LARGEST_TEXT = 2048;
 
-/** The figures of `/observer/stats`, in this order. */
-export interface Stats {
-  total: number;
-  successes: number;
-  failures: number;
-  by_source: Partial<Record<Source, number>>;
-  recent_scenario_ops: ScenarioOp[];
-}
-
 /** An operation of source `scenario`. */
-interface ScenarioOp extends Pick<Operation, "timestamp" | "endpoint" | "success" | "duration_ms"> {
-  kind?: string | undefined;
-  role?: string | undefined;
-  city?: string | undefined;
-  state?: string | undefined;
-  count?: number | undefined;
-  staffer_id?: string | undefined;
-}
+const ScenarioOp = v.looseObject({ timestamp: v.string(), endpoint: v.string(), success: v.boolean() });
+type ScenarioOp = v.InferOutput<typeof ScenarioOp>;
 
 /** What a snapshot keeps of a tally. */
-export interface TallyState {
-  total: number;
-  successes: number;
-  by_source: Partial<Record<Source, number>>;
+export const TallyState = v.object({
+  total: Count,
+  successes: Count,
+  by_source: v.record(v.string(), Count),
   /** Oldest first. */
-  ring: Operation[];
-  scenarios: ScenarioOp[];
-}
+  ring: v.array(v.custom<Operation>(isRecorded)),
+  scenarios: v.array(ScenarioOp),
+});
+type TallyState = v.InferOutput<typeof TallyState>;
 
 /** Totals and the newest operations. */
 export class Tally {
   #total = 0;
   #successes = 0;
-  #bySource: Partial<Record<Source, number>> = {};
+  #bySource: Record<string, number> = {};
   /** Grows to RING_SIZE; then the newest replaces the oldest, at `#next`. */
   #ring: Operation[] = [];
   #next = 0;
@@ -73,7 +61,8 @@ export class Tally {
     return this.#total;
   }
 
-  get stats(): Stats {
+  /** The figures of `/observer/stats`. */
+  get stats() {
     return {
       total: this.#total,
       successes: this.#successes,

@@ -2,13 +2,14 @@
 
 import { expect, test } from "bun:test";
 import * as fc from "fast-check";
+import * as v from "valibot";
 import { Clusters } from "../../lib/observer/clusters.ts";
 import { endpointShape, fingerprintOf, shapeOf } from "../../lib/observer/fingerprint.ts";
 import { objectIn } from "../../lib/observer/model.ts";
 import { isRecorded, readOperation } from "../../lib/observer/operation.ts";
 import { playbooksOf } from "../../lib/observer/playbooks.ts";
 import { detailsOf, summaryOf } from "../../lib/observer/reading.ts";
-import { Ledger } from "../../lib/observer/recorder.ts";
+import { Books, BooksState } from "../../lib/observer/books.ts";
 import { Witness } from "../observer/kit.ts";
 import {
   PATIENCE_MS,
@@ -123,7 +124,7 @@ const trouble = fc.oneof(
 test(
   "an operation of any shape is refused with its fields or can be counted, clustered, shown, kept and read again",
   async () => {
-    const ledger = new Ledger(new Clusters(RULES));
+    const ledger = new Books(new Clusters(RULES));
     let seen = 0;
     await fc.assert(
       fc.asyncProperty(fc.oneof(damaged(RIGHT), json), async (data) => {
@@ -152,8 +153,8 @@ test(
     );
     const { total, successes, failures } = ledger.tally.stats;
     expect([total, successes + failures]).toEqual([seen, seen]);
-    const copy = new Ledger(new Clusters(RULES));
-    copy.restore(JSON.parse(JSON.stringify(ledger.save())));
+    const copy = new Books(new Clusters(RULES));
+    copy.restore(v.parse(BooksState, JSON.parse(JSON.stringify(await ledger.save()))));
     expect(copy.tally.stats).toEqual(ledger.tally.stats);
     prototypesUntouched();
   },
@@ -163,26 +164,23 @@ test(
 test(
   "a snapshot of any shape is refused, or the books go on with it",
   async () => {
-    const ledger = new Ledger(new Clusters(RULES));
+    const ledger = new Books(new Clusters(RULES));
     for (const success of [true, false, false]) {
       const read = readOperation({ ...RIGHT, id: String(Math.random()), success, source: "scenario" }, Date.now());
       if ("operation" in read) ledger.apply(read.operation, 100);
     }
-    const saved: unknown = JSON.parse(JSON.stringify(ledger.save()));
+    const saved: unknown = JSON.parse(JSON.stringify(await ledger.save()));
     await fc.assert(
       fc.asyncProperty(fc.oneof(damaged(saved), json), async (state) => {
-        const books = new Ledger(new Clusters(RULES));
-        try {
-          books.restore(state);
-        } catch {
-          books.reset();
-        }
+        const books = new Books(new Clusters(RULES));
+        const found = v.safeParse(BooksState, state);
+        if (found.success) books.restore(found.output);
         const read = readOperation(RIGHT, Date.now());
         if ("operation" in read) books.apply(read.operation, 100);
-        books.clusters.analyzeNow();
+        await books.clusters.analyze();
         JSON.stringify([books.tally.stats, books.clusters.list().map(summaryOf), books.clusters.list().map(detailsOf)]);
         await playbooksOf(books.tally.newest());
-        books.save();
+        await books.save();
       }),
       runs(0.5),
     );

@@ -11,7 +11,7 @@ import { Escalations } from "../../lib/observer/escalations.ts";
 import { OpLog } from "../../lib/observer/op-log.ts";
 import { playbooksOf } from "../../lib/observer/playbooks.ts";
 import { detailsOf, summaryOf } from "../../lib/observer/reading.ts";
-import { Ledger } from "../../lib/observer/recorder.ts";
+import { Books } from "../../lib/observer/books.ts";
 import { LogTail } from "../../lib/observer/tail.ts";
 import { Folder } from "../kit.ts";
 import { Witness, failure } from "../observer/kit.ts";
@@ -99,17 +99,17 @@ test(
       put("escalations.told", told);
       put("corrections.json", state);
       put("corrections.jsonl", `${corrections}\nthe last\n`);
-      const ledger = new Ledger(new Clusters(RULES));
+      const books = new Books(new Clusters(RULES));
       const { log: operations } = await OpLog.open({
         path: folder.at("data", "ops.jsonl"),
         rotateBytes: 1e9,
         durability: "os",
-        books: ledger,
+        books,
         malformed: () => {},
       });
-      await ledger.clusters.analyze();
-      expect([...ledger.tally.newest()].some(({ endpoint }) => endpoint === "the good one")).toBe(true);
-      const record = async (all: readonly Parameters<Ledger["apply"]>[0][]) => operations.record(all);
+      await books.clusters.analyze();
+      expect([...books.tally.newest()].some(({ endpoint }) => endpoint === "the good one")).toBe(true);
+      const record = async (all: readonly Parameters<Books["apply"]>[0][]) => operations.record(all);
       const reader = new Corrections({
         path: folder.at("data", "corrections.jsonl"),
         folder: folder.at("data"),
@@ -120,20 +120,19 @@ test(
       const all = await Escalations.open({
         folder: folder.at("data"),
         durability: "os",
-        clusters: ledger.clusters,
-        cooldownMs: RULES.cooldownMs,
+        clusters: books.clusters,
         notify,
         model: null,
         log: quiet,
       });
-      await ledger.clusters.analyze();
+      await books.clusters.analyze();
       await all.pass({ signal: new AbortController().signal });
       expect(all.waiting).toBe(0);
       JSON.stringify([
-        ledger.tally.stats,
-        ledger.clusters.list().map(summaryOf),
-        ledger.clusters.list().map(detailsOf),
-        await playbooksOf(ledger.tally.newest()),
+        books.tally.stats,
+        books.clusters.list().map(summaryOf),
+        books.clusters.list().map(detailsOf),
+        await playbooksOf(books.tally.newest()),
       ]);
       await new LogTail(folder.at("data", "ops.jsonl")).newest(10);
       await operations.rotate();

@@ -27,7 +27,6 @@ test("an inbox that is changed while escalations are told loses none of them", a
     folder: folder.path,
     durability: "disk",
     clusters,
-    cooldownMs: rules.cooldownMs,
     notify: inbox("old"),
     model: null,
     log: createLog({ role: "test", json: false, level: "error", write: () => {} }),
@@ -35,7 +34,7 @@ test("an inbox that is changed while escalations are told loses none of them", a
   const signal = new AbortController().signal;
   const pass = escalations.pass({ signal }).catch(() => {});
   await until("the first is told", () => inboxLines(folder.at("old"), "ops").length > 0);
-  escalations.configure({ cooldownMs: rules.cooldownMs, notify: inbox("new"), model: null });
+  escalations.configure({ notify: inbox("new"), model: null });
   await pass;
   await escalations.pass({ signal });
   const told = [...inboxLines(folder.at("old"), "ops"), ...inboxLines(folder.at("new"), "ops")];
