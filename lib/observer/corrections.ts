@@ -128,19 +128,20 @@ function operationOf({ bytes, start, end, generation, offset }: Line): Operation
     .toString("utf8", start, end)
     .replace(/^[\0\uFEFF]+/, "")
     .replace(/\r$/, "");
-  const now = Date.now();
-  const fixed = { id, source: "overseer_correction" };
-  let given: unknown;
-  try {
-    given = JSON.parse(text);
-  } catch {
-    given = null;
-  }
-  if (typeof given === "object" && given !== null && !Array.isArray(given)) {
-    const read = readOperation({ endpoint: "overseer_correction", ...given, ...fixed }, now);
+  const asText = { success: true, output_summary: text };
+  for (const fields of [objectOf(text) ?? asText, asText]) {
+    const given = { endpoint: "overseer_correction", ...fields, id, source: "overseer_correction" };
+    const read = readOperation(given, Date.now());
     if ("operation" in read) return read.operation;
   }
-  const read = readOperation({ ...fixed, endpoint: "overseer_correction", success: true, output_summary: text }, now);
-  if ("operation" in read) return read.operation;
   throw new Error("a correction is no operation");
+}
+
+function objectOf(text: string): object | null {
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === "object" && !Array.isArray(value) ? value : null;
+  } catch {
+    return null;
+  }
 }

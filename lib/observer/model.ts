@@ -19,25 +19,16 @@ export type Answer = { text: string } | { failed: string; late?: true };
 const HOUR_MS = 3_600_000;
 const LARGEST_ANSWER = 1 << 20;
 
-/** Asks the model, and counts the calls. `clock` is monotonic, in milliseconds. */
+/** Asks the model, and counts the calls. */
 export class Model {
   #settings: ModelSettings;
-  #clock: () => number;
-  /** The times of the last hour's calls. */
+  /** When the last hour's calls were made, on the monotonic clock. */
   #calls: number[] = [];
   /** Why the last call had no answer; null when it had one. */
   failing: string | null = null;
 
-  constructor(settings: ModelSettings, clock: () => number = () => performance.now()) {
+  constructor(settings: ModelSettings) {
     this.#settings = settings;
-    this.#clock = clock;
-  }
-
-  /** The remaining calls of this hour. */
-  get left(): number {
-    const since = this.#clock() - HOUR_MS;
-    this.#calls = this.#calls.filter((at) => at > since);
-    return Math.max(0, this.#settings.calls_per_hour - this.#calls.length);
   }
 
   /** Asks once. Never throws. */
@@ -48,9 +39,12 @@ export class Model {
   }
 
   async #ask(system: string, user: string, signal: AbortSignal): Promise<Answer> {
-    const { url, model, api_key, timeout_seconds } = this.#settings;
-    if (this.left === 0) return { failed: `the budget of ${this.#settings.calls_per_hour} calls an hour is used up` };
-    this.#calls.push(this.#clock());
+    const { url, model, api_key, timeout_seconds, calls_per_hour } = this.#settings;
+    const now = performance.now();
+    this.#calls = this.#calls.filter((at) => at > now - HOUR_MS);
+    if (this.#calls.length >= calls_per_hour)
+      return { failed: `the budget of ${calls_per_hour} calls an hour is used up` };
+    this.#calls.push(now);
     const key = api_key[0]?.reveal();
     const server = openClient({
       url: endpointOf(url),
@@ -59,11 +53,8 @@ export class Model {
       timeoutMs: timeout_seconds * 1000,
       largestAnswer: LARGEST_ANSWER,
     });
-    const messages = [
-      { role: "system", content: system },
-      { role: "user", content: user },
-    ];
-    const json = { model, temperature: 0, stream: false, messages };
+    const says = (role: string, content: string) => ({ role, content });
+    const json = { model, temperature: 0, stream: false, messages: [says("system", system), says("user", user)] };
     try {
       const { body } = await server.ask({ what: "ask the model", method: "POST", path: "", json, signal });
       const content = contentOf(body);

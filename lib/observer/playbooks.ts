@@ -54,20 +54,8 @@ export function writePlaybooks(folder: string, playbooks: Playbook[]): void {
 
 /** Fields that are not configuration. */
 const NOT_CONFIGURATION = new Set([
-  "id",
-  "timestamp",
-  "observed_at",
-  "endpoint",
-  "success",
-  "duration_ms",
-  "input_summary",
-  "output_summary",
-  "error",
-  "sig_hash",
-  "count",
-  "rescue_attempted",
-  "rescue_succeeded",
-  "shortened",
+  ..."id timestamp observed_at endpoint success duration_ms input_summary output_summary error sig_hash".split(" "),
+  ..."count rescue_attempted rescue_succeeded shortened".split(" "),
 ]);
 
 /**
@@ -98,20 +86,25 @@ async function playbookOf(
     success_rate: Math.round((successes.length / all.length) * 1000) / 1000,
     p50_ms: at(0.5),
     p95_ms: at(0.95),
-    input_shapes: commonest(await inputShapesOf(successes, turn)).slice(0, SHAPES),
+    input_shapes: (await inputShapesOf(successes, turn)).slice(0, SHAPES),
     changed: changesOf(outcomes),
     refinements: outcomes.flatMap(({ field, values }) => refinementOf(endpoint, field, values) ?? []),
     last_at: new Date(all.reduce((last, { timestamp }) => Math.max(last, Date.parse(timestamp)), 0)).toISOString(),
   };
 }
 
-async function inputShapesOf(operations: Operation[], turn: () => Promise<void>): Promise<string[]> {
-  const shapes: string[] = [];
+/** The commonest first. */
+async function inputShapesOf(
+  operations: Operation[],
+  turn: () => Promise<void>,
+): Promise<{ shape: string; count: number }[]> {
+  const counts = new Map<string, number>();
   for (const { input_summary } of operations) {
-    if (input_summary.trim() !== "") shapes.push(shapeOf(input_summary));
+    const shape = input_summary.trim() === "" ? null : shapeOf(input_summary);
+    if (shape !== null) counts.set(shape, (counts.get(shape) ?? 0) + 1);
     await turn();
   }
-  return shapes;
+  return [...counts].map(([shape, count]) => ({ shape, count })).toSorted((a, b) => b.count - a.count);
 }
 
 interface Outcome {
@@ -128,7 +121,7 @@ async function outcomesOf(
   const fields = new Map<string, Map<string, Outcome>>();
   for (const operation of operations) {
     for (const [field, given] of Object.entries(operation)) {
-      if (NOT_CONFIGURATION.has(field) || !isPlain(given)) continue;
+      if (NOT_CONFIGURATION.has(field) || !["string", "number", "boolean"].includes(typeof given)) continue;
       const value = String(given);
       if (value === "" || value.length > LONGEST_VALUE) continue;
       const values = fields.get(field) ?? new Map<string, Outcome>();
@@ -142,10 +135,6 @@ async function outcomesOf(
   return [...fields]
     .filter(([, values]) => values.size > 1 && values.size <= MOST_VALUES)
     .map(([field, values]) => ({ field, values: [...values.values()] }));
-}
-
-function isPlain(value: unknown): value is string | number | boolean {
-  return typeof value === "string" || typeof value === "number" || typeof value === "boolean";
 }
 
 function changesOf(outcomes: { field: string; values: Outcome[] }[]): Playbook["changed"] {
@@ -176,10 +165,4 @@ function refinementOf(endpoint: string, field: string, values: Outcome[]): Refin
 
 function most<T>(all: readonly T[], figure: (one: T) => number): T {
   return all.reduce((best, one) => (figure(one) > figure(best) ? one : best));
-}
-
-function commonest(texts: string[]): { shape: string; count: number }[] {
-  const counts = new Map<string, number>();
-  for (const text of texts) counts.set(text, (counts.get(text) ?? 0) + 1);
-  return [...counts].map(([shape, count]) => ({ shape, count })).toSorted((a, b) => b.count - a.count);
 }

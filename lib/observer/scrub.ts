@@ -53,25 +53,19 @@ function replaced(match: string, ...more: unknown[]): string {
  * The value with all its texts scrubbed, and texts under a key that names a secret replaced. Returns the value itself when nothing
  * changes. The values of the keys in `verbatim` stay.
  */
-export function scrub<T>(value: T, verbatim: ReadonlySet<string> = NONE): T {
-  return scrubbed(value, verbatim) as T;
-}
-
-const NONE: ReadonlySet<string> = new Set();
-
-function scrubbed(value: unknown, verbatim: ReadonlySet<string>): unknown {
-  if (typeof value === "string") return scrubText(value);
+export function scrub<T>(value: T, verbatim?: ReadonlySet<string>): T {
+  if (typeof value === "string") return scrubText(value) as T;
   if (typeof value !== "object" || value === null) return value;
   const given = value as Record<string, unknown>;
-  let copy: Record<string, unknown> | unknown[] | undefined;
+  let copy: Record<string, unknown> | undefined;
   for (const key of Object.keys(given)) {
-    if (verbatim.has(key)) continue;
+    if (verbatim?.has(key)) continue;
     const inner = given[key];
     const isSecret = typeof inner === "string" && inner !== "" && key.length <= LONGEST_NAME && SECRET_NAME.test(key);
-    const clean = isSecret ? REPLACED : scrubbed(inner, NONE);
+    const clean = isSecret ? REPLACED : scrub(inner);
     if (clean === inner) continue;
-    copy ??= Array.isArray(value) ? [...(value as unknown[])] : { ...value };
-    (copy as Record<string, unknown>)[key] = clean;
+    copy ??= (Array.isArray(value) ? [...(value as unknown[])] : { ...value }) as Record<string, unknown>;
+    copy[key] = clean;
   }
-  return copy ?? value;
+  return (copy ?? value) as T;
 }

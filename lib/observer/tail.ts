@@ -24,17 +24,11 @@ export class LogTail {
     this.#cursor.positions = [
       segment ? endOf(segment.path) : partialPosition({ offset: 0, mtime: Date.now() - CLOCK_MS }),
     ];
-    const last = newestOnly(limit);
-    await this.read((operation) => last.add(operation));
+    const last = await newestOf(limit, (each) => this.read(each));
     // After a rotation the log is short: the rest comes from the last full segment.
-    if (last.all.length >= limit || !segment) return last.all;
-    const before = newestOnly(limit - last.all.length);
-    await readLog(
-      segment.path,
-      (operation) => before.add(operation),
-      () => {},
-    );
-    return [...before.all, ...last.all];
+    if (last.length >= limit || !segment) return last;
+    const before = await newestOf(limit - last.length, (each) => readLog(segment.path, each, () => {}));
+    return [...before, ...last];
   }
 
   /** Passes on the operations that were recorded since the last call. */
@@ -49,13 +43,11 @@ export class LogTail {
   }
 }
 
-function newestOnly(limit: number) {
-  const all: Operation[] = [];
-  return {
-    all,
-    add(operation: Operation): void {
-      all.push(operation);
-      if (all.length > limit) all.shift();
-    },
-  };
+async function newestOf(limit: number, read: (each: (operation: Operation) => void) => Promise<unknown>) {
+  const newest: Operation[] = [];
+  await read((operation) => {
+    newest.push(operation);
+    if (newest.length > limit) newest.shift();
+  });
+  return newest;
 }
