@@ -33,7 +33,7 @@ import type { Config } from "./config.ts";
 import { isBusy } from "./database.ts";
 import { withIndex } from "./episode-commands.ts";
 import { time } from "./hosts.ts";
-import { alterSqlite, copySqlite, foldLog, readSqlite, storeFile } from "./sqlite.ts";
+import { alterSqlite, copySqlite, eachRow, foldLog, readSqlite, storeFile } from "./sqlite.ts";
 import { type Context, many } from "./store-command.ts";
 
 /** `backup FILE`. */
@@ -67,21 +67,24 @@ async function backup(context: Context<{ episodes?: boolean }>): Promise<void> {
       rmSync(partial, { force: true });
       throw error;
     }
-    const hosts = Array.from(readSqlite(file, "SELECT id FROM hosts")).length;
-    context.print(`${file}: ${asSize(statSync(file).size)}, ${many(hosts, "host")}, checked`);
+    context.print(`${file}: ${asSize(statSync(file).size)}, ${hostsIn(file)}, checked`);
   });
+}
+
+function hostsIn(file: string): string {
+  return many(readSqlite(file, "SELECT id FROM hosts").length, "host");
 }
 
 /** @throws Error where a file is not a whole store. */
 function mustBeSound(file: string): void {
-  let found: { integrity_check: string }[];
+  let found: string | undefined;
   try {
-    Array.from(readSqlite(file, "SELECT 1 FROM meta, hosts LIMIT 1"));
-    found = Array.from(readSqlite<{ integrity_check: string }>(file, "PRAGMA integrity_check(1)"));
+    hostsIn(file);
+    found = readSqlite<{ integrity_check: string }>(file, "PRAGMA integrity_check(1)")[0]?.integrity_check;
   } catch (cause) {
     throw new Error(`"${file}" is not a store of picket-receiver`, { cause });
   }
-  if (found[0]?.integrity_check !== "ok") throw new Error(`"${file}" is damaged: ${found[0]?.integrity_check}`);
+  if (found !== "ok") throw new Error(`"${file}" is damaged: ${found}`);
 }
 
 /** What a backup says of itself; a copy of the store's file says nothing. */
@@ -108,9 +111,8 @@ async function restore(context: Context): Promise<void> {
     const lost = former === null ? [] : lostTokens(former, fresh);
     renameSync(fresh, store);
     syncFolder(data_dir);
-    const hosts = Array.from(readSqlite(store, "SELECT id FROM hosts")).length;
     const age = about.at === null ? "" : ` as of ${time(about.at)}, ${duration(Date.now() - about.at)} ago`;
-    context.print(`restored: ${many(hosts, "host")}${age}; start the service: systemctl start picket-receiver`);
+    context.print(`restored: ${hostsIn(store)}${age}; start the service: systemctl start picket-receiver`);
     for (const host of lost)
       context.print(`${host}: its token is newer than the backup: picket-receiver host add or token rotate ${host}`);
     if (former !== null)
@@ -133,7 +135,7 @@ function prepare(file: string, fresh: string): Backup {
   rmSync(fresh, { force: true });
   try {
     copySqlite(file, fresh);
-    const [row] = Array.from(readSqlite<{ value: string }>(fresh, "SELECT value FROM meta WHERE key = 'backup'"));
+    const [row] = readSqlite<{ value: string }>(fresh, "SELECT value FROM meta WHERE key = 'backup'");
     alterSqlite({ file: fresh, name: file }, (run) => run("DELETE FROM meta WHERE key IN ('backup', 'instance')"));
     chmodSync(fresh, 0o640);
     inheritOwner(fresh);
@@ -169,9 +171,9 @@ function putAside(store: string): string | null {
 function lostTokens(former: string, fresh: string): string[] {
   const active = `SELECT h.name, t.sha256 FROM tokens t JOIN hosts h ON h.id = t.host WHERE t.revoked_at IS NULL`;
   try {
-    const known = new Set(Array.from(readSqlite<{ sha256: string }>(fresh, active)).map(({ sha256 }) => sha256));
+    const known = new Set(readSqlite<{ sha256: string }>(fresh, active).map(({ sha256 }) => sha256));
     const tokens = readSqlite<{ name: string; sha256: string }>(former, active);
-    return [...tokens].filter(({ sha256 }) => !known.has(sha256)).map(({ name }) => name);
+    return tokens.filter(({ sha256 }) => !known.has(sha256)).map(({ name }) => name);
   } catch {
     // The former store is damaged.
     return [];
@@ -183,7 +185,7 @@ function makeIndex(from: string, path: string): void {
   if (existsSync(path)) return;
   const fd = openSync(`${path}.restoring`, "w", 0o600);
   try {
-    for (const { line } of readSqlite<{ line: string }>(from, "SELECT line FROM episodes ORDER BY received_at")) {
+    for (const { line } of eachRow<{ line: string }>(from, "SELECT line FROM episodes ORDER BY received_at")) {
       writeSync(fd, `${line}\n`);
     }
     fsyncSync(fd);

@@ -80,7 +80,8 @@ export function copySqlite(file: string, copy: string): void {
     using source = new Sqlite(file, { readonly: true });
     source.run(`PRAGMA busy_timeout=${BUSY_MS}`);
     // A copy of an older store can shrink, too. Where the source can, this would write to it.
-    if (vacuumMode(source) === 0) source.run("PRAGMA auto_vacuum=INCREMENTAL");
+    const [mode] = source.query<{ auto_vacuum: number }, []>("PRAGMA auto_vacuum").all();
+    if (mode?.auto_vacuum === 0) source.run("PRAGMA auto_vacuum=INCREMENTAL");
     source.run("VACUUM INTO ?1", [copy]);
   } catch (error) {
     throw worded(error, dirname(copy));
@@ -108,21 +109,20 @@ export function alterSqlite(
 }
 
 /** Reads rows of a file, one by one. @throws Error where it isn't a database. */
-export function* readSqlite<T>(file: string, text: string): Iterable<T> {
+export function* eachRow<T>(file: string, text: string): Iterable<T> {
   using db = new Sqlite(file, { readonly: true });
   yield* db.query(text).iterate() as Iterable<T>;
 }
 
-/** Writes what waits in a file's log into the file itself, so that the file alone is all of it. @throws DatabaseError. */
+/** All rows at once. */
+export const readSqlite = <T>(file: string, text: string): T[] => [...eachRow<T>(file, text)];
+
+/**
+ * Writes what waits in a file's log into the file itself, so that the file alone is all of it.
+ * @throws DatabaseError, also while another process has the file open.
+ */
 export function foldLog(file: string): void {
-  try {
-    using db = new Sqlite(file, { readwrite: true });
-    db.run(`PRAGMA busy_timeout=${BUSY_MS}`);
-    // Fails while another process has the file open.
-    db.run("PRAGMA journal_mode=DELETE");
-  } catch (error) {
-    throw worded(error, dirname(file));
-  }
+  alone(file, ["PRAGMA journal_mode=DELETE"]);
 }
 
 /** What of a store's file is free. */
@@ -145,28 +145,23 @@ export async function pageCounts(db: Queries): Promise<PageCounts> {
 
 /** Rewrites a store's file as one that can shrink. @throws DatabaseError. */
 export function rewriteToShrink(dir: string): void {
-  byHand(dir, ["PRAGMA auto_vacuum=INCREMENTAL", "VACUUM", "PRAGMA wal_checkpoint"]);
+  alone(storeFile(dir), ["PRAGMA auto_vacuum=INCREMENTAL", "VACUUM", "PRAGMA wal_checkpoint"]);
 }
 
 /** Moves what it can from the log into the file: only then the file gets smaller. @throws DatabaseError. */
 export function checkpoint(dir: string): void {
-  byHand(dir, ["PRAGMA wal_checkpoint"]);
+  alone(storeFile(dir), ["PRAGMA wal_checkpoint"]);
 }
 
 /** Runs what can't be part of a transaction, on a connection of its own. */
-function byHand(dir: string, statements: string[]): void {
+function alone(file: string, statements: string[]): void {
   try {
-    using db = new Sqlite(storeFile(dir), { readwrite: true });
+    using db = new Sqlite(file, { readwrite: true });
     db.run(`PRAGMA busy_timeout=${BUSY_MS}`);
     for (const statement of statements) db.run(statement);
   } catch (error) {
-    throw worded(error, dir);
+    throw worded(error, dirname(file));
   }
-}
-
-/** 0 where the file can't shrink. */
-function vacuumMode(db: Sqlite): number {
-  return db.query<{ auto_vacuum: number }, []>("PRAGMA auto_vacuum").get()?.auto_vacuum ?? 0;
 }
 
 function syncFile(path: string): void {
@@ -184,17 +179,17 @@ function databaseOf(writer: Sqlite, reader: Sqlite, dir: string): Database {
     if (said instanceof DatabaseError && said.code === "EDAMAGED") database.damage = said.message;
     return said;
   };
-  const written = prepared(writer, failed);
+  const tx = prepared(writer, failed);
   const read = prepared(reader, failed);
   const places = identities(dir);
   const database: Database = {
-    read: read.queries,
+    read,
     damage: null,
     async transaction(work) {
       await beginPatiently(writer, failed);
       try {
-        await work(written.queries);
-        written.exec("COMMIT");
+        await work(tx);
+        await tx.run("COMMIT");
         // A file without its name takes commits, too, and goes with this process.
         if (identities(dir) !== places) {
           const what = `"${storeFile(dir)}" was removed or replaced while the receiver used it: restart it to use what is there now`;
@@ -209,7 +204,7 @@ function databaseOf(writer: Sqlite, reader: Sqlite, dir: string): Database {
     },
     async close() {
       read.close();
-      written.close();
+      tx.close();
     },
   };
   return database;
@@ -237,7 +232,7 @@ async function beginPatiently(db: Sqlite, failed: (error: unknown) => Error): Pr
 }
 
 /** A connection's statements. */
-function prepared(db: Sqlite, failed: (error: unknown) => Error) {
+function prepared(db: Sqlite, failed: (error: unknown) => Error): Queries & { close(): void } {
   const statements = new Map<string, Statement>();
   const using = <T>(text: string, work: (statement: Statement) => T): T => {
     try {
@@ -253,7 +248,7 @@ function prepared(db: Sqlite, failed: (error: unknown) => Error) {
     }
   };
   const none: readonly Value[] = [];
-  const queries: Queries = {
+  return {
     async all<T>(text: string, values = none) {
       return using(text, (statement) => statement.all(...values) as T[]);
     },
@@ -263,10 +258,6 @@ function prepared(db: Sqlite, failed: (error: unknown) => Error) {
     async run(text, values = none) {
       return using(text, (statement) => statement.run(...values).changes);
     },
-  };
-  return {
-    queries,
-    exec: (text: string) => using(text, (statement) => statement.run()),
     close() {
       for (const statement of statements.values()) statement.finalize();
       statements.clear();
