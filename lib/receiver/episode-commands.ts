@@ -70,7 +70,7 @@ function removeEpisodes(context: Context<{ json?: boolean }>): Promise<number> {
     throw new UsageError(`"${name}" is not an episode's name`, "HOST/EPISODE, as in GET /v1/episodes");
   });
   return withIndex(context, async (check) => {
-    const removed = await shown(context, remove(check, from(keys)), "removed");
+    const removed = await shown(context, remove(check, keys), "removed");
     const has = ({ host, episode }: EpisodeKey) => removed.some((one) => one.host === host && one.episode === episode);
     const absent = keys.filter((key) => !has(key));
     for (const { host, episode } of absent) context.log.error(`there is no episode "${host}/${episode}"`);
@@ -102,10 +102,6 @@ function asked(flag: string, text: string, value: number | null): number {
     `--${flag} "${text}" is not understood`,
     "such as --keep 30d (s, m, h, d) or --quota 50g (k, m, g, t)",
   );
-}
-
-async function* from<T>(all: readonly T[]): AsyncIterable<T> {
-  yield* all;
 }
 
 /** Prints what was removed, or would be. */

@@ -79,6 +79,12 @@ export class EpisodeIndex {
     return this.#journal.append(JSON.stringify(line));
   }
 
+  /** Whether an episode has a line, and is not removed by it. */
+  async has(key: EpisodeKey): Promise<boolean> {
+    const row = await this.find(key);
+    return row !== null && row.removed_at === undefined;
+  }
+
   /** The line of an episode, also of one that was removed. */
   async find({ host, episode }: EpisodeKey): Promise<IndexRow | null> {
     await this.follow();
@@ -160,15 +166,14 @@ export class EpisodeIndex {
     const note = await getNote(this.#store.read, "index_place");
     const fd = openFile(this.path);
     if (fd === null) {
-      if (note !== null) await this.#store.write((tx) => forget(tx));
+      if (note !== null) await this.#store.write(forget);
       return;
     }
     try {
       const start = startOf(fd);
       const before = note === null ? null : asPosition(note);
       let from = before && before.inode === start.inode && fits(fd, before) ? before : start;
-      // Rows of another file go in the same transaction that adds the first ones of this.
-      let anew = note !== null && from === start;
+      if (note !== null && from === start) await this.#store.write(forget);
       for (;;) {
         const rows: (IndexRow | Renamed)[] = [];
         const visit = (line: FileLine): void => {
@@ -177,13 +182,8 @@ export class EpisodeIndex {
           if (v.is(Line, found.value) || v.is(Renamed, found.value)) rows.push(found.value as IndexRow | Renamed);
         };
         const next = await readOn(fd, from, { visit, piecemeal: true });
-        if (next === null || (next === from && !anew)) return;
-        const gone = anew;
-        await this.#store.write(async (tx) => {
-          if (gone) await forget(tx);
-          await adopt(tx, rows, next);
-        });
-        anew = false;
+        if (next === null || next === from) return;
+        await this.#store.write((tx) => adopt(tx, rows, next));
         from = next;
       }
     } finally {
@@ -246,22 +246,17 @@ export async function rebuild({ index, episodes, signal, progress }: Check): Pro
   for await (const stored of episodes.list()) {
     signal.throwIfAborted();
     progress();
-    if (await isNoted(index, stored)) continue;
+    if (await index.has(stored)) continue;
     const row = await rowOf(episodes, stored);
     const age = Date.now() - stored.modifiedAt;
     // A file that has just come is being noted by the daemon, unless that died.
     if (age >= 0 && age < YOUNG_MS) await Bun.sleep(YOUNG_MS - age);
-    if (await isNoted(index, stored)) continue;
+    if (await index.has(stored)) continue;
     await episodes.sync(stored);
     await index.add(row);
     made.push(row);
   }
   return made;
-}
-
-async function isNoted(index: EpisodeIndex, key: EpisodeKey): Promise<boolean> {
-  const row = await index.find(key);
-  return row !== null && row.removed_at === undefined;
 }
 
 /** The line that an episode's file gives. */

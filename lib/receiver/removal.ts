@@ -22,7 +22,7 @@ export interface Removal {
 /** Removes episodes and gives each one that was there, or in the index, once it is gone. */
 export async function* remove(
   { index, episodes, signal }: Removal,
-  keys: AsyncIterable<EpisodeKey>,
+  keys: AsyncIterable<EpisodeKey> | Iterable<EpisodeKey>,
 ): AsyncIterable<EpisodeKey & { size: number }> {
   for await (const batch of batches(keys)) {
     signal.throwIfAborted();
@@ -44,7 +44,7 @@ export async function* remove(
   }
 }
 
-async function* batches<T>(all: AsyncIterable<T>): AsyncIterable<T[]> {
+async function* batches<T>(all: AsyncIterable<T> | Iterable<T>): AsyncIterable<T[]> {
   let batch: T[] = [];
   for await (const one of all) {
     batch.push(one);

@@ -95,9 +95,7 @@ export async function takeEpisode(taking: Taking, key: EpisodeKey, request: Requ
     const size = await readThrough(request, { announced, maxBytes, write: (chunk) => upload.write(chunk) });
     return await turn(async () => {
       if ((await upload.commit()) === "taken") return compare(taking, key, announced, size);
-      // Where a file was lost and comes back, the line is there already.
-      const row = await taking.index.find(key);
-      if (!row || row.removed_at !== undefined) await addRow(taking, key, announced, size);
+      await addRow(taking, key, announced, size);
       return { outcome: "stored", sha256: announced.sha256, size, stamped: announced.commit !== null };
     });
   } finally {
@@ -171,7 +169,7 @@ async function compare(taking: Taking, key: EpisodeKey, announced: Announced, si
   if (noted.sha256 !== announced.sha256) throw otherBytes(key, noted);
   // The process that put it there may have died before its name was on the disk.
   await taking.episodes.sync(key);
-  if (!row || row.removed_at !== undefined) await addRow(taking, key, announced, size);
+  await addRow(taking, key, announced, size);
   return { outcome: "known", sha256: noted.sha256, size, stamped: announced.commit !== null };
 }
 
@@ -186,10 +184,13 @@ function otherBytes({ episode }: EpisodeKey, { sha256, size }: { sha256: string;
   return new Refusal(409, "conflict", what, { extra: { sha256, size } });
 }
 
-function addRow({ index }: Taking, { host, episode }: EpisodeKey, announced: Announced, size: number): Promise<void> {
+/** Adds the episode's line, unless the index has it: of a file that was lost and comes back, say. */
+async function addRow({ index }: Taking, key: EpisodeKey, announced: Announced, size: number): Promise<void> {
+  if (await index.has(key)) return;
+  const { host, episode } = key;
   const { sha256, schema, commit } = announced;
   const received_at = new Date().toISOString();
-  return index.add({ received_at, host, episode, sha256, size, schema, commit: commit ?? undefined });
+  await index.add({ received_at, host, episode, sha256, size, schema, commit: commit ?? undefined });
 }
 
 function broken(field: string, what: string): Refusal {
