@@ -192,23 +192,14 @@ async function history(reading: Reading, c: C): Promise<Response> {
   const to = instant(c, "to") ?? now;
   const from = instant(c, "from") ?? to - DAY_MS;
   if (from >= to) throw badQuery("from", "lies after to");
-  const points = whole(c, "points", { least: 1, most: MOST_ROWS, otherwise: 300 });
+  const points = whole(c, "points", 300);
   const wanted = c.req.query("container");
   const container = wanted === undefined ? null : await containerOf(reading, host, wanted);
   const known: readonly string[] = container === null ? METRICS : CONTAINER_SERIES;
-  const metric = c.req.query("metric") || known[0]!;
+  const metric = (c.req.query("metric") || known[0]) as Metric | ContainerSeries;
   if (!known.includes(metric)) throw badQuery("metric", `expected one of ${known.join(", ")}`);
   const { retention } = reading.config();
-  const query = {
-    host: host.id,
-    metric: metric as Metric | ContainerSeries,
-    container,
-    from,
-    to,
-    points,
-    now,
-    retention,
-  };
+  const query = { host: host.id, metric, container, from, to, points, now, retention };
   const series = await readHistory(reading.store.read, query);
   return c.json({
     host: host.name,
@@ -223,12 +214,11 @@ async function history(reading: Reading, c: C): Promise<Response> {
 
 /** A container by its id, or the newest one of that name. */
 async function containerOf({ store }: Reading, host: Host, wanted: string): Promise<number> {
-  const all = await store.read.all<Part>(
-    "SELECT id, container_id, description FROM containers WHERE host = $1 ORDER BY id DESC",
-    [host.id],
+  const found = await store.read.one<Part>(
+    `SELECT id FROM containers WHERE host = $1 AND (container_id = $2 OR description ->> 'name' = $2)
+     ORDER BY container_id = $2 DESC, id DESC`,
+    [host.id, wanted],
   );
-  const nameOf = (one: Part) => (JSON.parse(one.description) as { name: string }).name;
-  const found = all.find((one) => one.container_id === wanted) ?? all.find((one) => nameOf(one) === wanted);
   if (!found) throw new Refusal(404, "unknown_container", `"${host.name}" has no container "${wanted}"`);
   return found.id;
 }
@@ -243,7 +233,7 @@ function eventOf({ id, at, ...event }: EventRow) {
 async function events(reading: Reading, c: C): Promise<Response> {
   if (/\btext\/event-stream\b/.test(c.req.header("accept") ?? "")) return stream(reading, c);
   const since = c.req.query("since");
-  const limit = whole(c, "limit", { least: 1, most: MOST_ROWS, otherwise: 100 });
+  const limit = whole(c, "limit", 100);
   const asked = since !== undefined && /^\d{1,15}$/.test(since) ? Number(since) : null;
   const from = asked === null ? instant(c, "since") : null;
   const newest = await newestEvent(reading.store.read);
@@ -296,11 +286,11 @@ async function listEpisodes({ index }: Reading, c: C): Promise<Response> {
   const host = c.req.query("host") || null;
   if (host !== null && !NAME_SEGMENT.test(host)) throw badQuery("host", "is not a valid name");
   const since = instant(c, "since");
-  const limit = whole(c, "limit", { least: 1, most: MOST_ROWS, otherwise: 100 });
+  const limit = whole(c, "limit", 100);
   return c.json({ episodes: await index.list({ host, since: time(since), limit }) });
 }
 
-/** An episode's bytes: RFC 9110's conditional requests (13) and a single range (14). */
+/** An episode's bytes, with RFC 9110's conditional requests (13). Bun answers a request for a range (14). */
 async function download({ episodes, index }: Reading, c: C): Promise<Response> {
   const host = c.req.param("host") ?? "";
   const key = { host, episode: episodeName(c.req.param("file") ?? "") };
@@ -308,43 +298,21 @@ async function download({ episodes, index }: Reading, c: C): Promise<Response> {
   if (!found) throw new Refusal(404, "unknown_episode", `there is no episode "${key.episode}" of "${host}"`);
   const row = await index.find(key);
   const etag = row ? `"${row.sha256}"` : null;
-  const headers: Record<string, string> = { "content-type": "application/zstd", "accept-ranges": "bytes" };
-  if (etag) headers["etag"] = etag;
+  const headers = {
+    "content-type": "application/zstd",
+    "content-length": String(found.size),
+    "accept-ranges": "bytes",
+    ...(etag ? { etag } : {}),
+  };
   const none = c.req.header("if-none-match");
   if (etag && none && (none === "*" || none.split(",").some((tag) => tag.trim().replace(/^W\//, "") === etag))) {
     return new Response(null, { status: 304, headers });
   }
-  const ifRange = c.req.header("if-range");
-  const range = ifRange === undefined || ifRange === etag ? rangeOf(c.req.header("range"), found.size) : null;
-  const body = episodes.open(key);
   c.env.idle(120);
-  if (range === null) return new Response(body, { headers: { ...headers, "content-length": String(found.size) } });
-  if (range === "unsatisfiable") {
-    return new Response(null, { status: 416, headers: { ...headers, "content-range": `bytes */${found.size}` } });
-  }
-  const { start, end } = range;
-  return new Response(body.slice(start, end + 1).stream(), {
-    status: 206,
-    headers: {
-      ...headers,
-      "content-range": `bytes ${start}-${end}/${found.size}`,
-      "content-length": String(end - start + 1),
-    },
-  });
-}
-
-/** The single range of the header; null where the answer is all of it. */
-function rangeOf(header: string | undefined, size: number): { start: number; end: number } | "unsatisfiable" | null {
-  const [, first, last] = /^bytes=(\d*)-(\d*)$/.exec(header?.trim() ?? "") ?? [];
-  if (first === undefined || last === undefined || (first === "" && last === "")) return null;
-  if (first === "") {
-    const length = Math.min(Number(last), size);
-    return length === 0 ? "unsatisfiable" : { start: size - length, end: size - 1 };
-  }
-  const start = Number(first);
-  const end = last === "" ? size - 1 : Math.min(Number(last), size - 1);
-  if (last !== "" && Number(last) < start) return null;
-  return start >= size ? "unsatisfiable" : { start, end };
+  const body = episodes.open(key);
+  const ifRange = c.req.header("if-range");
+  // A part of other bytes is of no use: a stream is answered whole.
+  return new Response(ifRange === undefined || ifRange === etag ? body : body.stream(), { headers });
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -366,14 +334,10 @@ function instant(c: C, name: string): number | null {
   return at;
 }
 
-function whole(
-  c: C,
-  name: string,
-  { least, most, otherwise }: { least: number; most: number; otherwise: number },
-): number {
-  const given = c.req.query(name) || undefined;
-  if (given === undefined) return otherwise;
-  if (!/^\d{1,9}$/.test(given) || Number(given) < least)
-    throw badQuery(name, `expected a whole number from ${least} to ${most}`);
-  return Math.min(Number(given), most);
+/** A number of rows or points. */
+function whole(c: C, name: string, otherwise: number): number {
+  const given = c.req.query(name) || String(otherwise);
+  if (!/^\d{1,9}$/.test(given) || Number(given) < 1)
+    throw badQuery(name, `expected a whole number from 1 to ${MOST_ROWS}`);
+  return Math.min(Number(given), MOST_ROWS);
 }
