@@ -12,7 +12,9 @@ import { Refusal, refusalLog } from "../refusal.ts";
 import type { Log } from "../log.ts";
 import type { Config } from "./config.ts";
 import { type Queries, isBusy } from "./database.ts";
+import type { Figures } from "./figures.ts";
 import { formerNames, isToken, sha256 } from "./hosts.ts";
+import type { Presence } from "./presence.ts";
 import { RateLimit } from "./rate-limit.ts";
 import type { Store } from "./store.ts";
 
@@ -35,12 +37,8 @@ type Settings = Pick<Config, "rate_limit_per_minute" | "auth">;
 interface AdmissionOptions {
   store: Store;
   config: Settings;
-  /** Counts a request that was not admitted. */
-  refused: (code: string) => void;
-  /** A host has tried to report, and was refused: a sign of life. */
-  heard: (host: number) => void;
-  /** The store failed before the sender was known. */
-  storeFailed: () => void;
+  presence: Presence;
+  figures: Figures;
   log: Log;
 }
 
@@ -81,15 +79,15 @@ export class Admission {
   ): Promise<Response> {
     const sender = await this.#judge(request, ip, door).catch((error: unknown) => {
       const refusal = asRefusal(error);
-      if (refusal.status >= 500) this.#options.storeFailed();
-      this.#options.refused(refusal.code);
+      if (refusal.status >= 500) this.#options.presence.storeFailed();
+      this.#options.figures.refused(refusal.code).add();
       this.#logRefusal(refusal, ip);
       throw refusal;
     });
     try {
       return await work(sender);
     } catch (error) {
-      if (door === "report") this.#options.heard(sender.host);
+      if (door === "report") this.#options.presence.heard(sender.host);
       await this.#options.store.write((tx) => stamp(tx, sender)).catch(() => {});
       if (request.signal.aborted) throw error;
       const refusal = asRefusal(error);
@@ -109,7 +107,8 @@ export class Admission {
     const limit = door === "upload" ? this.#limits.uploads : this.#limits.reports;
     const wait = limit.wait(token);
     if (wait > 0) {
-      if (door === "report") this.#options.heard(host);
+      // A host that tries to report is alive.
+      if (door === "report") this.#options.presence.heard(host);
       throw tooMany(wait, name);
     }
     const fingerprint = config.auth.bind_fingerprint ? fingerprintOf(request, ip) : null;

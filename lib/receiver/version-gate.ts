@@ -99,25 +99,19 @@ export class VersionGate {
     const settings = this.#settings;
     const { forgejo, repo_path: path, window } = settings;
     const failures: string[] = [];
-    const attempt = async (name: "forgejo" | "git", ask: () => Promise<string[]>): Promise<boolean> => {
-      try {
-        const commits = await ask();
-        if (commits.length === 0) throw new Error("it has no commits");
-        if (settings !== this.#settings) return true;
-        this.#commits = commits;
-        this.#become(name, failures);
-        return true;
-      } catch (error) {
+    const ask = (name: string, list: Promise<string[]>): Promise<string[] | null> =>
+      list.catch((error: unknown) => {
         failures.push(`${name}: ${errorChain(error)}`);
-        return false;
-      }
-    };
-    const answered =
-      (forgejo !== undefined && (await attempt("forgejo", () => askForgejo(forgejo, window)))) ||
-      (path !== undefined && (await attempt("git", () => askGit(path, window))));
+        return null;
+      });
+    let source: GateSource = "forgejo";
+    let commits = forgejo ? await ask(source, askForgejo(forgejo, window)) : null;
+    if (commits === null && path !== undefined) commits = await ask((source = "git"), askGit(path, window));
     // The configuration was reloaded meanwhile: the answer is for the old one.
     if (settings !== this.#settings) return;
-    if (!answered) this.#become(this.#commits === null ? "none" : "kept", failures);
+    if (commits === null) source = this.#commits === null ? "none" : "kept";
+    this.#commits = commits ?? this.#commits;
+    this.#become(source, failures);
     this.#askedAt = performance.now();
   }
 
@@ -161,7 +155,12 @@ async function askForgejo(
     if (fresh.length === 0) break;
     commits.push(...fresh);
   }
-  return commits.slice(0, window);
+  return oneOrMore(commits.slice(0, window));
+}
+
+function oneOrMore(commits: string[]): string[] {
+  if (commits.length === 0) throw new Error("it has no commits");
+  return commits;
 }
 
 /** The newest commits of a clone's HEAD. */
@@ -184,7 +183,7 @@ async function askGit(path: string, window: number): Promise<string[]> {
   }, SOURCE_MS);
   const [out, err, code] = await Promise.race([answer, late]).finally(() => clearTimeout(timer));
   if (code !== 0) throw new Error(err.trim().split("\n")[0] || `git ended with ${code}`);
-  return out.split("\n").filter((line) => /^[0-9a-f]{40}$/.test(line));
+  return oneOrMore(out.split("\n").filter((line) => /^[0-9a-f]{40}$/.test(line)));
 }
 
 function endGroup(leader: number): void {
