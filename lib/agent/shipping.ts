@@ -10,7 +10,6 @@
 // A bad episode never stops the others. The heartbeat is another loop.
 
 import { createWriteStream, existsSync, renameSync, rmSync, statSync } from "node:fs";
-import { open } from "node:fs/promises";
 import { pipeline } from "node:stream/promises";
 import { Readable } from "node:stream";
 import { createZstdCompress } from "node:zlib";
@@ -33,16 +32,8 @@ const ALIVE_MS = 1000;
 const COMPRESSED_CHUNK = 1 << 18;
 
 /** Counts of a pass: `transient` and `conflicts` stay where they are, `fatal` is in quarantine, `invalid` can't be shipped (a name, a link). */
-interface Shipped {
-  invalid: number;
-  scanned: number;
-  shipped: number;
-  transient: number;
-  conflicts: number;
-  fatal: number;
-}
-
-type Outcome = Exclude<keyof Shipped, "scanned" | "invalid">;
+type Shipped = Record<Outcome | "scanned" | "invalid", number>;
+type Outcome = "shipped" | "transient" | "conflicts" | "fatal";
 
 interface ShippingOptions {
   folders: EpisodeFolders;
@@ -53,21 +44,21 @@ interface ShippingOptions {
   signal: AbortSignal;
 }
 
+/** Stands beside the ids of episodes for what makes all shipping wait. */
+const ALL = "";
+
 /** Ships, and remembers what has to wait. */
 export class Shipping {
   #options: ShippingOptions;
   /** Final answers to archives that are still here, by id and the archive's time: these aren't sent again. */
   #decided = new Map<string, HttpError>();
   #last: Shipped | null = null;
-  /** Episodes to retry. Times are by `performance.now()`, so that setting the clock doesn't lengthen a pause. */
-  #pauses = new Map<string, { failures: number; until: number }>();
-  /** No episode is sent before. */
-  #holdUntil = 0;
-  #holds = 0;
-  #held = "";
+  /** Times are by `performance.now()`, so that setting the clock doesn't lengthen a wait. */
+  #waits = new Map<string, { failures: number; until: number; status: number | undefined }>();
   /** Foreign answers in a row: a single one may be about its episode, such as a proxy's limit; more are about the way. */
   #foreign = 0;
   #seldom: Seldom;
+  #alive = () => {};
 
   constructor(options: ShippingOptions) {
     this.#options = options;
@@ -77,6 +68,7 @@ export class Shipping {
   /** One pass over the finished episodes. */
   async pass({ alive = () => {} }: { alive?: () => void } = {}): Promise<Shipped> {
     const { folders, log, signal } = this.#options;
+    this.#alive = alive;
     const done: Shipped = { scanned: 0, shipped: 0, transient: 0, conflicts: 0, fatal: 0, invalid: 0 };
     folders.make();
     if (!this.#last) this.#nameMounts();
@@ -86,17 +78,12 @@ export class Shipping {
     for (const [name, fix] of invalid)
       this.#seldom.warn(`invalid ${name}`, `episode "${name}" can't be shipped: ${fix}`);
     // What failed most often comes last, so that it doesn't hold up the others.
-    const failures = (id: string) => this.#pauses.get(id)?.failures ?? 0;
+    const failures = (id: string) => this.#waits.get(id)?.failures ?? 0;
     for (const id of ids.toSorted((a, b) => failures(a) - failures(b))) {
       if (signal.aborted) break;
       done.scanned++;
-      const now = performance.now();
-      if (now < this.#holdUntil || now < (this.#pauses.get(id)?.until ?? 0)) {
-        done.transient++;
-        continue;
-      }
       alive();
-      done[await this.#shipOne(id, alive)]++;
+      done[this.#hasToWait(ALL) || this.#hasToWait(id) ? "transient" : await this.#shipOne(id)]++;
     }
     if (done.shipped + done.fatal > 0) log.info("episodes", { ...done });
     return (this.#last = done);
@@ -115,48 +102,54 @@ export class Shipping {
     const some = Object.entries(counts).flatMap(([what, n]) =>
       n > 0 ? [`${n} ${n === 1 ? "episode" : "episodes"} ${what}`] : [],
     );
-    return performance.now() < this.#holdUntil ? [...some, `shipping waits: ${this.#held}`] : some;
+    return this.#hasToWait(ALL) ? [...some, `shipping waits: answered ${this.#waits.get(ALL)?.status}`] : some;
   }
 
   /** Forgets what had to wait: the receiver may be another one now. */
   retryAll(): void {
-    this.#pauses.clear();
+    this.#waits.clear();
     this.#decided.clear();
-    this.#holdUntil = this.#holds = this.#foreign = 0;
+    this.#foreign = 0;
   }
 
-  async #shipOne(id: string, alive: () => void): Promise<Outcome> {
+  async #shipOne(id: string): Promise<Outcome> {
     const { folders, log } = this.#options;
-    const archive = folders.archive(id);
     let unlock: (() => void) | null = null;
     try {
       unlock = folders.lock(id);
       if (unlock === null) return "transient";
       if (!folders.isAccepted(id)) {
-        if (!existsSync(archive)) await this.#pack(id, archive, alive);
-        const decided = this.#decided.get(keyOf(id, archive));
-        if (decided) return decided.status === 409 ? "conflicts" : await this.#quarantine(id, decided, alive);
-        await this.#send(id, archive, alive);
+        if (!existsSync(folders.archive(id))) await this.#pack(id);
+        const decided = this.#decided.get(this.#keyOf(id));
+        if (decided) return decided.status === 409 ? "conflicts" : await this.#quarantine(id, decided);
+        await this.#send(id);
         folders.accept(id);
       }
-      await folders.ship(id, alive);
+      await folders.ship(id, this.#alive);
       this.#forget(id);
       log.info("episode shipped", { episode: id });
       return "shipped";
     } catch (error) {
-      return await this.#failed(id, { archive, error, alive });
+      return await this.#failed(id, error);
     } finally {
       unlock?.();
     }
   }
 
   /** Packs a folder into its archive. A partial archive is removed at once: on a full disk the other episodes need the space. */
-  async #pack(id: string, archive: string, alive: () => void): Promise<void> {
-    const { folders } = this.#options;
-    const partial = `${archive}.partial`;
+  async #pack(id: string): Promise<void> {
+    const { folders, log, signal } = this.#options;
+    const partial = `${folders.archive(id)}.partial`;
+    const skipped = (path: string, why: string) => log.warn("not in the archive", { path, why });
+    const tar = eachAlive(tarOf(`${folders.episodes}/${id}`, id, skipped), this.#alive);
     try {
-      await this.#write(id, partial, alive);
-      renameSync(partial, archive);
+      await pipeline(
+        Readable.from(tar, { objectMode: false }),
+        createZstdCompress({ chunkSize: COMPRESSED_CHUNK }),
+        createWriteStream(partial, { mode: 0o600, flush: true }),
+        { signal },
+      );
+      renameSync(partial, folders.archive(id));
       syncFolder(folders.outbox);
     } catch (error) {
       rmSync(partial, { force: true });
@@ -164,38 +157,24 @@ export class Shipping {
     }
   }
 
-  /** Writes the archive, and syncs it. */
-  async #write(id: string, partial: string, alive: () => void): Promise<void> {
-    const { folders, log, signal } = this.#options;
-    const skipped = (path: string, why: string) => log.warn("not in the archive", { path, why });
-    const tar = eachAlive(tarOf(`${folders.episodes}/${id}`, id, skipped), alive);
-    await pipeline(
-      Readable.from(tar, { objectMode: false }),
-      createZstdCompress({ chunkSize: COMPRESSED_CHUNK }),
-      createWriteStream(partial, { mode: 0o600 }),
-      { signal },
-    );
-    await using file = await open(partial, "r");
-    await file.sync();
-  }
-
-  async #send(id: string, archive: string, alive: () => void): Promise<void> {
+  async #send(id: string): Promise<void> {
     const { hub, host, folders, signal } = this.#options;
-    const sha256 = await hashOf(archive, alive);
+    const archive = Bun.file(folders.archive(id));
+    const sha256 = await hashOf(archive, this.#alive);
     const commit = folders.commit(id);
     const name = await host();
-    using upload = watchUpload(signal, alive);
+    using upload = watchUpload(signal, this.#alive);
     const { status, body } = await hub.ask({
       method: "PUT",
       path: `/v1/episodes/${name}/${id}.tar.zst`,
       what: `ship ${id}`,
       timeoutMs: null,
       signal: upload.signal,
-      body: upload.through(Bun.file(archive).stream()),
+      body: upload.through(archive.stream()),
       headers: {
         "content-type": "application/zstd",
         // Lets the receiver reject a large archive before it is sent; and not every server takes a chunked body.
-        "content-length": String(statSync(archive).size),
+        "content-length": String(archive.size),
         "x-content-sha256": sha256,
         "x-schema-version": "1",
         ...(commit === null ? {} : { "x-code-commit": commit }),
@@ -207,58 +186,53 @@ export class Shipping {
       throw new TransportError(`ship ${id}: answered ${status}, but without this archive's sha256`);
   }
 
-  /** Logs a failure and decides what becomes of the episode. If it can't be moved to quarantine, only this episode waits. */
-  async #failed(
-    id: string,
-    { archive, error, alive }: { archive: string; error: unknown; alive: () => void },
-  ): Promise<Outcome> {
+  /** Logs a failure and decides what becomes of the episode. */
+  async #failed(id: string, error: unknown): Promise<Outcome> {
     const { log, signal } = this.#options;
     if (signal.aborted) return "transient";
     if (!(error instanceof HttpError)) {
-      this.#pause(id);
+      this.#wait(id);
       const kind = error instanceof TransportError ? "transport" : `pack ${id}`;
       this.#seldom.warn(kind, `episode "${id}" not shipped: ${errorChain(error)}`);
       return "transient";
     }
-    const { status, retryAfter } = error;
-    this.#foreign = error.foreign ? this.#foreign + 1 : 0;
-    if (error.foreign) {
-      this.#pause(id);
-      if (retryAfter !== null || this.#foreign > 1) this.#hold(retryAfter, error);
-      this.#seldom.warn(`foreign ${status}`, `episode "${id}" not shipped: ${error.message}`);
-      return "transient";
-    }
-    if (status === 409) {
-      this.#decided.set(keyOf(id, archive), error);
+    const { status, foreign, message } = error;
+    this.#foreign = foreign ? this.#foreign + 1 : 0;
+    if (foreign) {
+      this.#wait(id);
+      if (error.retryAfter !== null || this.#foreign > 1) this.#wait(ALL, error);
+      this.#seldom.warn(`foreign ${status}`, `episode "${id}" not shipped: ${message}`);
+    } else if (status === 409) {
+      this.#decided.set(this.#keyOf(id), error);
       log.error("conflict: the receiver has other bytes under this name; rename or remove the episode", {
         episode: id,
       });
       return "conflicts";
-    }
-    if ([400, 412, 413, 422].includes(status)) return this.#quarantine(id, error, alive);
-    if (status === 401 || status === 403 || status === 404) {
-      this.#hold(retryAfter, error);
+    } else if ([400, 412, 413, 422].includes(status)) {
+      return this.#quarantine(id, error);
+    } else if ([401, 403, 404].includes(status)) {
+      this.#wait(ALL, error);
       const fix = error.refusesCredentials ? `; ${refused(error).fix}` : "";
-      this.#seldom.error("hold", `${error.message}: all shipping waits${fix}`);
-      return "transient";
+      this.#seldom.error("hold", `${message}: all shipping waits${fix}`);
+    } else {
+      // Retry-After is about all uploads, not about this one.
+      this.#wait(error.retryAfter === null ? id : ALL, error);
+      this.#seldom.warn(String(status), message);
     }
-    // Retry-After is about all uploads, not about this one.
-    if (retryAfter !== null) this.#hold(retryAfter, error);
-    else this.#pause(id);
-    this.#seldom.warn(String(status), error.message);
     return "transient";
   }
 
-  async #quarantine(id: string, rejection: HttpError, alive: () => void): Promise<Outcome> {
+  /** Moves an episode to quarantine. If it can't be moved, only this episode waits. */
+  async #quarantine(id: string, rejection: HttpError): Promise<Outcome> {
     const { folders, log } = this.#options;
     const { status, body, given } = rejection;
-    const key = keyOf(id, folders.archive(id));
+    const key = this.#keyOf(id);
     try {
-      await folders.quarantineEpisode(id, { status, body: given }, alive);
+      await folders.quarantineEpisode(id, { status, body: given }, this.#alive);
       this.#decided.delete(key);
     } catch (error) {
       this.#decided.set(key, rejection);
-      this.#pause(id);
+      this.#wait(id);
       this.#seldom.warn(`quarantine ${id}`, `episode "${id}" not put into quarantine: ${errorChain(error)}`);
       return "transient";
     }
@@ -269,21 +243,25 @@ export class Shipping {
     return "fatal";
   }
 
-  #pause(id: string): void {
-    const failures = (this.#pauses.get(id)?.failures ?? 0) + 1;
-    this.#pauses.set(id, { failures, until: performance.now() + backoff(failures) });
+  #keyOf(id: string): string {
+    return `${id} ${statSync(this.#options.folders.archive(id), { throwIfNoEntry: false })?.mtimeMs ?? 0}`;
   }
 
-  #hold(seconds: number | null, { status }: HttpError): void {
-    this.#holds++;
-    this.#held = `answered ${status}`;
-    this.#holdUntil = performance.now() + (seconds === null ? backoff(this.#holds) : seconds * 1000);
+  #hasToWait(what: string): boolean {
+    return performance.now() < (this.#waits.get(what)?.until ?? 0);
+  }
+
+  /** Lets an episode, or all, wait: as long as the answer says, else with backoff. */
+  #wait(what: string, answer?: HttpError): void {
+    const failures = (this.#waits.get(what)?.failures ?? 0) + 1;
+    const seconds = answer?.retryAfter ?? null;
+    const until = performance.now() + (seconds === null ? backoff(failures) : seconds * 1000);
+    this.#waits.set(what, { failures, until, status: answer?.status });
   }
 
   #forget(id: string): void {
-    this.#holds = 0;
+    for (const what of [ALL, id]) this.#waits.delete(what);
     this.#foreign = 0;
-    this.#pauses.delete(id);
   }
 }
 
@@ -293,13 +271,9 @@ function backoff(failures: number): number {
   return most * (0.5 + Math.random() / 2);
 }
 
-function keyOf(id: string, archive: string): string {
-  return `${id} ${statSync(archive, { throwIfNoEntry: false })?.mtimeMs ?? 0}`;
-}
-
-async function hashOf(path: string, alive: () => void): Promise<string> {
+async function hashOf(file: Bun.BunFile, alive: () => void): Promise<string> {
   const hasher = new Bun.CryptoHasher("sha256");
-  for await (const chunk of eachAlive(Bun.file(path).stream(), alive)) hasher.update(chunk);
+  for await (const chunk of eachAlive(file.stream(), alive)) hasher.update(chunk);
   return hasher.digest("hex");
 }
 
