@@ -1,6 +1,7 @@
 // The compiled program for tests, built once for all test processes: in node_modules/.cache/picket-test/KEY, where KEY stands for
 // the sources. The first one that needs it builds it into a folder of its own and renames that; the others wait for its lock, which
-// the kernel takes back when its owner dies. PICKET_TEST_BINARIES names a folder of binaries to test instead.
+// the kernel takes back when its owner dies. PICKET_TEST_BINARIES names a folder of binaries to test instead, also
+// by tests that otherwise run the scripts.
 
 import {
   existsSync,

@@ -45,9 +45,9 @@ export async function until<T>(what: string, probe: () => T | Promise<T>, second
   }
 }
 
-/** The command line of a role: `bun role.ts`, or its link to the one binary. */
+/** The command line of a role: `bun role.ts`, or its link to the one binary; always that of PICKET_TEST_BINARIES where it is set. */
 export async function command(role: string, target: Target): Promise<string[]> {
-  return target === "source"
+  return target === "source" && !process.env["PICKET_TEST_BINARIES"]
     ? [process.execPath, join(ROOT, `${role}.ts`)]
     : [join(await binaries(), `picket-${role}`)];
 }
