@@ -5,9 +5,9 @@
 //   found → judged → delivered (durable) → deleted   an event's id is derived from name, content and mtime, so a crash
 //                                                    between the last two doesn't deliver it again
 //   several drops in a file                  → the file is deleted once all of them are delivered; each has an id of its own
-//   invalid, and unchanged for settle_ms     → `.dead-letter/NAME` beside `NAME.reason`, but not while another process has it open
-//                                              for writing, where that can be known
-//   lines of drops                           → the same wait: there may be more to come
+//   another process has it open for writing  → stays, where that can be known: one drop may be the first line of several
+//   invalid, and unchanged for settle_ms     → `.dead-letter/NAME` beside `NAME.reason`
+//   lines of drops                           → wait for settle_ms, too: there may be more to come
 //   another name                             → stays, and is logged once
 //   not a regular file                       → the same at once, never opened or followed
 //   the inbox can't be written               → stays, retried with backoff; drops for other recipients don't wait
@@ -236,8 +236,7 @@ export class DropFolder {
   #isWhole(entry: Entry, { mayGrow, isOpen }: Judged): boolean {
     if (!mayGrow && !isOpen) return true;
     if (!this.#isStill(entry)) return false;
-    // A drop that is complete doesn't wait for a program that never closes it.
-    if (!mayGrow || !isOpen) return true;
+    if (!isOpen) return true;
     if (!entry.isLogged)
       this.#options.log.info("drop waits: a program has it open for writing", { file: entry.name.toString() });
     entry.isLogged = true;

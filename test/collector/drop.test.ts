@@ -108,16 +108,28 @@ test.skipIf(!hasLibc())(
     await daemon.url();
     folder.write("drops/readme.txt", "x");
     folder.write("drops/part.json.tmp", "x");
-    const files = ["one.json", "lines.json"].map((name) => ({ name, fd: openSync(folder.at("drops", name), "w") }));
+    const files = ["one.json", "lines.json", "line.json"].map((name) => ({
+      name,
+      fd: openSync(folder.at("drops", name), "w"),
+    }));
     writeSync(files[0]!.fd, one("slow upload").slice(0, 20));
     // What is there is complete, but it is no file yet.
     writeSync(files[1]!.fd, `${one("first")}\n${one("second")}\n`);
+    writeSync(files[2]!.fd, `${one("a first line")}\n`);
     for (const { name } of files) await daemon.said(`a program has it open for writing file=${name}`);
     writeSync(files[0]!.fd, one("slow upload").slice(20));
     writeSync(files[1]!.fd, `${one("third")}\n`);
+    writeSync(files[2]!.fd, `${one("a second line")}\n`);
     for (const { fd } of files) closeSync(fd);
-    await until("they are delivered", () => payloads(folder, "bob").length === 4);
-    expect(payloads(folder, "bob").map(String).toSorted()).toEqual(["first", "second", "slow upload", "third"]);
+    await until("they are delivered", () => payloads(folder, "bob").length === 6);
+    expect(payloads(folder, "bob").map(String).toSorted()).toEqual([
+      "a first line",
+      "a second line",
+      "first",
+      "second",
+      "slow upload",
+      "third",
+    ]);
     expect(existsSync(folder.at("drops", ".dead-letter"))).toBe(false);
     folder.write("drops/other.txt", "x");
     await daemon.said("files=other.txt");
