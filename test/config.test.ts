@@ -707,6 +707,9 @@ describe("text that another program would replace", () => {
     "'$(cat /x)'",
     "'%TOKEN%'",
     "env:TOKEN",
+    "'{env.TOKEN}'",
+    "'{$TOKEN}'",
+    "'!env TOKEN'",
     "'x-${TOKEN:-y}'",
     "'{{ env \"TOKEN\" }}'",
   ])("%s stays as it is, with a warning that names the variable and the file", async (value) => {
@@ -718,9 +721,12 @@ describe("text that another program would replace", () => {
     );
   });
 
-  test.each(["a$b", "50%", "'$5'", "environment: x", "pa$$word"])("%s is plain text", async (value) => {
-    expect((await load(from(value.includes(": ") ? `'${value}'` : value))).warnings).toEqual([]);
-  });
+  test.each(["a$b", "50%", "'{x}'", "'!important'", "'$5'", "environment: x", "pa$$word"])(
+    "%s is plain text",
+    async (value) => {
+      expect((await load(from(value.includes(": ") ? `'${value}'` : value))).warnings).toEqual([]);
+    },
+  );
 
   test("is named beside the error that it causes", async () => {
     const found = await problems("agent: a\nauth:\n  token_file: $HOME/token\n");

@@ -32,8 +32,9 @@ const VerifyEntry = v.pipe(
 );
 
 /** The settings that a scheme has besides its secret: the one that it needs, and the optional ones. */
-const SETTINGS: Partial<Record<Verify["scheme"], { needs: keyof Verify; takes?: (keyof Verify)[] }>> = {
+const SETTINGS: Partial<Record<Verify["scheme"], { needs?: keyof Verify; takes?: (keyof Verify)[] }>> = {
   hmac: { needs: "header", takes: ["algorithm", "encoding", "prefix", "payload", "timestamp_header"] },
+  stripe: { takes: ["header"] },
   token: { needs: "header" },
   basic: { needs: "username" },
   query: { needs: "name" },
@@ -44,6 +45,7 @@ function* verifyProblems(verify: Verify): Generator<Problem> {
   const { needs, takes = [] } = SETTINGS[scheme] ?? {};
   if (needs !== undefined && verify[needs] === undefined)
     yield { path: ["scheme"], text: `${scheme} needs "${needs}"` };
+  if (scheme === "none" && secret.length > 0) yield { path: ["secret"], text: 'the scheme none has no "secret"' };
   const known = new Set<string>(["scheme", "secret", needs ?? "", ...takes]);
   for (const key of Object.keys(verify).filter((one) => !known.has(one)))
     yield { path: [key], text: `the scheme ${scheme} has no "${key}"` };

@@ -4,7 +4,7 @@
 //   forgejo, gitea        X-Forgejo-Signature or X-Gitea-Signature: <hex>; over the JSON also where it is sent as a form
 //   gitlab                X-Gitlab-Token: <the secret itself>; with GitLab's newer signing token the scheme is standard
 //   slack                 X-Slack-Signature: v0=<hex> over "v0:<timestamp>:<body>"
-//   stripe                Stripe-Signature: t=<timestamp>,v1=<hex>[,v1=…] over "<timestamp>.<body>"
+//   stripe                Stripe-Signature: t=<timestamp>,v1=<hex>[,v1=…] over "<timestamp>.<body>"; others have another header
 //   standard, svix        webhook-signature or svix-signature: v1,<base64>[ v1,…] over "<id>.<timestamp>.<body>"
 //   hmac                  <header>: <prefix><digest>[,<prefix><digest>…] over <payload>, all as the route says
 //   bearer, basic         Authorization: Bearer <secret>; Authorization: Basic <username:secret in base64>
@@ -29,7 +29,7 @@ const headerName = () => v.pipe(v.string(), v.regex(/^[\w!#$%&'*+.^`|~-]+$/, "ex
 export const VerifySettings = v.strictObject({
   scheme: v.picklist(SCHEMES),
   ...secret("secret"),
-  /** hmac, token: the header that holds the signature or the secret. */
+  /** hmac, stripe, token: the header that holds the signature or the secret. */
   header: v.optional(headerName()),
   /** hmac: default `sha256`. */
   algorithm: v.optional(v.picklist(["sha1", "sha256", "sha512"])),
@@ -55,10 +55,11 @@ export type Verifier = (asked: Asked, nowMs: number) => (body: Uint8Array) => vo
 
 /** A verifier for a scheme and its secrets. Throws SignatureError for a secret that can't be one of this scheme. */
 export function compileVerifier(verify: Verify): Verifier {
-  const { scheme, secret: secrets, header = "" } = verify;
+  const { scheme, secret: secrets, header } = verify;
   if (scheme === "none") return () => () => {};
   if (secrets.length === 0 || secrets.some((one) => one.reveal() === "")) fail("the secret is empty");
-  if (scheme === "hmac") return signed(secrets, [{ ...verify, header, list: true }]);
+  if (scheme === "hmac") return signed(secrets, [{ ...verify, header: header ?? "", list: true }]);
+  if (scheme === "stripe" && header !== undefined) return signed(secrets, [{ ...SIGNED.stripe[0]!, header }]);
   return scheme in SIGNED ? signed(secrets, SIGNED[scheme as keyof typeof SIGNED]) : shared(verify);
 }
 
@@ -168,7 +169,7 @@ function claimReader(signature: Signature) {
   const digits = Math.ceil((size * 4) / 3);
   const digest = {
     hex: `([0-9a-fA-F]{${size * 2}})`,
-    base64: `([A-Za-z0-9+/]{${digits}}${"=".repeat(-digits & 3)})`,
+    base64: `([A-Za-z0-9+/]{${digits}})=*`,
     base64url: `([A-Za-z0-9_-]{${digits}})=*`,
   }[encoding];
   const one = RegExp.escape(prefix) + digest;
@@ -196,10 +197,12 @@ function claimReader(signature: Signature) {
 /** How far a signed timestamp may be from now, in whole seconds, either way: what Slack and Stripe document. */
 const TOLERANCE_SECONDS = 300;
 
-/** Refuses a timestamp that is too far from now. */
+/** Refuses a timestamp that is too far from now: in seconds, milliseconds (13 digits) or RFC 3339. */
 function requireFresh(time: string, nowMs: number): void {
-  if (!/^\d{1,12}$/.test(time)) fail("the timestamp is malformed");
-  const age = Math.floor(nowMs / 1000) - Number(time);
+  if (!/^(\d{1,13}|\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d))$/i.test(time)) fail("the timestamp is malformed");
+  const sentAt = time.includes("-") ? Date.parse(time) : Number(time) * (time.length < 13 ? 1000 : 1);
+  const age = Math.floor(nowMs / 1000) - Math.floor(sentAt / 1000);
+  if (Number.isNaN(age)) fail("the timestamp is malformed");
   if (age > TOLERANCE_SECONDS) fail(`the timestamp is ${age} s old, over ${TOLERANCE_SECONDS} s`);
   if (-age > TOLERANCE_SECONDS) fail(`the timestamp is ${-age} s ahead, over ${TOLERANCE_SECONDS} s: a clock is wrong`);
 }
@@ -210,7 +213,8 @@ function matches(key: Buffer, { before, after, digests, algorithm, encoding }: C
   if (before.length > 0) hmac.update(before);
   hmac.update(body);
   if (after.length > 0) hmac.update(after);
-  const expected = hmac.digest(encoding);
+  // The padding is optional in what was sent, and not part of it here.
+  const expected = hmac.digest(encoding).replace(/=+$/, "");
   return digests.some((given) => isSame(given, expected));
 }
 

@@ -58,8 +58,9 @@ function level(step: string | number): string {
   return String(step).toUpperCase();
 }
 
-/** What other programs replace: `${NAME}`, `$NAME`, `$(…)`, `%NAME%`, `env:NAME`, `{{ env "NAME" }}`. */
-const PLACEHOLDER = /\$\{\w|^\$[A-Za-z_(]|^%\w+%$|^env:\w+$|^\{\{ *(env|getenv|secret)\b/;
+/** What other programs replace: `${NAME}`, `$NAME`, `$(…)`, `%NAME%`, `env:NAME`, `{env.NAME}`, `!env NAME`, `{{ env "NAME" }}`. */
+const PLACEHOLDER =
+  /\$\{\w|^\$[A-Za-z_(]|^%\w+%$|^env:\w+$|^\{(env\.|\$)\w+\}$|^!(env|secret|vault) |^\{\{ *(env|getenv|secret)\b/i;
 
 /** A warning for each text that waits to be replaced, with the variable to set. Never quotes the text: a password may begin with $. */
 export function placeholders(data: unknown, naming: Naming & { root: Shape }, path: Path = []): Problem[] {

@@ -64,6 +64,7 @@ const BROKEN: [name: string, text: string, place: string, says: string][] = [
   ["basic without a user", route(", verify: { scheme: basic, secret: s }"), "5:80", 'basic needs "username"'],
   ["a user with a colon", route(", verify: { scheme: basic, secret: s, username: 'a:b' }"), "5:108", 'without ":"'],
   ["query without a name", route(", verify: { scheme: query, secret: s }"), "5:80", 'query needs "name"'],
+  ["none with a secret", route(", verify: { scheme: none, secret: s }"), "5:94", 'none has no "secret"'],
   ["a key of another scheme", route(", verify: { scheme: github, secret: s, header: X-A }"), "5:107", "github has no"],
   ["no header's name", route(", verify: { scheme: token, secret: s, header: 'X A' }"), "5:106", "name of a header"],
   [

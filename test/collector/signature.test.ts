@@ -298,7 +298,7 @@ describe.each(SIGNED)("the signature of %s", (scheme) => {
     const digest = /(?:^|v1[=,]|v0=|sha256=)([A-Za-z0-9+/]{43,64}=?)/.exec(good)![1]!;
     const bad = [
       ["nothing", "x"],
-      ["shorter", good.replace(digest, digest.slice(0, -1))],
+      ["shorter", good.replace(digest, digest.replace(/.=?$/, ""))],
       ["longer", good.replace(digest, `${digest}0`)],
       ["half", good.replace(digest, digest.slice(0, digest.length / 2))],
       ["foreign characters", good.replace(digest, `!${digest.slice(1)}`)],
@@ -353,12 +353,14 @@ describe.each(TIMED)("the time of %s", (scheme) => {
     expect(judge({ scheme, headers, now: NOW + 999 })).toBe(verdict);
   });
 
-  test("is whole seconds in digits, also where it is signed like that", () => {
-    for (const time of [`${SECOND}.0`, `+${SECOND}`, "0x6a", "now", "-1", "1e9", "9".repeat(20), `${SECOND}x`]) {
+  test("is seconds or milliseconds in digits, or RFC 3339, and nothing else, also where that is signed", () => {
+    const wrong = ["0x6a", "now", "-1", "1e9", "9".repeat(20), `${SECOND}x`, "2026-03-02", "2026-13-02T18:05:00Z"];
+    for (const time of [...wrong, `${SECOND}.0`, `+${SECOND}`, "2026-03-02T18:05:00"])
       expect(judge({ scheme, headers: SIGN[scheme](BODY, KEY, time) })).toBe("the timestamp is malformed");
-    }
-    // Milliseconds are thirteen digits.
-    expect(judge({ scheme, headers: SIGN[scheme](BODY, KEY, NOW) })).toBe("the timestamp is malformed");
+    for (const time of [NOW, "2026-03-02T18:05:00.123Z", "2026-03-02T20:05:00+02:00"])
+      expect(judge({ scheme, headers: SIGN[scheme](BODY, KEY, time) })).toBeNull();
+    for (const time of [NOW - 301_000, "2026-03-02T17:59:59Z"])
+      expect(judge({ scheme, headers: SIGN[scheme](BODY, KEY, time) })).toContain("301 s old");
   });
 
   test("is covered by the signature", () => {
@@ -561,6 +563,25 @@ describe("schemes with settings, and other names of schemes", () => {
         headers: { "x-sig": mac("sha1", "base64", BODY) },
       },
       "X-Sig",
+    ],
+    [
+      "base64 without its padding",
+      {
+        scheme: "hmac",
+        header: "X-Sig",
+        encoding: "base64",
+        headers: { "x-sig": mac("sha256", "base64", BODY).replace("=", "") },
+      },
+      "X-Sig",
+    ],
+    [
+      "Stripe's form under another name",
+      {
+        scheme: "stripe",
+        header: "Mux-Signature",
+        headers: { "mux-signature": SIGN.stripe(BODY)["Stripe-Signature"]! },
+      },
+      "Mux-Signature",
     ],
     [
       "a signed time",
