@@ -206,7 +206,7 @@ async function receive(collector: Collector, { route, request, record }: Receive
   const body = await readBody(request, MAX_BODY_BYTES);
   record.size = body.length;
   verifyBody(body);
-  const { data, text } = await readPayload(unpacked(body), asked.header("content-type"));
+  const { data, text } = readPayload(unpacked(body), asked.header("content-type"));
   const context = { missing: route.missing, ...asked, body: text };
   if (route.when && route.when.render(data, context).trim() !== "true") {
     collector.figures.filtered.add();

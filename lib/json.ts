@@ -10,7 +10,10 @@ export const DEEPEST = 500;
 
 /** The text of bytes, in the encoding that a byte order mark names, else in `charset`. @throws Error "not UTF-8", RangeError for an unknown charset. */
 export function decodeText(bytes: Uint8Array, charset = "utf-8"): string {
-  const [a, b, c] = bytes;
+  const [a, b, c, d] = bytes;
+  // Its mark begins like that of UTF-16.
+  if (a === 0xff && b === 0xfe && c === 0 && d === 0) return decodeUtf32(bytes, true);
+  if (a === 0 && b === 0 && c === 0xfe && d === 0xff) return decodeUtf32(bytes, false);
   const utf16 = a === 0xff && b === 0xfe ? "utf-16le" : a === 0xfe && b === 0xff ? "utf-16be" : null;
   const label = utf16 ?? (a === 0xef && b === 0xbb && c === 0xbf ? "utf-8" : charset);
   const decoder = label === "utf-8" ? UTF8 : new TextDecoder(label as Bun.Encoding, { fatal: true });
@@ -19,6 +22,18 @@ export function decodeText(bytes: Uint8Array, charset = "utf-8"): string {
   } catch {
     throw new Error(`not ${decoder.encoding.toUpperCase()}`);
   }
+}
+
+/** UTF-32 with its byte order mark, which PowerShell writes and TextDecoder doesn't know. */
+function decodeUtf32(bytes: Uint8Array, isLittleEndian: boolean): string {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  let text = "";
+  try {
+    for (let at = 4; at < bytes.length; at += 4) text += String.fromCodePoint(view.getUint32(at, isLittleEndian));
+  } catch {
+    throw new Error(`not UTF-32${isLittleEndian ? "LE" : "BE"}`);
+  }
+  return text;
 }
 
 /** The text of bytes whose charset is unknown: Windows-1252 where it isn't UTF-8. */

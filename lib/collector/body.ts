@@ -3,13 +3,14 @@
 //   JSON (application/json, +json)   its value; what isn't JSON is refused
 //   NDJSON                           a list of its lines' values
 //   forms, also multipart            fields become keys; a field `payload` that holds JSON becomes the data itself
-//   anything else                    JSON where it is JSON, else the text
+//   text, XML                        JSON where it is JSON, else the text
+//   anything else                    the same, but what begins with a brace has to be JSON
 //
 // The charset is that of a byte order mark, else of the content type, else UTF-8. Text and forms that are not UTF-8 and name no
-// charset are read as Windows-1252, the charset of old Windows programs. JSON has to be UTF-8 (RFC 8259).
+// charset are read as Windows-1252, the charset of old Windows programs; XML as its first line says. JSON has to be UTF-8 (RFC 8259).
 
 import { gunzipSync, inflateRawSync, inflateSync } from "node:zlib";
-import { decodeText, guessText } from "../json.ts";
+import { decodeText } from "../json.ts";
 import { Refusal } from "../refusal.ts";
 import { readJson } from "./numbers.ts";
 
@@ -19,6 +20,7 @@ export interface Payload {
   text: () => string;
 }
 
+const JSON_TYPE = /^(application|text)\/json$|\+json$/;
 const BRACE = 0x7b;
 const BRACKET = 0x5b;
 
@@ -54,22 +56,21 @@ export function unpacking(encoding: string | null | undefined, cap: number): (bo
 }
 
 /** Reads an unpacked body. An empty one is an empty object. Throws Refusal: 400, or 415 for a charset that is not known. */
-export async function readPayload(body: Uint8Array, contentType: string | null | undefined): Promise<Payload> {
+export function readPayload(body: Uint8Array, contentType: string | null | undefined): Payload {
   const type = contentType?.split(";")[0]!.trim().toLowerCase() ?? "";
-  const charset = /;\s*charset\s*=\s*["']?([^\s"';,]+)/i.exec(contentType ?? "")?.[1];
+  const charset = charsetOf(contentType);
   const text = () => decode(body, charset, true);
   if (body.length === 0) return { data: {}, text };
-  if (/^multipart\/form-data$/.test(type)) return { data: ofForm(await parts(body, contentType!)), text };
+  if (type === "multipart/form-data") return { data: ofForm(parts(body, contentType!)), text };
   if (type === "application/x-www-form-urlencoded") {
     // `curl -d '{"a":1}'` says that it is a form. A form that begins with a brace would have it encoded.
     if (body[0] === BRACE) return { data: json(text()), text };
     const list = body[0] === BRACKET ? tryJson(text()) : undefined;
     return { data: list ?? ofForm(fields(body, charset)), text };
   }
-  const isJson = /^(application|text)\/json$|\+json$/.test(type);
-  const given = decode(body, charset, !isJson);
+  const given = decode(body, charset, !JSON_TYPE.test(type));
   return {
-    data: /\/(x-)?(nd-?json|jsonl|json-?lines)$/.test(type) ? ofLines(given) : ofText(given, isJson),
+    data: /\/(x-)?(nd-?json|jsonl|json-?lines)$/.test(type) ? ofLines(given) : ofText(given, type),
     text: () => given,
   };
 }
@@ -78,24 +79,42 @@ function bad(message: string): Refusal {
   return new Refusal(400, "bad_body", message);
 }
 
-/** The text of a body; `guess`: as Windows-1252 where it is not UTF-8 and names no charset. */
+function charsetOf(contentType: string | null | undefined): string | undefined {
+  return /;\s*charset\s*=\s*["']?([^\s"';,]+)/i.exec(contentType ?? "")?.[1];
+}
+
+/** The text of a body; `guess`: where it is not UTF-8 and names no charset. */
 function decode(bytes: Uint8Array, charset: string | undefined, guess: boolean): string {
   try {
     return decodeText(bytes, charset);
   } catch (error) {
     if (error instanceof RangeError) throw new Refusal(415, "charset", `the charset "${charset}" is not known`);
-    if (guess && charset === undefined) return guessText(bytes);
+    if (guess && charset === undefined) return guessed(bytes);
     throw bad(`the body is ${(error as Error).message}`);
   }
 }
 
+function guessed(bytes: Uint8Array): string {
+  const [, declared] = /^<\?xml\b[^>]*\bencoding\s*=\s*["'](?!utf)([\w.:-]+)/i.exec(latin1(bytes)) ?? [];
+  try {
+    return decodeText(bytes, declared ?? "windows-1252");
+  } catch {
+    return decodeText(bytes, "windows-1252");
+  }
+}
+
+/** A character for each byte. */
+function latin1(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("latin1");
+}
+
 // JSON and text
 
-function ofText(text: string, isJson: boolean): unknown {
+function ofText(text: string, type: string): unknown {
   const begin = text.trimStart()[0];
   if (begin === undefined) return {};
-  // Text that begins with a brace is meant to be JSON, whatever its content type.
-  return isJson || begin === "{" ? json(text) : (tryJson(text) ?? text);
+  const isJson = JSON_TYPE.test(type) || (begin === "{" && !type.startsWith("text/"));
+  return isJson ? json(text) : (tryJson(text) ?? text);
 }
 
 function ofLines(text: string): unknown[] {
@@ -132,28 +151,44 @@ function fields(body: Uint8Array, charset: string | undefined): Field[] {
       .replace(/%([0-9a-f]{2})/gi, (_all, hex) => String.fromCharCode(Number.parseInt(hex, 16)));
     return decode(Buffer.from(bytes, "latin1"), charset, true);
   };
-  const pairs = Buffer.from(body).toString("latin1").trimEnd().split("&").filter(Boolean);
+  const pairs = latin1(body).trimEnd().split("&").filter(Boolean);
   return pairs.map((pair) => {
     const [name = "", ...value] = pair.split("=");
     return [decoded(name), decoded(value.join("="))];
   });
 }
 
-/** The parts of a multipart form. A file gives its name, or its content if that is JSON. */
-async function parts(body: Uint8Array, contentType: string): Promise<Field[]> {
-  let form: FormData;
-  try {
-    form = (await new Response(body, { headers: { "content-type": contentType } }).formData()) as FormData;
-  } catch (error) {
-    throw bad(`the body is not the form it says it is: ${(error as Error).message}`);
+/** The parts of a multipart form (RFC 7578). The runtime's parser takes all text for UTF-8, and finds no part where lines end in LF. */
+function parts(body: Uint8Array, contentType: string): Field[] {
+  const boundary = parameter(contentType, "boundary") ?? fail("the content type names no boundary");
+  const delimiter = new RegExp(`\\r?\\n--${RegExp.escape(boundary)}(--|[ \\t]*\\r?\\n)`);
+  // What stands before the first delimiter and behind the last one is no part. Each delimiter leaves what ends it.
+  const pieces = `\n${latin1(body)}`.split(delimiter);
+  const end = pieces.indexOf("--");
+  if (end < 0) fail("its last boundary is missing");
+  const charset = charsetOf(contentType);
+  return pieces.slice(2, end).flatMap((part, n) => (n % 2 === 0 ? partOf(part, charset) : []));
+
+  function fail(why: string): never {
+    throw bad(`the body is not the form it says it is: ${why}`);
   }
-  const entries = [...(form.entries() as Iterable<[string, string | File]>)];
-  return Promise.all(
-    entries.map(async ([name, value]): Promise<Field> => {
-      if (typeof value === "string") return [name, value];
-      return [name, /\bjson\b/.test(value.type) ? await value.text() : value.name];
-    }),
-  );
+}
+
+/** A part, given as latin1. A file gives its name, or its content if that is JSON. What has no name is left out. */
+function partOf(part: string, charset: string | undefined): [] | [Field] {
+  const [, head = "", content = ""] = /^(.*?)\r?\n\r?\n(.*)$/s.exec(part) ?? [];
+  const type = /^content-type:(.*)$/im.exec(head)?.[1] ?? "";
+  const decoded = (text: string) => decode(Buffer.from(text, "latin1"), charsetOf(type) ?? charset, true);
+  const name = parameter(head, "name");
+  if (name === undefined) return [];
+  const file = /\bjson\b/.test(type) ? undefined : parameter(head, "filename\\*?");
+  return [[decoded(name), decoded(file ?? content)]];
+}
+
+/** A parameter of a header, such as `boundary`. */
+function parameter(header: string, name: string): string | undefined {
+  const found = new RegExp(`;\\s*${name}\\s*=\\s*(?:"((?:[^"\\\\]|\\\\.)*)"|([^\\s;"]+))`, "i").exec(header);
+  return found?.[1]?.replace(/\\(.)/g, "$1") ?? found?.[2];
 }
 
 /** Fields by their names, one that comes several times as a list; a list or an object of JSON in a field is data, too. */

@@ -68,7 +68,17 @@ const TAKEN: [what: string, path: string, body: string | Uint8Array, type: strin
   ["a text", "/json", "Backup of web-1 done", "text/plain", '"Backup of web-1 done"'],
   ["a text that begins with a bracket", "/json", "[web] is down", "text/plain", '"[web] is down"'],
   ["a text in Latin-1", "/body", latin("Größe"), "text/plain", "Größe"],
+  ["a text that begins with a brace", "/body", "{web} is down", "text/plain", "{web} is down"],
+  ["lines of JSON that are called a text", "/body", '{"a":1}\n{"a":2}', "text/plain", '{"a":1}\n{"a":2}'],
+  ["UTF-32", "/json", Buffer.concat([Buffer.of(0xff, 0xfe, 0, 0, 0x31, 0xf6, 1, 0)]), "text/plain", '"😱"'],
   ["XML", "/body", "<app><user id='1'>x</user></app>\n", "application/xml", "<app><user id='1'>x</user></app>\n"],
+  [
+    "XML in the encoding that it declares",
+    "/body",
+    latin('<?xml version="1.0" encoding="windows-1251"?><a>\xcf\xf0\xe8</a>'),
+    "text/xml",
+    '<?xml version="1.0" encoding="windows-1251"?><a>При</a>',
+  ],
   ["a picture, for a fixed text", "/fixed", Buffer.from([0x89, 0x50, 0, 0xff, 0x81]), "image/png", "hit"],
   ["NDJSON", "/json", '{"a":1}\r\n\n{"a":2.0}\n', "application/x-ndjson", '[{"a":1},{"a":2.0}]'],
   ["JSON lines", "/json", '{"a":1}', "application/jsonl; charset=utf-8", '[{"a":1}]'],
@@ -109,6 +119,27 @@ const TAKEN: [what: string, path: string, body: string | Uint8Array, type: strin
     "multipart/form-data; boundary=xx",
     '{"thumb":"t.jpg"}',
   ],
+  [
+    "parts in charsets of their own",
+    "/json",
+    latin(
+      multipart(
+        part('name="a"\r\nContent-Type: text/plain; charset=windows-1251', "\xcf\xf0\xe8"),
+        part('name="b"', "Gr\xf6\xdfe"),
+        part("name=c", "Gr\xc3\xb6\xc3\x9fe\r\n\r\n--xy"),
+        part('name="\xc3\xa4\\""; filename="\xe9.bin"\r\ncontent-type: image/png', "\0\xff"),
+      ),
+    ),
+    "multipart/form-data; boundary=xx",
+    '{"a":"При","b":"Größe","c":"Größe\\r\\n\\r\\n--xy","ä\\"":"é.bin"}',
+  ],
+  [
+    "parts whose lines end in LF, around an odd boundary, between other texts",
+    "/json",
+    `before\n${multipart(part('name="a"', "1"), part("", "no name"), part('name="a"', "2")).replaceAll("\r", "").replaceAll("--xx", "--x (y)+?")}after`,
+    'multipart/form-data; charset=utf-8; boundary="x (y)+?"',
+    '{"a":["1","2"]}',
+  ],
 ];
 
 test.each(TAKEN)("%s", async (_what, path, body, type, payload) => {
@@ -122,7 +153,7 @@ const REFUSED: [what: string, body: string | Uint8Array, type: string, status: n
   ["not what its charset says", Buffer.from([0x22, 0x83]), "text/plain; charset=shift_jis", 400, "not SHIFT_JIS"],
   ["a comma too many", '{"a":"x",}', "application/json", 400, "the body is not JSON: "],
   ["a line break within a text", '{"a":"x\ny"}', "application/json", 400, "the body is not JSON: "],
-  ["half an object, called a text", '{"a"', "text/plain", 400, "the body is not JSON: "],
+  ["half an object, without a type", '{"a"', "", 400, "the body is not JSON: "],
   [
     "an error is no word of the body",
     '{"a": hunter2}',
@@ -133,6 +164,8 @@ const REFUSED: [what: string, body: string | Uint8Array, type: string, status: n
   ["a line of NDJSON", '{"a":1}\n\n{"a"\n', "application/x-ndjson", 400, "line 3 of the body is not JSON: "],
   ["JSON that is cut off, from a sender that calls it a form", '{"text":', FORM, 400, "the body is not JSON"],
   ["a form of parts without a boundary", "x", "multipart/form-data", 400, "not the form it says it is"],
+  ["a form of parts that is cut off", part('name="a"', "1"), "multipart/form-data; boundary=xx", 400, "last boundary"],
+  ["a form of parts around another boundary", multipart(), "multipart/form-data; boundary=x", 400, "last boundary"],
 ];
 
 test.each(REFUSED)("refused: %s", async (_what, body, type, status, says) => {
