@@ -9,7 +9,7 @@
 //   invalid, and unchanged for settle_ms     → `.dead-letter/NAME` beside `NAME.reason`
 //   lines of drops                           → wait for settle_ms, too: there may be more to come
 //   another name                             → stays, and is logged once
-//   not a regular file                       → the same at once, never opened or followed
+//   not a regular file                       → a dead letter at once, never opened or followed
 //   the inbox can't be written               → stays, retried with backoff; drops for other recipients don't wait
 //   changed while it is read                 → stays for ARRIVAL_MS
 //   changed just now, in a Syncthing folder  → the same: Syncthing renames a file into place, then sets its mtime; killed in
