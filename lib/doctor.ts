@@ -2,20 +2,11 @@
 // A role lists its checks in lib/<role>/doctor.ts; those that roles share are here.
 
 import { X509Certificate } from "node:crypto";
-import {
-  accessSync,
-  constants,
-  existsSync,
-  lstatSync,
-  readFileSync,
-  readdirSync,
-  readlinkSync,
-  statSync,
-  statfsSync,
-} from "node:fs";
+import { existsSync, lstatSync, readFileSync, readdirSync, readlinkSync, statSync, statfsSync } from "node:fs";
 import { join } from "node:path";
 import { HttpError, openClient } from "./client.ts";
-import { ConfigError, type Listen } from "./config.ts";
+import { ConfigError, type Listen, listenAddress } from "./config.ts";
+import { NO_JUDGE, unwritable } from "./config/access.ts";
 import type { Connection } from "./guard.ts";
 import { nearestFolder } from "./files.ts";
 import { errorChain } from "./log.ts";
@@ -51,8 +42,7 @@ export const red = (name: string, detail: string, fix: string): Check => ({ name
 
 /** The most severe state. */
 export function overall(checks: readonly Check[]): State {
-  if (checks.some(({ state }) => state === "red")) return "red";
-  return checks.some(({ state }) => state === "yellow") ? "yellow" : "green";
+  return (["red", "yellow"] as const).find((one) => checks.some(({ state }) => state === one)) ?? "green";
 }
 
 /** The command `doctor` of a role. `examine` gives the checks of a valid configuration. */
@@ -138,14 +128,10 @@ export function space(folders: readonly string[]): Check[] {
 
 /** Whether the folders can be written to, or made. */
 export function rights(role: string, folders: readonly string[]): Check[] {
+  const fix = `systemctl edit picket-${role} (ReadWritePaths), or chown`;
   const bad = folders.flatMap((folder) => {
-    try {
-      accessSync(nearestFolder(folder), constants.W_OK | constants.X_OK);
-      return [];
-    } catch (error) {
-      const fix = `systemctl edit picket-${role} (ReadWritePaths), or chown`;
-      return [red(`rights ${folder}`, errorChain(error), fix)];
-    }
+    const why = unwritable(folder, NO_JUDGE);
+    return why === null ? [] : [red(`rights ${folder}`, why, fix)];
   });
   return bad.length > 0 ? bad : [green("rights", `${folders.join(", ")}: writable`)];
 }
@@ -159,7 +145,7 @@ export function clock(ahead: number, whose: string): Check {
 }
 
 /** Whether this clock is synchronised, and not behind what was stored last (milliseconds since 1970). */
-export async function ownClock(newest: number | null): Promise<Check[]> {
+async function ownClock(newest: number | null): Promise<Check[]> {
   const ahead = (newest ?? 0) - Date.now();
   if (ahead > CLOCK_RED_MS) {
     const detail = `the newest data is ${duration(ahead)} ahead of it: it is behind, or was ahead`;
@@ -171,7 +157,7 @@ export async function ownClock(newest: number | null): Promise<Check[]> {
 }
 
 /** When certificates expire. */
-export function certificates(role: string, { tls }: Pick<Connection, "tls">): Check[] {
+function certificates(role: string, { tls }: Pick<Connection, "tls">): Check[] {
   const files = tls ? [tls.cert_file, ...(tls.client_ca_file === undefined ? [] : [tls.client_ca_file])] : [];
   return files.map((file) => {
     const name = `certificate ${file}`;
@@ -190,7 +176,7 @@ export function certificates(role: string, { tls }: Pick<Connection, "tls">): Ch
 }
 
 /** Files in a folder that belong to another account than the folder, such as those of a copy that root made. */
-export function owners(folder: string): Check[] {
+function owners(folder: string): Check[] {
   if (!existsSync(folder)) return [];
   const { uid } = statSync(folder);
   const strange = readdirSync(folder)
@@ -204,27 +190,50 @@ export function owners(folder: string): Check[] {
   return [red(`owner ${folder}`, detail, `chown -R --reference=${folder} ${folder}`)];
 }
 
-interface Served extends Connection {
-  listen: Listen;
+/** A role that listens, as it is configured. */
+interface Listener extends Pick<Connection, "auth" | "tls"> {
+  /** Undefined where it doesn't listen. */
+  listen: Listen | undefined;
+  /** Where it writes. */
+  folders: readonly string[];
+  /** Folders whose files all belong to one account. */
+  owned: readonly string[];
+  /** The time of its newest data, in milliseconds since 1970. */
+  newest: number | null;
+  /** The file that the daemon locks for its folder. */
+  lock: string | null;
 }
 
-/**
- * Asks the running daemon for its figures.
- * @param lock the file that a daemon locks for its folder.
- */
-export async function daemon(
-  role: string,
-  { listen, auth, tls }: Served,
-  lock: string | null,
-): Promise<{ checks: Check[]; figures: Record<string, unknown> }> {
+/** The checks of each role that listens, and the figures of the running daemon. */
+export async function examineListener(role: string, listener: Listener): Promise<Asked> {
+  const { folders, owned, newest, listen } = listener;
+  const { checks, figures } = listen ? await daemon(role, { ...listener, listen }) : { checks: [], figures: {} };
+  const all = [
+    ...space(folders),
+    ...rights(role, folders),
+    ...owned.flatMap(owners),
+    ...certificates(role, listener),
+    ...(await ownClock(newest)),
+    ...(await unit(role)),
+    ...checks,
+  ];
+  return { checks: all, figures };
+}
+
+interface Asked {
+  checks: Check[];
+  figures: Record<string, unknown>;
+}
+
+/** Asks the running daemon for its figures. */
+async function daemon(role: string, { listen, auth, tls, lock }: Listener & { listen: Listen }): Promise<Asked> {
   const name = "daemon";
-  const holder = lock === null ? null : holderOf(lock);
-  const answer = (check: Check, figures = {}) => ({ checks: [check], figures });
+  const answer = (check: Check, figures = {}): Asked => ({ checks: [check], figures });
   if (tls?.client_ca_file !== undefined || listen.port === 0) {
     return answer(green(name, `${String(listen)} is not asked: it wants a client certificate, or has no fixed port`));
   }
-  const host = listen.host === "0.0.0.0" ? "127.0.0.1" : listen.host === "::" ? "[::1]" : listen.host;
-  const url = `${tls ? "https" : "http"}://${host.includes(":") && !host.startsWith("[") ? `[${host}]` : host}:${listen.port}`;
+  const host = { "0.0.0.0": "127.0.0.1", "::": "::1" }[listen.host] ?? listen.host;
+  const url = `${tls ? "https" : "http"}://${String(listenAddress(host, listen.port))}`;
   const [token] = auth.token;
   try {
     const client = openClient({
@@ -237,15 +246,15 @@ export async function daemon(
     const { body } = await client.ask({ path: "/health", what: "health" });
     return answer(green(name, `${url} works`), body);
   } catch (error) {
+    const text = errorChain(error);
     if (error instanceof HttpError && error.status === 503) {
       const { problem, error: what } = error.body;
       const why = [problem, what].find((one) => typeof one === "string");
-      return answer(red(name, why ?? errorChain(error), `journalctl -u picket-${role} -n 50`), error.body);
+      return answer(red(name, why ?? text, `journalctl -u picket-${role} -n 50`), error.body);
     }
-    if (error instanceof HttpError)
-      return answer(yellow(name, `${url}: ${errorChain(error)}`, `curl -i ${url}/health`));
-    const text = errorChain(error);
+    if (error instanceof HttpError) return answer(yellow(name, `${url}: ${text}`, `curl -i ${url}/health`));
     const why = text.includes("ECONNREFUSED") ? `nothing listens on ${String(listen)}` : text;
+    const holder = lock === null ? null : holderOf(lock);
     const other = holder === null ? "" : `; process ${holder} uses its folder`;
     return answer(red(name, `${why}${other}`, `systemctl restart picket-${role}`));
   }
@@ -258,20 +267,22 @@ function holderOf(file: string): string | null {
   return new RegExp(`FLOCK .* (\\d+) \\S+:${inode} `).exec(locks)?.[1] ?? null;
 }
 
+/** Whether an inbox gets what a role has to say. */
+export function notifies(role: string, what: string, notify?: { recipient: string; inbox_dir: string }): Check {
+  return notify
+    ? green("notify", `${what} go to ${notify.recipient} in ${notify.inbox_dir}`)
+    : yellow("notify", `no inbox gets the ${what}`, `picket-${role} example (notify)`);
+}
+
 /** How long ago a thing happened, for a detail. */
 export const ago = (at: number): string => `${duration(Date.now() - at)} ago`;
 
 /** The role's services: the system's and this user's. */
 export async function unit(role: string): Promise<Check[]> {
-  const checks: Check[] = [];
-  for (const scope of ["system", "user"] as const) {
-    const check = await unitOf(role, scope);
-    if (check) checks.push(check);
-  }
+  const checks = [await unitOf(role, "system"), await unitOf(role, "user")].filter((check) => check !== null);
   if (checks.length === 2 && checks.every(({ detail }) => !detail.startsWith("is "))) {
-    checks.push(
-      yellow("units", "a system service and a user service run", `systemctl --user disable --now picket-${role}`),
-    );
+    const fix = `systemctl --user disable --now picket-${role}`;
+    checks.push(yellow("units", "a system service and a user service run", fix));
   }
   return checks.length > 0 ? checks : [green("unit", "not installed as a systemd service")];
 }

@@ -2,20 +2,7 @@
 
 import { existsSync, readFileSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
-import {
-  type Check,
-  ago,
-  certificates,
-  daemon,
-  doctorCommand,
-  green,
-  owners,
-  ownClock,
-  rights,
-  space,
-  unit,
-  yellow,
-} from "../doctor.ts";
+import { type Check, ago, doctorCommand, examineListener, green, yellow } from "../doctor.ts";
 import { duration, size } from "../text.ts";
 import type { Config } from "./config.ts";
 import { readDeliveries } from "./deliveries.ts";
@@ -28,17 +15,11 @@ const LARGE_BYTES = 256 << 20;
 export const doctor = doctorCommand<Config>("collector", async (config) => {
   const { inbox_dir, webhook, drop_folder } = config;
   const folders = [inbox_dir, ...(drop_folder ? [drop_folder.path] : [])];
-  const asked = webhook ? await daemon("collector", { ...config, listen: webhook.listen }, null) : null;
   const inboxes = listed(inbox_dir).filter((name) => name.endsWith(".inbox"));
   const newest = Math.max(0, ...inboxes.map((name) => statSync(join(inbox_dir, name)).mtimeMs));
+  const about = { ...config, listen: webhook?.listen, folders, owned: [inbox_dir], newest, lock: null };
   return [
-    ...space(folders),
-    ...rights("collector", folders),
-    ...owners(inbox_dir),
-    ...certificates("collector", config),
-    ...(await ownClock(newest)),
-    ...(await unit("collector")),
-    ...(asked?.checks ?? []),
+    ...(await examineListener("collector", about)).checks,
     ...(webhook && webhook.routes.length > 0 ? [await deliveries(inbox_dir)] : []),
     ...(drop_folder ? drops(drop_folder.path) : []),
     ...inboxes.flatMap((name) => unread(inbox_dir, name)),

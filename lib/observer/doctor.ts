@@ -2,21 +2,7 @@
 
 import { accessSync, constants, existsSync } from "node:fs";
 import { dirname, join } from "node:path";
-import {
-  type Check,
-  ago,
-  certificates,
-  daemon,
-  doctorCommand,
-  green,
-  owners,
-  ownClock,
-  red,
-  rights,
-  space,
-  unit,
-  yellow,
-} from "../doctor.ts";
+import { type Check, ago, doctorCommand, examineListener, green, notifies, red, yellow } from "../doctor.ts";
 import { errorChain } from "../log.ts";
 import type { Config } from "./config.ts";
 import { LogTail } from "./tail.ts";
@@ -27,26 +13,19 @@ export const doctor = doctorCommand<Config>("observer", async (config) => {
   const { persist_path, notify, overseer_corrections: corrections } = config;
   const folder = persist_path === "" ? null : dirname(persist_path);
   const folders = [...(folder === null ? [] : [folder]), ...(notify ? [notify.inbox_dir] : [])];
-  const lock = folder === null ? null : join(folder, "observer.lock");
-  const { checks, figures } = await daemon("observer", config, lock);
-  const waiting = Number(figures["escalations_waiting"] ?? 0);
   const last =
     persist_path !== "" && existsSync(persist_path) ? (await new LogTail(persist_path).newest(1)).at(-1) : null;
   const newest = last ? Date.parse(last.timestamp) : null;
+  const lock = folder === null ? null : join(folder, "observer.lock");
+  const about = { ...config, folders, owned: folder === null ? [] : [folder], newest, lock };
+  const { checks, figures } = await examineListener("observer", about);
+  const waiting = Number(figures["escalations_waiting"] ?? 0);
   return [
-    ...space(folders),
-    ...rights("observer", folders),
-    ...(folder === null ? [] : owners(folder)),
-    ...certificates("observer", config),
-    ...(await ownClock(newest)),
-    ...(await unit("observer")),
     ...checks,
     ...(folder === null ? [] : [operations(newest)]),
     ...(waiting > 0 ? [yellow("escalations", `${waiting} wait for the inbox`, LOG)] : []),
     ...(corrections === undefined ? [] : [readable(corrections)]),
-    notify
-      ? green("notify", `escalations go to ${notify.recipient} in ${notify.inbox_dir}`)
-      : yellow("notify", "no inbox gets the escalations", "picket-observer example (notify)"),
+    notifies("observer", "escalations", notify),
   ];
 });
 

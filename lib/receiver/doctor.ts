@@ -2,21 +2,7 @@
 
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import {
-  type Check,
-  ago,
-  certificates,
-  daemon,
-  doctorCommand,
-  green,
-  owners,
-  ownClock,
-  red,
-  rights,
-  space,
-  unit,
-  yellow,
-} from "../doctor.ts";
+import { type Check, ago, doctorCommand, examineListener, green, notifies, red, yellow } from "../doctor.ts";
 import { errorChain } from "../log.ts";
 import type { Config } from "./config.ts";
 import { episodesFolder } from "./episodes.ts";
@@ -27,22 +13,16 @@ export const doctor = doctorCommand<Config>("receiver", async (config) => {
   const { data_dir, notify } = config;
   const episodes = episodesFolder(config);
   const folders = [data_dir, episodes, ...(notify ? [notify.inbox_dir] : [])];
-  const { checks, figures } = await daemon("receiver", config, join(data_dir, "receiver.lock"));
   const { newest, rows } = store(data_dir, episodes);
+  const lock = join(data_dir, "receiver.lock");
+  const about = { ...config, folders, owned: [data_dir, episodes], newest, lock };
+  const { checks, figures } = await examineListener("receiver", about);
   const gate = figures["version_gate_problem"];
   return [
-    ...space(folders),
-    ...rights("receiver", folders),
-    ...[data_dir, episodes].flatMap(owners),
-    ...certificates("receiver", config),
-    ...(await ownClock(newest)),
-    ...(await unit("receiver")),
     ...checks,
     ...rows,
     ...(typeof gate !== "string" ? [] : [red("version gate", gate, "journalctl -u picket-receiver -n 50")]),
-    notify
-      ? green("notify", `events go to ${notify.recipient} in ${notify.inbox_dir}`)
-      : yellow("notify", "no inbox gets the events", "picket-receiver example (notify)"),
+    notifies("receiver", "events", notify),
   ];
 });
 
