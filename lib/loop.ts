@@ -43,8 +43,6 @@ export interface Loop {
 export interface Loops {
   /** Adds a loop; it begins with `start`, or at once after that. */
   loop: (options: LoopOptions) => Loop;
-  /** How many there are. */
-  count(): number;
   start(): void;
   /** Has every waiting loop ask again how long: after `every` may have changed. */
   reconsider(): void;
@@ -116,7 +114,6 @@ export function createLoops(options: {
       if (started) begin([member]);
       return loop;
     },
-    count: () => members.length,
     start() {
       started = true;
       begin([...members]); // a copy: a first pass may add a loop, which then begins by itself

@@ -22,8 +22,8 @@ import { checkAsService } from "./as-service.ts";
 import { ConfigError, loadConfig, printConfig, untilRestart, type Loaded, type ShortForms } from "./config.ts";
 import { print, report, takeStrays, type Top } from "./exit.ts";
 import { createLog, errorChain, type Log, writeStderr } from "./log.ts";
-import { createLoops, toldToStop, type Loop, type LoopOptions, type Loops } from "./loop.ts";
-import { isService, managed, notify, reloading, watchdogMicroseconds } from "./systemd.ts";
+import { createLoops, toldToStop, type Loop, type LoopOptions } from "./loop.ts";
+import { isService, managed, notify, reloading, watchdogMs } from "./systemd.ts";
 import { guessText } from "./json.ts";
 import { ownCommand, unitText } from "./unit.ts";
 import { versionLine } from "./version.ts";
@@ -46,11 +46,11 @@ const STATUS_MS = 5000;
 /** What a role's `main` hands back once it really serves. */
 export interface Running<C> {
   /** One line of figures for `systemctl status`. */
-  status?(): string;
+  status(): string;
   /** What is wrong now, in a few words each, such as `DISK FULL`: stands before the figures. Null: nothing. */
   troubles?(): (string | null)[];
   /** Takes over a new, valid configuration without dropping anything. What waits for a restart (see config/restart.ts) is in it as it was. */
-  reload?(config: C): Promise<void> | void;
+  reload(config: C): Promise<void> | void;
   /** Stops taking, finishes what is in hand. The loops have ended before. */
   stop(): Promise<void>;
 }
@@ -261,13 +261,19 @@ async function runCommand<C>(life: Life<C>, command: Command<C>, log: Log): Prom
 
 async function runDaemon<C>(life: Life<C>, log: Log): Promise<number> {
   life.top.strays = log;
-  const reloads = createReloads(log);
   const { stopping, stopped } = awaitStop(log);
+  let isReloadAsked = false;
+  let reloads: Loop | undefined;
+  process.on("SIGHUP", () => {
+    log.debug("SIGHUP");
+    isReloadAsked = true;
+    reloads?.wake();
+  });
   const { config, warnings } = await load(life);
   for (const warning of warnings) log.warn(warning);
   let running: Running<C> | undefined;
-  let reload: Reload | undefined;
-  const status = (): string => statusLine(running, () => [reload?.trouble ?? null, ...loops.failing()]);
+  let trouble: string | null = null;
+  const status = (): string => statusLine(running, () => [trouble, ...loops.failing()]);
   const loops = createLoops({ log, stopping, watchdogMs: watchdogMs(), sign: createTeller(status) });
   try {
     const waits = (why: string): void => void notify(`STATUS=${why.replace(/\s+/g, " ")}`);
@@ -277,15 +283,22 @@ async function runDaemon<C>(life: Life<C>, log: Log): Promise<number> {
     throw error;
   }
   if (!stopping.aborted) {
-    begin(loops, log, status());
-    const created = (reload = createReload(life, log, { running, config }));
-    reloads.begin(async () => {
-      if (stopping.aborted) return;
+    const reload = createReload(life, log, { running, config });
+    const pass = async (): Promise<void> => {
+      if (!isReloadAsked) return;
+      isReloadAsked = false;
       notify(reloading());
-      await created.run();
+      trouble = await reload();
       loops.reconsider();
       if (!stopping.aborted) notify(ready(status()));
-    });
+    };
+    reloads = loops.loop({ name: "reload", every: () => Infinity, pass });
+    if (!notify(ready(status())) && managed()) {
+      log.warn(
+        "systemd can't be notified: its socket is gone, or libc is unreachable (is MemoryDenyWriteExecute set?)",
+      );
+    }
+    loops.start();
     await stopped;
   }
   await Promise.race([loops.ended(), Bun.sleep(LOOPS_END_MS)]);
@@ -315,32 +328,15 @@ function statusLine(running: Running<never> | undefined, others: () => (string |
   const parts = others();
   try {
     parts.unshift(...(running?.troubles?.() ?? []));
-    parts.push(running?.status?.() ?? null);
+    parts.push(running?.status() ?? null);
   } catch (error) {
     parts.push(`no figures: ${errorChain(error)}`);
   }
   return parts.filter(Boolean).join("; ").replace(/\s+/g, " ").trim();
 }
 
-/** Says that it serves, and starts the loops. */
-function begin(loops: Loops, log: Log, status: string): void {
-  if (!notify(ready(status)) && managed()) {
-    log.warn("systemd can't be notified: its socket is gone, or libc is unreachable (is MemoryDenyWriteExecute set?)");
-  }
-  // A role whose work is done by its request handlers alone has no loop; its work goes on as long as the event loop does.
-  if (loops.count() === 0 && managed()) {
-    loops.loop({ name: "status", every: () => STATUS_MS / 1000, pass: () => Promise.resolve() });
-  }
-  loops.start();
-}
-
 function ready(status: string): string {
   return status === "" ? "READY=1" : `READY=1\nSTATUS=${status}`;
-}
-
-function watchdogMs(): number | null {
-  const period = watchdogMicroseconds();
-  return period === null ? null : period / 1000;
 }
 
 /** Makes of the loops' signs of life what systemd is told: WATCHDOG=1 while all live, STATUS= when it has changed. */
@@ -368,70 +364,35 @@ function createTeller(status: () => string): (all: boolean) => void {
   };
 }
 
-/** SIGHUPs: those before the start is over wait for it, those during a reload make one more afterwards. */
-function createReloads(log: Log): { begin(reload: () => Promise<void>): void } {
-  let reload: (() => Promise<void>) | undefined;
-  let isAsked = false;
-  let isBusy = false;
-  async function work(): Promise<void> {
-    if (isBusy || !reload) return;
-    isBusy = true;
-    while (isAsked) {
-      isAsked = false;
-      await reload();
-    }
-    isBusy = false;
-  }
-  process.on("SIGHUP", () => {
-    log.debug("SIGHUP");
-    isAsked = true;
-    void work();
-  });
-  return {
-    begin(begun) {
-      reload = begun;
-      void work();
-    },
-  };
-}
-
-interface Reload {
-  run(): Promise<void>;
-  /** Why the file is not in effect as it stands; null when it is. */
-  trouble: string | null;
-}
-
-/** Reads the file again. A valid one takes effect, but for what waits for a restart; an invalid one is refused, and the former stays. */
+/**
+ * Reads the file again. A valid one takes effect, but for what waits for a restart; an invalid one is refused, and the former stays. Gives why
+ * the file is not in effect as it stands; null when it is.
+ */
 function createReload<C>(
   life: Life<C>,
   log: Log,
   { running, config: first }: { running: Running<C>; config: C },
-): Reload {
+): () => Promise<string | null> {
   let former = first;
-  const reload: Reload = { run, trouble: null };
-  return reload;
-
-  async function run(): Promise<void> {
+  return async () => {
     try {
       const { config: next, warnings } = await load(life);
       for (const warning of warnings) log.warn(warning);
-      if (!running.reload) return log.warn("configuration is valid, but takes effect at the next start only");
       const { config, messages, problems } = untilRestart(life.options.schema, { former, next });
       for (const message of messages) log.warn(message);
       if (problems.length > 0) throw new ConfigError(problems);
       await running.reload(config);
       former = config;
-      const waiting = messages.map((message) => message.split(": ")[0]).join(", ");
-      reload.trouble = waiting === "" ? null : `restart needed: ${waiting}`;
       log.info("configuration reloaded");
+      return messages.length === 0 ? null : `restart needed: ${messages.map((one) => one.split(": ")[0]).join(", ")}`;
     } catch (error) {
       const problems = error instanceof ConfigError ? error.problems : [errorChain(error)];
       for (const problem of problems) log.error(problem);
-      reload.trouble = `old configuration: ${problems.length} ${problems.length === 1 ? "error" : "errors"}`;
       log.error("configuration refused: the former one stays");
       if (error instanceof Error && error.stack) log.debug(error.stack);
+      return `old configuration: ${problems.length} ${problems.length === 1 ? "error" : "errors"}`;
     }
-  }
+  };
 }
 
 /** Calls `first` at the first SIGINT or SIGTERM; a second one ends the process at once. */

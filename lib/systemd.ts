@@ -8,25 +8,19 @@ import { monotonicMicroseconds, sendDatagram } from "./ffi.ts";
 
 interface Manager {
   socket: string | null;
-  watchdog: number | null;
+  watchdogMs: number | null;
 }
 
 let manager: Manager | undefined;
 
 function current(): Manager {
-  manager ??= takeFromEnvironment(process.env);
-  return manager;
-}
-
-function takeFromEnvironment(env: Record<string, string | undefined>): Manager {
-  const { NOTIFY_SOCKET: socket, WATCHDOG_USEC: period, WATCHDOG_PID: pid } = env;
-  delete env["NOTIFY_SOCKET"];
-  delete env["WATCHDOG_USEC"];
-  delete env["WATCHDOG_PID"];
-  if (socket === undefined || socket === "") return { socket: null, watchdog: null };
+  if (manager) return manager;
+  const { NOTIFY_SOCKET: socket, WATCHDOG_USEC: period, WATCHDOG_PID: pid = "" } = process.env;
+  for (const name of ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"]) delete process.env[name];
+  if (!socket) return (manager = { socket: null, watchdogMs: null });
   const microseconds = Number(period);
-  const ours = pid === undefined || pid === "" || pid === String(process.pid);
-  return { socket, watchdog: ours && Number.isSafeInteger(microseconds) && microseconds > 0 ? microseconds : null };
+  const isOurs = ["", String(process.pid)].includes(pid) && Number.isSafeInteger(microseconds) && microseconds > 0;
+  return (manager = { socket, watchdogMs: isOurs ? microseconds / 1000 : null });
 }
 
 /** Whether a service manager started this process: $NOTIFY_SOCKET was set. */
@@ -55,7 +49,7 @@ export function reloading(): string {
   return now === null ? "RELOADING=1" : `RELOADING=1\nMONOTONIC_USEC=${now}`;
 }
 
-/** $WATCHDOG_USEC: how long systemd waits for `WATCHDOG=1`. Null when it doesn't wait, or waits for another process ($WATCHDOG_PID). */
-export function watchdogMicroseconds(): number | null {
-  return current().watchdog;
+/** How many milliseconds systemd waits for `WATCHDOG=1` ($WATCHDOG_USEC). Null when it doesn't, or waits for another process ($WATCHDOG_PID). */
+export function watchdogMs(): number | null {
+  return current().watchdogMs;
 }
