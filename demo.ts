@@ -1,8 +1,8 @@
 // picket try: runs all four roles in a temporary folder, each as a process, and shows each step.
 // Runs until Ctrl-C, or with --once to the end of the story. Only SIGKILL makes it leave processes and files behind.
 
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync, writeFileSync } from "node:fs";
-import { arch, freemem, loadavg, release, tmpdir, totalmem, uptime } from "node:os";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
 import { openClient } from "./lib/client.ts";
@@ -54,7 +54,6 @@ export async function start(argv: string[]): Promise<number> {
 async function tell(demo: Demo, once: boolean): Promise<number> {
   const collector = await tellCollector(demo);
   const receiver = await tellReceiver(demo);
-  await tellAgent(demo, receiver);
   const observer = await tellObserver(demo);
   step("the whole story, in one inbox");
   await demo.show("collector", "read", "ops");
@@ -103,38 +102,28 @@ async function tellReceiver(demo: Demo): Promise<string> {
     `data_dir: ${demo.at("receiver")}`,
     `notify: { recipient: ops, inbox_dir: ${demo.at("inbox")} }`,
   ]);
-  const token = tokenIn(await demo.show("receiver", "host", "add", "demo", "--url", `http://${address}`));
-  step("a report of this machine comes in");
-  await send(`http://${address}/v1/host-report`, report(), { Authorization: `Bearer ${token}` });
-  await demo.show("receiver", "host", "list");
+  const added = await demo.show("receiver", "host", "add", "this-machine", "--url", `http://${address}`);
+  await tellAgent(demo, address, tokenIn(added));
+
+  step("a host that reports every 2 s goes silent");
+  const token = tokenIn(await demo.run("receiver", "host", "add", "web-1"));
+  await demo.show("receiver", "host", "set", "web-1", "--interval", "2");
+  const report = { recorded_at: new Date().toISOString(), interval_seconds: 2, host: { metrics: { load_average: 1 } } };
+  await send(`http://${address}/v1/host-report`, report, { Authorization: `Bearer ${token}` });
+  const before = demo.inbox().length;
+  await demo.event("web-1 is offline");
+  console.log(demo.inbox().slice(before).trimEnd());
   return address;
 }
 
-/** This machine in figures. */
-function report() {
-  const disk = statfsSync("/");
-  const gb = (blocks: number) => Math.floor((blocks * disk.bsize) / 2 ** 30);
-  const mb = (bytes: number) => Math.floor(bytes / 2 ** 20);
-  const metrics = {
-    memory_used_mb: mb(totalmem() - freemem()),
-    memory_total_mb: mb(totalmem()),
-    disk_used_gb: gb(disk.blocks - disk.bfree),
-    disk_total_gb: gb(disk.blocks),
-    load_average: loadavg()[0],
-    uptime_seconds: Math.floor(uptime()),
-  };
-  return { recorded_at: new Date().toISOString(), host: { metrics, facts: { kernel: release(), arch: arch() } } };
-}
-
-async function tellAgent(demo: Demo, receiver: string): Promise<void> {
+async function tellAgent(demo: Demo, receiver: string, token: string): Promise<void> {
   step("an agent reports this machine, and ships an episode that is finished");
-  const added = await demo.run("receiver", "host", "add", "this-machine", "--url", `http://${receiver}`);
   const episode = demo.at("lab/episodes/ep-1");
   mkdirSync(episode, { recursive: true });
   writeFileSync(join(episode, "steps.json"), JSON.stringify(PUSH));
   writeFileSync(join(episode, "meta.json"), JSON.stringify({ code_version: { commit: PUSH.commits[0]!.id } }));
   const agent = demo.spawn("agent", [
-    `receiver: { url: "http://${receiver}", token: ${tokenIn(added)} }`,
+    `receiver: { url: "http://${receiver}", token: ${token} }`,
     `data_dir: ${demo.at("agent")}`,
     `ship: { episodes_dir: ${demo.at("lab/episodes")}, scan_seconds: 1 }`,
   ]);
@@ -145,21 +134,8 @@ async function tellAgent(demo: Demo, receiver: string): Promise<void> {
   await demo.until("the agent says so", () => demo.log("agent").includes("shipped"));
   console.log(`${demo.log("agent").trimEnd()}\n\n${index().trimEnd()}`);
   await demo.show("receiver", "host", "list");
-
   agent.kill();
   await agent.exited;
-
-  step("a host that reports every 2 s goes silent");
-  const token = tokenIn(await demo.run("receiver", "host", "add", "web-1"));
-  await demo.show("receiver", "host", "set", "web-1", "--interval", "2");
-  await send(
-    `http://${receiver}/v1/host-report`,
-    { ...report(), interval_seconds: 2 },
-    { Authorization: `Bearer ${token}` },
-  );
-  const before = demo.inbox().length;
-  await demo.event("web-1 is offline");
-  console.log(demo.inbox().slice(before).trimEnd());
 }
 
 async function tellObserver(demo: Demo): Promise<string> {
@@ -198,13 +174,13 @@ function yourTurn(demo: Demo, { collector, receiver, observer }: Record<string, 
   console.log(`curl -d '{"text":"hello"}' http://${collector}/note
 echo '{"recipient":"ops","type":"INFO","payload":"dropped"}' > ${demo.at("drops/mine.json")}
 ${picket} collector read ops --new --config ${demo.at("collector.yaml")}
-curl http://${receiver}/v1/hosts/demo
-curl 'http://${receiver}/v1/hosts/demo/history?metric=load_average'
+curl http://${receiver}/v1/hosts/this-machine
+curl 'http://${receiver}/v1/hosts/this-machine/history?metric=load_average'
 ${picket} receiver host add another --config ${demo.at("receiver.yaml")}
 curl -d '{"endpoint":"deploy","success":false,"error":"no route to host"}' http://${observer}/observer/event
 ${picket} observer tail --follow --config ${demo.at("observer.yaml")}
 
-The host demo is silent from now on: in two minutes it is stale, in four offline, and the inbox of ops says so.
+The host this-machine is silent from now on: in two minutes it is stale, in four offline, and the inbox of ops says so.
 
 Ctrl-C ends it and leaves nothing behind.`);
 }
