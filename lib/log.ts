@@ -5,22 +5,15 @@
 
 import { fstatSync, writeSync } from "node:fs";
 
-/** How much a line matters, least first. */
-export type Level = "debug" | "info" | "warn" | "error";
-
 /** What a line carries beside its message. Undefined values are left out; an Error shows the messages of its chain. */
 export type Fields = Record<string, unknown>;
 
-/** One function a level. */
-export interface Log {
-  debug(msg: string, fields?: Fields): void;
-  info(msg: string, fields?: Fields): void;
-  warn(msg: string, fields?: Fields): void;
-  error(msg: string, fields?: Fields): void;
-}
+/** How much a line matters, least first. */
+export const LEVELS = ["debug", "info", "warn", "error"] as const;
+export type Level = (typeof LEVELS)[number];
 
-/** All levels, least first: for `--log-level`. */
-export const LEVELS: readonly Level[] = ["debug", "info", "warn", "error"];
+/** One function a level. */
+export type Log = Record<Level, (msg: string, fields?: Fields) => void>;
 
 /** The priorities of syslog(3), which journald takes from a line's start. */
 const PRIORITIES: Record<Level, number> = { error: 3, warn: 4, info: 6, debug: 7 };
@@ -57,34 +50,23 @@ export function createLog(options: {
   return { debug: at("debug"), info: at("info"), warn: at("warn"), error: at("error") };
 }
 
-/** A log for trouble that repeats: a line of one `kind` is logged at most once a minute, so that an outage can't fill the journal. */
-export interface Seldom {
-  warn(kind: string, msg: string, fields?: Fields): void;
-  error(kind: string, msg: string, fields?: Fields): void;
-}
+export type Seldom = ReturnType<typeof seldom>;
 
-/** A `Seldom` that writes to `log`. */
-export function seldom(log: Log): Seldom {
+/** A log for trouble that repeats: a line of one `kind` is logged at most once a minute, so that an outage can't fill the journal. */
+export function seldom(log: Log) {
   const loggedAt = new Map<string, number>(); // the oldest first
-  const isDue = (kind: string): boolean => {
+  const at = (level: "warn" | "error") => (kind: string, msg: string, fields?: Fields) => {
     const now = performance.now();
-    if (now - (loggedAt.get(kind) ?? Number.NEGATIVE_INFINITY) < AGAIN_MS) return false;
+    if (now - (loggedAt.get(kind) ?? Number.NEGATIVE_INFINITY) < AGAIN_MS) return;
     loggedAt.delete(kind);
     loggedAt.set(kind, now);
     for (const [oldest, at] of loggedAt) {
       if (loggedAt.size <= MOST_KINDS && now - at < AGAIN_MS) break;
       loggedAt.delete(oldest);
     }
-    return true;
+    log[level](msg, fields);
   };
-  return {
-    warn(kind, msg, fields) {
-      if (isDue(kind)) log.warn(msg, fields);
-    },
-    error(kind, msg, fields) {
-      if (isDue(kind)) log.error(msg, fields);
-    },
-  };
+  return { warn: at("warn"), error: at("error") };
 }
 
 /** The messages of an error and of its causes, `what failed: why: why that`. Anything thrown will do; endless chains are cut. */

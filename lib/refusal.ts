@@ -2,37 +2,29 @@
 
 import { type Log, seldom } from "./log.ts";
 
-/** What a refusal has besides its status, code and message. */
-interface More {
-  /** Further members of the JSON. */
-  extra?: Record<string, unknown>;
-  headers?: Record<string, string>;
-  /** Answers with the status alone. */
-  empty?: boolean;
-  /** Fields for the log alone. */
-  log?: Record<string, unknown>;
-}
-
 /** Refuses with JSON `{error, code, …extra}`, or with nothing but the status where `empty` says so. */
 export class Refusal extends Error {
   readonly status: number;
   readonly code: string;
-  readonly extra: Record<string, unknown>;
-  readonly headers: Record<string, string>;
-  readonly empty: boolean;
-  readonly log: Record<string, unknown>;
+  /** Further members of the JSON. */
+  readonly extra: Record<string, unknown> = {};
+  readonly headers: Record<string, string> = {};
+  readonly empty: boolean = false;
+  /** Fields for the log alone. */
+  readonly log: Record<string, unknown> = {};
 
-  constructor(status: number, code: string, message: string, more: More = {}) {
+  constructor(
+    status: number,
+    code: string,
+    message: string,
+    more: Partial<Pick<Refusal, "extra" | "headers" | "empty" | "log">> = {},
+  ) {
     super(message);
     this.status = status;
     this.code = code;
-    this.extra = more.extra ?? {};
-    this.headers = more.headers ?? {};
-    this.empty = more.empty ?? false;
-    this.log = more.log ?? {};
+    Object.assign(this, more);
   }
 
-  /** The answer itself. */
   response(): Response {
     const { status, headers, message: error, code, extra } = this;
     if (this.empty) return new Response(null, { status, headers });
