@@ -20,10 +20,10 @@
 // It can't see: a change of equal length further than 4096 bytes from both ends of what was read; a file that is moved into another folder
 // while nothing has it open; what was truncated before it was read.
 
-import { type Stats, closeSync, existsSync, fstatSync, read, readSync, readdirSync, statSync } from "node:fs";
+import { type Stats, closeSync, existsSync, fstatSync, read, readdirSync, statSync } from "node:fs";
 import { basename, dirname, extname, join } from "node:path";
 import * as v from "valibot";
-import { openToRead } from "./files.ts";
+import { openToRead, readAt } from "./files.ts";
 
 const CHUNK = 1 << 20;
 const PRINT_BYTES = 4096;
@@ -153,15 +153,13 @@ export async function readOn(
     for (let end = bytes.indexOf(NEWLINE); end >= 0 && !enough; end = bytes.indexOf(NEWLINE, start)) {
       const length = restLength + end - start;
       const offset = at + end - length;
-      // Written out: a million of them are made at a start.
-      if (restLength === 0) {
-        enough = visit({ bytes, start, end: Math.min(end, start + longest), length, offset, generation }) === true;
-      } else {
-        const joined = Buffer.concat([...rest, bytes.subarray(start, end)]);
-        enough =
-          visit({ bytes: joined, start: 0, end: Math.min(joined.length, longest), length, offset, generation }) ===
-          true;
+      const line = { bytes, start, end: Math.min(end, start + longest), length, offset, generation };
+      if (restLength > 0) {
+        line.bytes = Buffer.concat([...rest, bytes.subarray(start, end)]);
+        line.start = 0;
+        line.end = Math.min(line.bytes.length, longest);
       }
+      enough = visit(line) === true;
       rest = [];
       restLength = 0;
       start = end + 1;
@@ -175,13 +173,7 @@ export async function readOn(
   }
   if (last === null) return from;
   const { offset, tail } = last;
-  return {
-    ...fileOf(stats),
-    generation: from.generation,
-    offset,
-    head: hash(head.subarray(0, offset)),
-    tail: hash(tail),
-  };
+  return { ...fileOf(stats), generation, offset, head: hash(head.subarray(0, offset)), tail: hash(tail) };
 }
 
 /** A file that is read, or was until it was renamed; `fd` is -1 until it is found again. */
@@ -318,7 +310,7 @@ export class Cursor {
     }
     let { generation } = last.position;
     for (const sibling of this.#missed(siblings, last, is)) {
-      const fd = firstOpen([sibling], () => true);
+      const fd = openSibling(sibling);
       if (fd >= 0) this.#files.push({ fd, position: startOf(fd, ++generation) });
     }
     if (here !== null) this.#files.push({ fd: here, position: startOf(here, ++generation) });
@@ -376,23 +368,27 @@ export class Cursor {
 
 type FileOf = Pick<Position, "dev" | "inode" | "born" | "mtime">;
 
-interface Sibling extends FileOf {
+interface Listed extends FileOf {
   path: string;
+}
+
+interface Sibling extends Listed {
   rank: number | null;
 }
 
 /** A folder in which files are being renamed is listed until two listings agree. */
-function agreedListing(folder: string): Omit<Sibling, "rank">[] {
+function agreedListing(folder: string): Listed[] {
+  const nameOf = ({ path, dev, inode }: Listed): string => `${dev} ${inode} ${path}`;
   let found = listing(folder);
   for (let n = 1; n < LISTINGS; n++) {
-    const before = found;
+    const before = found.map(nameOf).join("\n");
     found = listing(folder);
-    if (found.length === before.length && found.every((file, index) => alike(file, before[index]!))) break;
+    if (found.map(nameOf).join("\n") === before) break;
   }
   return found;
 }
 
-function listing(folder: string): Omit<Sibling, "rank">[] {
+function listing(folder: string): Listed[] {
   return (existsSync(folder) ? readdirSync(folder) : []).flatMap((name) => {
     const path = join(folder, name);
     try {
@@ -403,10 +399,6 @@ function listing(folder: string): Omit<Sibling, "rank">[] {
       return [];
     }
   });
-}
-
-function alike(one: Omit<Sibling, "rank">, other: Omit<Sibling, "rank">): boolean {
-  return isSame(one, other) && one.path === other.path;
 }
 
 function fileOf({ dev, ino: inode, birthtimeMs: born, mtimeMs: mtime }: Stats): FileOf {
@@ -467,8 +459,7 @@ function shut(file: Followed): void {
 /** The last bytes before `end`. */
 function bytesBefore(fd: number, end: number): Buffer {
   const begin = Math.max(0, end - PRINT_BYTES);
-  const bytes = Buffer.alloc(end - begin);
-  return bytes.subarray(0, readSync(fd, bytes, 0, bytes.length, begin));
+  return readAt(fd, begin, end - begin);
 }
 
 /** The last bytes of both, copied. */

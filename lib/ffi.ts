@@ -9,7 +9,6 @@ import { dlopen, read } from "bun:ffi";
 // Numbers from the kernel's headers, the same on x86-64 and arm64 (asm-generic).
 const LOCK_EX = 2;
 const LOCK_NB = 4;
-const LOCK_UN = 8;
 const EINTR = 4;
 const EAGAIN = 11;
 const F_SETSIG = 10;
@@ -73,17 +72,14 @@ function errno(c: Libc): number {
 }
 
 /**
- * Takes or releases the lock of an open file, flock(2). Never waits, because a wait would stop the event loop. The kernel
- * releases a lock when the last descriptor of that opening is closed, so also when its owner dies.
- * @returns whether it is done; false when another opening holds the lock, and where there is no libc.
+ * Takes the lock of an open file, flock(2). Never waits, because a wait would stop the event loop. The kernel releases it
+ * when the last descriptor of that opening is closed, so also when its owner dies.
+ * @returns false when another opening holds the lock, and where there is no libc.
  */
-export function flock(fd: number, operation: "exclusive" | "unlock"): boolean {
+export function flock(fd: number): boolean {
   const c = libc();
-  if (c === null) return false;
-  for (;;) {
-    if (c.flock(fd, operation === "exclusive" ? LOCK_EX | LOCK_NB : LOCK_UN) === 0) return true;
-    if (errno(c) !== EINTR) return false;
-  }
+  // With LOCK_NB it can't be interrupted: it doesn't wait.
+  return c !== null && c.flock(fd, LOCK_EX | LOCK_NB) === 0;
 }
 
 /**

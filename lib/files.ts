@@ -10,6 +10,7 @@ import {
   lchownSync,
   mkdirSync,
   openSync,
+  readSync,
   renameSync,
   statSync,
   statfsSync,
@@ -85,6 +86,14 @@ export function openToRead(path: string): number | null {
   }
 }
 
+/** Bytes of an open file; fewer where it ends before. */
+export function readAt(fd: number, position: number, length: number): Buffer {
+  const bytes = Buffer.alloc(length);
+  let got = 0;
+  for (let n = 1; n > 0 && got < length; got += n) n = readSync(fd, bytes, got, length - got, position + got);
+  return bytes.subarray(0, got);
+}
+
 /** Why nothing new can be written to a folder now (gone, read-only, full), in words; null when something can. */
 export function cannotWrite(folder: string): string | null {
   try {
@@ -137,7 +146,7 @@ export function writeWhole(path: string, text: string, mode = 0o640): void {
 export function holdAlone(program: string, file: string): () => void {
   const fd = openSync(file, "a", 0o600);
   inheritOwner(file);
-  if (hasLibc() && !flock(fd, "exclusive")) {
+  if (hasLibc() && !flock(fd)) {
     closeSync(fd);
     const hint = "is the service running? set another folder for this one";
     throw Object.assign(new Error(`another ${program} uses "${dirname(file)}"`), { hint });

@@ -10,12 +10,12 @@
 // read before the first delivery to a recipient. So a second sync per event isn't needed, and a reader that takes the inbox
 // away doesn't bring old events back.
 
-import { closeSync, fstatSync, readSync } from "node:fs";
+import { statSync } from "node:fs";
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import * as v from "valibot";
 import { NAME_SEGMENT } from "./config.ts";
-import { makeFolder, openToRead } from "./files.ts";
+import { makeFolder } from "./files.ts";
 import { type Durability, Journal, healFolder } from "./journal.ts";
 import { Ledger } from "./ledger.ts";
 import { replay } from "./replay.ts";
@@ -129,9 +129,8 @@ export class InboxWriter {
   #journals = new Map<string, Journal>();
   #pending = new Map<string, Promise<Delivery>>();
   #ledger: Ledger;
-  /** Recipients whose inbox was searched for ids that the ledger may have lost. */
-  #tailsRead = new Set<string>();
-  #tailsUnderWay = new Map<string, Promise<void>>();
+  /** By recipient: the search of the inbox for ids that the ledger may have lost. */
+  #tails = new Map<string, Promise<void>>();
 
   constructor(options: InboxOptions) {
     this.dir = options.dir;
@@ -157,7 +156,7 @@ export class InboxWriter {
     const key = `${event.to}/${event.id}`;
     const under = this.#pending.get(key);
     if (under) return under.then(() => "already");
-    const work = this.#tailsRead.has(event.to) ? this.#writeOnce(event, key) : this.#readTailFirst(event, key);
+    const work = this.#writeOnce(event, key);
     this.#pending.set(key, work);
     const forget = () => this.#pending.delete(key);
     work.then(forget, forget);
@@ -195,34 +194,35 @@ export class InboxWriter {
     this.#ledger.hours = hours;
   }
 
-  async #readTailFirst(event: InboxEvent, key: string): Promise<Delivery> {
-    let reading = this.#tailsUnderWay.get(event.to);
-    if (!reading) {
-      reading = this.#readTail(event.to).finally(() => this.#tailsUnderWay.delete(event.to));
-      this.#tailsUnderWay.set(event.to, reading);
-    }
-    await reading;
-    this.#tailsRead.add(event.to);
-    return this.#writeOnce(event, key);
-  }
-
   async #writeOnce(event: InboxEvent, key: string): Promise<Delivery> {
-    if (isDrop(event) ? this.#ledger.knows(key) : this.#ledger.has(key)) return "already";
+    await this.#tailRead(event.to);
+    if (isDrop(event) ? this.#ledger.at(key) !== undefined : this.#ledger.has(key)) return "already";
     const line = formatEvent(event);
     await this.#append(event.to, line);
     this.#ledger.add(key, line.length);
     return "written";
   }
 
+  #tailRead(recipient: string): Promise<void> {
+    let reading = this.#tails.get(recipient);
+    if (!reading) {
+      reading = this.#readTail(recipient);
+      reading.catch(() => this.#tails.delete(recipient));
+      this.#tails.set(recipient, reading);
+    }
+    return reading;
+  }
+
   /** What the ledger lost in a crash is in the last part of the inbox. */
   async #readTail(recipient: string): Promise<void> {
     const path = inboxPath(this.dir, recipient);
-    const start = tailStart(path, TAIL_BYTES);
-    if (start < 0) return;
+    const found = statSync(path, { throwIfNoEntry: false });
+    if (!found?.isFile()) return;
     const { oldest } = this.#ledger;
     await replay({
       path,
-      from: start,
+      // Half a line, if that is where it begins, is no JSON.
+      from: Math.max(0, found.size - TAIL_BYTES),
       record: (value) => {
         const { id, ts, source } = (value ?? {}) as Partial<InboxEvent>;
         if (typeof id !== "string" || typeof source !== "string") return;
@@ -272,30 +272,4 @@ const TAIL_BYTES = 64 << 20;
 /** Whether the window doesn't matter: `dedupe_hours` is about deliveries, a drop that was delivered is over. */
 function isDrop({ source }: Pick<InboxEvent, "source">): boolean {
   return source?.startsWith("drop-folder:") === true;
-}
-
-/**
- * The start of the first whole line within the last `bytes` of a file; -1 when there is no such file, or none that has lines: a
- * FIFO in its place would be waited for, by the whole daemon.
- */
-function tailStart(path: string, bytes: number): number {
-  const fd = openToRead(path);
-  if (fd === null) return -1;
-  try {
-    const stats = fstatSync(fd);
-    if (!stats.isFile()) return -1;
-    const { size } = stats;
-    let at = Math.max(0, size - bytes);
-    const block = Buffer.alloc(64 << 10);
-    while (at > 0 && at < size) {
-      const n = readSync(fd, block, 0, block.length, at);
-      const newline = block.subarray(0, n).indexOf(0x0a);
-      if (newline >= 0) return at + newline + 1;
-      if (n === 0) break;
-      at += n;
-    }
-    return at;
-  } finally {
-    closeSync(fd);
-  }
 }

@@ -36,14 +36,13 @@ import {
   lstatSync,
   openSync,
   readdirSync,
-  readSync,
   statSync,
   writeSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { flock, hasLibc, writeLease } from "./ffi.ts";
-import { inheritOwner, makeFolder, syncFolder } from "./files.ts";
+import { inheritOwner, makeFolder, readAt, syncFolder } from "./files.ts";
 
 const dataSync = promisify(fdatasync);
 const NEWLINE = 0x0a;
@@ -176,7 +175,7 @@ export class Journal {
   async #commit(batch: Waiting[]): Promise<void> {
     this.#findFile();
     const before = fstatSync(this.#fd).size;
-    const torn = before > 0 && before !== this.#knownEnd && lastByte(this.#fd, before) !== NEWLINE;
+    const torn = before > 0 && before !== this.#knownEnd && readAt(this.#fd, before - 1, 1)[0] !== NEWLINE;
     let text = torn ? "\n" : "";
     for (const waiting of batch) text += `${waiting.line}\n`;
     const bytes = Buffer.from(text);
@@ -226,11 +225,6 @@ function diskFull(path: string): Error {
   return Object.assign(new Error(`write to "${path}": no space left on the device`), { code: "ENOSPC" });
 }
 
-function lastByte(fd: number, size: number): number {
-  const byte = Buffer.alloc(1);
-  return readSync(fd, byte, 0, 1, size - 1) === 1 ? byte[0]! : NEWLINE;
-}
-
 // ---------------------------------------------------------------------------------------------------------------
 // Intents
 
@@ -265,7 +259,7 @@ export function healFolder(intents: string, journals: string): void {
 function healIntent(path: string, journal: string): void {
   const fd = openSync(path, constants.O_RDWR);
   try {
-    if (flock(fd, "exclusive")) healFrom(fd, journal);
+    if (flock(fd)) healFrom(fd, journal);
   } finally {
     closeSync(fd);
   }
@@ -279,7 +273,7 @@ function claimIntent(folder: string, journal: string): Intent {
   for (let n = 0; ; n++) {
     const path = join(folder, `${basename(journal)}.${n}.intent`);
     const fd = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600);
-    if (!flock(fd, "exclusive")) {
+    if (!flock(fd)) {
       closeSync(fd);
       continue;
     }
@@ -306,10 +300,10 @@ function claimIntent(folder: string, journal: string): Intent {
 function healFrom(intent: number, journal: string): void {
   const noted = readIntent(intent);
   if (noted) {
+    const { dev, ino, before } = noted.place;
     const found = statSync(journal, { throwIfNoEntry: false });
-    if (found && found.ino === noted.place.ino && found.dev === noted.place.dev && found.size > noted.place.before) {
-      healJournal(journal, noted.place.before, noted.bytes);
-    }
+    if (found && found.ino === ino && found.dev === dev && found.size > before)
+      healJournal(journal, before, noted.bytes);
   }
   ftruncateSync(intent, 0);
 }
@@ -415,14 +409,11 @@ function retractBatch(fd: number, path: string, before: number, written: Buffer)
 /** Takes away the zeros that a power cut left where data had not reached the disk yet. */
 function retractZeros(fd: number, path: string, size: number): void {
   let start = size;
-  const block = Buffer.alloc(4096);
   while (start > 0) {
-    const from = Math.max(0, start - block.length);
-    const got = block.subarray(0, readSync(fd, block, 0, start - from, from));
-    let at = got.length;
-    while (at > 0 && got[at - 1] === 0) at--;
-    start = from + at;
-    if (at > 0) break;
+    const from = Math.max(0, start - 4096);
+    const last = readAt(fd, from, start - from).findLastIndex((byte) => byte !== 0);
+    start = from + last + 1;
+    if (last >= 0) break;
   }
   if (start < size) retract(fd, path, start, size);
 }
@@ -450,15 +441,4 @@ function retract(fd: number, path: string, start: number, end: number): void {
   } finally {
     closeSync(plain);
   }
-}
-
-function readAt(fd: number, position: number, length: number): Buffer {
-  const bytes = Buffer.alloc(length);
-  let got = 0;
-  while (got < length) {
-    const n = readSync(fd, bytes, got, length - got, position + got);
-    if (n === 0) break;
-    got += n;
-  }
-  return bytes.subarray(0, got);
 }

@@ -14,7 +14,7 @@ const KEPT_MS = 600_000;
 /** How many bytes of events may be delivered before the ledger is synced. */
 const SYNC_BYTES = 16 << 20;
 
-export interface LedgerOptions {
+interface LedgerOptions {
   /** Where its files lie. */
   folder: string;
   /** How long an id is remembered. */
@@ -78,12 +78,7 @@ export class Ledger {
     return at !== undefined && at >= this.oldest;
   }
 
-  /** Whether it was delivered, as far as this process remembers: for the window, and for `KEPT_MS` at least. */
-  knows(key: string): boolean {
-    return this.#seen.has(key);
-  }
-
-  /** When it was delivered, as far as this process remembers. */
+  /** When it was delivered, as far as this process remembers: for the window, and for `KEPT_MS` at least. */
   at(key: string): number | undefined {
     return this.#seen.get(key);
   }

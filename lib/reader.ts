@@ -306,6 +306,6 @@ async function takeTurn({ dir, recipient }: ReadOptions): Promise<() => void> {
   const fd = openSync(join(statePath(dir), `${recipient}.reader`), constants.O_RDWR | constants.O_CREAT, 0o600);
   inheritOwner(join(statePath(dir), `${recipient}.reader`));
   // Turns are short: a reader that holds one for five seconds is stopped, not slow, and mustn't stop the others.
-  for (let tries = 0; tries < 100 && !flock(fd, "exclusive"); tries++) await Bun.sleep(50);
+  for (let tries = 0; tries < 100 && !flock(fd); tries++) await Bun.sleep(50);
   return () => closeSync(fd);
 }

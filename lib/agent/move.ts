@@ -119,7 +119,7 @@ export function removeLeftovers(folder: string, onError: (path: string, error: u
 export function lockFolder(folder: string): (() => void) | null {
   const fd = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY);
   const unlock = () => closeSync(fd);
-  const locked = !hasLibc() || flock(fd, "exclusive");
+  const locked = !hasLibc() || flock(fd);
   // It may have been moved between open and lock.
   const here = statSync(folder, { throwIfNoEntry: false });
   if (locked && here?.ino === fstatSync(fd).ino) return unlock;
