@@ -17,7 +17,7 @@ import { Refusal } from "./lib/refusal.ts";
 import { isNestedDeeper } from "./lib/json.ts";
 import { type Log, errorChain, seldom } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
-import { type Outbox, createOutbox, inboxChannel } from "./lib/outbox.ts";
+import { createOutbox } from "./lib/outbox.ts";
 import { Admission, type Door, type Sender, asRefusal, mustBe, stamp } from "./lib/receiver/admission.ts";
 import { type News, createNews, damageEvent, eventSource, lossEvent } from "./lib/receiver/alerts.ts";
 import { COMMANDS } from "./lib/receiver/commands.ts";
@@ -49,7 +49,7 @@ import { type TakenEpisode, createTurns, episodeName, takeEpisode } from "./lib/
 import { quietPass, uploadRefused, uploadTaken } from "./lib/receiver/upload-alerts.ts";
 import { VersionGate } from "./lib/receiver/version-gate.ts";
 import { DEEPEST } from "./lib/report.ts";
-import { type Called, type Running, type Service, run } from "./lib/service.ts";
+import { type Called, type LoopOptions, type Running, type Service, run } from "./lib/service.ts";
 
 const USAGE = `picket-receiver: stores every host's reports and episodes, alerts an inbox when a host goes silent
 
@@ -83,10 +83,10 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   const { log } = service;
   refuseRootOwned(config.data_dir, episodesFolder(config));
   const from = config.notify?.from ?? "receiver";
-  const channel = inboxChannel(config.notify, { from, log });
+  const outbox = createOutbox(config.notify, { from, log });
   const tellDamage = async (error: unknown): Promise<never> => {
     const damage = damageOf(error);
-    if (damage !== null) await channel.tell(damageEvent(config.data_dir, damage));
+    if (damage !== null) await outbox.tell(damageEvent(config.data_dir, damage));
     throw error;
   };
   const lock = join(config.data_dir, "receiver.lock");
@@ -127,9 +127,8 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     return eventSource(store, log);
   }).catch(tellDamage);
   await gate.refresh();
-  const outbox = createOutbox(events, channel);
   const server = listenToAgents(receiver, service);
-  startLoops(receiver, service, outbox);
+  startLoops(receiver, service, (alive) => outbox.pass(events, alive));
   log.info("ready", { listen: String(server.address), data: config.data_dir, hosts: hostCount(receiver) });
   return {
     status: () => statusLine(receiver),
@@ -287,7 +286,7 @@ const inTurn = createTurns();
 // ---------------------------------------------------------------------------------------------------------------
 // Loops
 
-function startLoops(receiver: Receiver, service: Service, outbox: Outbox): void {
+function startLoops(receiver: Receiver, service: Service, tellEvents: LoopOptions["pass"]): void {
   const { store, news, presence, episodes, log } = receiver;
   let due = 0;
   const watching = service.loop({
@@ -298,7 +297,7 @@ function startLoops(receiver: Receiver, service: Service, outbox: Outbox): void 
       due = await watch(receiver);
     },
   });
-  const tell = service.loop({ name: "tell", every: () => 5, pass: (alive) => outbox.pass(alive) });
+  const tell = service.loop({ name: "tell", every: () => 5, pass: tellEvents });
   news.on("event", () => {
     watching.wake();
     tell.wake();

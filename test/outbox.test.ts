@@ -5,7 +5,7 @@ import { describe, expect, test } from "bun:test";
 import { renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createLog } from "../lib/log.ts";
-import { type Untold, createOutbox, derivedId, inboxChannel } from "../lib/outbox.ts";
+import { type Untold, createOutbox, derivedId } from "../lib/outbox.ts";
 import { Folder, inboxLines, until } from "./kit.ts";
 import { Hub, statuses } from "./receiver/kit.ts";
 
@@ -43,14 +43,16 @@ function sourceOf(texts: string[]) {
 
 describe("an outbox and an inbox", () => {
   const payloads = (folder: Folder) => inboxLines(folder.at("inbox"), "ops").map(({ payload }) => payload);
-  const start = (folder: Folder, source: ReturnType<typeof sourceOf>, recipient = "ops") =>
-    createOutbox(source.untold, inboxChannel({ inbox_dir: folder.at("inbox"), recipient }, { from: "me", log }));
+  const start = (folder: Folder, { untold }: ReturnType<typeof sourceOf>, recipient = "ops") => {
+    const { pass, close } = createOutbox({ inbox_dir: folder.at("inbox"), recipient }, { from: "me", log });
+    return { close, pass: () => pass(untold, alive) };
+  };
 
   test("each event is a line, in order", async () => {
     using folder = new Folder();
     const source = sourceOf(["one", "urgent", "three"]);
     const outbox = start(folder, source);
-    await outbox.pass(alive);
+    await outbox.pass();
     await outbox.close();
     expect(source.told).toBe(3);
     expect(inboxLines(folder.at("inbox"), "ops")).toEqual(
@@ -76,12 +78,12 @@ describe("an outbox and an inbox", () => {
         if (marked === text) throw new Error("killed");
       };
       const outbox = start(folder, source);
-      expect(await failure(outbox.pass(alive))).toBe("killed");
+      expect(await failure(outbox.pass())).toBe("killed");
       await outbox.close();
     }
     source.beforeMark = () => {};
     const outbox = start(folder, source);
-    await outbox.pass(alive);
+    await outbox.pass();
     await outbox.close();
     expect(source.told).toBe(3);
     expect(payloads(folder)).toEqual(["one", "two", "three"]);
@@ -92,10 +94,10 @@ describe("an outbox and an inbox", () => {
     writeFileSync(folder.at("inbox"), "a file where the folder should be");
     const source = sourceOf(["one", "two", "three"]);
     const outbox = start(folder, source);
-    for (let times = 0; times < 3; times++) expect(await failure(outbox.pass(alive))).toBe("tell the inbox");
+    for (let times = 0; times < 3; times++) expect(await failure(outbox.pass())).toBe("tell the inbox");
     expect(source.told).toBe(0);
     renameSync(folder.at("inbox"), folder.at("away"));
-    await outbox.pass(alive);
+    await outbox.pass();
     await outbox.close();
     expect(payloads(folder)).toEqual(["one", "two", "three"]);
   });
@@ -106,18 +108,18 @@ describe("an outbox and an inbox", () => {
     const former = start(folder, source);
     let closing: Promise<void> | undefined;
     source.beforeMark = () => void (closing ??= former.close());
-    await former.pass(alive);
+    await former.pass();
     await closing;
     expect(payloads(folder)).toEqual(["one"]);
     const next = start(folder, source, "others");
-    await next.pass(alive);
+    await next.pass();
     await next.close();
     expect(inboxLines(folder.at("inbox"), "others").map(({ payload }) => payload)).toEqual(["two", "three"]);
   });
 
   test("without an inbox events count as told", async () => {
     const source = sourceOf(["one", "two"]);
-    await createOutbox(source.untold, inboxChannel(undefined, { from: "me", log })).pass(alive);
+    await createOutbox(undefined, { from: "me", log }).pass(source.untold, alive);
     expect(source.told).toBe(2);
   });
 });

@@ -12,15 +12,7 @@ import { duration } from "../text.ts";
 import { writeWhole } from "../files.ts";
 import { type Durability, Journal } from "../journal.ts";
 import type { Log } from "../log.ts";
-import {
-  type Outbox,
-  type OutboxEvent,
-  REMEMBERED_HOURS,
-  type Untold,
-  createOutbox,
-  derivedId,
-  inboxChannel,
-} from "../outbox.ts";
+import { type Outbox, type OutboxEvent, REMEMBERED_HOURS, type Untold, createOutbox, derivedId } from "../outbox.ts";
 import { replay } from "../replay.ts";
 import type { Cluster, Clusters } from "./clusters.ts";
 import { fingerprintOf } from "./fingerprint.ts";
@@ -95,7 +87,7 @@ export class Escalations {
   private constructor(options: EscalationOptions) {
     const { folder, durability } = options;
     this.#options = options;
-    this.#outbox = this.#createOutbox();
+    this.#outbox = createOutbox(options.notify, { from: "observer", log: options.log });
     this.#journal =
       folder === null
         ? null
@@ -128,7 +120,7 @@ export class Escalations {
     this.#options = { ...this.#options, ...changed };
     if (!moved) return;
     const former = this.#outbox;
-    this.#outbox = this.#createOutbox();
+    this.#outbox = createOutbox(changed.notify, { from: "observer", log: this.#options.log });
     former.close().catch((error: unknown) => this.#options.log.warn("the former inbox is not closed", { error }));
   }
 
@@ -140,6 +132,7 @@ export class Escalations {
   /** Escalates clusters that are due, and tells what waits. Throws where it can't: a later pass does it. */
   async pass({ signal, alive = () => {} }: { signal: AbortSignal; alive?: () => void }): Promise<void> {
     const ask = asker(() => this.#options.model, signal);
+    const untold = async (): Promise<Untold[]> => this.#waiting();
     for (const cluster of this.#options.clusters.list()) {
       const { fingerprint, spells, runs } = cluster;
       for (const counted of [...spells, ...runs]) {
@@ -147,10 +140,10 @@ export class Escalations {
         alive();
         await this.#escalate(cluster, counted, ask);
         // The next one may wait long for its diagnosis. If this fails, the pass below tries again and throws.
-        await this.#outbox.pass(alive).catch(() => {});
+        await this.#outbox.pass(untold, alive).catch(() => {});
       }
     }
-    await this.#outbox.pass(alive);
+    await this.#outbox.pass(untold, alive);
   }
 
   async close(): Promise<void> {
@@ -204,11 +197,6 @@ export class Escalations {
     this.#untold.push(escalation);
     this.count++;
     log.warn(textOf(escalation), { fingerprint, level });
-  }
-
-  #createOutbox(): Outbox {
-    const { notify, log } = this.#options;
-    return createOutbox(async () => this.#waiting(), inboxChannel(notify, { from: "observer", log }));
   }
 
   #waiting(): Untold[] {
