@@ -14,13 +14,12 @@
 //   HttpError, `later`        401, 403, 404, 408, 429, 5xx: retry later; callers obey Retry-After
 //   HttpError, not `later`    the peer rejects this request: a retry won't help
 
-import { X509Certificate, createPrivateKey } from "node:crypto";
 import { lookup } from "node:dns/promises";
-import { readFileSync } from "node:fs";
 import { type IncomingMessage, request as httpRequest } from "node:http";
 import { type TLSSocket, connect } from "node:tls";
 import { isLoopback, isPrivate } from "./config.ts";
 import { errorChain } from "./log.ts";
+import { type Pem, readPem } from "./pem.ts";
 import { type Secret, without } from "./secret.ts";
 import { tlsFailure, tlsHint } from "./tls-failure.ts";
 
@@ -221,31 +220,12 @@ interface Outgoing {
 type Transport = (url: string, request: Outgoing) => Promise<RawAnswer>;
 
 /** Fields of `tls` options; null if no certificates are configured. @throws Error when one is invalid: `fetch` would blame the URL. */
-function certificatesOf({ ca_file, client_cert_file, client_key_file }: Peer): Record<string, string> | null {
-  const files = Object.entries({ ca: ca_file, cert: client_cert_file, key: client_key_file });
-  const read = files.flatMap(([name, file]) =>
-    file === undefined ? [] : [[name, readFileSync(file, "utf8")] as const],
-  );
-  if (read.length === 0) return null;
-  const tls = Object.fromEntries(read);
-  const certificate = (file: string | undefined, pem: string) => {
-    try {
-      return new X509Certificate(pem);
-    } catch (error) {
-      throw new Error(`"${file}" holds no certificate`, { cause: error });
-    }
-  };
-  if (tls["ca"] !== undefined) certificate(ca_file, tls["ca"]);
-  if (tls["cert"] !== undefined && tls["key"] !== undefined) {
-    const key = createPrivateKey(tls["key"]);
-    if (!certificate(client_cert_file, tls["cert"]).checkPrivateKey(key)) {
-      throw new Error(`the key in "${client_key_file}" doesn't belong to the certificate in "${client_cert_file}"`);
-    }
-  }
-  return tls;
+function certificatesOf({ ca_file: ca, client_cert_file: cert, client_key_file: key }: Peer): Pem | null {
+  const pem = readPem({ ca, cert, key });
+  return Object.keys(pem).length === 0 ? null : pem;
 }
 
-function overFetch({ url, unix, largestAnswer, allow_http }: Peer, tls: Record<string, string> | null): Transport {
+function overFetch({ url, unix, largestAnswer, allow_http }: Peer, tls: Pem | null): Transport {
   const { protocol, hostname } = new URL(url);
   const direct = isLoopback(hostname) || (allow_http === true && protocol === "http:");
   const judged = direct && unix === undefined && !isLoopback(hostname);
@@ -290,7 +270,7 @@ async function privateTarget(address: string): Promise<{ address: string; host: 
  */
 function overPinned(
   peer: Peer,
-  { certificates: tls, fingerprint }: { certificates: Record<string, string> | null; fingerprint: string },
+  { certificates: tls, fingerprint }: { certificates: Pem | null; fingerprint: string },
 ): Transport {
   return async (address, { method, headers, body, signal }) => {
     const url = new URL(address);
@@ -323,7 +303,7 @@ function overPinned(
 
 async function connectPinned(
   url: URL,
-  { fingerprint, signal, ...tls }: { fingerprint: string; signal: AbortSignal; cert?: string; key?: string },
+  { fingerprint, signal, ...tls }: Pem & { fingerprint: string; signal: AbortSignal },
 ): Promise<TLSSocket> {
   const host = url.hostname.replace(/^\[|\]$/g, "");
   const { promise, resolve, reject } = Promise.withResolvers<void>();

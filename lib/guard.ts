@@ -1,12 +1,8 @@
 // Who may connect: which addresses, with which token, and whose address a request has behind a proxy.
 
-import { X509Certificate, createPrivateKey } from "node:crypto";
-import { readFileSync } from "node:fs";
 import * as v from "valibot";
 import {
-  type Cidr,
   type Listen,
-  type Problem,
   cidr,
   holding,
   isLoopback,
@@ -16,8 +12,9 @@ import {
   secret,
   unmapped,
 } from "./config.ts";
+import { judgePem } from "./pem.ts";
 import { Refusal } from "./refusal.ts";
-import { type Secret, secretEquals } from "./secret.ts";
+import { secretEquals } from "./secret.ts";
 
 /** The schema entries of `auth`, for a role that adds some of its own. */
 export const authEntries = { ...secret("token"), allowed_ips: v.optional(v.array(cidr()), []) };
@@ -33,7 +30,11 @@ export const connectionEntries = {
           key_file: readableFile(),
           client_ca_file: v.optional(readableFile()),
         }),
-        rule(pemProblems),
+        // A server whose files are not what they are named, or don't belong together, doesn't start.
+        rule(({ cert_file: cert, key_file: key, client_ca_file: ca }) => {
+          const settings = { cert: "cert_file", key: "key_file", ca: "client_ca_file" };
+          return judgePem({ cert, key, ca }).wrong.map(({ name, text }) => ({ path: [settings[name]], text }));
+        }),
       ),
     ),
   ),
@@ -41,32 +42,8 @@ export const connectionEntries = {
   trusted_proxies: v.optional(v.array(cidr()), []),
 };
 
-/** Whether the files are what they are named, and certificate and key belong together: a server with others doesn't start. */
-function pemProblems(tls: NonNullable<Connection["tls"]>): Problem[] {
-  const problems: Problem[] = [];
-  const read = <T>(key: keyof typeof tls, what: string, parse: (pem: Buffer) => T): T | undefined => {
-    const file = tls[key];
-    try {
-      return file === undefined ? undefined : parse(readFileSync(file));
-    } catch {
-      problems.push({ path: [key], text: `${JSON.stringify(file)} is not ${what} in PEM format` });
-      return undefined;
-    }
-  };
-  const certificate = read("cert_file", "a certificate", (pem) => new X509Certificate(pem));
-  const privateKey = read("key_file", "a private key", (pem) => createPrivateKey(pem));
-  read("client_ca_file", "a certificate", (pem) => new X509Certificate(pem));
-  if (certificate && privateKey && !certificate.checkPrivateKey(privateKey))
-    problems.push({ path: ["key_file"], text: "is not the key of cert_file" });
-  return problems;
-}
-
 /** What `connectionEntries` gives. */
-export interface Connection {
-  auth: { token: Secret[]; allowed_ips: Cidr[] };
-  tls?: { cert_file: string; key_file: string; client_ca_file?: string | undefined } | undefined;
-  trusted_proxies: Cidr[];
-}
+export type Connection = v.InferOutput<v.StrictObjectSchema<typeof connectionEntries, undefined>>;
 
 /** Why a server with these settings must not start, and what to set; null when it may. */
 export function whoMayConnect({

@@ -11,13 +11,13 @@
 // Two traps of Bun: `maxRequestBodySize` answers a bare 413, so bodies are bounded in body.ts; `server.reload` keeps the old
 // certificate, so a renewed one is served by a second socket on the same port.
 
-import { readFileSync } from "node:fs";
 import type { Hono } from "hono";
 import { readOn } from "./body.ts";
 import { type Listen, listenAddress } from "./config.ts";
 import { type Connection, type CredentialsOf, createGuard } from "./guard.ts";
 import type { Log } from "./log.ts";
 import { type Counter, type Histogram, Registry, processMetrics } from "./metrics.ts";
+import { readPem } from "./pem.ts";
 import { Refusal, refusalLog, unknownPath, wrongMethod } from "./refusal.ts";
 
 /** How long requests in flight may take to finish after a stop, in milliseconds. */
@@ -202,26 +202,13 @@ function opened(open: () => Bun.Server<undefined>, listen: Listen): Bun.Server<u
   }
 }
 
-interface TlsFiles {
-  cert: string;
-  key: string;
-  ca?: string;
-  requestCert?: boolean;
-  rejectUnauthorized?: boolean;
-}
+type TlsFiles = NonNullable<ReturnType<typeof readTls>>;
 
-function readTls({ tls }: Connection): TlsFiles | null {
+function readTls({ tls }: Connection) {
   if (!tls) return null;
-  const read = (file: string): string => {
-    try {
-      return readFileSync(file, "utf8");
-    } catch (error) {
-      throw new Error(`read "${file}" for tls`, { cause: error });
-    }
-  };
-  const files = { cert: read(tls.cert_file), key: read(tls.key_file) };
-  if (tls.client_ca_file === undefined) return files;
-  return { ...files, ca: read(tls.client_ca_file), requestCert: true, rejectUnauthorized: true };
+  const { cert_file: cert, key_file: key, client_ca_file: ca } = tls;
+  const demanding = ca === undefined ? {} : { requestCert: true, rejectUnauthorized: true };
+  return { ...readPem({ cert, key, ca }), ...demanding };
 }
 
 // ---------------------------------------------------------------------------------------------------------------

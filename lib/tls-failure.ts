@@ -5,6 +5,7 @@
 
 import { isIP } from "node:net";
 import { type PeerCertificate, connect } from "node:tls";
+import type { Pem } from "./pem.ts";
 
 const TRIAL_MS = 3000;
 /** A server of TLS 1.3 refuses our certificate after the handshake: how long that is waited for. */
@@ -18,8 +19,7 @@ interface Trial {
 
 interface Tried {
   url: URL;
-  /** `tls` options: ca, cert, key. */
-  certificates: Record<string, string> | null;
+  certificates: Pem | null;
 }
 
 /** Explains a failed request; null when TLS isn't the cause. */
@@ -46,7 +46,7 @@ function certificateFailure(code: string, { url, certificates }: Tried, { certif
   }
   if (code === "DEPTH_ZERO_SELF_SIGNED_CERT") return 'its certificate is self-signed: set "ca_file" to a copy of it';
   if (!/ISSUER|LEAF|SELF_SIGNED/.test(code)) return null;
-  const trust = certificates?.["ca"] === undefined ? "which this host doesn't trust" : 'which "ca_file" doesn\'t hold';
+  const trust = certificates?.ca === undefined ? "which this host doesn't trust" : 'which "ca_file" doesn\'t hold';
   return `its certificate is issued by "${String(issuer?.CN ?? issuer?.O)}", ${trust}: set "ca_file" to that authority's certificate`;
 }
 
@@ -54,7 +54,7 @@ function certificateFailure(code: string, { url, certificates }: Tried, { certif
 function handshakeFailure(code: string, certificates: Tried["certificates"]): string | null {
   if (/WRONG_VERSION_NUMBER|HTTP_REQUEST|INVALID_RECORD/.test(code))
     return "the port doesn't speak TLS: set the URL to http://, or to the port that does";
-  if (certificates?.["cert"] !== undefined) {
+  if (certificates?.cert !== undefined) {
     if (/ALERT/.test(code)) return `the server rejects "client_cert_file" (${code.replace(/^.*ALERT_/, "")})`;
     return code === "closed" ? 'the server closes the connection: it may reject "client_cert_file"' : null;
   }

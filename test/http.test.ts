@@ -222,7 +222,7 @@ describe.skipIf(!have("openssl", "TLS"))("TLS", () => {
     await daemon.url();
     const config = readFileSync(folder.at("c.yaml"), "utf8");
     for (const [files, problem] of [
-      [["server.pem", "renewed.key", "ca.pem"], "tls.key_file: is not the key of cert_file"],
+      [["server.pem", "renewed.key", "ca.pem"], 'renewed.key" is not the key of "'],
       [["server.key", "server.key", "ca.pem"], 'server.key" is not a certificate in PEM format'],
       [["server.pem", "server.pem", "ca.pem"], 'server.pem" is not a private key in PEM format'],
       [["server.pem", "server.key", "ca.key"], "tls.client_ca_file: "],
