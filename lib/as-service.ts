@@ -4,6 +4,7 @@
 
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { accounts } from "./config/access.ts";
 import { print } from "./exit.ts";
 import { writeStderr } from "./log.ts";
 import { outputOf } from "./program.ts";
@@ -120,11 +121,9 @@ async function whyNotStarted(role: string, name: string): Promise<string> {
 async function asAccount(text: string, words: string[]): Promise<number | null> {
   const setting = (key: string) => new RegExp(`^${key}=(\\S+)`, "m").exec(text)?.[1];
   const account = setting("User") ?? "root";
-  const entry = readFileSync("/etc/passwd", "utf8")
-    .split("\n")
-    .find((line) => line.startsWith(`${account}:`));
+  const entry = accounts().find(([name]) => name === account);
   if (account === "root" || entry === undefined) return null;
-  const [, , uid = "", gid = "", , home = "/"] = entry.split(":");
+  const [, , uid = "", gid = "", , home = "/"] = entry;
   const state = setting("StateDirectory");
   const child = Bun.spawn(["setpriv", `--reuid=${uid}`, `--regid=${gid}`, "--init-groups", ...words], {
     env: {

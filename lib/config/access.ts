@@ -14,6 +14,8 @@ export interface Judge {
   folders: boolean;
 }
 
+const WRITE = constants.W_OK | constants.X_OK;
+
 export const NO_JUDGE: Judge = { role: "", service: false, folders: false };
 
 /** Why a file can't be read, after the error `code`, and what allows it. */
@@ -26,12 +28,17 @@ export function unreadable(path: string, code: string, judge: Judge): string {
 /** Why a folder, which the role makes where it is absent, can't be written to, and what allows it; null when it can. */
 export function unwritable(folder: string, judge: Judge): string | null {
   if (judge.service && mountOf(folder).hides) return `is hidden from the service${remedy(folder, "write", judge)}`;
+  const code = denial(nearestFolder(folder), WRITE);
+  return code && `cannot be written to: ${code}${isDenied(code) ? remedy(folder, "write", judge) : ""}`;
+}
+
+/** Why access(2) refuses, as an error code; null when it doesn't. */
+export function denial(path: string, mode: number): string | null {
   try {
-    accessSync(nearestFolder(folder), constants.W_OK | constants.X_OK);
+    accessSync(path, mode);
     return null;
   } catch (error) {
-    const { code = "unknown error" } = error as NodeJS.ErrnoException;
-    return `cannot be written to: ${code}${isDenied(code) ? remedy(folder, "write", judge) : ""}`;
+    return (error as NodeJS.ErrnoException).code ?? "unknown error";
   }
 }
 
@@ -67,28 +74,15 @@ function remedy(path: string, wanted: "read" | "write", { role, service }: Judge
 
 /** Whether the mode of a path, or of the folder that it would be made in, allows it. */
 function may(path: string, wanted: "read" | "write"): boolean {
-  try {
-    accessSync(
-      wanted === "read" ? path : nearestFolder(path),
-      wanted === "read" ? constants.R_OK : constants.W_OK | constants.X_OK,
-    );
-    return true;
-  } catch (error) {
-    // access(2) looks at the mode first, then whether the mount is read-only.
-    return (error as NodeJS.ErrnoException).code === "EROFS";
-  }
+  const code = wanted === "read" ? denial(path, constants.R_OK) : denial(nearestFolder(path), WRITE);
+  // access(2) looks at the mode first, then whether the mount is read-only.
+  return code === null || code === "EROFS";
 }
 
 /** The first folder on the way to this one, itself included, that this account may not search. */
 function firstClosed(folder: string): string | null {
   const above = dirname(folder) === folder ? null : firstClosed(dirname(folder));
-  if (above !== null) return above;
-  try {
-    accessSync(folder, constants.X_OK);
-    return null;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EACCES" ? folder : null;
-  }
+  return above ?? (denial(folder, constants.X_OK) === "EACCES" ? folder : null);
 }
 
 /** The mount that a path is on: whether it is read-only, and whether it hides what others see there (ProtectHome=, PrivateTmp=, InaccessiblePaths=). */
@@ -103,11 +97,14 @@ function mountOf(path: string): { readOnly: boolean; hides: boolean } {
   return { readOnly: options.split(",").includes("ro"), hides };
 }
 
-/** This account's name by /etc/passwd; null for one of DynamicUser=, which can own nothing that lasts. */
+/** This account's name; null for one of DynamicUser=, which can own nothing that lasts. */
 export function ownAccount(): string | null {
   const uid = String(process.getuid?.());
-  const entries = readFileSync("/etc/passwd", "utf8")
-    .split("\n")
-    .map((line) => line.split(":"));
-  return entries.find(([, , id]) => id === uid)?.[0] ?? null;
+  return accounts().find(([, , id]) => id === uid)?.[0] ?? null;
+}
+
+/** The fields of each line of /etc/passwd, passwd(5). */
+export function accounts(): string[][] {
+  const lines = readFileSync("/etc/passwd", "utf8").split("\n");
+  return lines.map((line) => line.split(":"));
 }

@@ -1,11 +1,11 @@
 // Paths in a configuration: "~/" is the home folder, a relative path starts at the configuration file's folder. A daemon's
 // working directory depends on how it was started.
 
-import { accessSync, constants, existsSync } from "node:fs";
+import { constants, existsSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, isAbsolute, join, relative, resolve } from "node:path";
 import * as v from "valibot";
-import { type Judge, NO_JUDGE, unreadable, unwritable } from "./access.ts";
+import { type Judge, NO_JUDGE, denial, unreadable, unwritable } from "./access.ts";
 import { marked } from "./shape.ts";
 
 const SYSTEM_DATA = "/var/lib/picket";
@@ -54,15 +54,11 @@ export function readableFile({ later = false } = {}): v.GenericSchema<string, st
   return v.pipe(
     path(),
     v.rawCheck(({ dataset, config, addIssue }) => {
-      if (!dataset.typed) return;
-      try {
-        accessSync(dataset.value, constants.R_OK);
-      } catch (error) {
-        const { code = "unknown error" } = error as NodeJS.ErrnoException;
-        const { judge } = surroundingsIn(config);
-        const message = unreadable(dataset.value, code, judge);
-        if (!later || (judge.folders && message !== "does not exist")) addIssue({ message });
-      }
+      const code = dataset.typed ? denial(dataset.value, constants.R_OK) : null;
+      if (code === null) return;
+      const { judge } = surroundingsIn(config);
+      const message = unreadable(dataset.value as string, code, judge);
+      if (!later || (judge.folders && message !== "does not exist")) addIssue({ message });
     }),
   );
 }
