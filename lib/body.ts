@@ -18,12 +18,19 @@ export async function readBody(request: Request, cap: number): Promise<Uint8Arra
   if (Number(length) > cap) throw tooLarge(`the body is over ${cap} bytes`, cap);
   const body = length === null ? await readChunks(request, cap) : await request.bytes();
   // Bun takes a line end behind a body and a second request for an error, and ends the connection; that is seen a turn later.
-  await new Promise(setImmediate);
+  await nextTurn();
   if (request.signal.aborted) {
     const why = "more than the body came before the answer, or the client went away";
     throw new Refusal(400, "cut_off", why, { log: { why } });
   }
   return body;
+}
+
+let turn: Promise<unknown> | null = null;
+
+/** Resolves at the end of this turn of the event loop; its requests share one wait. */
+function nextTurn(): Promise<unknown> {
+  return (turn ??= new Promise(setImmediate).finally(() => (turn = null)));
 }
 
 /** The body as JSON. Throws Refusal as `readBody`, 400 for another body, and 415 for an encoded one. */
