@@ -3,15 +3,15 @@
 // Flags may stand before and after the sub-command. To know which word is a flag's value and which is the sub-command,
 // argv is first read with the flags of all commands together; so one flag has one type in all commands of a role.
 
-import { parseArgs, type ParseArgsConfig } from "node:util";
+import { parseArgs } from "node:util";
 import { LEVELS, type Level } from "./log.ts";
 import { nearest } from "./nearest.ts";
 
 /** Flags as `node:util` parseArgs has them. */
-type Flags = NonNullable<ParseArgsConfig["options"]>;
+type Flags = Record<string, { type: "string" | "boolean"; short?: string }>;
 
-/** The values of flags by name: text, or true, or a list of them for a flag with `multiple`. */
-export type Args = Record<string, string | boolean | (string | boolean)[] | undefined>;
+/** The values of flags by name: text, or true. */
+export type Args = Record<string, string | boolean | undefined>;
 
 /** How a command is called, as data. */
 export interface Calling {
@@ -85,8 +85,7 @@ export function parseCommandLine(argv: string[], commands: Record<string, Callin
     if (group === null) refuseForeign(flag, command, own, commands);
     refuseMalformed(flag, every);
   }
-  const args: Args = { ...parsed.values };
-  for (const [name, { default: fallback }] of Object.entries(own)) args[name] ??= fallback;
+  const args = parsed.values as Args;
   const request = { ...commonPart(args), command, group, args, positionals: parsed.positionals.slice(words) };
   if (!request.help && !request.version) checkPositionals(request, calling);
   return request;
@@ -103,18 +102,16 @@ export function commandOf(argv: string[], commands: Record<string, Calling>): st
   }
 }
 
-/** The flags of all commands, without their defaults: those of one command must not reach another. */
+/** The flags of all commands. */
 function everyFlag(commands: Record<string, Calling>): Flags {
   const every: Flags = { ...COMMON, ...DAEMON };
   for (const [command, { options = {} }] of Object.entries(commands)) {
     if (command.startsWith("--")) every[command.slice(2)] = { type: "boolean" };
     for (const [name, flag] of Object.entries(options)) {
-      const { default: _, ...known } = flag;
-      const other = every[name];
-      if (other && (other.type !== flag.type || (other.multiple ?? false) !== (flag.multiple ?? false))) {
+      if ((every[name] ?? flag).type !== flag.type) {
         throw new Error(`declare flag --${name} alike in all commands: ${command} differs`);
       }
-      every[name] = known;
+      every[name] = flag;
     }
   }
   return every;
