@@ -44,8 +44,8 @@ function sourceOf(texts: string[]) {
 describe("an outbox and an inbox", () => {
   const payloads = (folder: Folder) => inboxLines(folder.at("inbox"), "ops").map(({ payload }) => payload);
   const start = (folder: Folder, { untold }: ReturnType<typeof sourceOf>, recipient = "ops") => {
-    const { pass, close } = createOutbox({ inbox_dir: folder.at("inbox"), recipient }, { from: "me", log });
-    return { close, pass: () => pass(untold, alive) };
+    const outbox = createOutbox({ inbox_dir: folder.at("inbox"), recipient }, { from: "me", log });
+    return { close: () => outbox.close(), pass: () => outbox.pass(untold, alive) };
   };
 
   test("each event is a line, in order", async () => {
