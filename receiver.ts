@@ -96,7 +96,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   if (isLost) {
     const lost = lossEvent(config.data_dir);
     log.error(lost.text);
-    await channel.tell(lost).catch((error: unknown) => log.error("the inbox was not told", { error }));
+    await outbox.tell(lost).catch((error: unknown) => log.error("the inbox was not told", { error }));
   }
   await makeShrinkable(store, log);
   const episodes = new EpisodeFolder(episodesFolder(config));
