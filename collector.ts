@@ -10,25 +10,17 @@ import { readBody } from "./lib/body.ts";
 import { COMMANDS } from "./lib/collector/commands.ts";
 import { Config, type Route } from "./lib/collector/config.ts";
 import { readPayload, unpacking } from "./lib/collector/body.ts";
-import { DELIVERIES, Deliveries, type DeliveryRecord } from "./lib/collector/deliveries.ts";
+import { Deliveries, type DeliveryRecord } from "./lib/collector/deliveries.ts";
 import { askedOf, deliveryId, eventId } from "./lib/collector/delivery.ts";
+import type { Drop } from "./lib/collector/drop.ts";
 import { type DropFigures, DropFolder } from "./lib/collector/drop-folder.ts";
-import { SignatureError, type Verifier, compileVerifier } from "./lib/collector/signature.ts";
+import { SignatureError, compileVerifier } from "./lib/collector/signature.ts";
 import { TemplateError } from "./lib/collector/template.ts";
 import type { Listen } from "./lib/config.ts";
 import { cannotWrite, isDiskFull } from "./lib/files.ts";
-import type { CredentialsOf } from "./lib/guard.ts";
 import { type Answer, type Health, type Server, comparable, pathOf, serve } from "./lib/http.ts";
 import { Refusal, unknownPath, wrongMethod } from "./lib/refusal.ts";
-import {
-  type Delivery,
-  type InboxEvent,
-  InboxWriter,
-  type Priority,
-  completeEvent,
-  randomId,
-  statePath,
-} from "./lib/inbox.ts";
+import { type Delivery, type InboxEvent, InboxWriter, randomId, statePath } from "./lib/inbox.ts";
 import { type Log, seldom } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
 import { type Called, type Loop, type Running, type Service, run } from "./lib/service.ts";
@@ -40,7 +32,6 @@ const USAGE = `picket-collector: webhooks and dropped files in, inbox lines out
   picket-collector ping bob "the build is green" && picket-collector read bob --new`;
 
 const MAX_BODY_BYTES = 1 << 20;
-const DEFAULT_POLL_SECONDS = 30;
 const DEDUPE_HOURS = 24;
 const FLUSH_CHECK_SECONDS = 10;
 const ACCEPTED = { status: 202, headers: { "content-type": "application/json" } };
@@ -117,29 +108,21 @@ interface Collector {
 // ---------------------------------------------------------------------------------------------------------------
 // Webhooks
 
-interface CompiledRoute extends Omit<v.InferOutput<typeof Route>, "verify" | "recipient" | "priority"> {
-  recipients: string[];
-  priority: Priority;
-  verifier: Verifier;
-  /** Headers of a 401. Some clients send user and password only after `WWW-Authenticate`. */
-  challenge: Record<string, string>;
-  /** What lets requests in that bear no token: a signature, or nothing. */
-  credentials: ReturnType<CredentialsOf>;
-  /** Its name, else its path: what events, log and `deliveries` show. */
-  title: string;
-}
+type CompiledRoute = ReturnType<typeof compileRoute>;
 
 function compileRoutes({ webhook }: Config): Map<string, CompiledRoute> {
-  const compile = ({ verify, recipient, priority, ...route }: v.InferOutput<typeof Route>): CompiledRoute => ({
-    ...route,
-    recipients: [...new Set([recipient].flat())],
-    priority: priority || "normal",
-    verifier: compileVerifier(verify ?? { scheme: "none", secret: [] }),
-    challenge: verify?.scheme === "basic" ? { "www-authenticate": 'Basic realm="picket"' } : {},
-    credentials: verify ? (verify.scheme === "none" ? "none" : "own") : null,
-    title: route.name ?? route.path,
-  });
-  return new Map((webhook?.routes ?? []).map((route) => [comparable(route.path), compile(route)]));
+  return new Map((webhook?.routes ?? []).map((route) => [comparable(route.path), compileRoute(route)]));
+}
+
+function compileRoute({ verify, recipient, ...route }: v.InferOutput<typeof Route>) {
+  // Some clients send user and password only after a 401 with this header.
+  const isBasic = verify?.scheme === "basic";
+  const challenge: Record<string, string> = isBasic ? { "www-authenticate": 'Basic realm="picket"' } : {};
+  const credentials = verify && (verify.scheme === "none" ? ("none" as const) : ("own" as const));
+  const verifier = compileVerifier(verify ?? { scheme: "none", secret: [] });
+  // What events, log and `deliveries` show.
+  const title = route.name ?? route.path;
+  return { ...route, recipients: [...new Set([recipient].flat())], verifier, credentials, challenge, title };
 }
 
 function listenForWebhooks(collector: Collector, listen: Listen): Server {
@@ -216,21 +199,22 @@ async function receive(collector: Collector, { route, request, record }: Receive
   const delivery = deliveryId(asked.header);
   const id = delivery === null ? randomId() : eventId(route.path, delivery);
   const payload = route.template.render(data, context);
-  const [first, ...others] = route.recipients.map((to) => {
-    const { type, priority, sentinel, title } = route;
-    const source = `webhook:${title}`;
-    const ts = new Date().toISOString();
-    const event = { ts, id, from: collector.config.agent, to, type, priority, payload, sentinel, source };
-    return deliver(collector, event, delivery !== null);
-  });
-  const outcomes = others.length === 0 ? [await first] : await Promise.all([first, ...others]);
+  const { type, priority, sentinel } = route;
+  const event = { id, type, priority, payload, sentinel, source: `webhook:${route.title}` };
+  const once = delivery !== null;
+  const outcomes = await Promise.all(route.recipients.map((to) => deliver(collector, { ...event, to }, once)));
   record.id = id;
   if (!outcomes.includes("written")) record.reason = "delivered before";
   return new Response(`{"id":"${id}"}`, ACCEPTED);
 }
 
+/** What a webhook or a drop gives of an event. */
+type Given = Omit<InboxEvent, "ts" | "from" | "priority"> & Pick<Drop, "priority">;
+
 /** Appends an event to its recipient's inbox, durably; `once`: unless its id is there already. */
-async function deliver({ inbox, figures }: Collector, event: InboxEvent, once: boolean): Promise<Delivery> {
+async function deliver({ inbox, figures, config }: Collector, given: Given, once: boolean): Promise<Delivery> {
+  const ts = new Date().toISOString();
+  const event: InboxEvent = { ...given, ts, from: config.agent, priority: given.priority || "normal" };
   const outcome = once ? await inbox.deliverOnce(event) : await inbox.deliver(event);
   (outcome === "already" ? figures.duplicates : figures.emitted).add();
   return outcome ?? "written";
@@ -261,20 +245,16 @@ function openDropFolder(collector: Collector, { drop_folder }: Config): DropFold
     log,
     figures: figures.drops,
     delivered: inbox,
-    deliver({ recipient: to, priority, ...drop }, given) {
-      const event = { ...drop, ...given, from: collector.config.agent, to, priority: priority || ("normal" as const) };
-      return deliver(collector, completeEvent(event), true);
-    },
+    deliver: ({ recipient: to, ...drop }, event) => deliver(collector, { ...drop, ...event, to }, true),
   });
 }
 
 /** The loop over whichever drop folder is configured now. */
 function emptyDropFolder(collector: Collector, { loop, stopping }: Service): Loop {
   let soonMs = Infinity;
-  const poll = () => collector.config.drop_folder?.poll_fallback_seconds ?? DEFAULT_POLL_SECONDS;
   const emptying = loop({
     name: "drops",
-    every: () => Math.min(poll(), soonMs / 1000),
+    every: () => Math.min(collector.config.drop_folder?.poll_fallback_seconds ?? Infinity, soonMs / 1000),
     async pass(alive) {
       soonMs = Infinity;
       soonMs = (await collector.folder?.pass(alive, () => emptying.wake(), stopping)) ?? Infinity;
@@ -335,9 +315,8 @@ function statusLine({ figures }: Collector): string {
   return `${figures.emitted.value} events, ${figures.errors.value} errors${dead}`;
 }
 
-const commands = { ...COMMANDS, deliveries: DELIVERIES };
 /** Runs the role: by itself, or as a part of picket.ts. */
 export const start = (called?: Called) =>
-  run("collector", { usage: USAGE, schema: Config, main, commands, example }, called);
+  run("collector", { usage: USAGE, schema: Config, main, commands: COMMANDS, example }, called);
 
 if (import.meta.main) await start();

@@ -1,4 +1,4 @@
-// The commands at the collector's command line: append an event, show events, hand them to a coding agent.
+// The commands at the collector's command line: append an event, show events and deliveries, hand events to a coding agent.
 
 import { resolve } from "node:path";
 import { NAME_SEGMENT, besideService } from "../config.ts";
@@ -9,6 +9,7 @@ import { wellFormed } from "../json.ts";
 import { printable } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 import { type Config, DAEMON_ONLY } from "./config.ts";
+import { SHOWN, readDeliveries } from "./deliveries.ts";
 import { doctor } from "./doctor.ts";
 
 const HOOK_CHARACTERS = 10_000;
@@ -117,6 +118,20 @@ function cut(text: string, length: number, recipient: string): string {
   return text.slice(0, length - note.length).replace(/[\uD800-\uDBFF]$/, "") + note;
 }
 
+/** `deliveries`: shows the last ones, the newest last. */
+async function deliveries(context: Context<{ failed?: boolean; json?: boolean; limit?: string }>): Promise<void> {
+  const { args, log, print } = context;
+  const limit = atLeastOne("--limit", args.limit ?? `${SHOWN}`);
+  const { inbox_dir } = await context.loadConfig(DAEMON_ONLY);
+  const records = (await readDeliveries(inbox_dir)).filter(({ status }) => !args.failed || status >= 400).slice(-limit);
+  if (records.length === 0) log.info(args.failed ? "no failed deliveries" : "no deliveries", { inbox_dir });
+  for (const record of records) {
+    const { ts, route, status, reason, size, id } = record;
+    const words = [ts, status, route, size === undefined ? "" : `${size} bytes`, id, reason];
+    print(args.json ? JSON.stringify(record) : printable(words.filter(Boolean).join(" ")));
+  }
+}
+
 function oneOf<const T extends string>(flag: string, value: string, allowed: readonly T[]): T {
   const found = allowed.find((one) => one === value);
   if (found === undefined) throw new UsageError(`${flag} "${value}" is not one of ${allowed.join(", ")}`);
@@ -190,5 +205,17 @@ example: PICKET_IDENTITY=bob picket-collector hook`,
     options: { as: { type: "string" } },
     neverFails: true,
     run: hook,
+  },
+  deliveries: {
+    summary: "show the last deliveries over webhooks, and why some failed",
+    usage: `usage: picket-collector deliveries [--failed] [--limit N] [--json]
+
+  --failed    only those that were refused
+  --limit     at most so many, the newest (default ${SHOWN})
+  --json      one line of JSON a delivery: ts, status, size, id, route, reason
+
+example: picket-collector deliveries --failed --limit 20`,
+    options: { failed: { type: "boolean" }, limit: { type: "string" }, json: { type: "boolean" } },
+    run: deliveries,
   },
 } satisfies Record<string, Command<Config>>;

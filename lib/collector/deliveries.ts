@@ -12,12 +12,10 @@ import { deniedHint } from "../files.ts";
 import { statePath } from "../inbox.ts";
 import { Journal } from "../journal.ts";
 import { replay } from "../replay.ts";
-import { type Command, type CommandContext, UsageError } from "../service.ts";
-import { cut, printable } from "../text.ts";
-import { type Config, DAEMON_ONLY } from "./config.ts";
+import { cut } from "../text.ts";
 
 /** So many are shown. A line has less than 1 KiB, so that a full file holds them. */
-const SHOWN = 1000;
+export const SHOWN = 1000;
 const FULL_BYTES = 1 << 20;
 const WRITE_MS = 100;
 const RECENT_MINUTES = 10;
@@ -108,23 +106,6 @@ export async function readDeliveries(inboxDir: string): Promise<DeliveryRecord[]
   return (await readRecords(pathsOf(inboxDir))).slice(-SHOWN);
 }
 
-/** `deliveries`: shows the last ones, the newest last. */
-async function deliveries({
-  args,
-  log,
-  print,
-  loadConfig,
-}: CommandContext<Config, { failed?: boolean; json?: boolean; limit?: string }>): Promise<void> {
-  const { limit = `${SHOWN}`, failed, json } = args;
-  if (!/^[1-9]\d{0,8}$/.test(limit)) throw new UsageError(`--limit "${limit}" is not a whole number of 1 or more`);
-  const { inbox_dir } = await loadConfig(DAEMON_ONLY);
-  const shown = (await readDeliveries(inbox_dir))
-    .filter(({ status }) => !failed || status >= 400)
-    .slice(-Number(limit));
-  if (shown.length === 0) log.info(failed ? "no failed deliveries" : "no deliveries", { inbox_dir });
-  for (const record of shown) print(json ? JSON.stringify(record) : asText(record));
-}
-
 async function readRecords(paths: [older: string, path: string]): Promise<DeliveryRecord[]> {
   const records: DeliveryRecord[] = [];
   const inode = () => statSync(paths[0], { throwIfNoEntry: false })?.ino;
@@ -138,21 +119,3 @@ async function readRecords(paths: [older: string, path: string]): Promise<Delive
     throw Object.assign(new Error(`read "${paths[1]}"`, { cause: error }), { hint: deniedHint(code) });
   }
 }
-
-function asText({ ts, route, status, reason, size, id }: DeliveryRecord): string {
-  const bytes = size === undefined ? "" : ` ${size} bytes`;
-  return printable(`${ts} ${status} ${route}${bytes}${id ? ` ${id}` : ""}${reason ? ` ${reason}` : ""}`);
-}
-
-export const DELIVERIES: Command<Config> = {
-  summary: "show the last deliveries over webhooks, and why some failed",
-  usage: `usage: picket-collector deliveries [--failed] [--limit N] [--json]
-
-  --failed    only those that were refused
-  --limit     at most so many, the newest (default ${SHOWN})
-  --json      one line of JSON a delivery: ts, status, size, id, route, reason
-
-example: picket-collector deliveries --failed --limit 20`,
-  options: { failed: { type: "boolean" }, limit: { type: "string" }, json: { type: "boolean" } },
-  run: deliveries,
-};
