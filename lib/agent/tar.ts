@@ -55,20 +55,17 @@ interface Context {
 async function* entry(path: Buffer, name: Buffer, context: Context): AsyncGenerator<Buffer> {
   const stats = lstatSync(path);
   if (stats.isDirectory()) {
-    yield headers({ name: Buffer.concat([name, SLASH]), type: "5", size: 0, ...modeAndTime(stats) });
+    yield headers({ type: "5", name: Buffer.concat([name, SLASH]), stats });
     const names = readdirSync(path, { encoding: "buffer" }) as Buffer[];
     for (const child of names.toSorted((a, b) => Buffer.compare(a, b))) {
       yield* entry(Buffer.concat([path, SLASH, child]), Buffer.concat([name, SLASH, child]), context);
     }
   } else if (stats.isSymbolicLink()) {
     const link = readlinkSync(path, { encoding: "buffer" }) as unknown as Buffer;
-    const target = resolve(dirname(String(path)), String(link));
-    if (!target.startsWith(`${context.root}/`))
-      context.skipped(
-        `${String(name)} -> ${String(link)}`,
-        "the link leads out of the episode: only the link is shipped",
-      );
-    yield headers({ name, type: "2", size: 0, link, ...modeAndTime(stats) });
+    const leadsOut = !resolve(dirname(String(path)), String(link)).startsWith(`${context.root}/`);
+    const shown = `${String(name)} -> ${String(link)}`;
+    if (leadsOut) context.skipped(shown, "the link leads out of the episode: only the link is shipped");
+    yield headers({ type: "2", name, stats, link });
   } else if (stats.isFile()) {
     yield* file(path, name, context.buffer);
   } else {
@@ -80,62 +77,61 @@ async function* file(path: Buffer, name: Buffer, buffer: Buffer): AsyncGenerator
   const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   try {
     const stats = fstatSync(fd);
-    yield headers({ name, type: "0", size: stats.size, ...modeAndTime(stats) });
-    let left = stats.size;
-    let at = 0;
-    while (left > 0) {
-      const { bytesRead } = await readAt(fd, buffer, 0, Math.min(buffer.length, left), at);
-      if (bytesRead === 0) break;
-      yield buffer.subarray(0, bytesRead);
-      at += bytesRead;
-      left -= bytesRead;
+    const { size } = stats;
+    yield headers({ type: "0", name, stats, size });
+    for (let at = 0; at < size;) {
+      const { bytesRead } = await readAt(fd, buffer, 0, Math.min(buffer.length, size - at), at);
+      // The file has shrunk.
+      const piece = bytesRead > 0 ? buffer.subarray(0, bytesRead) : Buffer.alloc(Math.min(CHUNK, size - at));
+      yield piece;
+      at += piece.length;
     }
-    // The file has shrunk.
-    for (; left > 0; left -= Math.min(CHUNK, left)) yield Buffer.alloc(Math.min(CHUNK, left));
-    const rest = stats.size % BLOCK;
-    if (rest > 0) yield Buffer.alloc(BLOCK - rest);
+    yield Buffer.alloc(-size & (BLOCK - 1));
   } finally {
     closeSync(fd);
   }
 }
 
-interface Header {
+/** A file, a link, a folder; a long link or name for the next header. */
+type Type = "0" | "2" | "5" | "K" | "L";
+
+interface Entry {
+  type: Type;
   name: Buffer;
-  /** A file, a link, a folder; a long link or name for the next header. */
-  type: "0" | "2" | "5" | "K" | "L";
-  size: number;
-  mode: number;
-  /** Seconds since 1970. */
-  mtime: number;
+  stats: Stats;
+  size?: number;
   link?: Buffer;
 }
 
-function modeAndTime({ mode, mtimeMs }: Stats): Pick<Header, "mode" | "mtime"> {
-  return { mode: mode & 0o7777, mtime: Math.max(0, Math.floor(mtimeMs / 1000)) };
-}
-
 /** An entry's header, preceded by those for names that are too long for it. */
-function headers(entry: Header): Buffer {
-  const { name, link } = entry;
+function headers({ type, name, stats: { mode, mtimeMs }, size = 0, link }: Entry): Buffer {
   const parts: Buffer[] = [];
   if (link && link.length > 100) parts.push(longName("K", link));
   if (name.length > 100) parts.push(longName("L", name));
-  return Buffer.concat([...parts, header(entry)]);
+  const mtime = Math.max(0, Math.floor(mtimeMs / 1000));
+  return Buffer.concat([...parts, header({ name, type, size, mode: mode & 0o7777, mtime, link })]);
 }
 
 function longName(type: "K" | "L", name: Buffer): Buffer {
   const size = name.length + 1;
   const body = Buffer.alloc(Math.ceil(size / BLOCK) * BLOCK);
   name.copy(body);
-  return Buffer.concat([header({ name: Buffer.from("./@LongLink"), type, size, mode: 0, mtime: 0 }), body]);
+  const start = header({ name: Buffer.from("./@LongLink"), type, size, mode: 0, mtime: 0, link: undefined });
+  return Buffer.concat([start, body]);
 }
 
+interface Header extends Record<"size" | "mode" | "mtime", number> {
+  name: Buffer;
+  type: Type;
+  link: Buffer | undefined;
+}
+
+/** `mtime`: seconds since 1970. */
 function header({ name, type, size, mode, mtime, link }: Header): Buffer {
   const block = Buffer.alloc(BLOCK);
   name.copy(block, 0, 0, 100);
   octal(block, { at: 100, length: 8, value: mode });
-  octal(block, { at: 108, length: 8, value: 0 });
-  octal(block, { at: 116, length: 8, value: 0 });
+  for (const at of [108, 116]) octal(block, { at, length: 8, value: 0 });
   octal(block, { at: 124, length: 12, value: size });
   octal(block, { at: 136, length: 12, value: mtime });
   block.write(type, 156);
@@ -143,8 +139,7 @@ function header({ name, type, size, mode, mtime, link }: Header): Buffer {
   block.write("ustar  \0", 257);
   // The checksum counts its own field as blanks.
   block.fill(" ", 148, 156);
-  let sum = 0;
-  for (const byte of block) sum += byte;
+  const sum = block.reduce((all, byte) => all + byte, 0);
   block.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148);
   return block;
 }
@@ -152,14 +147,7 @@ function header({ name, type, size, mode, mtime, link }: Header): Buffer {
 /** Octal digits and a NUL; if the value is too large for them, base 256 with the first bit set (GNU). */
 function octal(block: Buffer, { at, length, value }: { at: number; length: number; value: number }): void {
   const digits = value.toString(8);
-  if (digits.length < length) {
-    block.write(`${digits.padStart(length - 1, "0")}\0`, at);
-    return;
-  }
-  let rest = BigInt(value);
-  for (let index = at + length - 1; index > at; index--) {
-    block[index] = Number(rest & 0xffn);
-    rest >>= 8n;
-  }
+  if (digits.length < length) return void block.write(`${digits.padStart(length - 1, "0")}\0`, at);
+  block.writeUIntBE(value, at + length - 6, 6);
   block[at] = 0x80;
 }

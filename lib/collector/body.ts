@@ -24,12 +24,12 @@ const JSON_TYPE = /^(application|text)\/json$|\+json$/;
 const BRACE = 0x7b;
 const BRACKET = 0x5b;
 
-const ENCODINGS = ["", "identity", "gzip", "x-gzip", "deflate"];
+const ENCODINGS = new Set(["", "identity", "gzip", "x-gzip", "deflate"]);
 
 /** Returns what unpacks a body of this Content-Encoding, up to `cap` bytes (Refusal 413). Throws Refusal 415 for an unknown encoding. */
 export function unpacking(encoding: string | null | undefined, cap: number): (body: Uint8Array) => Uint8Array {
   const name = (encoding ?? "").trim().toLowerCase();
-  if (!ENCODINGS.includes(name)) {
+  if (!ENCODINGS.has(name)) {
     const text = `content-encoding "${encoding}" is not understood: send gzip, deflate, or the body as it is`;
     throw new Refusal(415, "content_encoding", text);
   }

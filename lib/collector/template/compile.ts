@@ -82,7 +82,7 @@ class Compiler {
         if (word === "end") this.#reader.finish("{{end}}");
         return { render: sequence(renders), blank, ended: { word, at: action } };
       }
-      const render = this.#node(word, top, action);
+      const render = this.#node(word, { top, at: action });
       if (render) renders.push(render);
       blank &&= render === null;
     }
@@ -94,7 +94,7 @@ class Compiler {
   }
 
   /** Compiles a node; null for a definition, which renders nothing. */
-  #node(word: string | undefined, top: boolean, at: number): Render | null {
+  #node(word: string | undefined, { top, at }: { top: boolean; at: number }): Render | null {
     const reader = this.#reader;
     switch (word) {
       case "if":
