@@ -21,7 +21,6 @@ export class Backlog {
   maxBytes: number;
   /** Oldest first. */
   #queue: Queued[];
-  #bytes: number;
   /** Reports dropped since the start because the queue was full. */
   dropped = 0;
 
@@ -29,16 +28,11 @@ export class Backlog {
     this.dir = dir;
     this.maxBytes = maxBytes;
     this.#queue = queuedIn(dir);
-    this.#bytes = this.#queue.reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
   /** What the receiver said when it rejected the last report; null when it took it. A file, so that the doctor sees it. */
   get rejection(): string | null {
-    try {
-      return readFileSync(join(this.dir, "rejection"), "utf8");
-    } catch {
-      return null;
-    }
+    return textOf(join(this.dir, "rejection"));
   }
 
   set rejection(said: string | null) {
@@ -61,9 +55,10 @@ export class Backlog {
     mkdirSync(this.dir, { recursive: true, mode: 0o700 });
     const text = JSON.stringify(report);
     const bytes = Buffer.byteLength(text);
-    while (this.#queue[0] && this.#bytes + bytes > this.maxBytes) {
+    let left = this.maxBytes - this.#queue.reduce((sum, one) => sum + one.bytes, bytes);
+    for (; left < 0 && this.#queue[0]; this.dropped++) {
+      left += this.#queue[0].bytes;
       this.remove(this.#queue[0]);
-      this.dropped++;
     }
     let recordedAt = Date.parse(report.recorded_at);
     while (this.#queue.some((one) => one.recordedAt === recordedAt)) recordedAt++;
@@ -75,13 +70,12 @@ export class Backlog {
     // Usually the end, but a clock may be set back.
     const after = this.#queue.findLastIndex((one) => one.recordedAt < recordedAt);
     this.#queue.splice(after + 1, 0, { path, recordedAt, bytes });
-    this.#bytes += bytes;
   }
 
   /** Reads a report; null if the file is gone or damaged. */
   read({ path }: Queued): Record<string, unknown> | null {
     try {
-      return JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>;
+      return JSON.parse(textOf(path) ?? "null") as Record<string, unknown> | null;
     } catch {
       return null;
     }
@@ -89,27 +83,33 @@ export class Backlog {
 
   /** Removes a report. Throws when its file can't be removed; until the next start it isn't sent again all the same. */
   remove(one: Queued): void {
-    const index = this.#queue.indexOf(one);
-    if (index >= 0) {
-      this.#queue.splice(index, 1);
-      this.#bytes -= one.bytes;
-    }
+    this.#queue = this.#queue.filter((other) => other !== one);
     rmSync(one.path, { force: true });
   }
 }
 
 function queuedIn(dir: string): Queued[] {
-  let names: string[];
+  let names: string[] = [];
   try {
-    names = readdirSync(dir).filter((name) => /^\d+\.json$/.test(name));
+    names = readdirSync(dir);
   } catch {
-    return [];
+    // None yet, or none that can be read: `add` reports that.
   }
   return names
+    .filter((name) => /^\d+\.json$/.test(name))
     .map((name) => {
       const path = join(dir, name);
       const bytes = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
       return { path, recordedAt: Number.parseInt(name, 10), bytes };
     })
     .toSorted((a, b) => a.recordedAt - b.recordedAt);
+}
+
+/** The text of a file; null if it can't be read. */
+function textOf(path: string): string | null {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return null;
+  }
 }

@@ -36,7 +36,7 @@ export async function examine({ config, hub, sampler, signal }: Subject): Promis
   return [
     await dns(new URL(hub.url).hostname),
     ...(await connection(hub, { config, signal })),
-    ...space([config.data_dir, ...(episodes ? placesOf(episodes) : [])]),
+    ...space([config.data_dir, ...(episodes?.all ?? [])]),
     ...folders(queueDir, episodes),
     ...(await sources(sampler, signal)),
     queue(queueDir),
@@ -97,7 +97,7 @@ function token(host: unknown): Check {
 
 /** The agent makes its own folders; that of the episodes is another program's. */
 function folders(queueDir: string, ship: EpisodeFolders | null): Check[] {
-  const made = [queueDir, ...(ship ? placesOf(ship) : [])];
+  const made = [queueDir, ...(ship?.all ?? [])];
   const lost = made.filter((folder) => isThere(folder) && !existsSync(folder));
   const missing = ship && !isThere(ship.episodes) ? [ship.episodes] : [];
   return [
@@ -109,13 +109,6 @@ function folders(queueDir: string, ship: EpisodeFolders | null): Check[] {
     ),
   ];
 }
-
-const placesOf = ({ episodes, outbox, shipped, quarantine: rejected }: EpisodeFolders) => [
-  episodes,
-  outbox,
-  shipped,
-  rejected,
-];
 
 /** What waits in the episodes' folder, and can't be shipped; and how episodes move. */
 function finished(folders: EpisodeFolders): Check[] {

@@ -62,9 +62,14 @@ export class EpisodeFolders {
     this.quarantine = join(beside, "quarantine");
   }
 
+  /** The episodes' own folder, and those beside it. */
+  get all(): string[] {
+    return [this.episodes, this.outbox, this.shipped, this.quarantine];
+  }
+
   /** Creates the folders beside the episodes. */
   make(): void {
-    for (const folder of [this.outbox, this.shipped, this.quarantine]) mkdirSync(folder, { recursive: true });
+    for (const folder of this.all.slice(1)) mkdirSync(folder, { recursive: true });
   }
 
   /** Finished episodes, the oldest first; and by name those that can't be shipped, with a fix. */
@@ -74,13 +79,13 @@ export class EpisodeFolders {
     // A name need not be UTF-8.
     for (const name of existsSync(this.episodes) ? readdirSync(this.episodes, { encoding: "buffer" }) : []) {
       const id = String(name);
-      if (IN_TRANSIT.test(id)) continue;
-      const at = markedAt(Buffer.concat([Buffer.from(`${this.episodes}/`), name, Buffer.from(`/${MARKER}`)]));
+      const folder = Buffer.concat([Buffer.from(`${this.episodes}/`), name]);
+      const at = IN_TRANSIT.test(id) ? null : markedAt(Buffer.concat([folder, Buffer.from(`/${MARKER}`)]));
       if (at === null) continue;
       if (typeof at === "string") invalid.set(id, at);
       else if (!NAME_SEGMENT.test(id)) invalid.set(id, "rename it");
       // Its archive would be one link, and the data would stay where nobody looks for it.
-      else if (lstatSync(join(this.episodes, id), { throwIfNoEntry: false })?.isSymbolicLink())
+      else if (lstatSync(folder, { throwIfNoEntry: false })?.isSymbolicLink())
         invalid.set(id, "it is a link: put the folder itself there, or mount it");
       else found.push({ id, at });
     }

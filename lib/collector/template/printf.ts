@@ -43,12 +43,9 @@ export function println(args: unknown[]): string {
   return `${args.map((arg) => plain(arg)).join(" ")}\n`;
 }
 
+/** The flags `-+# 0` of a verb, its width and its precision. */
 interface Spec {
-  minus: boolean;
-  plus: boolean;
-  sharp: boolean;
-  space: boolean;
-  zero: boolean;
+  flags: string;
   width: number | null;
   precision: number | null;
 }
@@ -66,18 +63,10 @@ export function printf(format: string, args: unknown[]): string {
     return Number.isInteger(given) ? Math.min(Math.abs(given), MAX_WIDTH) : null;
   };
   const out = format.replace(VERB, (_all, flags: string, ...groups: (string | undefined)[]) => {
-    const [width, point, precision, verb] = groups;
+    const [width, point, digits, verb] = groups;
     if (verb === undefined) return "%!(NOVERB)";
     if (verb === "%") return "%";
-    const spec: Spec = {
-      minus: flags.includes("-"),
-      plus: flags.includes("+"),
-      sharp: flags.includes("#"),
-      space: flags.includes(" "),
-      zero: flags.includes("0") && !flags.includes("-"),
-      width: number(width),
-      precision: point === undefined ? null : (number(precision) ?? 0),
-    };
+    const spec = { flags, width: number(width), precision: point === undefined ? null : (number(digits) ?? 0) };
     return next < args.length ? one(verb, spec, args[next++]) : `%!${verb}(MISSING)`;
   });
   if (next >= args.length) return out;
@@ -86,13 +75,17 @@ export function printf(format: string, args: unknown[]): string {
 }
 
 function one(verb: string, spec: Spec, value: unknown): string {
-  const unpadded = { ...spec, zero: false };
   if (verb === "T") return pad(goType(value), spec);
-  if ((value ?? null) === null) return verb === "v" ? pad("<nil>", unpadded) : `%!${verb}(<nil>)`;
+  if ((value ?? null) === null) return verb === "v" ? pad("<nil>", withoutZeros(spec)) : `%!${verb}(<nil>)`;
   if (typeof value === "string") return ofString(verb, spec, value) ?? misfit(verb, value);
   if (isNumber(value)) return ofNumber(verb, spec, value) ?? misfit(verb, value);
   const verbs = typeof value === "boolean" ? "tv" : "sv";
-  return verbs.includes(verb) ? pad(plain(value), unpadded) : misfit(verb, value);
+  return verbs.includes(verb) ? pad(plain(value), withoutZeros(spec)) : misfit(verb, value);
+}
+
+/** Padded with blanks, even with the flag `0`. */
+function withoutZeros(spec: Spec): Spec {
+  return { ...spec, flags: spec.flags.replaceAll("0", "") };
 }
 
 function misfit(verb: string, value: unknown): string {
@@ -108,16 +101,16 @@ function goType(value: unknown): string {
 }
 
 function ofString(verb: string, spec: Spec, value: string): string | null {
-  const cut = spec.precision === null ? value : Array.from(value).slice(0, spec.precision).join("");
-  if (verb === "s" || (verb === "v" && !spec.sharp)) return pad(cut, spec);
-  if (verb === "v") return pad(quote(cut, { ...spec, sharp: false, plus: false }), spec);
-  if (verb === "q") return pad(quote(cut, spec), spec);
+  const { flags, precision } = spec;
+  const cut = precision === null ? value : Array.from(value).slice(0, precision).join("");
+  if (verb === "s" || (verb === "v" && !flags.includes("#"))) return pad(cut, spec);
+  if (verb === "v") return pad(quote(cut, ""), spec);
+  if (verb === "q") return pad(quote(cut, flags), spec);
   if (verb !== "x" && verb !== "X") return null;
-  const bytes = Buffer.from(value).subarray(0, spec.precision ?? undefined);
-  const digits = [...bytes].map((byte) => byte.toString(16).padStart(2, "0"));
-  const hex = spec.space
-    ? digits.map((two) => (spec.sharp ? `0x${two}` : two)).join(" ")
-    : (spec.sharp ? "0x" : "") + digits.join("");
+  const bytes = Buffer.from(value).subarray(0, precision ?? undefined);
+  const mark = flags.includes("#") ? "0x" : "";
+  const digits = bytes.toString("hex");
+  const hex = mark + (flags.includes(" ") ? digits.replace(/..(?!$)/g, `$& ${mark}`) : digits);
   return pad(verb === "X" ? hex.toUpperCase() : hex, spec);
 }
 
@@ -148,43 +141,34 @@ function ofInteger(verb: string, spec: Spec, value: bigint): string | null {
   if (verb === "X") digits = digits.toUpperCase();
   if (spec.precision !== null)
     digits = spec.precision === 0 && value === 0n ? "" : digits.padStart(spec.precision, "0");
-  const prefix = verb === "O" ? "0o" : spec.sharp ? (PREFIXES[verb] ?? "") : "";
+  const prefix = verb === "O" ? "0o" : spec.flags.includes("#") ? (PREFIXES[verb] ?? "") : "";
   const signed = sign((value < 0n ? "-" : "") + prefix + digits, spec);
-  return pad(signed, spec.precision === null ? spec : { ...spec, zero: false });
+  return pad(signed, spec.precision === null ? spec : withoutZeros(spec));
 }
 
 function ofFloat(verb: string, spec: Spec, value: number): string {
-  if (!Number.isFinite(value)) return pad(sign(formatFloat(value), spec), { ...spec, zero: false });
+  if (!Number.isFinite(value)) return pad(sign(formatFloat(value), spec), withoutZeros(spec));
   const lower = verb.toLowerCase();
   const digits = Math.min(spec.precision ?? 6, 100);
-  let text: string;
-  if (lower === "f")
-    text =
-      Math.abs(value) >= 1e21 ? `${BigInt(value)}${digits > 0 ? `.${"0".repeat(digits)}` : ""}` : fixed(value, digits);
-  else if (lower === "e") text = twoDigits(exponential(value, digits));
-  else text = general(value, spec.precision);
+  let text = general(value, spec.precision);
+  if (lower === "e") text = twoDigits(rounded(value, "toExponential", digits));
+  if (lower === "f") text = rounded(value, "toFixed", digits);
   if (Object.is(value, -0)) text = `-${text.replace(/^-/, "")}`;
   return pad(sign(verb === lower ? text : text.toUpperCase(), spec), spec);
 }
 
-/** toFixed, but a tie goes to the even digit, as in Go. */
-function fixed(value: number, digits: number): string {
-  return toEven(value.toFixed(digits), value.toFixed(100), digits);
-}
-
-function exponential(value: number, digits: number): string {
-  const [mantissa = "", power = ""] = value.toExponential(100).split("e");
-  const rounded = value.toExponential(digits);
-  // Rounded up to the next power of ten: no tie.
-  if (rounded.split("e")[1] !== power) return rounded;
-  return `${toEven(rounded.split("e")[0]!, mantissa, digits)}e${power}`;
-}
-
-function toEven(rounded: string, exact: string, digits: number): string {
+/** As JavaScript rounds, but a tie goes to the even digit, as in Go. */
+function rounded(value: number, form: "toFixed" | "toExponential", digits: number): string {
+  // From there on toFixed gives an exponent.
+  if (form === "toFixed" && Math.abs(value) >= 1e21)
+    return `${BigInt(value)}${digits > 0 ? `.${"0".repeat(digits)}` : ""}`;
+  const text = value[form](digits);
+  const [exact = "", power] = value[form](100).split("e");
   const point = exact.indexOf(".");
   const kept = exact.slice(0, digits === 0 ? point : point + 1 + digits);
-  const tie = /^50*$/.test(exact.slice(point + 1 + digits));
-  return tie && Number(kept.at(-1)) % 2 === 0 ? kept : rounded;
+  const isTie = /^50*$/.test(exact.slice(point + 1 + digits));
+  // With another power it was rounded up to the next power of ten.
+  return isTie && Number(kept.at(-1)) % 2 === 0 && text.split("e")[1] === power ? text.replace(/^[^e]+/, kept) : text;
 }
 
 /** %g: the shortest form, or as many digits as the precision says; with an exponent below 1e-4 and from the precision. */
@@ -192,25 +176,23 @@ function general(value: number, precision: number | null): string {
   if (value === 0) return "0";
   if (precision === null) return formatFloat(value);
   const digits = Math.min(Math.max(precision, 1), 100);
-  const [mantissa = "", exponent = "0"] = exponential(value, digits - 1).split("e");
+  const [mantissa = "", exponent = ""] = rounded(value, "toExponential", digits - 1).split("e");
   const power = Number(exponent);
   const short = (text: string): string => (text.includes(".") ? text.replace(/\.?0+$/, "") : text);
-  if (power < -4 || power >= digits)
-    return `${short(mantissa)}${twoDigits(`e${power < 0 ? "-" : "+"}${Math.abs(power)}`)}`;
-  return short(fixed(value, Math.max(0, digits - 1 - power)));
+  if (power < -4 || power >= digits) return twoDigits(`${short(mantissa)}e${exponent}`);
+  return short(rounded(value, "toFixed", Math.min(Math.max(0, digits - 1 - power), 100)));
 }
 
-function sign(text: string, spec: Spec): string {
+function sign(text: string, { flags }: Spec): string {
   if (text.startsWith("-") || text.startsWith("+")) return text;
-  return spec.plus ? `+${text}` : spec.space ? ` ${text}` : text;
+  return (flags.includes("+") ? "+" : flags.includes(" ") ? " " : "") + text;
 }
 
-function pad(text: string, { width, minus, zero }: Spec): string {
-  if (width === null) return text;
-  const missing = width - Array.from(text).length;
+function pad(text: string, { width, flags }: Spec): string {
+  const missing = (width ?? 0) - Array.from(text).length;
   if (missing <= 0) return text;
-  if (minus) return text + " ".repeat(missing);
-  if (!zero) return " ".repeat(missing) + text;
+  if (flags.includes("-")) return text + " ".repeat(missing);
+  if (!flags.includes("0")) return " ".repeat(missing) + text;
   const [, head = "", rest = ""] = /^([+\- ]?(?:0[xXbo])?)(.*)$/s.exec(text)!;
   return head + "0".repeat(missing) + rest;
 }
@@ -222,12 +204,12 @@ export const ESCAPES = new Map(
 const LETTERS = new Map([...ESCAPES, ['"', '"'] as const].map(([letter, character]) => [character, letter]));
 
 /** strconv.Quote; with `+` in ASCII only, with `#` between backquotes where that is possible. */
-function quote(value: string, spec: Spec): string {
-  if (spec.sharp && !/[`\p{Cc}]/u.test(value.replaceAll("\t", ""))) return `\`${value}\``;
+function quote(value: string, flags: string): string {
+  if (flags.includes("#") && !/[`\p{Cc}]/u.test(value.replaceAll("\t", ""))) return `\`${value}\``;
   const body = value.replace(/["\\]|(?! )[\p{C}\p{Z}]|[^\0-\x7f]/gu, (c) => {
     if (LETTERS.has(c)) return `\\${LETTERS.get(c)}`;
     const code = c.codePointAt(0)!;
-    if (code > 0x7f && !spec.plus && !/[\p{C}\p{Z}]/u.test(c)) return c;
+    if (code > 0x7f && !flags.includes("+") && !/[\p{C}\p{Z}]/u.test(c)) return c;
     const [letter, digits]: [string, number] =
       code < 0x20 || code === 0x7f ? ["x", 2] : code > 0xffff ? ["U", 8] : ["u", 4];
     return `\\${letter}${code.toString(16).padStart(digits, "0")}`;
