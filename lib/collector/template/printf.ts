@@ -108,7 +108,7 @@ function ofString(verb: string, spec: Spec, value: string): string | null {
   if (verb === "q") return pad(quote(cut, flags), spec);
   if (verb !== "x" && verb !== "X") return null;
   const bytes = Buffer.from(value).subarray(0, precision ?? undefined);
-  const mark = flags.includes("#") ? "0x" : "";
+  const mark = flags.includes("#") && bytes.length > 0 ? "0x" : "";
   const digits = bytes.toString("hex");
   const hex = mark + (flags.includes(" ") ? digits.replace(/..(?!$)/g, `$& ${mark}`) : digits);
   return pad(verb === "X" ? hex.toUpperCase() : hex, spec);
