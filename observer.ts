@@ -118,7 +118,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   log.info("ready", {
     listen: String(server.address),
     log: config.persist_path || "none",
-    operations: books.tally.total,
+    operations: books.tally.stats.total,
     clusters: books.clusters.size,
   });
   return {
@@ -150,7 +150,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
 async function openLog(config: Config, books: Books, log: Log): Promise<OpLog> {
   const began = performance.now();
   let logged = 0;
-  const { log: operations, opened } = await OpLog.open({
+  const operations = await OpLog.open({
     path: config.persist_path === "" ? null : config.persist_path,
     rotateBytes: config.rotate_mb * (1 << 20),
     durability: config.durability,
@@ -160,7 +160,7 @@ async function openLog(config: Config, books: Books, log: Log): Promise<OpLog> {
     },
   });
   await books.clusters.analyze();
-  const { applied, malformed, skipped } = opened;
+  const { applied, malformed, skipped } = operations.opened;
   if (malformed > 10) log.warn("lines of the log skipped: picket-observer check shows them", { malformed });
   log.info("log read", { applied, malformed, segments_known: skipped, ms: Math.round(performance.now() - began) });
   return operations;
@@ -269,7 +269,7 @@ function health(observer: Observer): Health {
   const broken = unwritable(observer);
   const figures = {
     ring_size: books.tally.ringSize,
-    total: books.tally.total,
+    total: books.tally.stats.total,
     escalations_waiting: escalations.waiting,
     steps: Object.fromEntries([...steps].map(([name, loop]) => [name, loop.stats()])),
     ...(broken === null ? {} : { error: broken }),

@@ -62,7 +62,7 @@ const LARGEST_READ = 16_384;
 const MOST_WAITING = 20_000;
 const MOST_WAITING_CHARACTERS = 16 << 20;
 const FEW = 10;
-/** How many fingerprints are cached by their text: failures that repeat mostly have identical texts. */
+/** How many fingerprints and shapes are cached by their text: failures that repeat mostly have identical texts. */
 const MOST_CACHED = 5000;
 
 /** A failure in the queue. */
@@ -80,7 +80,7 @@ export class Clusters {
   #clusters = new Map<string, Cluster>();
   #waiting: Failure[] = [];
   #waitingCharacters = 0;
-  #cached = new Map<string, Fingerprint>();
+  #fingerprints = new Map<string, Fingerprint>();
   #successes = new Map<string, number>();
   #shapes = new Map<string, string>();
 
@@ -94,7 +94,7 @@ export class Clusters {
 
   /** Queues an operation that failed. One that succeeded ends the run of its endpoint's failures. */
   add(operation: Operation): void {
-    const shape = this.#shapeOf(operation.endpoint);
+    const shape = cached(this.#shapes, operation.endpoint, endpointShape);
     const after = this.#successes.get(shape);
     if (operation.success) {
       if (after !== undefined) this.#successes.set(shape, after + 1);
@@ -179,25 +179,12 @@ export class Clusters {
     countInRun(cluster.runs, failure, this.rules);
   }
 
-  #fingerprint({ endpoint, error, output_summary, sig_hash }: Failure): Fingerprint {
+  #fingerprint(failure: Failure): Fingerprint {
+    const { endpoint, error, output_summary, sig_hash } = failure;
     // The cache's key is a hash, because texts may be long.
     const text = `${endpoint}\n${sig_hash ?? ""}\n${error || output_summary}`;
     const key = new Bun.CryptoHasher("sha1").update(text).digest("base64");
-    const cached = this.#cached.get(key);
-    if (cached) return cached;
-    const found = fingerprintOf({ endpoint, error, output_summary, sig_hash });
-    if (this.#cached.size >= MOST_CACHED) this.#cached.clear();
-    this.#cached.set(key, found);
-    return found;
-  }
-
-  #shapeOf(endpoint: string): string {
-    const cached = this.#shapes.get(endpoint);
-    if (cached !== undefined) return cached;
-    if (this.#shapes.size >= MOST_CACHED) this.#shapes.clear();
-    const shape = endpointShape(endpoint);
-    this.#shapes.set(endpoint, shape);
-    return shape;
+    return cached(this.#fingerprints, key, () => fingerprintOf(failure));
   }
 
   /** Drops a tenth at a time, because finding them means sorting all. */
@@ -208,6 +195,14 @@ export class Clusters {
     const failing = new Set([...this.#clusters.values()].map(({ parts }) => parts.endpoint));
     for (const shape of this.#successes.keys()) if (!failing.has(shape)) this.#successes.delete(shape);
   }
+}
+
+function cached<T>(cache: Map<string, T>, key: string, make: (key: string) => T): T {
+  let value = cache.get(key);
+  if (value !== undefined) return value;
+  if (cache.size >= MOST_CACHED) cache.clear();
+  cache.set(key, (value = make(key)));
+  return value;
 }
 
 function charactersOf({ error, output_summary, input_summary }: Failure): number {

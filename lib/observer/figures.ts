@@ -15,7 +15,7 @@ interface Counted {
 
 /** Registers the counters and gauges. Returns the counter of reviews by verdict and source. */
 export function createFigures(metrics: Registry, { books: { tally, clusters }, escalations, steps }: Counted) {
-  metrics.counted("picket_operations_total", "Operations ever recorded.", () => tally.total);
+  metrics.counted("picket_operations_total", "Operations ever recorded.", () => tally.stats.total);
   metrics.counted("picket_operations_failed_total", "Failed operations ever recorded.", () => tally.stats.failures);
   metrics.gauge("picket_operations_by_source", "Operations ever recorded, by source.", () =>
     Object.entries(tally.stats.by_source).map(([source, count]) => [{ source }, count]),

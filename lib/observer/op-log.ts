@@ -68,35 +68,36 @@ const Snapshot = v.object({
 
 /** The open log. */
 export class OpLog {
+  /** What a start read. */
+  readonly opened: Opened;
   #options: OpLogOptions;
   #journal: Journal | null;
-  #bytes = 0;
+  #bytes: number;
   /** The number of the last segment. */
-  #covered = 0;
+  #covered: number;
   /** Set while the log rotates: `record` waits for it. */
   #rotating: Promise<void> | null = null;
 
-  private constructor(options: OpLogOptions, journal: Journal | null) {
+  private constructor(options: OpLogOptions, { journal, opened }: { journal: Journal | null; opened: Opened }) {
+    this.opened = opened;
     this.#options = options;
     this.#journal = journal;
+    this.#covered = opened.covered;
+    this.#bytes = journal ? (statSync(journal.path, { throwIfNoEntry: false })?.size ?? 0) : 0;
   }
 
   /** Reads the log and opens it for appending. */
-  static async open(options: OpLogOptions): Promise<{ log: OpLog; opened: Opened }> {
-    const { path } = options;
+  static async open(options: OpLogOptions): Promise<OpLog> {
+    const { path, durability } = options;
     if (path === null)
-      return { log: new OpLog(options, null), opened: { applied: 0, malformed: 0, skipped: 0, covered: 0 } };
+      return new OpLog(options, { journal: null, opened: { applied: 0, malformed: 0, skipped: 0, covered: 0 } });
     const folder = dirname(path);
     const intents = join(folder, ".picket");
     makeFolder(folder, 0o750);
     healFolder(intents, folder);
     await closeTornLine(path);
     const opened = await readAll(path, options);
-    const journal = new Journal({ path, durability: options.durability, intents });
-    const log = new OpLog(options, journal);
-    log.#covered = opened.covered;
-    log.#bytes = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
-    return { log, opened };
+    return new OpLog(options, { journal: new Journal({ path, durability, intents }), opened });
   }
 
   /** Records all of the operations or none; resolves when they are durable and counted. @throws the file system's error. */

@@ -4,66 +4,46 @@
 import * as v from "valibot";
 import { DEEPEST, isNestedDeeper } from "../json.ts";
 import { Refusal, refuseFields } from "../refusal.ts";
+import type { Config } from "./config.ts";
 import { type Model, objectIn } from "./model.ts";
 
-/** The limits of the heuristic, in percent and attempts. */
-interface Thresholds {
-  accept_from: number;
-  reject_below: number;
-  reject_from_attempt: number;
-}
-
-const VERDICTS = ["accept", "reject", "cycle"] as const;
+/** What a model answers. */
+const ModelVerdict = v.object({
+  verdict: v.picklist(["accept", "reject", "cycle"]),
+  confidence: v.pipe(v.number(), v.minValue(0), v.maxValue(1)),
+  /** The model's reason, or the rule that decided. */
+  notes: v.optional(v.string(), ""),
+});
 
 /** The answer to a review. */
-export interface Verdict {
-  verdict: (typeof VERDICTS)[number];
-  /** 0 to 1. */
-  confidence: number;
-  /** The rule that decided, or the model's reason. */
-  notes: string;
-  source: "heuristic" | "cloud";
-}
+export type Verdict = v.InferOutput<typeof ModelVerdict> & { source: "heuristic" | "cloud" };
 
 const words = v.nullish(v.string("expected text"), "");
 const finite = (expected: string) => v.pipe(v.number(expected), v.finite(expected));
 const count = v.pipe(finite("expected a number"), v.minValue(0, "expected 0 or more"));
 
-/** Rejects lists, which `v.looseObject` takes for objects. */
-function noList(expected: string) {
-  return v.pipe(
-    v.unknown(),
-    v.check((value) => !Array.isArray(value), expected),
-  );
+/** A JSON object. Unknown fields are kept, because a request is stored with its verdict. */
+function mapping<const E extends v.ObjectEntries>(entries: E) {
+  const expected = "expected a JSON object";
+  // v.looseObject takes a list for an object.
+  const isNoList = v.check((value) => !Array.isArray(value), expected);
+  return v.pipe(v.unknown(), isNoList, v.looseObject(entries, expected));
 }
 
-/** The request; unknown fields are kept, because the request is stored with its verdict. */
-const ReviewInput = v.pipe(
-  noList("expected a JSON object"),
-  v.looseObject(
-    {
-      file_path: words,
-      model: words,
-      response: words,
-      source_content: words,
-      grounding_stats: v.nullish(
-        v.pipe(
-          noList("expected an object"),
-          v.looseObject(
-            {
-              total: v.nullish(count, null),
-              grounded: v.nullish(count, null),
-              groundedPct: v.nullish(finite("expected percent")),
-            },
-            "expected an object",
-          ),
-        ),
-      ),
-      attempt: v.nullish(count, 1),
-    },
-    "expected a JSON object",
+const ReviewInput = mapping({
+  file_path: words,
+  model: words,
+  response: words,
+  source_content: words,
+  grounding_stats: v.nullish(
+    mapping({
+      total: v.nullish(count, null),
+      grounded: v.nullish(count, null),
+      groundedPct: v.nullish(finite("expected percent")),
+    }),
   ),
-);
+  attempt: v.nullish(count, 1),
+});
 type ReviewInput = v.InferOutput<typeof ReviewInput>;
 
 /** Validates a request. @throws Refusal that names every broken field. */
@@ -80,7 +60,7 @@ export function readReview(data: unknown): ReviewInput {
 }
 
 /** Judges by the share of claims that are grounded. */
-export function judge({ grounding_stats: stats, attempt }: ReviewInput, limits: Thresholds): Verdict {
+export function judge({ grounding_stats: stats, attempt }: ReviewInput, limits: Config["review"]): Verdict {
   const { accept_from, reject_below, reject_from_attempt } = limits;
   const say = (verdict: Verdict["verdict"], confidence: number, notes: string): Verdict => ({
     verdict,
@@ -106,12 +86,6 @@ function percentOf({ total, grounded, groundedPct }: NonNullable<ReviewInput["gr
   if (groundedPct !== undefined) return groundedPct;
   return total && grounded !== null ? (grounded / total) * 100 : null;
 }
-
-const ModelVerdict = v.object({
-  verdict: v.picklist(VERDICTS),
-  confidence: v.pipe(v.number(), v.minValue(0), v.maxValue(1)),
-  notes: v.optional(v.string(), ""),
-});
 
 const SYSTEM = `You judge whether a model's answer about a file is grounded in that file's content. Reply with one JSON object and nothing else:
 {"verdict":"accept" | "reject" | "cycle","confidence":0.0 to 1.0,"notes":"one sentence"}

@@ -29,25 +29,23 @@ type TallyState = v.InferOutput<typeof TallyState>;
 
 /** Totals and the newest operations. */
 export class Tally {
-  #total = 0;
-  #successes = 0;
-  #bySource: Record<string, number> = {};
+  /** Scenarios are newest first. */
+  #counts: Omit<TallyState, "ring"> = { total: 0, successes: 0, by_source: {}, scenarios: [] };
   /** Grows to RING_SIZE; then the newest replaces the oldest, at `#next`. */
   #ring: Operation[] = [];
   #next = 0;
-  /** Newest first. */
-  #scenarios: ScenarioOp[] = [];
 
   /** Counts an operation. `length`: characters of its line in the log. */
   add(operation: Operation, length: number): void {
-    this.#total++;
-    if (operation.success) this.#successes++;
-    this.#bySource[operation.source] = (this.#bySource[operation.source] ?? 0) + 1;
+    const { by_source, scenarios } = this.#counts;
+    this.#counts.total++;
+    if (operation.success) this.#counts.successes++;
+    by_source[operation.source] = (by_source[operation.source] ?? 0) + 1;
     this.#ring[this.#next] = length > LARGEST_KEPT ? shortened(operation) : operation;
     this.#next = (this.#next + 1) % RING_SIZE;
     if (operation.source === "scenario") {
-      this.#scenarios.unshift(scenarioOf(operation));
-      if (this.#scenarios.length > SCENARIOS) this.#scenarios.pop();
+      scenarios.unshift(scenarioOf(operation));
+      if (scenarios.length > SCENARIOS) scenarios.pop();
     }
   }
 
@@ -56,20 +54,10 @@ export class Tally {
     return this.#ring.length;
   }
 
-  /** How many operations were ever recorded. */
-  get total(): number {
-    return this.#total;
-  }
-
   /** The figures of `/observer/stats`. */
   get stats() {
-    return {
-      total: this.#total,
-      successes: this.#successes,
-      failures: this.#total - this.#successes,
-      by_source: this.#bySource,
-      recent_scenario_ops: this.#scenarios,
-    };
+    const { total, successes, by_source, scenarios } = this.#counts;
+    return { total, successes, failures: total - successes, by_source, recent_scenario_ops: scenarios };
   }
 
   /** The ring, newest first. */
@@ -79,22 +67,13 @@ export class Tally {
   }
 
   get state(): TallyState {
-    return {
-      total: this.#total,
-      successes: this.#successes,
-      by_source: this.#bySource,
-      ring: [...this.newest()].toReversed(),
-      scenarios: this.#scenarios,
-    };
+    return { ...this.#counts, ring: [...this.newest()].toReversed() };
   }
 
-  set state({ total, successes, by_source, ring, scenarios }: TallyState) {
-    this.#total = total;
-    this.#successes = successes;
-    this.#bySource = by_source;
+  set state({ ring, ...counts }: TallyState) {
+    this.#counts = counts;
     this.#ring = ring.slice(-RING_SIZE);
     this.#next = this.#ring.length % RING_SIZE;
-    this.#scenarios = scenarios.slice(0, SCENARIOS);
   }
 }
 

@@ -6,18 +6,14 @@
 //
 // A removed episode keeps its line: other bytes under its name are refused as before.
 
-import type { EpisodeIndex, IndexRow } from "./episode-index.ts";
-import type { EpisodeKey, EpisodeStore } from "./episodes.ts";
+import type { Check, IndexRow } from "./episode-index.ts";
+import type { EpisodeKey } from "./episodes.ts";
 
 /** So many episodes share a sync. */
 const BATCH = 200;
 
 /** What removal works on. */
-export interface Removal {
-  index: EpisodeIndex;
-  episodes: EpisodeStore;
-  signal: AbortSignal;
-}
+export type Removal = Omit<Check, "progress">;
 
 /** Removes episodes and gives each one that was there, or in the index, once it is gone. */
 export async function* remove(

@@ -100,7 +100,7 @@ test(
       put("corrections.json", state);
       put("corrections.jsonl", `${corrections}\nthe last\n`);
       const books = new Books(new Clusters(RULES));
-      const { log: operations } = await OpLog.open({
+      const operations = await OpLog.open({
         path: folder.at("data", "ops.jsonl"),
         rotateBytes: 1e9,
         durability: "os",

@@ -11,7 +11,7 @@ test("a review that is a list, or has a list as its figures, is rejected with a 
   for (const [body, error] of [
     ["[]", "expected a JSON object"],
     ["5", "expected a JSON object"],
-    [`{"grounding_stats":[]}`, "grounding_stats: expected an object"],
+    [`{"grounding_stats":[]}`, "grounding_stats: expected a JSON object"],
   ] as const) {
     const answer = await lab.post("/observer/review", body);
     expect(answer.status).toBe(422);
