@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { ROUTES, raw, start } from "./http-kit.ts";
 import { Folder, runRole, startRole } from "./kit.ts";
-import { Witness } from "./observer/kit.ts";
+import { Observer } from "./observer/kit.ts";
 import { Hub } from "./receiver/kit.ts";
 
 describe("a token", () => {
@@ -110,7 +110,7 @@ describe("what a proxy hands on", () => {
   });
 
   test("reads nothing of receiver and observer without a token, unless a trusted proxy names this machine", async () => {
-    for (const role of [Hub, Witness]) {
+    for (const role of [Hub, Observer]) {
       const paths = role === Hub ? ["/v1/hosts", "/health", "/metrics"] : ["/observer/stats", "/health"];
       await using strict = await role.start({});
       for (const path of paths)

@@ -6,7 +6,7 @@ import { readFileSync, renameSync } from "node:fs";
 import { connect } from "node:net";
 import { raw, start } from "./http-kit.ts";
 import { type Daemon, Folder, certificates, freePort, have, inboxLines, runRole, until } from "./kit.ts";
-import { Witness } from "./observer/kit.ts";
+import { Observer } from "./observer/kit.ts";
 import { Hub } from "./receiver/kit.ts";
 
 describe("requests that go wrong", () => {
@@ -301,10 +301,10 @@ describe("paths", () => {
     const theirs = { authorization: "Bearer theirs" };
     for (const path of ["/signed", "//signed", "/./signed", "/%73igned", "/open/../signed", "/signed#x"])
       expect([path, await status(await collector.url(), "POST", path, theirs)]).toEqual([path, "202"]);
-    await using witness = await Witness.start();
+    await using observer = await Observer.start();
     for (const path of ["/observer/stats", "//observer/stats", "/v1//observer/./stats", "/observer/%73tats"])
-      expect([path, await status(witness.url, "GET", path, {})]).toEqual([path, "200"]);
+      expect([path, await status(observer.url, "GET", path, {})]).toEqual([path, "200"]);
     for (const path of ["/observer/stats/", "/observer%2Fstats"])
-      expect([path, await status(witness.url, "GET", path, {})]).toEqual([path, "404"]);
+      expect([path, await status(observer.url, "GET", path, {})]).toEqual([path, "404"]);
   });
 });

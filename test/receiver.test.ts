@@ -145,7 +145,7 @@ describe.each(TARGETS)("%s", (target) => {
     expect(health.status).toBe(403);
   });
 
-  test("ping tells which host one is, and the doctor's result is shown to the operator", async () => {
+  test("ping answers with the token's host, and the doctor's result is shown to the operator", async () => {
     const pong = await fetch(`${hub.url}/v1/ping`, { method: "POST", headers: hub.bearer() });
     expect([pong.status, await pong.json()]).toEqual([200, { host: "web-1", time: expect.stringMatching(/Z$/) }]);
     const put = (body: string) =>
@@ -182,7 +182,7 @@ describe.each(TARGETS)("%s", (target) => {
   });
 });
 
-test("a host on the telemetry door is told nothing, and judged by the interval that it says", async () => {
+test("a host on the telemetry route gets no interval, and is judged by the one that it sends", async () => {
   await using hub = await Hub.start();
   const interval = async () => (await hub.get<{ interval_seconds: number }>("/v1/hosts/web-1")).interval_seconds;
   await hub.report(report({ interval_seconds: 300 }), { path: "/agent/telemetry" });
@@ -238,7 +238,7 @@ describe("the configuration", () => {
     expect([code, stderr]).toEqual([1, expect.stringContaining("another picket-receiver uses")]);
   });
 
-  test("a reload takes over limits; what can't change says so", async () => {
+  test("a reload applies limits; a setting that needs a restart is logged", async () => {
     await using hub = await Hub.start();
     hub.configure("poll_interval_seconds: 120\nepisodes: elsewhere");
     hub.daemon.child.kill("SIGHUP");
@@ -282,7 +282,7 @@ test.skipIf(!have("openssl", "a refused reload"))(
 );
 
 describe.skipIf(!have("promtool", "the receiver's metrics"))("metrics", () => {
-  test("promtool has nothing to say, and no sample comes twice", async () => {
+  test("promtool accepts the metrics, and no sample comes twice", async () => {
     await using hub = await Hub.start();
     await hub.report();
     await hub.ship("x", await archive("x"));

@@ -223,7 +223,7 @@ describe.skipIf(!canCut)("a power cut", () => {
     expect(drops.filter((n) => found.get(n) !== 1)).toEqual([]);
   });
 
-  test("takes something with `durability: os`, which shows that the test can fail", async () => {
+  test("loses operations with `durability: os`, which shows that the test can fail", async () => {
     const { acknowledged, found } = await cut("os");
     expect(acknowledged.filter((n) => found.get(n) !== 1).length).toBeGreaterThan(0);
   });

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { start } from "../http-kit.ts";
 import { type Daemon, Folder, certificates, have, startRole, until } from "../kit.ts";
-import { Witness } from "../observer/kit.ts";
+import { Observer } from "../observer/kit.ts";
 import { Hub, uploadHeaders } from "../receiver/kit.ts";
 import { isRoot, smallDisk } from "./disk.ts";
 
@@ -152,7 +152,7 @@ const INSTALLED = Object.entries(CLIENTS).filter(([name]) => have(name.split(" "
 describe("answers before the end of the body", () => {
   const folder = new Folder();
   let collector: Daemon, fenced: Daemon, secure: Daemon;
-  let hub: Hub, limited: Hub, gated: Hub, full: Hub | undefined, witness: Witness;
+  let hub: Hub, limited: Hub, gated: Hub, full: Hub | undefined, observer: Observer;
   let disk: Awaited<ReturnType<typeof smallDisk>> | undefined;
   const json = { "content-type": "application/json" };
 
@@ -178,7 +178,7 @@ describe("answers before the end of the body", () => {
     }
     const magic = Buffer.from([0x28, 0xb5, 0x2f, 0xfd]);
     writeFileSync(folder.at("zstd"), Buffer.concat([magic, Buffer.alloc(LARGE, 0x20)]));
-    witness = await Witness.start({ more: "auth: { token: tell-me }" });
+    observer = await Observer.start({ more: "auth: { token: tell-me }" });
     if (have("openssl", "early answers over TLS")) {
       await certificates(folder);
       secure = await start(
@@ -193,7 +193,7 @@ describe("answers before the end of the body", () => {
     }
   });
   afterAll(async () => {
-    for (const one of [collector, fenced, hub, limited, gated, full, disk, witness, secure])
+    for (const one of [collector, fenced, hub, limited, gated, full, disk, observer, secure])
       await one?.[Symbol.asyncDispose]();
     folder[Symbol.dispose]();
   });
@@ -223,12 +223,12 @@ describe("answers before the end of the body", () => {
       ["PUT", `${hub.url}/v1/episodes/web-1/a.tar.zst`, 401, json],
       ["POST", `${limited.url}/v1/host-report`, 429, { ...limited.bearer(), ...json }, "large"],
       ["PUT", `${limited.url}/v1/episodes/web-1/a.tar.zst`, 429, limited.bearer()],
-      ["POST", `${witness.url}/observer/event`, 413, operator, "large"],
-      ["POST", `${witness.url}/v1/observer/review`, 413, operator],
-      ["POST", `${witness.url}/observer/event`, 401, json, "large"],
-      ["POST", `${witness.url}/observer/nothing`, 404, operator],
-      ["POST", `${witness.url}/observer/stats`, 405, operator],
-      ["POST", `${witness.url}/observer/event`, 415, { ...operator, "content-encoding": "gzip" }],
+      ["POST", `${observer.url}/observer/event`, 413, operator, "large"],
+      ["POST", `${observer.url}/v1/observer/review`, 413, operator],
+      ["POST", `${observer.url}/observer/event`, 401, json, "large"],
+      ["POST", `${observer.url}/observer/nothing`, 404, operator],
+      ["POST", `${observer.url}/observer/stats`, 405, operator],
+      ["POST", `${observer.url}/observer/event`, 415, { ...operator, "content-encoding": "gzip" }],
     ];
     const commit = { ...gated.bearer(), ...uploadHeaders(Buffer.from("x")), "x-code-commit": "c".repeat(40) };
     cases.push(["PUT", `${gated.url}/v1/episodes/web-1/a.tar.zst`, 503, commit, "large"]);

@@ -9,7 +9,7 @@ import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSy
 import { join } from "node:path";
 import { type Caddy, caller, startCaddy } from "../front-kit.ts";
 import { type Daemon, Folder, certificates, freePort, have, inboxLines, runRole, startRole, until } from "../kit.ts";
-import { Witness, lines } from "../observer/kit.ts";
+import { Observer, lines } from "../observer/kit.ts";
 import { Hub, archive, report, uploadHeaders } from "../receiver/kit.ts";
 
 const EPISODE_BYTES = Number(process.env["PICKET_FRONT_EPISODE_MIB"] ?? 100) << 20;
@@ -99,7 +99,7 @@ describe.skipIf(!possible)("behind the example Caddyfile", () => {
     using folder = new Folder();
     await certificates(folder);
     await using hub = await Hub.start({ target: "binary", more: "trusted_proxies: [127.0.0.1]" });
-    await using witness = await Witness.start({
+    await using observer = await Observer.start({
       target: "binary",
       more: "auth: { token: tell-me }\ntrusted_proxies: [127.0.0.1]",
     });
@@ -111,7 +111,7 @@ describe.skipIf(!possible)("behind the example Caddyfile", () => {
     await using caddy = startCaddy(folder, {
       collector: await collector.url(),
       receiver: hub.url,
-      observer: witness.url,
+      observer: observer.url,
     });
     await reachable(folder, caddy);
 

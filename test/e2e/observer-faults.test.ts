@@ -6,7 +6,7 @@ import { describe, expect, test } from "bun:test";
 import { existsSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Folder, freePort, until } from "../kit.ts";
-import { type Op, Witness, lines } from "../observer/kit.ts";
+import { type Op, Observer, lines } from "../observer/kit.ts";
 import { Disk, canCut, isRoot, smallDisk } from "./disk.ts";
 
 const EVENTS = Number(process.env["PICKET_FAULT_EVENTS"] ?? 5000);
@@ -51,10 +51,10 @@ function recorded(data: string): Op[] {
   return names.flatMap((name) => lines(join(data, name)));
 }
 
-test("kill -9 at random moments: what was answered is there exactly once and counted, and each cause is told once a level", async () => {
-  await using witness = new Witness({ target: "binary", port: freePort(), more: "rotate_mb: 1\ncycle_seconds: 0.1" });
-  await witness.up();
-  const { url } = witness;
+test("kill -9 at random moments: each acknowledged operation is there once and counted, and each cause is escalated once a level", async () => {
+  await using observer = new Observer({ target: "binary", port: freePort(), more: "rotate_mb: 1\ncycle_seconds: 0.1" });
+  await observer.up();
+  const { url } = observer;
   const finished = new AbortController();
   let kills = 0;
   const killer = (async () => {
@@ -62,7 +62,7 @@ test("kill -9 at random moments: what was answered is there exactly once and cou
       // Longer with time: on a busy machine one that lives so short a time may record next to nothing.
       await Bun.sleep(20 + Math.random() * (300 + 20 * Math.max(0, kills - LEAST_KILLS)));
       if (finished.signal.aborted) break;
-      await witness.again("SIGKILL");
+      await observer.again("SIGKILL");
       kills++;
     }
   })();
@@ -82,25 +82,25 @@ test("kill -9 at random moments: what was answered is there exactly once and cou
   ]);
   finished.abort();
   await killer;
-  await witness.again("SIGKILL");
-  const ids = recorded(witness.data).map(({ id }) => id as string);
+  await observer.again("SIGKILL");
+  const ids = recorded(observer.data).map(({ id }) => id as string);
   expect([ids.length, new Set(ids).size]).toEqual([next, next]);
   const failures = Array.from({ length: next }, (_, n) => n).filter((n) => n % 3 === 0).length;
-  expect(await witness.stats()).toMatchObject({ total: next, failures });
+  expect(await observer.stats()).toMatchObject({ total: next, failures });
   // Several levels may be reached between two looks; none is told twice, and the last one is told of each.
   const causes = new Set(Array.from({ length: CAUSES }, (_, n) => n * 3).map((n) => n % CAUSES)).size;
-  await until("each cause is told", () => new Set(witness.told().map(({ source }) => source)).size === causes);
+  await until("each cause is told", () => new Set(observer.told().map(({ source }) => source)).size === causes);
   await until("at its last level", () => {
-    const last = new Map(witness.escalations().map(({ fingerprint, level }) => [fingerprint, level]));
+    const last = new Map(observer.escalations().map(({ fingerprint, level }) => [fingerprint, level]));
     return [...last.values()].every((level) => level === 100);
   });
-  const levels = witness.escalations().map(({ fingerprint, level }) => `${String(fingerprint)} ${String(level)}`);
+  const levels = observer.escalations().map(({ fingerprint, level }) => `${String(fingerprint)} ${String(level)}`);
   expect(levels.length).toBe(new Set(levels).size);
-  await until("all are told", () => witness.told().length === levels.length);
-  await witness.again("SIGKILL");
-  expect(witness.told().length).toBe(levels.length);
+  await until("all are told", () => observer.told().length === levels.length);
+  await observer.again("SIGKILL");
+  expect(observer.told().length).toBe(levels.length);
   // Killed so soon each time that it never came to it, it rotates now.
-  const rotated = () => readdirSync(witness.data).filter((name) => /\.\d{6}\.jsonl$/.test(name)).length;
+  const rotated = () => readdirSync(observer.data).filter((name) => /\.\d{6}\.jsonl$/.test(name)).length;
   const segments = await until("the log is rotated", rotated);
   console.log(`${kills} kills, ${next} operations, ${segments} rotations, ${levels.length} escalations`);
 });
@@ -113,7 +113,7 @@ describe.skipIf(!canCut)("a power cut", () => {
     using folder = new Folder();
     await using disk = await Disk.make(folder, 512);
     const data = join(disk.path, "observer");
-    await using witness = await Witness.start({
+    await using observer = await Observer.start({
       target: "binary",
       data,
       more: `durability: ${durability}\nrotate_mb: 1`,
@@ -124,7 +124,7 @@ describe.skipIf(!canCut)("a power cut", () => {
     const sender = async () => {
       while (!enough.signal.aborted) {
         const n = next++;
-        if (await deliver(witness.url, operation(n), enough.signal)) acknowledged.push(n);
+        if (await deliver(observer.url, operation(n), enough.signal)) acknowledged.push(n);
       }
     };
     const senders = Array.from({ length: 16 }, sender);
@@ -132,14 +132,14 @@ describe.skipIf(!canCut)("a power cut", () => {
       "enough is acknowledged, and the log was rotated",
       () => acknowledged.length > 9000 && existsSync(join(data, "ops.000001.jsonl")),
     );
-    witness.daemon.child.kill("SIGSTOP");
+    observer.daemon.child.kill("SIGSTOP");
     const before = [...acknowledged];
     await using after = await disk.cut();
     enough.abort();
-    await witness.daemon.kill("SIGKILL");
+    await observer.daemon.kill("SIGKILL");
     await Promise.all(senders);
     await after.mount();
-    await using again = await Witness.start({ target: "binary", data: join(after.path, "observer") });
+    await using again = await Observer.start({ target: "binary", data: join(after.path, "observer") });
     const { total } = await again.stats();
     const found = new Map<string, number>();
     await again.daemon.kill();
@@ -157,13 +157,13 @@ describe.skipIf(!canCut)("a power cut", () => {
     return { acknowledged: before, found, total };
   }
 
-  test("takes nothing that was acknowledged, and the figures agree with the log", async () => {
+  test("loses nothing that was acknowledged, and the figures agree with the log", async () => {
     const { acknowledged, found, total } = await cut("disk");
     expect(acknowledged.filter((n) => found.get(`op-${n}`) !== 1)).toEqual([]);
     expect(total).toBe(found.size);
   });
 
-  test("takes something with `durability: os`, which shows that the test can fail", async () => {
+  test("loses operations with `durability: os`, which shows that the test can fail", async () => {
     const { acknowledged, found } = await cut("os");
     expect(acknowledged.filter((n) => found.get(`op-${n}`) !== 1).length).toBeGreaterThan(0);
   });
@@ -175,11 +175,11 @@ test.skipIf(!isRoot)(
     using folder = new Folder();
     await using disk = await smallDisk(folder, "512k");
     writeFileSync(join(disk.path, "filler"), new Uint8Array(200 << 10));
-    await using witness = await Witness.start({ data: join(disk.path, "observer") });
+    await using observer = await Observer.start({ data: join(disk.path, "observer") });
     let taken = 0;
     const statuses = new Set<number>();
     const post = async (success: boolean) => {
-      const answer = await witness.post("/observer/event", {
+      const answer = await observer.post("/observer/event", {
         endpoint: "e",
         success,
         error: "x",
@@ -193,23 +193,23 @@ test.skipIf(!isRoot)(
     expect(statuses).toEqual(new Set([200, 507]));
     // What is too little for four in one write may be enough for one alone, and be no full disk yet.
     await until("one alone is refused", async () => (await post(false)).code === "disk_full");
-    expect(await witness.stats()).toMatchObject({ total: taken });
-    expect(lines(witness.log).length).toBe(taken);
-    expect((await fetch(`${witness.url}/observer/health`)).status).toBe(503);
-    expect((await fetch(`${witness.url}/health`)).status).toBe(503);
-    const array = await witness.post(
+    expect(await observer.stats()).toMatchObject({ total: taken });
+    expect(lines(observer.log).length).toBe(taken);
+    expect((await fetch(`${observer.url}/observer/health`)).status).toBe(503);
+    expect((await fetch(`${observer.url}/health`)).status).toBe(503);
+    const array = await observer.post(
       "/observer/event",
       Array.from({ length: 10 }, () => ({ endpoint: "e", success: true, input_summary: "x".repeat(9000) })),
     );
     expect(array.status).toBe(507);
-    expect((await witness.post("/observer/review", { response: "x".repeat(50_000) })).status).toBe(507);
+    expect((await observer.post("/observer/review", { response: "x".repeat(50_000) })).status).toBe(507);
     rmSync(join(disk.path, "filler"));
-    await witness.record({ endpoint: "e", success: true });
-    expect(await witness.stats()).toMatchObject({ total: taken + 1 });
-    expect((await fetch(`${witness.url}/observer/health`)).status).toBe(200);
+    await observer.record({ endpoint: "e", success: true });
+    expect(await observer.stats()).toMatchObject({ total: taken + 1 });
+    expect((await fetch(`${observer.url}/observer/health`)).status).toBe(200);
     // What could not be escalated for want of room is, now.
-    await until("it is escalated", () => witness.escalations().length > 0);
-    await witness.again("SIGKILL");
-    expect(await witness.stats()).toMatchObject({ total: taken + 1 });
+    await until("it is escalated", () => observer.escalations().length > 0);
+    await observer.again("SIGKILL");
+    expect(await observer.stats()).toMatchObject({ total: taken + 1 });
   },
 );

@@ -160,7 +160,7 @@ test("kill -9 at random moments: every acknowledged report and episode is there 
 });
 
 describe.skipIf(!canCut)("a power cut", () => {
-  test("takes nothing that was acknowledged", async () => {
+  test("loses nothing that was acknowledged", async () => {
     for (let round = 0; round < 2; round++) {
       await using hub = new Hub({ more: MORE, target: "binary" });
       await using disk = await Disk.make(hub.folder, 1024);
@@ -234,7 +234,7 @@ describe.skipIf(!isRoot)("a full disk", () => {
     expect(acknowledged.filter((at) => !there.has(at))).toEqual([]);
   });
 
-  test("doesn't end a start: it waits, and goes on when there is room", async () => {
+  test("makes a start wait until there is room", async () => {
     await using hub = new Hub({ more: MORE });
     await using disk = await smallDisk(hub.folder, "4m");
     writeFileSync(hub.config, `listen: 127.0.0.1:0\ndata_dir: ${join(disk.path, "data")}\n${MORE}\n`);
@@ -255,7 +255,7 @@ describe.skipIf(!isRoot)("a full disk", () => {
     expect(await hub.get("/v1/hosts/web-1")).toMatchObject({ status: "online" });
   });
 
-  test("is nobody's silence: who reported in vain is not told to be offline", async () => {
+  test("raises no alert for hosts whose reports were refused meanwhile", async () => {
     await using hub = new Hub();
     await using disk = await smallDisk(hub.folder, "4m");
     writeFileSync(

@@ -235,7 +235,7 @@ describe.skipIf(reason !== null)("a booted systemd", () => {
     }
   });
 
-  test("what they witness while all that happens meets in one inbox; uninstall leaves data and configuration", async () => {
+  test("what they observer while all that happens meets in one inbox; uninstall leaves data and configuration", async () => {
     for (let n = 0; n < 3; n++) {
       const body = `{"endpoint":"deploy","success":false,"error":"no route to host ${n}"}`;
       expect(await post(machine, "http://127.0.0.1:3219/observer/event", body)).toContain('"accepted":true');

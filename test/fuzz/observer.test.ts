@@ -10,7 +10,7 @@ import { isRecorded, readOperation } from "../../lib/observer/operation.ts";
 import { playbooksOf } from "../../lib/observer/playbooks.ts";
 import { detailsOf, summaryOf } from "../../lib/observer/reading.ts";
 import { Books, BooksState } from "../../lib/observer/books.ts";
-import { Witness } from "../observer/kit.ts";
+import { Observer } from "../observer/kit.ts";
 import {
   PATIENCE_MS,
   TIMEOUT_MS,
@@ -284,12 +284,12 @@ const door = fc.oneof(
 test(
   "no request makes the observer fail, and its figures are of what it accepted",
   async () => {
-    await using witness = await Witness.start({ more: "escalation_threshold: 3\nrotate_mb: 8" });
+    await using observer = await Observer.start({ more: "escalation_threshold: 3\nrotate_mb: 8" });
     let accepted = 0;
     const wrong: unknown[] = [];
     const ids = new Set<string>();
     await sideBySide(sample(door, 1), 16, async ({ method, path, body: sent }) => {
-      const answer = await fetch(witness.url + path, { method, ...(method === "GET" ? {} : { body: sent }) });
+      const answer = await fetch(observer.url + path, { method, ...(method === "GET" ? {} : { body: sent }) });
       const said = await answer.text();
       if (!ALLOWED.has(answer.status))
         wrong.push({
@@ -310,16 +310,16 @@ test(
       }
     });
     expect(wrong).toEqual([]);
-    const { total, successes, failures } = await witness.stats();
+    const { total, successes, failures } = await observer.stats();
     expect([total, successes + failures]).toEqual([accepted, accepted]);
-    const health = await witness.get<{ steps: Record<string, { errors?: number; failures?: number }> }>(
+    const health = await observer.get<{ steps: Record<string, { errors?: number; failures?: number }> }>(
       "/observer/health",
     );
     expect(JSON.stringify(health.steps)).not.toMatch(/"(?:errors|failures|failed)":[1-9]/);
-    expect(await residentMb(witness.daemon.child.pid)).toBeLessThan(700);
-    await witness.again();
-    expect((await witness.stats()).total).toBe(accepted);
-    await witness.get("/observer/clusters");
+    expect(await residentMb(observer.daemon.child.pid)).toBeLessThan(700);
+    await observer.again();
+    expect((await observer.stats()).total).toBe(accepted);
+    await observer.get("/observer/clusters");
   },
   TIMEOUT_MS * 2,
 );
@@ -327,7 +327,7 @@ test(
 test(
   "bytes that are hardly HTTP are answered or cut off, and nothing fails",
   async () => {
-    await using witness = await Witness.start();
+    await using observer = await Observer.start();
     const requests = mutated(
       fc.constantFrom(
         'POST /observer/event HTTP/1.1\r\nHost: x\r\nContent-Length: 16\r\n\r\n{"endpoint":"x"}',
@@ -340,12 +340,12 @@ test(
     );
     const wrong: unknown[] = [];
     await sideBySide(sample(requests, 0.25), 16, async (bytes) => {
-      const answer = await exchange(witness.url, bytes, PATIENCE_MS, 20);
+      const answer = await exchange(observer.url, bytes, PATIENCE_MS, 20);
       const failed = statusesOf(answer ?? "").filter((status) => status >= 500 && status !== 505 && status !== 501);
       if (failed.length > 0) wrong.push({ sent: Buffer.from(bytes).toString("latin1"), answer });
     });
     expect(wrong).toEqual([]);
-    await witness.stats();
+    await observer.stats();
   },
   TIMEOUT_MS * 2,
 );

@@ -14,7 +14,7 @@ import { detailsOf, summaryOf } from "../../lib/observer/reading.ts";
 import { Books } from "../../lib/observer/books.ts";
 import { LogTail } from "../../lib/observer/tail.ts";
 import { Folder } from "../kit.ts";
-import { Witness, failure } from "../observer/kit.ts";
+import { Observer, failure } from "../observer/kit.ts";
 import { TIMEOUT_MS, damaged, json, mutated, prototypesUntouched, sample, strangeJson } from "./kit.ts";
 
 const RULES = { threshold: 2, windowMs: 60_000, cooldownMs: 3_600_000, consecutive: 3 };
@@ -82,7 +82,7 @@ const quiet = createLog({ role: "observer", json: false, level: "error", write: 
 const good = JSON.stringify({ ...OPERATION, id: "good", endpoint: "the good one" });
 
 test(
-  "the observer's files of any content are read, and what comes afterwards is kept",
+  "the observer starts with any content of its files, and keeps what comes afterwards",
   async () => {
     using folder = new Folder();
     const given = sample(files, 0.05);
@@ -145,30 +145,30 @@ test(
 );
 
 test(
-  "a real observer starts over all of it at once, and goes on",
+  "a real observer starts with all of it at once, and goes on",
   async () => {
-    await using witness = await Witness.start({ more: "escalation_threshold: 2" });
-    await witness.record({ ...OPERATION, id: "first" });
+    await using observer = await Observer.start({ more: "escalation_threshold: 2" });
+    await observer.record({ ...OPERATION, id: "first" });
     const given = sample(files, 0.25);
-    await witness.daemon.kill("SIGKILL");
-    const add = (name: string, content: string) => appendFileSync(`${witness.data}/${name}`, `${content}\n`);
+    await observer.daemon.kill("SIGKILL");
+    const add = (name: string, content: string) => appendFileSync(`${observer.data}/${name}`, `${content}\n`);
     for (const { log, escalations } of given) {
       add("ops.jsonl", log);
       add("escalations.jsonl", escalations);
     }
-    writeFileSync(`${witness.data}/snapshot.json`, given[0]?.snapshot ?? "{");
-    writeFileSync(`${witness.data}/escalations.told`, given[0]?.told ?? "");
-    await witness.up();
-    const { total } = await witness.stats();
+    writeFileSync(`${observer.data}/snapshot.json`, given[0]?.snapshot ?? "{");
+    writeFileSync(`${observer.data}/escalations.told`, given[0]?.told ?? "");
+    await observer.up();
+    const { total } = await observer.stats();
     expect(total).toBeGreaterThan(0);
-    await witness.record(...Array.from({ length: 3 }, () => failure("afterwards", "no route")));
-    expect((await witness.stats()).total).toBe(total + 3);
-    await witness.get("/observer/clusters");
-    await witness.get("/observer/events?limit=2000");
-    const { stdout, code } = await witness.run("stats");
+    await observer.record(...Array.from({ length: 3 }, () => failure("afterwards", "no route")));
+    expect((await observer.stats()).total).toBe(total + 3);
+    await observer.get("/observer/clusters");
+    await observer.get("/observer/events?limit=2000");
+    const { stdout, code } = await observer.run("stats");
     expect([code, stdout.includes(`operations  ${total + 3}`)]).toEqual([0, true]);
     for (const args of [["tail"], ["clusters"], ["check"], ["clusters", "--json"], ["tail", "--json"]]) {
-      const shown = await witness.run(...args);
+      const shown = await observer.run(...args);
       expect([args, [0, 1].includes(shown.code)]).toEqual([args, true]);
       expect(shown.stdout).not.toMatch(/(?!\n)\p{Cc}/u);
     }

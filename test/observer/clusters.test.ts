@@ -7,7 +7,7 @@ import { type Operation, readOperation } from "../../lib/observer/operation.ts";
 import { Books } from "../../lib/observer/books.ts";
 import { Recorder } from "../../lib/observer/recorder.ts";
 import { until } from "../kit.ts";
-import { Witness } from "./kit.ts";
+import { Observer } from "./kit.ts";
 
 const RULES = { threshold: 3, windowMs: 60_000, cooldownMs: 3_600_000, consecutive: 0 };
 
@@ -21,13 +21,13 @@ function failures(count: number): Operation[] {
 }
 
 test("requests are answered while playbooks are made of long texts", async () => {
-  await using witness = await Witness.start({ more: "durability: os" });
+  await using observer = await Observer.start({ more: "durability: os" });
   const long = "connection refused to host 17 at path /var/lib/x ".repeat(300);
   const operations = Array.from({ length: 250 }, () => ({ endpoint: "x", success: true, input_summary: long }));
-  for (let part = 0; part < 4; part++) await witness.record(...operations);
+  for (let part = 0; part < 4; part++) await observer.record(...operations);
   type Steps = { steps: { playbooks: { running_for_seconds: number } } };
   await until("an answer in the middle of a pass", async () => {
-    const { steps } = await witness.get<Steps>("/observer/health");
+    const { steps } = await observer.get<Steps>("/observer/health");
     return steps.playbooks.running_for_seconds > 0;
   });
 });

@@ -16,7 +16,7 @@ import { dirname } from "node:path";
 import type { LoopStats } from "../../lib/loop.ts";
 import { isRoot, smallDisk } from "../e2e/disk.ts";
 import { type Daemon, Folder, startRole, until } from "../kit.ts";
-import { DEPTH, Witness } from "./kit.ts";
+import { DEPTH, Observer } from "./kit.ts";
 
 interface Recorded {
   id: string;
@@ -191,7 +191,7 @@ describe("a file that grows", () => {
     expect(recorded.map(({ n }) => n)).toEqual(numbers(0, 100_000));
   });
 
-  test("it may be missing, and come later in a folder that comes later", async () => {
+  test("the file and its folder may appear later", async () => {
     await using lab = new Lab();
     rmSync(dirname(lab.file), { recursive: true });
     await lab.start();
@@ -541,12 +541,12 @@ test("killed 40 times at any moment, while lines come and the file is renamed: e
 }, 500_000);
 
 test("a correction nested too deep is kept as text, and those after it are recorded", async () => {
-  await using lab = new Witness();
-  const file = lab.folder.at("corrections.jsonl");
+  await using observer = new Observer();
+  const file = observer.folder.at("corrections.jsonl");
   writeFileSync(file, `{"more":${"[".repeat(DEPTH)}${"]".repeat(DEPTH)}}\n{"endpoint":"next"}\n`);
-  lab.configure(`overseer_corrections: ${file}\n`);
-  await lab.up();
-  const total = async () => (await lab.get<{ total: number }>("/observer/stats")).total;
+  observer.configure(`overseer_corrections: ${file}\n`);
+  await observer.up();
+  const total = async () => (await observer.get<{ total: number }>("/observer/stats")).total;
   await until("both are recorded", async () => (await total()) === 2);
   appendFileSync(file, `{"endpoint":"last"}\n`);
   await until("and a third", async () => (await total()) === 3);

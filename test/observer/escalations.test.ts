@@ -8,9 +8,9 @@ import { Clusters } from "../../lib/observer/clusters.ts";
 import { Escalations } from "../../lib/observer/escalations.ts";
 import { readOperation } from "../../lib/observer/operation.ts";
 import { Folder, inboxLines, until } from "../kit.ts";
-import { type Op, Witness, ago, failure, twoCycles } from "./kit.ts";
+import { type Op, Observer, ago, failure, twoCycles } from "./kit.ts";
 
-test("an inbox that is changed while escalations are told loses none of them", async () => {
+test("a reload that changes the inbox during delivery loses no escalation", async () => {
   using folder = new Folder();
   const rules = { threshold: 1, windowMs: 60_000, cooldownMs: 60_000, consecutive: 0 };
   const clusters = new Clusters(rules);
@@ -44,53 +44,53 @@ test("an inbox that is changed while escalations are told loses none of them", a
 });
 
 test("failures whose time lies ahead are escalated once, however much later the log is read again", async () => {
-  await using lab = new Witness();
-  await lab.up();
-  const first = lab.daemon;
+  await using observer = new Observer();
+  await observer.up();
+  const first = observer.daemon;
   const ahead = { endpoint: "x", success: false, error: "no", timestamp: "2999-01-01T00:00:00Z", id: "1" };
   const post = async (...ids: string[]) => {
     const body = JSON.stringify(ids.map((id) => ({ ...ahead, id })));
-    expect((await lab.post("/observer/event", body)).status).toBe(200);
+    expect((await observer.post("/observer/event", body)).status).toBe(200);
   };
   await post("1", "2", "3");
-  const file = join(lab.data, "escalations.jsonl");
+  const file = join(observer.data, "escalations.jsonl");
   const escalated = async () => (await Bun.file(file).text()).split("\n").length - 1;
   await until("an escalation", async () => existsSync(file) && (await escalated()) === 1);
   await first.kill("SIGKILL");
   // As if all of it were three days ago.
   const now = new Date().toISOString().slice(0, 10);
   const then = new Date(Date.now() - 3 * 86_400_000).toISOString().slice(0, 10);
-  for (const path of [lab.log, file]) await Bun.write(path, (await Bun.file(path).text()).replaceAll(now, then));
-  await lab.up();
-  const { events } = await lab.get<{ events: { timestamp: string; id: string }[] }>("/observer/events");
+  for (const path of [observer.log, file]) await Bun.write(path, (await Bun.file(path).text()).replaceAll(now, then));
+  await observer.up();
+  const { events } = await observer.get<{ events: { timestamp: string; id: string }[] }>("/observer/events");
   expect(events.map(({ timestamp }) => timestamp)).toEqual(Array.from({ length: 3 }, () => ahead.timestamp));
   type Steps = { steps: { escalate: { passes: number } } };
-  await until("two looks", async () => (await lab.get<Steps>("/observer/health")).steps.escalate.passes > 2);
+  await until("two looks", async () => (await observer.get<Steps>("/observer/health")).steps.escalate.passes > 2);
   expect(await escalated()).toBe(1);
 });
 
 describe("escalation", () => {
   const three = ["a 1", "a 2", "a 3"].map((error) => failure("deploy", error));
 
-  test("two no, three yes, once; across a restart between the second and the third and right after the third", async () => {
-    await using witness = await Witness.start();
-    await witness.record(three[0]!);
-    await witness.record(three[1]!);
-    await twoCycles(witness);
-    expect(witness.escalations()).toEqual([]);
-    await witness.again("SIGKILL");
-    await twoCycles(witness);
-    expect(witness.escalations()).toEqual([]);
-    await witness.record(three[2]!);
-    await witness.daemon.kill("SIGKILL");
-    await witness.up();
-    await until("it is told", () => witness.told().length > 0);
+  test("two failures don't escalate, three do, once; also across restarts between the second and the third and after the third", async () => {
+    await using observer = await Observer.start();
+    await observer.record(three[0]!);
+    await observer.record(three[1]!);
+    await twoCycles(observer);
+    expect(observer.escalations()).toEqual([]);
+    await observer.again("SIGKILL");
+    await twoCycles(observer);
+    expect(observer.escalations()).toEqual([]);
+    await observer.record(three[2]!);
+    await observer.daemon.kill("SIGKILL");
+    await observer.up();
+    await until("it is told", () => observer.told().length > 0);
     for (const signal of ["SIGKILL", "SIGTERM"] as const) {
-      await witness.again(signal);
-      await witness.record(failure("deploy", "a 4"));
-      await twoCycles(witness);
+      await observer.again(signal);
+      await observer.record(failure("deploy", "a 4"));
+      await twoCycles(observer);
     }
-    expect(witness.escalations()).toMatchObject([
+    expect(observer.escalations()).toMatchObject([
       {
         level: 1,
         endpoint: "deploy",
@@ -101,7 +101,7 @@ describe("escalation", () => {
         diagnosis: null,
       },
     ]);
-    const [told, ...more] = witness.told();
+    const [told, ...more] = observer.told();
     expect(more).toEqual([]);
     expect(told).toMatchObject({
       from: "observer",
@@ -110,103 +110,103 @@ describe("escalation", () => {
       type: "INFO",
       payload: expect.stringContaining("deploy keeps failing: 3 failures within"),
     });
-    expect(told!["id"]).toBe(witness.escalations()[0]!["id"] as string);
+    expect(told!["id"]).toBe(observer.escalations()[0]!["id"] as string);
   });
 
   test("10 and 100 times the threshold escalate again, urgently; successes and other causes don't count", async () => {
-    await using witness = await Witness.start();
-    await witness.record(...three);
-    await until("the first", () => witness.escalations().length === 1);
-    await witness.record(...Array.from({ length: 26 }, (_, n) => failure("deploy", `a ${n}`)));
-    await witness.record({ endpoint: "deploy", success: true }, failure("deploy", "quite another thing"));
-    await twoCycles(witness);
-    expect(witness.escalations().length).toBe(1);
-    await witness.record(failure("deploy", "a 30"));
-    await until("ten times", () => witness.escalations().length === 2);
-    await witness.record(...Array.from({ length: 270 }, (_, n) => failure("deploy", `a ${n}`)));
-    await until("a hundred times", () => witness.told().length === 3);
-    await witness.record(...Array.from({ length: 1000 }, (_, n) => failure("deploy", `a ${n}`)));
-    await twoCycles(witness);
-    expect(witness.escalations().map(({ level, count }) => [level, count])).toEqual([
+    await using observer = await Observer.start();
+    await observer.record(...three);
+    await until("the first", () => observer.escalations().length === 1);
+    await observer.record(...Array.from({ length: 26 }, (_, n) => failure("deploy", `a ${n}`)));
+    await observer.record({ endpoint: "deploy", success: true }, failure("deploy", "quite another thing"));
+    await twoCycles(observer);
+    expect(observer.escalations().length).toBe(1);
+    await observer.record(failure("deploy", "a 30"));
+    await until("ten times", () => observer.escalations().length === 2);
+    await observer.record(...Array.from({ length: 270 }, (_, n) => failure("deploy", `a ${n}`)));
+    await until("a hundred times", () => observer.told().length === 3);
+    await observer.record(...Array.from({ length: 1000 }, (_, n) => failure("deploy", `a ${n}`)));
+    await twoCycles(observer);
+    expect(observer.escalations().map(({ level, count }) => [level, count])).toEqual([
       [1, 3],
       [10, 30],
       [100, 300],
     ]);
-    expect(witness.told().map(({ priority }) => priority)).toEqual(["normal", "urgent", "urgent"]);
+    expect(observer.told().map(({ priority }) => priority)).toEqual(["normal", "urgent", "urgent"]);
   });
 
   test("failures further apart than the window don't escalate; after a day of silence it begins anew", async () => {
-    await using witness = await Witness.start();
+    await using observer = await Observer.start();
     for (const minutes of [200, 160, 120, 80, 40])
-      await witness.record(failure("slow", "x", { timestamp: ago(0, minutes) }), { endpoint: "slow", success: true });
-    await twoCycles(witness);
-    expect(witness.escalations()).toEqual([]);
+      await observer.record(failure("slow", "x", { timestamp: ago(0, minutes) }), { endpoint: "slow", success: true });
+    await twoCycles(observer);
+    expect(observer.escalations()).toEqual([]);
     // Three within half an hour, two days ago; silence for a day and a half; three more.
-    for (const minutes of [0, 10, 29]) await witness.record(failure("again", "y", { timestamp: ago(48, -minutes) }));
-    await until("the first", () => witness.escalations().length === 1);
-    await witness.record({ endpoint: "again", success: true });
-    for (const minutes of [0, 31]) await witness.record(failure("again", "y", { timestamp: ago(46, -minutes) }));
-    await twoCycles(witness);
-    expect(witness.escalations().length).toBe(1);
-    await witness.again("SIGKILL");
-    for (const minutes of [10, 5]) await witness.record(failure("again", "y", { timestamp: ago(0, minutes) }));
-    await twoCycles(witness);
-    expect(witness.escalations().length).toBe(1);
-    await witness.record(failure("again", "y"));
-    await until("the second", () => witness.escalations().length === 2);
-    await witness.again();
-    await twoCycles(witness);
-    expect(witness.escalations().map(({ level, count, total }) => [level, count, total])).toEqual([
+    for (const minutes of [0, 10, 29]) await observer.record(failure("again", "y", { timestamp: ago(48, -minutes) }));
+    await until("the first", () => observer.escalations().length === 1);
+    await observer.record({ endpoint: "again", success: true });
+    for (const minutes of [0, 31]) await observer.record(failure("again", "y", { timestamp: ago(46, -minutes) }));
+    await twoCycles(observer);
+    expect(observer.escalations().length).toBe(1);
+    await observer.again("SIGKILL");
+    for (const minutes of [10, 5]) await observer.record(failure("again", "y", { timestamp: ago(0, minutes) }));
+    await twoCycles(observer);
+    expect(observer.escalations().length).toBe(1);
+    await observer.record(failure("again", "y"));
+    await until("the second", () => observer.escalations().length === 2);
+    await observer.again();
+    await twoCycles(observer);
+    expect(observer.escalations().map(({ level, count, total }) => [level, count, total])).toEqual([
       [1, 3, 3],
       [1, 3, 8],
     ]);
   });
 
   test("a full, missing or foreign inbox delays it, nothing is lost, and requests go on", async () => {
-    await using witness = new Witness();
-    writeFileSync(witness.inbox, "a file where the folder should be");
-    await witness.up();
-    await witness.record(...three);
-    await until("it is written", () => witness.escalations().length === 1);
+    await using observer = new Observer();
+    writeFileSync(observer.inbox, "a file where the folder should be");
+    await observer.up();
+    await observer.record(...three);
+    await until("it is written", () => observer.escalations().length === 1);
     type Health = { escalations_waiting: number; steps: Record<string, { failures: number; last_error?: string }> };
-    const health = () => witness.get<Health>("/health");
+    const health = () => observer.get<Health>("/health");
     await until("the step fails", async () => (await health()).steps["escalate"]!.failures > 1);
     expect(await health()).toMatchObject({ escalations_waiting: 1, steps: { analyze: { failures: 0 } } });
-    const metrics = await (await fetch(`${witness.url}/metrics`)).text();
+    const metrics = await (await fetch(`${observer.url}/metrics`)).text();
     expect(metrics).toMatch(/picket_step_failures\{step="escalate"\} [1-9]/);
-    await witness.again("SIGKILL");
-    await witness.record({ endpoint: "goes on", success: true });
-    unlinkSync(witness.inbox);
-    await until("it is told", () => existsSync(witness.inbox) && witness.told().length === 1);
-    await witness.again();
-    await twoCycles(witness);
-    expect(witness.told().length).toBe(1);
+    await observer.again("SIGKILL");
+    await observer.record({ endpoint: "goes on", success: true });
+    unlinkSync(observer.inbox);
+    await until("it is told", () => existsSync(observer.inbox) && observer.told().length === 1);
+    await observer.again();
+    await twoCycles(observer);
+    expect(observer.told().length).toBe(1);
   });
 
-  test("a signature of one's own groups, whatever the text", async () => {
-    await using witness = await Witness.start();
-    await witness.record(
+  test("failures with the same sig_hash form one cluster, whatever their text", async () => {
+    await using observer = await Observer.start();
+    await observer.record(
       failure("a", "one", { sig_hash: "s1" }),
       failure("b", "two", { sig_hash: "s1" }),
       failure("c", "three", { sig_hash: "s1" }),
     );
-    const { clusters } = await witness.get<{ clusters: Op[] }>("/observer/clusters");
+    const { clusters } = await observer.get<{ clusters: Op[] }>("/observer/clusters");
     expect(clusters).toMatchObject([{ fingerprint: "sig:s1", count: 3, level: 1 }]);
-    expect(await witness.get<Op>("/observer/clusters/sig:s1")).toMatchObject({
+    expect(await observer.get<Op>("/observer/clusters/sig:s1")).toMatchObject({
       parts: { by: "sig_hash" },
       examples: [{ error: "three" }, {}, {}],
     });
-    expect((await fetch(`${witness.url}/observer/clusters/f1:0`)).status).toBe(404);
+    expect((await fetch(`${observer.url}/observer/clusters/f1:0`)).status).toBe(404);
   });
 });
 
-test("lines of others among the escalations harm nothing", async () => {
-  await using witness = new Witness();
-  mkdirSync(witness.data);
-  writeFileSync(join(witness.data, "escalations.jsonl"), 'null\n7\n{"id":"x"}\nno JSON\n');
-  await witness.up();
-  await witness.record(failure("a", "x"), failure("a", "x"), failure("a", "x"));
-  await until("it is told", () => existsSync(witness.inbox) && witness.told().length === 1);
+test("foreign lines in escalations.jsonl are skipped", async () => {
+  await using observer = new Observer();
+  mkdirSync(observer.data);
+  writeFileSync(join(observer.data, "escalations.jsonl"), 'null\n7\n{"id":"x"}\nno JSON\n');
+  await observer.up();
+  await observer.record(failure("a", "x"), failure("a", "x"), failure("a", "x"));
+  await until("it is told", () => existsSync(observer.inbox) && observer.told().length === 1);
 });
 
 describe("escalations are the same whenever the step looks, and in which order failures come:", () => {
@@ -243,23 +243,23 @@ describe("escalations are the same whenever the step looks, and in which order f
   ];
 
   test.each(cases)("%s", async (_, batches, ...expected) => {
-    await using witness = await Witness.start();
+    await using observer = await Observer.start();
     for (const batch of batches) {
-      await witness.record(...batch);
-      await twoCycles(witness);
+      await observer.record(...batch);
+      await twoCycles(observer);
     }
-    await witness.again("SIGKILL");
-    await twoCycles(witness);
-    expect(witness.escalations().map(({ level, count, first_at }) => [level, count, minuteOf(first_at)])).toEqual(
+    await observer.again("SIGKILL");
+    await twoCycles(observer);
+    expect(observer.escalations().map(({ level, count, first_at }) => [level, count, minuteOf(first_at)])).toEqual(
       expected.map(([level, count, begin]) => [level, count, minuteOf(begin["timestamp"])]),
     );
   });
 
   test("the text says how long it took, whether in a row, and when, if that is long ago", async () => {
-    await using witness = await Witness.start();
-    await witness.record(...days(3, 9), failure("now", "x"), failure("now", "x"), failure("now", "x"));
-    await until("both are told", () => witness.told().length === 2);
-    const texts = witness.told().map(({ payload }) => payload);
+    await using observer = await Observer.start();
+    await observer.record(...days(3, 9), failure("now", "x"), failure("now", "x"), failure("now", "x"));
+    await until("both are told", () => observer.told().length === 2);
+    const texts = observer.told().map(({ payload }) => payload);
     const last = ago(0, 7 * 24 * HOUR)
       .slice(0, 16)
       .replace("T", " ");
@@ -270,14 +270,14 @@ describe("escalations are the same whenever the step looks, and in which order f
   });
 
   test("a cluster that is nearly due stays while thousands of single failures push others out", async () => {
-    await using witness = await Witness.start({ more: "durability: os" });
-    await witness.record(backup(2), backup(1));
+    await using observer = await Observer.start({ more: "durability: os" });
+    await observer.record(backup(2), backup(1));
     for (let part = 0; part < 12; part++) {
       const names = Array.from({ length: 1000 }, (_, index) => letters(part * 1000 + index));
-      await witness.record(...names.map((name) => failure("import", `no such city as ${name} here`)));
+      await observer.record(...names.map((name) => failure("import", `no such city as ${name} here`)));
     }
-    await witness.record(backup(0));
-    await until("it is told", () => witness.told().some(({ payload }) => payload!.startsWith("backup keeps failing")));
+    await observer.record(backup(0));
+    await until("it is told", () => observer.told().some(({ payload }) => payload!.startsWith("backup keeps failing")));
   });
 });
 

@@ -6,7 +6,7 @@ import { type Daemon, Folder, type RunOptions, inboxLines, runRole, startRole, u
 
 export type Op = Record<string, unknown>;
 
-export interface WitnessOptions extends RunOptions {
+export interface ObserverOptions extends RunOptions {
   /** More lines of the configuration. */
   more?: string;
   /** Where its log lies; default: in a folder of its own. */
@@ -15,16 +15,16 @@ export interface WitnessOptions extends RunOptions {
 }
 
 /** An observer with a folder of its own. */
-export class Witness implements AsyncDisposable {
+export class Observer implements AsyncDisposable {
   readonly folder = new Folder();
   readonly data: string;
   readonly inbox: string;
   readonly config: string;
   daemon!: Daemon;
   url!: string;
-  #options: WitnessOptions;
+  #options: ObserverOptions;
 
-  constructor(options: WitnessOptions = {}) {
+  constructor(options: ObserverOptions = {}) {
     this.#options = options;
     this.data = options.data ?? this.folder.at("data");
     this.inbox = this.folder.at("inbox");
@@ -32,10 +32,10 @@ export class Witness implements AsyncDisposable {
     this.configure(options.more ?? "");
   }
 
-  static async start(options: WitnessOptions = {}): Promise<Witness> {
-    const witness = new Witness(options);
-    await witness.up();
-    return witness;
+  static async start(options: ObserverOptions = {}): Promise<Observer> {
+    const observer = new Observer(options);
+    await observer.up();
+    return observer;
   }
 
   get log(): string {
@@ -130,10 +130,10 @@ export const ago = (hours: number, minutes = 0) => new Date(Date.now() - hours *
 export const DEPTH = 200_000;
 
 /** Awaits two more passes of the steps that escalate. */
-export async function twoCycles(witness: Witness): Promise<void> {
+export async function twoCycles(observer: Observer): Promise<void> {
   type Health = { steps: Record<string, { passes: number }> };
   const passes = async () => {
-    const { steps } = await witness.get<Health>("/health");
+    const { steps } = await observer.get<Health>("/health");
     return Math.min(steps["analyze"]!.passes, steps["escalate"]!.passes);
   };
   const before = await passes();

@@ -2,11 +2,11 @@
 
 import { expect, test } from "bun:test";
 import { until } from "../kit.ts";
-import { Witness } from "./kit.ts";
+import { Observer } from "./kit.ts";
 
 test("a key that is changed in its file is used after a reload", async () => {
   const keys: (string | null)[] = [];
-  await using lab = new Witness();
+  await using observer = new Observer();
   const server = Bun.serve({
     hostname: "127.0.0.1",
     port: 0,
@@ -17,16 +17,16 @@ test("a key that is changed in its file is used after a reload", async () => {
     },
   });
   try {
-    lab.folder.write("key", "first-key\n");
-    const llm = `llm: { url: "http://127.0.0.1:${server.port}", model: m, api_key_file: ${lab.folder.at("key")} }\n`;
-    lab.configure(llm);
-    await lab.up();
-    const daemon = lab.daemon;
-    await lab.post("/observer/review", "{}");
-    lab.folder.write("key", "second-key\n");
+    observer.folder.write("key", "first-key\n");
+    const llm = `llm: { url: "http://127.0.0.1:${server.port}", model: m, api_key_file: ${observer.folder.at("key")} }\n`;
+    observer.configure(llm);
+    await observer.up();
+    const daemon = observer.daemon;
+    await observer.post("/observer/review", "{}");
+    observer.folder.write("key", "second-key\n");
     daemon.child.kill("SIGHUP");
     await until("the new key", async () => {
-      await lab.post("/observer/review", "{}");
+      await observer.post("/observer/review", "{}");
       return keys.includes("Bearer second-key");
     });
     expect(keys[0]).toBe("Bearer first-key");

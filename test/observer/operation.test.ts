@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { isRecorded, readOperation } from "../../lib/observer/operation.ts";
 import { runRole } from "../kit.ts";
-import { DEPTH, Witness } from "./kit.ts";
+import { DEPTH, Observer } from "./kit.ts";
 
 const NOW = 1_780_000_000_000;
 const PLAIN = { endpoint: "deploy", source: "scenario", input_summary: "to eu-1" };
@@ -111,61 +111,61 @@ describe("an operation is refused:", () => {
 
 describe("an operation", () => {
   test("nested too deep to be written is refused, and spoils no other of its array", async () => {
-    await using lab = await Witness.start();
+    await using observer = await Observer.start();
     const deep = `{"endpoint":"x","more":${"[".repeat(DEPTH)}${"]".repeat(DEPTH)}}`;
-    const alone = await lab.post("/observer/event", deep);
+    const alone = await observer.post("/observer/event", deep);
     expect(alone.status).toBe(422);
     const answers = (await (
-      await lab.post("/observer/event", `[{"endpoint":"a"},${deep},{"endpoint":"b"}]`)
+      await observer.post("/observer/event", `[{"endpoint":"a"},${deep},{"endpoint":"b"}]`)
     ).json()) as {
       accepted: boolean;
     }[];
     expect(answers.map(({ accepted }) => accepted)).toEqual([true, false, true]);
-    expect((await lab.get<{ total: number }>("/observer/stats")).total).toBe(2);
+    expect((await observer.get<{ total: number }>("/observer/stats")).total).toBe(2);
   });
 
   test("without an endpoint is rejected as incomplete, alone and in an array", async () => {
-    await using lab = await Witness.start();
+    await using observer = await Observer.start();
     const error = "endpoint: is required";
-    const alone = await lab.post("/observer/event", `{"success":true}`);
+    const alone = await observer.post("/observer/event", `{"success":true}`);
     expect(alone.status).toBe(400);
     expect(await alone.json()).toMatchObject({ error, fields: [{ field: "endpoint", error: "is required" }] });
-    expect(await (await lab.post("/observer/event", `[{}]`)).json()).toMatchObject([{ accepted: false, error }]);
+    expect(await (await observer.post("/observer/event", `[{}]`)).json()).toMatchObject([{ accepted: false, error }]);
   });
 
   test("with an infinite number is rejected", async () => {
-    await using lab = await Witness.start();
+    await using observer = await Observer.start();
     for (const field of ["duration_ms", "audit_duration_ms", "count"]) {
-      const answer = await lab.post("/observer/event", `{"endpoint":"x","${field}":1e999}`);
+      const answer = await observer.post("/observer/event", `{"endpoint":"x","${field}":1e999}`);
       expect(answer.status).toBe(422);
       expect(await answer.json()).toMatchObject({ field });
     }
   });
 
   test("of numbers that grow when they are written is counted after a restart, too", async () => {
-    await using lab = new Witness();
-    await lab.up();
-    const first = lab.daemon;
+    await using observer = new Observer();
+    await observer.up();
+    const first = observer.daemon;
     const body = `{"endpoint":"x","more":[${"1e20,".repeat(800_000)}1]}`;
-    expect((await lab.post("/observer/event", body)).status).toBe(200);
+    expect((await observer.post("/observer/event", body)).status).toBe(200);
     await first.kill("SIGKILL");
-    await lab.up();
-    const second = lab.daemon;
-    expect((await lab.get<{ total: number }>("/observer/stats")).total).toBe(1);
+    await observer.up();
+    const second = observer.daemon;
+    expect((await observer.get<{ total: number }>("/observer/stats")).total).toBe(1);
     expect(await second.said("log read")).toContain("malformed=0");
-    const { stdout } = await runRole("observer", ["tail", "--config", lab.config]);
+    const { stdout } = await runRole("observer", ["tail", "--config", observer.config]);
     expect(stdout).toContain("mcp");
   });
 
   test("with long texts keeps the answers of /stats and /clusters short", async () => {
-    await using lab = await Witness.start();
+    await using observer = await Observer.start();
     const long = "x".repeat(1 << 20);
     const more = { source: "scenario", endpoint: "x", success: false };
     for (const field of ["role", "city", "event_kind", "sig_hash"])
-      expect((await lab.post("/observer/event", JSON.stringify({ ...more, [field]: long }))).status).toBe(200);
-    const stats = await lab.get<{ recent_scenario_ops: { role?: string }[] }>("/observer/stats");
+      expect((await observer.post("/observer/event", JSON.stringify({ ...more, [field]: long }))).status).toBe(200);
+    const stats = await observer.get<{ recent_scenario_ops: { role?: string }[] }>("/observer/stats");
     expect(JSON.stringify(stats).length).toBeLessThan(50_000);
     expect(stats.recent_scenario_ops[3]!.role).toStartWith("xxx");
-    expect(JSON.stringify(await lab.get("/observer/clusters")).length).toBeLessThan(50_000);
+    expect(JSON.stringify(await observer.get("/observer/clusters")).length).toBeLessThan(50_000);
   });
 });

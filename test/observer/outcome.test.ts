@@ -1,7 +1,7 @@
 // How operations say that they failed, in the fields of other programs.
 
 import { expect, test } from "bun:test";
-import { Witness } from "./kit.ts";
+import { Observer } from "./kit.ts";
 
 type Answer = { accepted: boolean; warnings?: string[] };
 
@@ -56,12 +56,12 @@ const UNCLEAR: [field: string, value: unknown][] = [
   ["errors", "many"],
 ];
 
-test("other programs' signs of failure count, and what isn't understood is said in the answer", async () => {
-  await using witness = await Witness.start();
+test("other programs' signs of failure count, and the answer warns of fields that aren't understood", async () => {
+  await using observer = await Observer.start();
   const operations = [...FAILURES, ...SUCCESSES, ...UNCLEAR.map(([field, value]) => ({ [field]: value }))];
   const body = operations.map((fields, index) => ({ endpoint: `call ${index}`, ...fields }));
-  const answers = (await (await witness.post("/observer/event", body)).json()) as Answer[];
-  const { events } = await witness.get<{ events: { success: boolean }[] }>("/observer/events");
+  const answers = (await (await observer.post("/observer/event", body)).json()) as Answer[];
+  const { events } = await observer.get<{ events: { success: boolean }[] }>("/observer/events");
   const seen = events.toReversed().map(({ success }, index) => ({ ...operations[index], "": success }));
   const expected = operations.map((fields, index) => ({ ...fields, "": index >= FAILURES.length }));
   expect(seen).toEqual(expected);
@@ -73,6 +73,6 @@ test("other programs' signs of failure count, and what isn't understood is said 
       [`${field}: not understood as success or failure; send "success": true or false`],
     ]),
   );
-  const single = await witness.post("/observer/event", { endpoint: "one", status: "half done" });
+  const single = await observer.post("/observer/event", { endpoint: "one", status: "half done" });
   expect(await single.json()).toMatchObject({ accepted: true, warnings: [expect.stringContaining("status: ")] });
 });

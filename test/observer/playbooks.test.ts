@@ -187,7 +187,7 @@ describe("the refinement", () => {
     expect(found).toEqual([["a"], [], ["a"], [], [], []]);
   });
 
-  test("any short field of one's own counts; a field with many values, a long one and a text do not", async () => {
+  test("any short unknown field counts; a field with many values, a long one and a text do not", async () => {
     const spread = (values: number): Given[] => [
       ...Array.from({ length: 60 }, (_, index) => ok("x", { wide: index % (values - 1) })),
       ...times(3, failed("x", { wide: "bad" })),
@@ -218,7 +218,7 @@ test("the last operation is the one with the latest time, in whatever zone it is
 });
 
 describe("playbooks.jsonl", () => {
-  test("is never seen half written, by a reader that looks all the time", async () => {
+  test("is never half written for a reader that polls it", async () => {
     await using lab = new Lab();
     await lab.start();
     const stop = new AbortController();
@@ -245,7 +245,7 @@ describe("playbooks.jsonl", () => {
     expect(sizes.size).toBeGreaterThan(2);
   });
 
-  test("is whole after a kill at any moment, and what that leaves beside it does no harm", async () => {
+  test("is whole after a kill at any moment, also with a temporary file left beside it", async () => {
     await using lab = new Lab();
     await lab.start();
     await lab.tell(Array.from({ length: 300 }, (_, index) => times(6, ok(`${index} ${"e".repeat(2000)}`))).flat());

@@ -4,20 +4,20 @@ import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { until } from "../kit.ts";
-import { type Op, Witness, failure, lines } from "./kit.ts";
+import { type Op, Observer, failure, lines } from "./kit.ts";
 
 test("a review that is a list, or has a list as its figures, is rejected with a reason", async () => {
-  await using lab = await Witness.start();
+  await using observer = await Observer.start();
   for (const [body, error] of [
     ["[]", "expected a JSON object"],
     ["5", "expected a JSON object"],
     [`{"grounding_stats":[]}`, "grounding_stats: expected a JSON object"],
   ] as const) {
-    const answer = await lab.post("/observer/review", body);
+    const answer = await observer.post("/observer/review", body);
     expect(answer.status).toBe(422);
     expect(await answer.json()).toMatchObject({ error, code: "invalid_review" });
   }
-  expect(existsSync(join(lab.data, "reviews.jsonl"))).toBe(false);
+  expect(existsSync(join(observer.data, "reviews.jsonl"))).toBe(false);
 });
 
 describe("reviews", () => {
@@ -32,8 +32,8 @@ describe("reviews", () => {
   });
 
   test("the heuristic, at its limits; each review is kept with its input", async () => {
-    await using witness = await Witness.start();
-    const verdict = async (body: unknown) => (await (await witness.post("/observer/review", body)).json()) as Op;
+    await using observer = await Observer.start();
+    const verdict = async (body: unknown) => (await (await observer.post("/observer/review", body)).json()) as Op;
     for (const [body, expected] of [
       [stats(100), "accept"],
       [stats(50), "accept"],
@@ -56,9 +56,9 @@ describe("reviews", () => {
       expect(said["source"]).toBe("heuristic");
     }
     expect((await verdict(stats(null)))["confidence"]).toBe(0.2);
-    expect((await witness.post("/observer/review", { attempt: "one" })).status).toBe(422);
-    expect((await witness.post("/observer/review", "nope")).status).toBe(400);
-    const kept = lines(join(witness.data, "reviews.jsonl"));
+    expect((await observer.post("/observer/review", { attempt: "one" })).status).toBe(422);
+    expect((await observer.post("/observer/review", "nope")).status).toBe(400);
+    const kept = lines(join(observer.data, "reviews.jsonl"));
     expect(kept.length).toBe(14);
     expect(kept[0]).toMatchObject({
       verdict: "accept",
@@ -103,8 +103,8 @@ describe("reviews", () => {
     using llm = server(() => answer());
     const patience = (seconds: number) =>
       `llm: { url: "${llm.url}", model: m1, api_key: sk-0123456789, timeout_seconds: ${seconds}, calls_per_hour: 1000 }`;
-    await using witness = await Witness.start({ more: patience(30) });
-    const verdict = async () => (await (await witness.post("/observer/review", stats(100))).json()) as Op;
+    await using observer = await Observer.start({ more: patience(30) });
+    const verdict = async () => (await (await observer.post("/observer/review", stats(100))).json()) as Op;
     expect(await verdict()).toEqual({ verdict: "reject", confidence: 0.9, notes: "invented", source: "cloud" });
     expect(llm.asked).toMatchObject([
       { path: "/v1/chat/completions", key: "Bearer sk-0123456789", model: "m1", temperature: 0 },
@@ -127,9 +127,9 @@ describe("reviews", () => {
       answer = broken;
       // Whoever answers at all gets the time for it that a busy machine needs.
       if (why.startsWith("within")) {
-        witness.configure(patience(0.5));
-        witness.daemon.child.kill("SIGHUP");
-        await witness.daemon.said("configuration reloaded");
+        observer.configure(patience(0.5));
+        observer.daemon.child.kill("SIGHUP");
+        await observer.daemon.said("configuration reloaded");
       }
       const said = await verdict();
       expect([why, said["verdict"], said["source"]]).toEqual([why, "accept", "heuristic"]);
@@ -143,31 +143,33 @@ describe("reviews", () => {
       source: "heuristic",
       notes: expect.stringContaining("the model is unreachable"),
     });
-    expect(witness.daemon.log.join("\n") + readFileSync(join(witness.data, "reviews.jsonl"), "utf8")).not.toContain(
+    expect(observer.daemon.log.join("\n") + readFileSync(join(observer.data, "reviews.jsonl"), "utf8")).not.toContain(
       "sk-0123456789",
     );
   });
 
   test("a budget an hour; one call for each review; an escalation carries a diagnosis, or says why not", async () => {
     using llm = server(() => says("The disk of the build host is full. Look at df first."));
-    await using witness = await Witness.start({ more: `llm: { url: "${llm.url}/v1", model: m1, calls_per_hour: 2 }` });
-    await witness.record(
+    await using observer = await Observer.start({
+      more: `llm: { url: "${llm.url}/v1", model: m1, calls_per_hour: 2 }`,
+    });
+    await observer.record(
       failure("build", "no space left"),
       failure("build", "no space left"),
       failure("build", "no space left"),
     );
-    await until("it is told", () => witness.told().length === 1);
-    expect(witness.escalations()).toMatchObject([
+    await until("it is told", () => observer.told().length === 1);
+    expect(observer.escalations()).toMatchObject([
       { diagnosis: "The disk of the build host is full. Look at df first." },
     ]);
-    expect(witness.told()[0]!["payload"]).toContain("\nThe disk of the build host is full.");
+    expect(observer.told()[0]!["payload"]).toContain("\nThe disk of the build host is full.");
     expect(JSON.stringify(llm.asked[0])).toContain("no space left");
-    const said = async () => (await (await witness.post("/observer/review", stats(60))).json()) as Op;
+    const said = async () => (await (await observer.post("/observer/review", stats(60))).json()) as Op;
     expect((await said())["notes"]).toContain("no verdict");
     expect((await said())["notes"]).toContain("budget of 2 calls an hour is used up");
-    await witness.record(failure("test", "red"), failure("test", "red"), failure("test", "red"));
-    await until("the second is told", () => witness.told().length === 2);
-    expect(witness.escalations()[1]).toMatchObject({
+    await observer.record(failure("test", "red"), failure("test", "red"), failure("test", "red"));
+    await until("the second is told", () => observer.told().length === 2);
+    expect(observer.escalations()[1]).toMatchObject({
       diagnosis: null,
       diagnosis_failed: expect.stringContaining("budget"),
     });
@@ -176,19 +178,19 @@ describe("reviews", () => {
 
   test("a model that never answers holds up neither requests nor the other steps", async () => {
     using llm = server(() => new Promise<Response>(() => {}));
-    await using witness = await Witness.start({ more: `llm: { url: "${llm.url}", model: m1, timeout_seconds: 30 }` });
-    await witness.record(failure("a", "x"), failure("a", "x"), failure("a", "x"));
+    await using observer = await Observer.start({ more: `llm: { url: "${llm.url}", model: m1, timeout_seconds: 30 }` });
+    await observer.record(failure("a", "x"), failure("a", "x"), failure("a", "x"));
     await until("it is asked", () => llm.asked.length === 1);
     type Health = { steps: Record<string, { passes: number; running_for_seconds: number }> };
-    const steps = async () => (await witness.get<Health>("/health")).steps;
+    const steps = async () => (await observer.get<Health>("/health")).steps;
     const before = (await steps())["analyze"]!.passes;
     await until("the others go on", async () => (await steps())["analyze"]!.passes > before + 3);
     expect((await steps())["escalate"]!.running_for_seconds).toBeGreaterThan(0.3);
-    expect(await (await fetch(`${witness.url}/metrics`)).text()).toMatch(
+    expect(await (await fetch(`${observer.url}/metrics`)).text()).toMatch(
       /picket_step_running_seconds\{step="escalate"\} [1-9]|0\.[3-9]/,
     );
-    await witness.record({ endpoint: "b", success: true });
-    expect(await witness.daemon.kill()).toBe(0);
+    await observer.record({ endpoint: "b", success: true });
+    expect(await observer.daemon.kill()).toBe(0);
   });
 
   test("after a timeout the model is not asked again in that pass; each escalation is delivered before the next", async () => {
@@ -197,15 +199,15 @@ describe("reviews", () => {
       asked++;
       return asked === 1 ? says("The disk is full.") : new Promise<Response>(() => {});
     });
-    await using witness = await Witness.start({ more: `llm: { url: "${llm.url}", model: m1, timeout_seconds: 3 }` });
+    await using observer = await Observer.start({ more: `llm: { url: "${llm.url}", model: m1, timeout_seconds: 3 }` });
     const names = ["alpha", "beta", "gamma", "delta\nepsilon"];
-    await witness.record(...names.flatMap((name) => [1, 2, 3].map(() => failure(name, "no"))));
+    await observer.record(...names.flatMap((name) => [1, 2, 3].map(() => failure(name, "no"))));
     await until("a second question", () => asked === 2);
-    expect(witness.told().map(({ payload }) => payload!.split("\n")[1])).toEqual(["The disk is full."]);
-    await until("all are told", () => witness.told().length === 4);
+    expect(observer.told().map(({ payload }) => payload!.split("\n")[1])).toEqual(["The disk is full."]);
+    await until("all are told", () => observer.told().length === 4);
     expect(asked).toBe(2);
     const late = "the model did not answer within 3 s";
-    expect(witness.escalations().map((one) => one["diagnosis_failed"])).toEqual([undefined, late, late, late]);
-    expect(witness.told().map(({ payload }) => payload!.split(" keeps failing")[0])).toContain("delta epsilon");
+    expect(observer.escalations().map((one) => one["diagnosis_failed"])).toEqual([undefined, late, late, late]);
+    expect(observer.told().map(({ payload }) => payload!.split(" keeps failing")[0])).toContain("delta epsilon");
   });
 });

@@ -5,7 +5,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { scrubText } from "../../lib/observer/scrub.ts";
 import { until } from "../kit.ts";
-import { Witness, failure, twoCycles } from "./kit.ts";
+import { Observer, failure, twoCycles } from "./kit.ts";
 
 /** Put together here, so that no scanner takes them for real ones. */
 const FORMS = [
@@ -73,28 +73,28 @@ test("no secret reaches the log, the answers, the inbox or the model, unless scr
     },
   });
   const llm = `llm: { url: "http://127.0.0.1:${server.port}", model: m }\n`;
-  await using witness = await Witness.start({ more: llm });
-  await witness.record(
+  await using observer = await Observer.start({ more: llm });
+  await observer.record(
     ...[1, 2, 3].map(() => failure("login", TEXTS[0]!, { id: S, nested: { api_key: S, list: [`token=${S}`] } })),
     ...[1, 2, 3].map((n) => failure("deploy", `Bearer ${S} was refused`, { id: String(n) })),
   );
-  await witness.post("/observer/review", { response: `password=${S}`, source_content: TEXTS[1] });
-  await until("it is told", () => witness.told().length > 0);
-  await twoCycles(witness);
-  const files = [...filesIn(witness.data), ...filesIn(witness.inbox)].map((file) => readFileSync(file, "utf8"));
+  await observer.post("/observer/review", { response: `password=${S}`, source_content: TEXTS[1] });
+  await until("it is told", () => observer.told().length > 0);
+  await twoCycles(observer);
+  const files = [...filesIn(observer.data), ...filesIn(observer.inbox)].map((file) => readFileSync(file, "utf8"));
   const answers = await Promise.all(
-    ["events", "clusters"].map(async (name) => (await fetch(`${witness.url}/observer/${name}`)).text()),
+    ["events", "clusters"].map(async (name) => (await fetch(`${observer.url}/observer/${name}`)).text()),
   );
   const everything = [...files, ...asked, ...answers].join("\n").replaceAll(`"id":"${S}"`, "");
   expect(everything).toContain("[redacted]");
   expect(everything).not.toContain(S);
   expect(asked.length).toBeGreaterThan(1);
-  expect(witness.told()[0]!["payload"]).toEndWith("\nThe disk is full.");
+  expect(observer.told()[0]!["payload"]).toEndWith("\nThe disk is full.");
 
-  witness.configure("scrub: off\n");
-  await witness.again();
-  await witness.record(failure("login", `password=${S}`));
-  expect(readFileSync(witness.log, "utf8")).toContain(`password=${S}`);
+  observer.configure("scrub: off\n");
+  await observer.again();
+  await observer.record(failure("login", `password=${S}`));
+  expect(readFileSync(observer.log, "utf8")).toContain(`password=${S}`);
 });
 
 function filesIn(folder: string): string[] {

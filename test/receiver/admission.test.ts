@@ -8,7 +8,7 @@ import { caller } from "../front-kit.ts";
 import { Folder, certificates, have, until } from "../kit.ts";
 import { Hub, archive, report, sha256, statuses } from "./kit.ts";
 
-test("a Host that is none opens no door: what the operator reads isn't had by the name of an agent's door", async () => {
+test("an invalid Host header does not open the operator's routes under an agent's route", async () => {
   await using hub = await Hub.start({ more: "auth: { token: operators }" });
   for (const [target, host, status] of [
     ["/v1/hosts", "x", 401],
@@ -118,7 +118,7 @@ describe("the order of checks", () => {
     expect((await ping("picket-agent/0.3.0")).status).toBe(200);
   });
 
-  test("the operator's token reads, and opens no door of the agents'", async () => {
+  test("the operator's token reads, and is refused on the agents' routes", async () => {
     await using hub = await Hub.start({ more: "auth: { token: operator }" });
     const operator = { authorization: "Bearer operator" };
     expect((await fetch(`${hub.url}/v1/hosts`)).status).toBe(401);
@@ -131,7 +131,7 @@ describe("the order of checks", () => {
   });
 });
 
-test("who says no address in X-Forwarded-For is nobody on this machine", async () => {
+test("a client whose X-Forwarded-For has no address does not count as local", async () => {
   await using hub = await Hub.start({ more: "trusted_proxies: [127.0.0.1]" });
   const status = async (forwarded: string) =>
     (await fetch(`${hub.url}/v1/hosts`, { headers: { "x-forwarded-for": forwarded } })).status;

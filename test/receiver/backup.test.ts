@@ -81,7 +81,7 @@ test("a backup beside a loaded daemon is restored: hosts, history and index; the
   expect((await hub.report(report(), { host: "late" })).status).toBe(200);
 });
 
-test("events after a restored backup reach the inbox, also those whose numbers were told before", async () => {
+test("after a restore new events reach the inbox, also those whose numbers were delivered before", async () => {
   await using hub = await Hub.start();
   const flip = async (health: string | null) =>
     (await hub.report(report({ containers: [container("db", { health_status: health })] }))).status;
@@ -97,7 +97,7 @@ test("events after a restored backup reach the inbox, also those whose numbers w
   await until("four more are told", () => told() === 7);
 });
 
-test("what is no backup, a damaged one and one of a newer version change nothing", async () => {
+test("a file that is no backup, a damaged one and one of a newer version change nothing", async () => {
   await using hub = await Hub.start();
   const file = hub.folder.at("b.db");
   for (let n = 0; n < 50; n++) await hub.report(report({ containers: [container(`c-${n}`)] }));
@@ -159,7 +159,7 @@ test("backup and restore are killed at any moment: no half backup, and one of th
   expect(hub.rows("SELECT name FROM hosts")).toEqual([{ name: "web-1" }]);
 });
 
-test("a backup that has no room says so, and leaves nothing", async () => {
+test("a backup on a full disk fails with that reason, and leaves no file", async () => {
   await using hub = await Hub.start();
   expect(await hub.run("backup", hub.folder.at("no/such/b.db"))).toMatchObject({
     code: 1,

@@ -40,7 +40,7 @@ describe("commands on the store, while the daemon runs", () => {
     expect((await hub.run("host", "list")).stdout).toMatch(/^web-1 +pending/m);
   });
 
-  test("what is wrong is said, with what can be done, and ends with 2", async () => {
+  test("wrong usage is an error with a hint, and exit code 2", async () => {
     await using hub = new Hub();
     const say = async (...args: string[]) => {
       const { code, stderr } = await hub.run(...args);
@@ -79,7 +79,7 @@ describe("commands on the store, while the daemon runs", () => {
     }
   });
 
-  test("a host with an interval of its own is told so by its next report", async () => {
+  test("a host's own interval is in the answer to its next report", async () => {
     await using hub = await Hub.start();
     const told = async () =>
       ((await (await hub.report()).json()) as { poll_interval_seconds: number }).poll_interval_seconds;

@@ -37,7 +37,7 @@ function litter(episodes: string, elsewhere: string, bytes: Uint8Array): void {
   writeFileSync(join(elsewhere, ".left.tar.zst.0123456789ab.partial"), "");
 }
 
-test("what else lies in the episodes folder keeps nobody from starting, sweeping, rebuilding and verifying", async () => {
+test("other files in the episodes folder do not stop the start, the sweep, rebuild and verify", async () => {
   await using hub = new Hub();
   await hub.addHost("web-1");
   const bytes = await archive("whole");
@@ -52,7 +52,7 @@ test("what else lies in the episodes folder keeps nobody from starting, sweeping
   expect(await hub.run("index", "verify")).toMatchObject({ code: 0, stdout: "2 episodes, all as the index says\n" });
 });
 
-test("a line of the index whose time is none is no line: it would make every pause an unusual one", async () => {
+test("a line of the index with an invalid time is skipped: it would make every pause an unusual one", async () => {
   await using hub = await Hub.start();
   const bytes = await archive("x");
   expect((await hub.ship("ep-1", bytes)).status).toBe(201);
@@ -113,7 +113,7 @@ describe("the index", () => {
     }
   });
 
-  test("a damaged file is nobody's 200, and a lost one comes back with the same bytes alone", async () => {
+  test("a damaged file is never answered with 200, and a lost one is only taken back with the same bytes", async () => {
     await using hub = await Hub.start();
     const bytes = await archive("precious");
     await hub.ship("precious", bytes);
@@ -130,7 +130,7 @@ describe("the index", () => {
     expect((await hub.run("index", "verify")).stdout).toBe("1 episode, all as the index says\n");
   });
 
-  test("torn, foreign and repeated lines harm nobody; a replaced file is read anew", async () => {
+  test("torn, foreign and repeated lines are skipped; a replaced file is read anew", async () => {
     await using hub = await Hub.start();
     await hub.ship("one", await archive("one"));
     const path = join(hub.data, "index.jsonl");

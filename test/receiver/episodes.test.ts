@@ -47,7 +47,7 @@ describe.each(TARGETS)("%s", (target) => {
     ]);
   });
 
-  test("what is missing, malformed or not true is 400 with its field, and leaves nothing", async () => {
+  test("a missing, malformed or untrue header is 400 with its field, and leaves no file", async () => {
     const bytes = await archive("never");
     const plain = new TextEncoder().encode("no zstd");
     const cases: [string, Record<string, string | null>, Uint8Array<ArrayBuffer>?][] = [
@@ -77,7 +77,7 @@ describe.each(TARGETS)("%s", (target) => {
     expect(filesOf(hub).filter((name) => name.includes("never") || name.startsWith("."))).toEqual([]);
   });
 
-  test("too large is 413: before the body where Content-Length says so, else when it is over", async () => {
+  test("too large is 413: before the body where Content-Length tells, else once the limit is passed", async () => {
     const early = await begin(hub, "large", { length: 50_000_001, headers: { "x-content-sha256": "0".repeat(64) } });
     await until("it is refused", () => early.answer().includes("413"));
     early.socket.destroy();
@@ -123,7 +123,7 @@ describe.each(TARGETS)("%s", (target) => {
     expect(filesOf(hub).filter((name) => name.startsWith("."))).toEqual([]);
   });
 
-  test("listed, downloaded, in part, and not again where it is known", async () => {
+  test("listed, downloaded whole and in part, and 304 where the ETag is known", async () => {
     const bytes = await archive("to be read");
     await hub.ship("read", bytes, { host: "web-2" });
     const url = `${hub.url}/v1/episodes/web-2/read.tar.zst`;

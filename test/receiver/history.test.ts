@@ -4,7 +4,7 @@ import { expect, test } from "bun:test";
 import { Folder, until } from "../kit.ts";
 import { Hub, container, faketime, report, reportAt, runUntil, startAt } from "./kit.ts";
 
-test("one broken row keeps nobody else's figures from being rolled up", async () => {
+test("one broken row does not stop the other hosts' figures from being rolled up", async () => {
   await using hub = new Hub();
   for (const host of ["web-1", "web-2"]) await hub.addHost(host);
   const at = Math.floor(Date.now() / 600_000 - 2) * 600_000;

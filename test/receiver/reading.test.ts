@@ -4,7 +4,7 @@ import { expect, test } from "bun:test";
 import { Folder, freePort, have, until } from "../kit.ts";
 import { Hub, container, report } from "./kit.ts";
 
-test("events come as a stream, from where one stopped", async () => {
+test("events come as a stream, and go on after the last one that was read", async () => {
   await using hub = await Hub.start({ more: "rate_limit_per_minute: 1000" });
   const send = (state: string) => hub.report(report({ containers: [container("app", { state })] }));
   await send("running");

@@ -26,7 +26,7 @@ function age(hub: Hub, days: Record<string, number>): void {
   renameSync(`${path}.new`, path);
 }
 
-test("removed episodes are noted: `index verify` is content, the same bytes are taken again, others never", async () => {
+test("removed episodes are noted: `index verify` finds no difference, the same bytes are taken again, others never", async () => {
   await using hub = await Hub.start();
   const all = await shipped(hub, ["one", "two", "three"]);
   const removed = await hub.run("episodes", "rm", "web-1/one", "web-1/two");
@@ -80,7 +80,7 @@ test("pruning takes the old, or the oldest above a quota, of one host or all; a 
   expect(await prune("--missing")).toEqual([2, expect.stringContaining("is its file system mounted?")]);
 });
 
-test("a prune that is killed beside uploads leaves nothing that the next one doesn't finish", async () => {
+test("a prune that is killed during uploads is finished by the next one", async () => {
   await using hub = await Hub.start({ more: "rate_limit_per_minute: 100000" });
   const names = Array.from({ length: 600 }, (_, n) => `old-${n}`);
   const bytes = bytesOf(200);

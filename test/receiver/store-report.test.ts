@@ -13,7 +13,7 @@ describe.each(TARGETS)("%s", (target) => {
   });
   afterAll(() => hub[Symbol.asyncDispose]());
 
-  test("what is null or absent overwrites no fact; unknown fields are ignored", async () => {
+  test("null and absent fields overwrite no fact; unknown fields are ignored", async () => {
     await hub.report(report({ host: { metrics: {}, facts: { kernel: "6.1", cpu_count: 8 } } }), { host: "web-2" });
     await hub.report(
       report({ host: { metrics: {}, facts: { cpu_count: null, os: "Debian" } }, novelty: { deep: [1] } }),
@@ -22,7 +22,7 @@ describe.each(TARGETS)("%s", (target) => {
     expect(await hub.get("/v1/hosts/web-2")).toMatchObject({ facts: { kernel: "6.1", cpu_count: 8, os: "Debian" } });
   });
 
-  test("containers and guests are kept per host, with their figures; who is absent is gone and stays known", async () => {
+  test("containers and guests are kept per host, with their figures; a missing one is marked gone and stays known", async () => {
     const guests = [
       {
         vmid: "101",

@@ -39,7 +39,7 @@ test("a piece of work that throws costs the others nothing, and leaves nothing",
   await store.close();
 });
 
-test("those who wait together share one transaction", async () => {
+test("writes that wait at the same time share one transaction", async () => {
   using folder = new Folder();
   const store = await Store.open(folder.path);
   const other = new Database(folder.at("receiver.db"));
@@ -95,7 +95,7 @@ test("after closing nothing of SQLite's is left open: the log is in the file", a
   expect(late).toBe("write to the store: it is closed");
 });
 
-test("a store that fails for another reason than want of room is 503 at /health, too", async () => {
+test("a store that fails without a full disk is 503 at /health, too", async () => {
   // So large a file may become, in KiB: beyond it SQLite says "disk I/O error".
   const wrap = ["sh", "-c", `trap "" XFSZ; ulimit -f 300; exec "$@"`, "sh"];
   await using hub = await Hub.start({ wrap, more: "rate_limit_per_minute: 100000" });

@@ -5,7 +5,7 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync } from "node
 import { Folder, have, until } from "../kit.ts";
 import { Hub, archive, report } from "./kit.ts";
 
-test("a git that never answers holds up neither the start nor uploads, and leaves nothing running", async () => {
+test("a git that never answers holds up neither the start nor uploads, and leaves no process", async () => {
   using bin = new Folder();
   // What it has started holds its pipes open, whatever becomes of itself.
   chmodSync(bin.write("git", `#!/bin/sh\nsh -c 'echo $$ >> ${bin.at("pids")}; exec sleep 600'\n`), 0o755);
@@ -25,7 +25,7 @@ test("a git that never answers holds up neither the start nor uploads, and leave
 });
 
 test.skipIf(!have("git", "a gate after a reload"))(
-  "a gate that a reload opens or leads elsewhere says where its list is from before anybody ships",
+  "/health names the source of the commits right after a reload, before the first upload",
   async () => {
     using folder = new Folder();
     const git = (...args: string[]) =>
@@ -105,7 +105,7 @@ describe.skipIf(!have("git", "the version gate"))("the version gate", () => {
   const gate = (lines: string) =>
     `rate_limit_per_minute: 10000\nversion_gate:\n  enabled: true\n  window: 60\n  remediation: ${JSON.stringify(REMEDIATION)}\n${lines}`;
 
-  test("git: in the window, outside it, missing, malformed; what is said word for word; reports are not gated", async () => {
+  test("git: in the window, outside it, missing, malformed, each with its exact answer; reports are not gated", async () => {
     using folder = new Folder();
     const repo = await repository(folder, 61);
     await using hub = await Hub.start({ more: gate(`  repo_path: ${repo.path}`) });
@@ -141,7 +141,7 @@ describe.skipIf(!have("git", "the version gate"))("the version gate", () => {
     expect((await ship(hub, "older", all[60]!)).status).toBe(412);
   });
 
-  test("Forgejo, page by page, with its token; git where it is away; back again", async () => {
+  test("Forgejo, page by page, with its token; git while it is unreachable; Forgejo again", async () => {
     using folder = new Folder();
     const repo = await repository(folder, 3);
     const extra = Array.from({ length: 70 }, (_, n) => n.toString(16).padStart(40, "f"));
@@ -164,7 +164,7 @@ describe.skipIf(!have("git", "the version gate"))("the version gate", () => {
     expect(hub.daemon.log.join("\n")).not.toContain("forge-secret");
   });
 
-  test("both away from the start: 503, so that agents wait; then the first list opens it", async () => {
+  test("both sources unreachable from the start: 503, so that agents wait; then the first list opens it", async () => {
     using folder = new Folder();
     await using hub = await Hub.start({
       more: gate(`  repo_path: ${folder.at("repo")}\n  forgejo: { url: "http://127.0.0.1:9", repo: lab/code }`),
