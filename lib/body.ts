@@ -17,13 +17,29 @@ export async function readBody(request: Request, cap: number): Promise<Uint8Arra
   const length = request.headers.get("content-length");
   if (Number(length) > cap) throw tooLarge(`the body is over ${cap} bytes`, cap);
   const body = length === null ? await readChunks(request, cap) : await request.bytes();
+  await refuseCutOff(request);
+  return body;
+}
+
+/** The first `most` bytes of the body; `readOn` reads the rest. Throws Refusal 400 where the client went away. */
+export async function readStart(request: Request, most: number): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for await (const chunk of chunksOf(request)) {
+    chunks.push(chunk);
+    size += chunk.length;
+    if (size >= most) break;
+  }
+  await refuseCutOff(request);
+  return Buffer.concat(chunks).subarray(0, most);
+}
+
+async function refuseCutOff({ signal }: Request): Promise<void> {
   // Bun takes a line end behind a body and a second request for an error, and ends the connection; that is seen a turn later.
   await nextTurn();
-  if (request.signal.aborted) {
-    const why = "more than the body came before the answer, or the client went away";
-    throw new Refusal(400, "cut_off", why, { log: { why } });
-  }
-  return body;
+  if (!signal.aborted) return;
+  const why = "more than the body came before the answer, or the client went away";
+  throw new Refusal(400, "cut_off", why, { log: { why } });
 }
 
 let turn: Promise<unknown> | null = null;

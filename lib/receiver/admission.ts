@@ -109,7 +109,7 @@ export class Admission {
     if (wait > 0) {
       // A host that tries to report is alive.
       if (door === "report") this.#options.presence.heard(host);
-      throw tooMany(wait, name);
+      throw tooMany(wait, "with this token", { host: name });
     }
     const fingerprint = config.auth.bind_fingerprint ? fingerprintOf(request, ip) : null;
     const bound = fingerprint === null || isBoundTo(found, fingerprint, { request, ip });
@@ -184,11 +184,12 @@ export async function mustBe({ read }: Store, { host, name }: Sender, named: str
   throw new Refusal(403, "not_your_host", "the token belongs to another host", { extra: { field: "host" } });
 }
 
-function tooMany(waitMs: number, host: string): Refusal {
+/** 429. */
+export function tooMany(waitMs: number, whose: string, log: Record<string, unknown> = {}): Refusal {
   const seconds = Math.max(1, Math.ceil(waitMs / 1000));
-  return new Refusal(429, "rate_limited", `too many requests with this token: one is free in ${seconds} s`, {
+  return new Refusal(429, "rate_limited", `too many requests ${whose}: one is free in ${seconds} s`, {
     headers: { "retry-after": String(seconds) },
-    log: { host },
+    log,
   });
 }
 

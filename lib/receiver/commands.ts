@@ -1,8 +1,6 @@
 // The commands: hosts and tokens here, others beside. They work on the store itself, also while the daemon runs: it asks the store for every
 // request.
 
-import { hostname } from "node:os";
-import { isLoopback } from "../config.ts";
 import { BACKUP_COMMANDS } from "./backup.ts";
 import { cut, printable } from "../text.ts";
 import { version } from "../version.ts";
@@ -25,12 +23,10 @@ import {
   time,
 } from "./hosts.ts";
 import type { Queries } from "./database.ts";
+import { LOCAL_URL, URL_FLAG, checkUrl, publicUrl } from "./public-url.ts";
 import type { RefusedReports } from "./report-alerts.ts";
-import { type Store, getNote, setNote } from "./store.ts";
+import type { Store } from "./store.ts";
 import { type Context, JSON_FLAG, change, many, table, withStore } from "./store-command.ts";
-
-/** The note of the last --url. */
-const PUBLIC_URL = "public_url";
 
 async function giveToken(
   context: Context<{ url?: string }>,
@@ -39,15 +35,11 @@ async function giveToken(
 ): Promise<void> {
   const [name = ""] = context.positionals;
   const { url: given } = context.args;
-  if (given !== undefined && !(/^https?:\/\/[\w.~:/@%[\]-]+$/.test(given) && URL.canParse(given))) {
-    throw new UsageError(`--url "${given}" is no http or https URL`, "such as --url https://hub.example");
-  }
+  checkUrl(given);
   const show = async (store: Store, config: Config): Promise<void> => {
-    const [token, known] = await store.write(async (tx) => {
-      if (given !== undefined) await setNote(tx, PUBLIC_URL, given);
-      return [await give(tx, name, Date.now()), await getNote(tx, PUBLIC_URL)] as const;
-    });
-    const url = known ?? ownUrl(config);
+    const [token, { url, isLocal }] = await store.write(
+      async (tx) => [await give(tx, name, Date.now()), await publicUrl(tx, config, given)] as const,
+    );
     context.print(`${name}: ${said}. Paste on that host (the token is not shown again):
 
 export PICKET_URL=${url}
@@ -55,17 +47,9 @@ export PICKET_TOKEN=${token}
 ${line}
 
 The third line is for root; with sudo after the | for others.`);
-    if (known === null && isLoopback(config.listen.host)) {
-      context.print("\nThat address is this machine's own; for other hosts: --url https://…");
-    }
+    if (isLocal) context.print(`\n${LOCAL_URL}`);
   };
   await withStore(context, show, { make });
-}
-
-/** The receiver's URL for agents, as far as it knows. */
-function ownUrl({ listen, tls }: Config): string {
-  if (isLoopback(listen.host)) return `${tls ? "https" : "http"}://${String(listen)}`;
-  return `${tls ? "https" : "http"}://${hostname()}:${listen.port}`;
 }
 
 async function showHosts(context: Context<{ json?: boolean }>): Promise<void> {
@@ -157,7 +141,6 @@ async function setHost(context: Context<{ interval?: string }>): Promise<void> {
 }
 
 const HOST = { min: 1, max: 1, names: ["HOST"] };
-const URL_FLAG = { url: { type: "string" } } as const;
 const URL_HELP = "  --url       how agents reach this receiver, for the lines to paste; remembered";
 
 /** The commands, as data. */

@@ -1,0 +1,36 @@
+// The URL under which others reach this receiver: given with --url and remembered, else what the configuration says.
+
+import { hostname } from "node:os";
+import { isLoopback } from "../config.ts";
+import { UsageError } from "../service.ts";
+import type { Config } from "./config.ts";
+import type { Queries } from "./database.ts";
+import { getNote, setNote } from "./store.ts";
+
+/** The note of the last --url. */
+const PUBLIC_URL = "public_url";
+
+export const URL_FLAG = { url: { type: "string" } } as const;
+
+/** @throws UsageError where --url is no URL. */
+export function checkUrl(given: string | undefined): void {
+  if (given === undefined || (/^https?:\/\/[\w.~:/@%[\]-]+$/.test(given) && URL.canParse(given))) return;
+  throw new UsageError(`--url "${given}" is no http or https URL`, "such as --url https://hub.example");
+}
+
+/** The URL without a slash at its end, and whether only this machine reaches it. Remembers one that is `given`. */
+export async function publicUrl(
+  tx: Queries,
+  { listen, tls }: Config,
+  given?: string,
+): Promise<{ url: string; isLocal: boolean }> {
+  if (given !== undefined) await setNote(tx, PUBLIC_URL, given);
+  const known = given ?? (await getNote(tx, PUBLIC_URL));
+  if (known !== null) return { url: known.replace(/\/+$/, ""), isLocal: false };
+  const isLocal = isLoopback(listen.host);
+  const host = isLocal ? String(listen) : `${hostname()}:${listen.port}`;
+  return { url: `${tls ? "https" : "http"}://${host}`, isLocal };
+}
+
+/** Where `publicUrl` is local. */
+export const LOCAL_URL = "That address is this machine's own; for other hosts: --url https://…";
