@@ -37,6 +37,8 @@ import {
 import { retentionPass, rollupPass } from "./lib/receiver/history.ts";
 import { formerNames, setHealth } from "./lib/receiver/hosts.ts";
 import { refuseRootOwned } from "./lib/receiver/ownership.ts";
+import { createJobWatch } from "./lib/receiver/jobs-watch.ts";
+import { createPingDoor } from "./lib/receiver/ping.ts";
 import { Presence } from "./lib/receiver/presence.ts";
 import { endPauses } from "./lib/receiver/pause.ts";
 import { readingRoutes } from "./lib/receiver/reading.ts";
@@ -73,6 +75,7 @@ interface Receiver {
   gate: VersionGate;
   admission: Admission;
   presence: Presence;
+  watchJobs: ReturnType<typeof createJobWatch>;
   news: News;
   figures: Figures;
   metrics: Registry;
@@ -103,7 +106,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   makeFolder(episodes.path, 0o750);
   const metrics = new Registry();
   const gate = new VersionGate(config.version_gate, log);
-  const figures = createFigures(metrics, gate);
+  const figures = createFigures(metrics, gate, store);
   const presence = new Presence(store, log);
   const receiver: Receiver = {
     config,
@@ -113,6 +116,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     gate,
     admission: new Admission({ store, config, presence, figures, log }),
     presence,
+    watchJobs: createJobWatch(store),
     news: createNews(),
     figures,
     metrics,
@@ -160,11 +164,12 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
 
 const AGENT_DOORS = /^\/(v1\/host-report|agent\/telemetry|v1\/ping)\/?$/;
 const AGENT_PUTS = /^\/v1\/(episodes|host-health)\//;
+const PING_DOOR = /^\/ping\/./;
 
-/** Agents have tokens of their own, which `Admission` judges. A path that is nearly one of theirs is 404 to them: it says nothing of their token. */
-function isAgentDoor(pathname: string, method: string): boolean {
+/** Agents have tokens of their own, which `Admission` judges, and a ping's path is its credential. A path that is nearly one of theirs is 404 to them: it says nothing of their token. */
+function hasOwnCredentials(pathname: string, method: string): boolean {
   const meant = pathname.replaceAll(/(\/|%2F)+/g, "/").toLowerCase();
-  return AGENT_DOORS.test(meant) || (method === "PUT" && AGENT_PUTS.test(meant));
+  return AGENT_DOORS.test(meant) || PING_DOOR.test(meant) || (method === "PUT" && AGENT_PUTS.test(meant));
 }
 
 function listenToAgents(receiver: Receiver, service: Service): Server {
@@ -176,7 +181,7 @@ function listenToAgents(receiver: Receiver, service: Service): Server {
     log: receiver.log,
     metrics: receiver.metrics,
     health: () => health(receiver, writtenFolders(receiver)),
-    credentialsOf: (path, method) => (isAgentDoor(path, method) ? "own" : null),
+    credentialsOf: (path, method) => (hasOwnCredentials(path, method) ? "own" : null),
   });
 }
 
@@ -186,7 +191,7 @@ type C = Context<{ Bindings: Bindings }>;
 
 /** All routes but /health and /metrics. */
 export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bindings: Bindings }> {
-  const { store, index, episodes, news } = receiver;
+  const { store, index, episodes, news, figures } = receiver;
   const app = new Hono<{ Bindings: Bindings }>();
   const takeReport = createTakeReport({
     ...receiver,
@@ -237,6 +242,11 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
       const { outcome, sha256, size } = await uploading.finally(() => c.env.idle(30));
       return Response.json({ sha256, size }, { status: outcome === "stored" ? 201 : 200 });
     }),
+  );
+  app.on(
+    ["GET", "POST"],
+    "/ping/*",
+    createPingDoor({ ...receiver, perMinute: () => receiver.config.rate_limit_per_minute, taken: figures.pings }),
   );
   app.route("/v1", readingRoutes({ store, index, episodes, news, config: () => receiver.config, stopping }));
   return app;
@@ -349,11 +359,13 @@ async function onceThereIsRoom<T>({ log, stopping, waits }: Service, step: () =>
   }
 }
 
-/** Looks which hosts have fallen silent; gives the milliseconds until the next may be. */
-async function watch({ config, presence, news, store }: Receiver): Promise<number> {
-  const ended = await endPauses(store, Date.now());
-  const { next, changed } = await presence.pass({ now: Date.now(), interval: config.poll_interval_seconds });
-  if (ended + changed > 0) news.emit("event");
+/** Looks which hosts and jobs have fallen silent; gives the milliseconds until the next may be. */
+async function watch({ config, presence, watchJobs, news, store }: Receiver): Promise<number> {
+  const now = Date.now();
+  const ended = await endPauses(store, now);
+  const { next, changed } = await presence.pass({ now, interval: config.poll_interval_seconds });
+  const behind = await watchJobs({ now, ran: presence.ran, backAt: presence.backAt });
+  if (ended + changed + behind > 0) news.emit("event");
   return next;
 }
 

@@ -26,6 +26,9 @@ export const EVENTS = {
   "container.stopped": "warning",
   "container.restarting": "warning",
   "container.recovered": "info",
+  "job.down": "critical",
+  "job.failed": "critical",
+  "job.recovered": "info",
 } as const satisfies Record<string, Severity>;
 export type EventType = keyof typeof EVENTS;
 
@@ -37,6 +40,8 @@ export interface EventRow {
   severity: Severity;
   /** The host's name, where it is about one. */
   host: string | null;
+  /** The job's name, where it is about one. */
+  job: string | null;
   /** The container, where it is about one. */
   subject: string | null;
   text: string;
@@ -63,12 +68,14 @@ type Happening = Whose & {
   at: number;
 };
 
-/** Opens an alert and stores its event; false where one is open already. While the host is paused the alert is muted: pause.ts. */
+/** Opens an alert and stores its event; false where one is open already. While the host or job is paused the alert is muted: pause.ts. */
 export async function raise(tx: Queries, happening: Happening): Promise<boolean> {
   const { host = null, job = null, type, subject = "", text, at } = happening;
   const opened = await tx.one<{ muted: number }>(
     `INSERT INTO alerts (host, job, type, subject, severity, text, opened_at, muted)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, EXISTS (SELECT 1 FROM hosts WHERE id = $1 AND paused_until IS NOT NULL))
+     VALUES ($1, $2, $3, $4, $5, $6, $7, EXISTS (
+       SELECT 1 FROM hosts WHERE id = $1 AND paused_until IS NOT NULL
+       UNION ALL SELECT 1 FROM jobs WHERE id = $2 AND paused_until IS NOT NULL))
      ON CONFLICT DO NOTHING RETURNING muted`,
     [host, job, type, subject, EVENTS[type], text, at],
   );
@@ -112,8 +119,8 @@ export function openAlerts(db: Queries, host: number): Promise<AlertRow[]> {
 }
 
 const OUTBOX_BATCH = 100;
-const COLUMNS =
-  "e.id, e.at, e.type, e.severity, h.name AS host, e.subject, e.text FROM events e LEFT JOIN hosts h ON h.id = e.host";
+const COLUMNS = `e.id, e.at, e.type, e.severity, h.name AS host, j.name AS job, e.subject, e.text
+  FROM events e LEFT JOIN hosts h ON h.id = e.host LEFT JOIN jobs j ON j.id = e.job`;
 
 /** A start skips between so many numbers and 2^28 more of them. */
 const SKIPPED = 2 ** 20;

@@ -23,6 +23,7 @@ import {
   time,
 } from "./hosts.ts";
 import type { Queries } from "./database.ts";
+import { JOB_COMMANDS } from "./job-commands.ts";
 import { LOCAL_URL, URL_FLAG, checkUrl, publicUrl } from "./public-url.ts";
 import type { RefusedReports } from "./report-alerts.ts";
 import type { Store } from "./store.ts";
@@ -227,6 +228,7 @@ example: picket-receiver host set web-1 --interval 300`,
   },
   doctor,
   ...HOST_COMMANDS,
+  ...JOB_COMMANDS,
   ...EPISODE_COMMANDS,
   ...BACKUP_COMMANDS,
 } satisfies Record<string, Command<Config>>;

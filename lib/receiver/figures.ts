@@ -5,13 +5,14 @@ import type { Health } from "../http.ts";
 import type { Registry } from "../metrics.ts";
 import type { EpisodeIndex } from "./episode-index.ts";
 import { STATUSES } from "./hosts.ts";
+import { jobFigures } from "./jobs-view.ts";
 import type { Store } from "./store.ts";
 import type { GateSource, VersionGate } from "./version-gate.ts";
 
 const SOURCES: readonly GateSource[] = ["off", "forgejo", "git", "kept", "none"];
 
 /** Registers the counters and gauges. */
-export function createFigures(metrics: Registry, gate: VersionGate) {
+export function createFigures(metrics: Registry, gate: VersionGate, store: Store) {
   const refused = metrics.counters(
     "picket_requests_refused_total",
     "Requests of agents that were not let in, by reason.",
@@ -34,12 +35,14 @@ export function createFigures(metrics: Registry, gate: VersionGate) {
   metrics.gauge("picket_episodes_stored", "Episodes in the index.", () => totals.episodes);
   return {
     reports: metrics.counter("picket_reports_total", "Reports taken, on disk."),
+    pings: metrics.counter("picket_pings_total", "Pings of jobs taken, on disk."),
     invalid: metrics.counter("picket_reports_invalid_total", "Reports that broke the contract (422)."),
     bytes: metrics.counter("picket_episode_bytes_total", "Bytes of episodes stored."),
     refused: (reason: string) => refused({ reason }),
     episodes: (outcome: "stored" | "known" | "refused") => episodes({ outcome }),
     hosts,
     totals,
+    countJobs: jobFigures(metrics, store),
   };
 }
 export type Figures = ReturnType<typeof createFigures>;
@@ -64,6 +67,7 @@ export async function countAll({ store, figures, index }: Counted): Promise<void
       (SELECT COUNT(*) FROM hosts WHERE refused IS NOT NULL) AS refused`,
   );
   Object.assign(figures.totals, open, await index.totals());
+  await figures.countJobs();
 }
 
 const GATE_CLOSED = "no list of commits yet: episodes are answered 503";

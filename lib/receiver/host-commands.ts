@@ -1,15 +1,17 @@
 // The commands of a host's later life: another name, a pause, its end.
 
 import { type Command, UsageError } from "../service.ts";
-import { readDuration, size as asSize } from "../text.ts";
+import { size as asSize } from "../text.ts";
+import type { Whose } from "./alerts.ts";
 import type { Config } from "./config.ts";
+import type { Queries } from "./database.ts";
 import { withIndex } from "./episode-commands.ts";
 import type { EpisodeKey } from "./episodes.ts";
-import { archiveHost, deleteHost, findHost, time } from "./hosts.ts";
-import { pauseHost, resumeHost } from "./pause.ts";
+import { archiveHost, deleteHost, findHost } from "./hosts.ts";
+import { pauseCommand, resumeCommand } from "./pause-commands.ts";
 import { type Removal, remove } from "./removal.ts";
 import { renameHost } from "./rename.ts";
-import { type Context, change, many } from "./store-command.ts";
+import { type Context, many } from "./store-command.ts";
 
 /** `host rename OLD NEW`. */
 function rename(context: Context): Promise<void> {
@@ -54,23 +56,12 @@ async function* ofHost({ index, episodes }: Removal, name: string): AsyncIterabl
   for await (const stored of episodes.list()) if (stored.host === name) yield stored;
 }
 
-/** `host pause HOST DURATION`. */
-async function pause(context: Context<{ reason?: string }>): Promise<void> {
-  const [, text = ""] = context.positionals;
-  const ms = readDuration(text);
-  if (ms === null || ms === 0) throw new UsageError(`"${text}" is not a duration`, "such as 30m, 2h or 3d");
-  const until = Date.now() + ms;
-  await change(context, async (tx, name) => {
-    await pauseHost(tx, name, { until, reason: context.args.reason ?? null });
-    return `${name}: paused until ${time(until)}: no events; what is still wrong then is told then`;
-  });
+/** The host to pause. @throws UsageError where it is archived. */
+async function pausable(tx: Queries, name: string): Promise<Whose> {
+  const { id, status } = await findHost(tx, name);
+  if (status === "archived") throw new UsageError(`host "${name}" is archived: it raises no events`);
+  return { host: id };
 }
-
-/** `host resume HOST`. */
-const resume = (context: Context): Promise<void> =>
-  change(context, async (tx, name) =>
-    (await resumeHost(tx, name, Date.now())) ? `${name}: its pause is over` : `${name}: was not paused`,
-  );
 
 const HOST = { min: 1, max: 1, names: ["HOST"] };
 
@@ -110,12 +101,12 @@ DURATION is such as 30m, 2h or 3d. The pause ends by itself; what is still wrong
 example: picket-receiver host pause nas 30m --reason "new disk"`,
     options: { reason: { type: "string" } },
     positionals: { min: 2, max: 2, names: ["HOST", "DURATION"] },
-    run: pause,
+    run: (context: Context<{ reason?: string }>) => pauseCommand(context, pausable),
   },
   "host resume": {
     summary: "end a host's pause now",
     usage: "usage: picket-receiver host resume HOST\n\nexample: picket-receiver host resume nas",
     positionals: HOST,
-    run: resume,
+    run: (context: Context) => resumeCommand(context, async (tx, name) => ({ host: (await findHost(tx, name)).id })),
   },
 } satisfies Record<string, Command<Config>>;

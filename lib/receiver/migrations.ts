@@ -197,4 +197,42 @@ export const MIGRATIONS: readonly (readonly string[])[] = [
     `CREATE INDEX events_untold ON events (id) WHERE told_at IS NULL`,
     `CREATE INDEX events_at ON events (at)`,
   ],
+  [
+    // Jobs: see jobs.ts. `uuid` is the credential of their pings.
+    `CREATE TABLE jobs (
+      id INTEGER PRIMARY KEY AUTOINCREMENT,
+      name TEXT NOT NULL UNIQUE,
+      uuid TEXT NOT NULL UNIQUE,
+      created_at INTEGER NOT NULL,
+      every_ms INTEGER,
+      cron TEXT,
+      tz TEXT,
+      grace_ms INTEGER NOT NULL,
+      status TEXT NOT NULL DEFAULT 'new',
+      pings INTEGER NOT NULL DEFAULT 0,
+      last_ping_at INTEGER,
+      last_duration_ms INTEGER,
+      due_at INTEGER,
+      late_ran INTEGER,
+      started_at INTEGER,
+      started_ran INTEGER,
+      started_rid TEXT,
+      down_at INTEGER,
+      paused_until INTEGER,
+      pause_reason TEXT
+    )`,
+    `CREATE TABLE job_pings (
+      id INTEGER PRIMARY KEY,
+      job INTEGER NOT NULL REFERENCES jobs (id),
+      at INTEGER NOT NULL,
+      kind TEXT NOT NULL,
+      exit_status INTEGER,
+      rid TEXT,
+      duration_ms INTEGER,
+      ip TEXT NOT NULL,
+      agent TEXT,
+      body TEXT
+    )`,
+    `CREATE INDEX pings_of_job ON job_pings (job)`,
+  ],
 ];

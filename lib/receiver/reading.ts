@@ -12,6 +12,9 @@ import type { EpisodeIndex } from "./episode-index.ts";
 import type { EpisodeStore } from "./episodes.ts";
 import { CONTAINER_SERIES, type ContainerSeries, readHistory } from "./history.ts";
 import { type Host, hostNamed, listHosts, time } from "./hosts.ts";
+import { jobNamed, listJobs } from "./jobs.ts";
+import { listPings } from "./jobs-ping.ts";
+import { jobView, pingView } from "./jobs-view.ts";
 import { CONTAINER_METRICS, METRICS, type Metric } from "../report.ts";
 import { AHEAD_MS } from "./report.ts";
 import type { RefusedReports } from "./report-alerts.ts";
@@ -49,6 +52,8 @@ export function readingRoutes(reading: Reading): Hono<{ Bindings: Bindings }> {
   get("/hosts", async (c) => c.json({ hosts: await allHosts(reading) }));
   get("/hosts/:id", async (c) => c.json(await oneHost(reading, await hostOf(reading, c, "id"))));
   get("/hosts/:id/history", (c) => history(reading, c));
+  get("/jobs", async (c) => c.json({ jobs: (await listJobs(reading.store.read)).map(jobView) }));
+  get("/jobs/:name", async (c) => c.json(await oneJob(reading, c.req.param("name") ?? "")));
   get("/host-health", async (c) => c.json({ health: await allHealth(reading) }));
   get("/host-health/:host", async (c) => {
     const host = await hostOf(reading, c, "host");
@@ -172,6 +177,13 @@ function metricsOf(sample: ContainerSample | undefined) {
   if (!sample) return null;
   const figures = CONTAINER_METRICS.map((name, index) => [name, sample[index] ?? null] as const);
   return { ...Object.fromEntries(figures), memory_percent: sample[MEMORY_PERCENT] ?? null };
+}
+
+async function oneJob({ store }: Reading, name: string): Promise<unknown> {
+  const job = await jobNamed(store.read, name);
+  if (!job) throw new Refusal(404, "unknown_job", `there is no job "${name}"`);
+  const pings = await listPings(store.read, job.id);
+  return { ...jobView(job), last_pings: pings.map(pingView) };
 }
 
 async function allHealth({ store }: Reading): Promise<unknown[]> {
