@@ -10,7 +10,7 @@ import example from "./etc/agent.yaml" with { type: "text" };
 import { Backlog } from "./lib/agent/backlog.ts";
 import { COMMANDS } from "./lib/agent/commands.ts";
 import { Config } from "./lib/agent/config.ts";
-import { examine, queueDirOf } from "./lib/agent/doctor.ts";
+import { examine, ownFolders, queueDirOf } from "./lib/agent/doctor.ts";
 import { EpisodeFolders } from "./lib/agent/episodes.ts";
 import { exitIfRefused, hostOf, openHub } from "./lib/agent/hub.ts";
 import { FIRST_SAMPLE_MS, Sampler } from "./lib/agent/report.ts";
@@ -18,7 +18,7 @@ import { Reporter } from "./lib/agent/reporter.ts";
 import { Shipping } from "./lib/agent/shipping.ts";
 import type { Client } from "./lib/client.ts";
 import { isLoopback } from "./lib/config.ts";
-import { overall } from "./lib/doctor.ts";
+import { overall, unlessDead } from "./lib/doctor.ts";
 import { cannotWrite } from "./lib/files.ts";
 import type { Log } from "./lib/log.ts";
 import { type Called, type Running, type Service, run } from "./lib/service.ts";
@@ -116,7 +116,7 @@ function open(config: Config, { env, log }: Service): Live {
 
 /** Sends the doctor's result, so that it shows at the receiver. */
 async function sendHealth({ config, hub, sampler, host }: Live, signal: AbortSignal): Promise<void> {
-  const checks = await examine({ config, hub, sampler, signal });
+  const checks = await unlessDead(ownFolders(config), () => examine({ config, hub, sampler, signal }));
   await hub.ask({
     method: "PUT",
     path: `/v1/host-health/${await host()}`,

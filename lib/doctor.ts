@@ -32,6 +32,8 @@ const SCARCE = 0.03;
 const DAY_MS = 86_400_000;
 /** A certificate that expires within this time is to be renewed. */
 const RENEW_MS = 14 * DAY_MS;
+/** How long a file system may take to answer. */
+const ANSWER_MS = 5000;
 const CLOCK_YELLOW_MS = 30_000;
 const CLOCK_RED_MS = 300_000;
 const EXIT: Record<State, number> = { green: 0, yellow: 1, red: 2 };
@@ -45,9 +47,10 @@ export function overall(checks: readonly Check[]): State {
   return (["red", "yellow"] as const).find((one) => checks.some(({ state }) => state === one)) ?? "green";
 }
 
-/** The command `doctor` of a role. `examine` gives the checks of a valid configuration. */
+/** The command `doctor` of a role. `folders` are those that it reads and writes, `examine` gives the checks of a valid configuration. */
 export function doctorCommand<C>(
   role: string,
+  folders: (config: C) => string[],
   examine: (config: C, context: CommandContext<C>) => Promise<Check[]>,
 ): Command<C> {
   return {
@@ -59,21 +62,46 @@ Exit code 0 all green, 1 a yellow check, 2 a red check or an invalid configurati
 example: picket-${role} doctor`,
     options: { json: { type: "boolean" } },
     async run(context) {
-      const checks = [...(await configuration(role, context)), ...(await examined())];
+      const checks = await examined();
       if (context.args["json"]) context.print(JSON.stringify({ state: overall(checks), checks }));
       else context.print(table(checks));
       return EXIT[overall(checks)];
 
       async function examined(): Promise<Check[]> {
         try {
-          return await examine(await context.loadConfig(), context);
+          const config = await context.loadConfig();
+          const checks = async () => [...(await configuration(role, context)), ...(await examine(config, context))];
+          return await unlessDead(folders(config), checks);
         } catch (error) {
-          if (error instanceof ConfigError) return unit(role);
-          return [red("doctor", errorChain(error), `picket-${role} --check`)];
+          const invalid = error instanceof ConfigError;
+          const others = invalid ? await unit(role) : [red("doctor", errorChain(error), `picket-${role} --check`)];
+          return [...(await configuration(role, context)), ...others];
         }
       }
     },
   };
+}
+
+/**
+ * The checks, or only which of these folders lie on a file system that doesn't answer: a look at such a folder never ends. A thread that
+ * waits for a dead server can't be ended either, so another program asks, and is left alone.
+ */
+export async function unlessDead(folders: readonly string[], checks: () => Promise<Check[]>): Promise<Check[]> {
+  const asked = folders.map(async (folder) => {
+    const answer = outputOf(["stat", "-f", "--", folder], 2 * ANSWER_MS);
+    if ((await Promise.race([answer, Bun.sleep(ANSWER_MS)])) !== undefined) return [];
+    const detail = `its file system has not answered for ${ANSWER_MS / 1000} s: a server that is gone?`;
+    return [red(`space ${folder}`, detail, `umount -l ${mountPoint(folder)}, and mount it again`)];
+  });
+  const dead = (await Promise.all(asked)).flat();
+  return dead.length > 0 ? dead : checks();
+}
+
+/** Where the file system of a folder is mounted, as its path says. */
+function mountPoint(folder: string): string {
+  const points = Array.from(readFileSync("/proc/self/mounts", "utf8").matchAll(/^\S+ (\S+)/gm), ([, point]) => point!);
+  const above = points.filter((point) => `${folder}/`.startsWith(`${point}/`));
+  return above.toSorted((a, b) => a.length - b.length).at(-1) ?? folder;
 }
 
 /** What `--check` says: as the account of the service where root asks. */

@@ -12,6 +12,7 @@ import {
   statSync,
   writeFileSync,
 } from "node:fs";
+import { canMount, mountOddDisk } from "./agent/odd-disk.ts";
 import { Folder, certificates, freePort, have, runRole, startRole, until } from "./kit.ts";
 import { Hub, bytesOf } from "./receiver/kit.ts";
 
@@ -254,4 +255,24 @@ test("no free inodes are seen where there is room", async () => {
   } finally {
     Bun.spawnSync(["umount", folder.at("full")]);
   }
+});
+
+test.skipIf(!canMount)("a file system that doesn't answer is named by every role, and none waits for it", async () => {
+  using folder = new Folder();
+  await using disk = await mountOddDisk(folder, "dead");
+  await disk.tell("hang");
+  const drops = { agent: "ops", inbox_dir: folder.at("inbox"), drop_folder: { path: disk.path } };
+  const receiver = { url: "http://127.0.0.1:1", token: "x" };
+  const cases = { collector: drops, receiver: { data_dir: disk.path }, agent: { receiver, data_dir: disk.path } };
+  const roles = Object.entries({ ...cases, observer: { persist_path: `${disk.path}/ops.jsonl` } });
+  const found = roles.map(([role, config]) => examine(role, folder.write(`${role}.yaml`, JSON.stringify(config))));
+  for (const { checks } of await Promise.all(found))
+    expect(checks).toEqual([
+      {
+        name: `space ${disk.path}`,
+        state: "red",
+        detail: "its file system has not answered for 5 s: a server that is gone?",
+        fix: `umount -l ${disk.path}, and mount it again`,
+      },
+    ]);
 });

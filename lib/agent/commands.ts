@@ -4,7 +4,7 @@ import { doctorCommand } from "../doctor.ts";
 import { printable } from "../text.ts";
 import { type Command, type CommandContext, UsageError } from "../service.ts";
 import type { Config } from "./config.ts";
-import { examine } from "./doctor.ts";
+import { examine, ownFolders } from "./doctor.ts";
 import { EpisodeFolders } from "./episodes.ts";
 import { exitIfRefused, hostOf, openHub, wrongHost } from "./hub.ts";
 import { REPORT_PATHS } from "./reporter.ts";
@@ -120,7 +120,7 @@ async function drainUnstamped(context: Context<{ "dry-run"?: boolean }>): Promis
 }
 
 /** `doctor`: the sources are asked, too. */
-const doctor = doctorCommand<Config>("agent", (config, { env, log, signal }) => {
+const doctor = doctorCommand<Config>("agent", ownFolders, (config, { env, log, signal }) => {
   const sampler = new Sampler(config, { env, log });
   return examine({ config, hub: openHub(config.receiver), sampler, signal });
 });

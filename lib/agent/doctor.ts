@@ -29,6 +29,11 @@ const DAY_MS = 24 * HOUR_MS;
 /** The folder of the reports that could not be sent. */
 export const queueDirOf = ({ data_dir }: Config) => join(data_dir, "queue");
 
+/** The folders that an agent reads and writes. */
+export function ownFolders({ data_dir, ship }: Config): string[] {
+  return [data_dir, ...(ship ? new EpisodeFolders(ship.episodes_dir).all : [])];
+}
+
 /** All checks of a valid configuration. */
 export async function examine({ config, hub, sampler, signal }: Subject): Promise<Check[]> {
   const queueDir = queueDirOf(config);
@@ -36,7 +41,7 @@ export async function examine({ config, hub, sampler, signal }: Subject): Promis
   return [
     await dns(new URL(hub.url).hostname),
     ...(await connection(hub, { config, signal })),
-    ...space([config.data_dir, ...(episodes?.all ?? [])]),
+    ...space(ownFolders(config)),
     ...folders(queueDir, episodes),
     ...(await sources(sampler, signal)),
     queue(queueDir),

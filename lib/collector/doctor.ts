@@ -12,12 +12,20 @@ const DAY_MS = 24 * HOUR_MS;
 /** A larger inbox takes long to read. */
 const LARGE_BYTES = 256 << 20;
 
-export const doctor = doctorCommand<Config>("collector", async (config) => {
+const folders = ({ inbox_dir, drop_folder }: Config) => [inbox_dir, ...(drop_folder ? [drop_folder.path] : [])];
+
+export const doctor = doctorCommand<Config>("collector", folders, async (config) => {
   const { inbox_dir, webhook, drop_folder } = config;
-  const folders = [inbox_dir, ...(drop_folder ? [drop_folder.path] : [])];
   const inboxes = listed(inbox_dir).filter((name) => name.endsWith(".inbox"));
   const newest = Math.max(0, ...inboxes.map((name) => statSync(join(inbox_dir, name)).mtimeMs));
-  const about = { ...config, listen: webhook?.listen, folders, owned: [inbox_dir], newest, lock: null };
+  const about = {
+    ...config,
+    listen: webhook?.listen,
+    folders: folders(config),
+    owned: [inbox_dir],
+    newest,
+    lock: null,
+  };
   return [
     ...(await examineListener("collector", about)).checks,
     ...(webhook && webhook.routes.length > 0 ? [await deliveries(inbox_dir)] : []),

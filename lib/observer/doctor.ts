@@ -9,15 +9,19 @@ import { LogTail } from "./tail.ts";
 
 const LOG = "journalctl -u picket-observer -p warning -n 50";
 
-export const doctor = doctorCommand<Config>("observer", async (config) => {
+const folders = ({ persist_path, notify }: Config) => [
+  ...(persist_path === "" ? [] : [dirname(persist_path)]),
+  ...(notify ? [notify.inbox_dir] : []),
+];
+
+export const doctor = doctorCommand<Config>("observer", folders, async (config) => {
   const { persist_path, notify, overseer_corrections: corrections } = config;
   const folder = persist_path === "" ? null : dirname(persist_path);
-  const folders = [...(folder === null ? [] : [folder]), ...(notify ? [notify.inbox_dir] : [])];
   const last =
     persist_path !== "" && existsSync(persist_path) ? (await new LogTail(persist_path).newest(1)).at(-1) : null;
   const newest = last ? Date.parse(last.timestamp) : null;
   const lock = folder === null ? null : join(folder, "observer.lock");
-  const about = { ...config, folders, owned: folder === null ? [] : [folder], newest, lock };
+  const about = { ...config, folders: folders(config), owned: folder === null ? [] : [folder], newest, lock };
   const { checks, figures } = await examineListener("observer", about);
   const waiting = Number(figures["escalations_waiting"] ?? 0);
   return [

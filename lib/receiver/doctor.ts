@@ -9,13 +9,16 @@ import { episodesFolder } from "./episodes.ts";
 import { readSqlite, storeFile } from "./sqlite.ts";
 import { many } from "./store-command.ts";
 
-export const doctor = doctorCommand<Config>("receiver", async (config) => {
+function folders(config: Config): string[] {
+  return [config.data_dir, episodesFolder(config), ...(config.notify ? [config.notify.inbox_dir] : [])];
+}
+
+export const doctor = doctorCommand<Config>("receiver", folders, async (config) => {
   const { data_dir, notify } = config;
   const episodes = episodesFolder(config);
-  const folders = [data_dir, episodes, ...(notify ? [notify.inbox_dir] : [])];
   const { newest, rows } = store(data_dir, episodes);
   const lock = join(data_dir, "receiver.lock");
-  const about = { ...config, folders, owned: [data_dir, episodes], newest, lock };
+  const about = { ...config, folders: folders(config), owned: [data_dir, episodes], newest, lock };
   const { checks, figures } = await examineListener("receiver", about);
   const gate = figures["version_gate_problem"];
   return [
