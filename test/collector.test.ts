@@ -158,7 +158,7 @@ describe.each(TARGETS)("the collector as %s", (target) => {
     expect(newest()["payload"]).toBe(`any {"text":"hello & more=1"}`);
   });
 
-  test("several recipients get the same event, each addressed to its own", async () => {
+  test("each of several recipients gets the event in its own inbox, with the same id", async () => {
     const answer = (await (await post("/both", `{"n":7}`)).json()) as { id: string };
     expect(newest("bob")).toMatchObject({ id: answer.id, to: "bob", payload: "7", sentinel: folder.at("go") });
     expect(newest("alice")).toMatchObject({ id: answer.id, to: "alice", payload: "7" });
@@ -188,7 +188,7 @@ describe.each(TARGETS)("the collector as %s", (target) => {
     expect(newest()["payload"]).toBe("1");
   });
 
-  test("header and query are there, prototype keys are not", async () => {
+  test("templates read headers and the query, and no prototype keys", async () => {
     await post("/head?env=prod", "{}", { "x-github-event": "push" });
     expect(newest()["payload"]).toBe("push prod");
     await post("/any", `{"__proto__":{"polluted":1}}`);
@@ -241,7 +241,7 @@ describe.each(TARGETS)("the collector as %s", (target) => {
       expect(readFileSync(folder.at("inbox", `${recipient}.inbox`), "utf8")).not.toMatch(/\\ud[89a-f]/i);
   });
 
-  test("a drop becomes a line and goes", async () => {
+  test("a drop becomes an event in the inbox, and its file is deleted", async () => {
     drop("a.json", `{"recipient":"carol","type":"INFO","payload":"hello\\nworld","priority":"","sentinel":""}`);
     await until(
       "it is delivered",
@@ -259,7 +259,7 @@ describe.each(TARGETS)("the collector as %s", (target) => {
     expect(id).toMatch(/^[0-9a-f]{32}$/);
   });
 
-  test("what can't be right becomes a dead letter with its reason, and a taken name gets a number", async () => {
+  test("an invalid drop moves to .dead-letter with its reason; if its name is taken there it gets a number", async () => {
     const cases: [string, string | Uint8Array, string][] = [
       ["syntax.json", "{", "not JSON"],
       ["unknown.json", `{"recipient":"bob","type":"INFO","payload":"x","extra":1}`, "extra"],
@@ -303,7 +303,7 @@ describe.each(TARGETS)("the collector as %s", (target) => {
     expect(readFileSync("/etc/passwd", "utf8")).not.toBe("");
   });
 
-  test("names that aren't ours stay untouched", async () => {
+  test("hidden files, .tmp files and files that don't end in .json stay", async () => {
     for (const name of [".syncthing.x.json.tmp", ".hidden.json", "x.json.tmp", "readme.txt"])
       writeFileSync(folder.at("drops", name), "{");
     drop("mine.json", `{"recipient":"dave","type":"INFO","payload":"x"}`);
@@ -315,7 +315,7 @@ describe.each(TARGETS)("the collector as %s", (target) => {
     ).toBe(4);
   });
 
-  test("a name that isn't UTF-8 is delivered as well", async () => {
+  test("a drop whose name isn't UTF-8 is delivered", async () => {
     const path = Buffer.concat([Buffer.from(folder.at("drops", "x")), Buffer.from([0xff]), Buffer.from(".json")]);
     // By rename, as all drops: seen empty for as long as it may settle, it would be a dead letter.
     writeFileSync(folder.at("drops", ".x.tmp"), `{"recipient":"frank","type":"INFO","payload":"x"}`);
@@ -323,7 +323,7 @@ describe.each(TARGETS)("the collector as %s", (target) => {
     await until("it is delivered", () => inboxLines(folder.at("inbox"), "frank").length === 1 && !existsSync(path));
   });
 
-  test("the folder removed and made again is watched again, oldest first", async () => {
+  test("a drop folder that is removed and created again is watched again; drops are delivered oldest first", async () => {
     rmSync(folder.at("drops"), { recursive: true });
     await daemon.said("drop folder is missing");
     mkdirSync(folder.at("drops.new"));

@@ -107,7 +107,7 @@ function judge(containers: DockerContainer[]): unknown {
 }
 
 describe.each(NAMES)("%s", (name) => {
-  test("figures are those that docker stats prints; the receiver takes it all", async () => {
+  test("figures are those that docker stats prints, and the receiver accepts them", async () => {
     const rows = await read(name);
     expect(judge([...rows.values()])).toBe("fine");
     const { printed } = recording(name);
@@ -329,7 +329,7 @@ async function readSome(socket: string, timeouts: Partial<Timeouts> = {}) {
 }
 
 describe("trouble", () => {
-  test("one of forty whose figures never come delays nobody, and keeps its place and its times", async () => {
+  test("a container whose figures never come delays no other, and keeps its entry and its times", async () => {
     using folder = new Folder();
     using engine = serve(
       folder,
@@ -358,7 +358,7 @@ describe("trouble", () => {
     expect(judge(rows)).toBe("fine");
   });
 
-  test("five hundred that take as long as the engine's come within the deadline", async () => {
+  test("five hundred containers whose figures take two seconds each are read within the deadline", async () => {
     using folder = new Folder();
     using engine = serve(
       folder,
@@ -369,7 +369,7 @@ describe("trouble", () => {
     expect(gaps).toEqual([]);
   });
 
-  test("one that vanishes after the list keeps its place; that is no gap", async () => {
+  test("a container that is removed after the list was read keeps its entry, and nothing is logged", async () => {
     using folder = new Folder();
     const here = crowd(3, () => Response.json(STATS));
     using engine = serve(folder, (path) => (path.includes(ID(1)) ? missing() : here(path)));
@@ -382,7 +382,7 @@ describe("trouble", () => {
     expect(gaps).toEqual([]);
   });
 
-  test("figures that are no figures leave that container without", async () => {
+  test("a container whose figures are invalid has none", async () => {
     using folder = new Folder();
     const odd = [
       Response.json({}),
@@ -399,7 +399,7 @@ describe("trouble", () => {
     expect(gaps).toEqual([]);
   });
 
-  test("no names, no labels, no ports, hardly anything", async () => {
+  test("a container with nothing but an id is reported", async () => {
     using folder = new Folder();
     using engine = serve(folder, () => Response.json([{ Id: ID(1), Names: null, Ports: null, Labels: null }]));
     const { rows } = await readSome(engine.socket);
@@ -480,7 +480,7 @@ describe("trouble", () => {
     }
   });
 
-  test("the daemon's end ends it", async () => {
+  test("reading ends when the agent stops", async () => {
     using folder = new Folder();
     const stop = new AbortController();
     using engine = serve(
@@ -494,7 +494,7 @@ describe("trouble", () => {
     expect(rows.map(({ metrics }) => metrics)).toEqual([null, null, null]);
   });
 
-  test("no socket, no socket but a file, no permission: errors that name it", async () => {
+  test("a missing socket, a file in its place, or no permission: the error names the socket", async () => {
     using folder = new Folder();
     expect(await failure(folder.at("none.sock"))).toMatch(/none\.sock.*ENOENT/s);
     expect(await failure(folder.write("file.sock", ""))).toMatch(/file\.sock.*ECONNREFUSED/s);

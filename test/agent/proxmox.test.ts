@@ -282,7 +282,7 @@ describe.skipIf(!have("openssl", "Proxmox over TLS"))("Proxmox", () => {
     },
   );
 
-  test("the token goes to nobody but the server that was meant", async () => {
+  test("the token is sent only to the configured server", async () => {
     using folder = new Folder();
     await certificates(folder);
     using pve = node(folder, VERSIONS["8"]!);
@@ -305,7 +305,7 @@ describe.skipIf(!have("openssl", "Proxmox over TLS"))("Proxmox", () => {
     expect([code, pve.secrets.length > 0]).toEqual([0, true]);
   });
 
-  test("lists and storages that fail leave out what they would have given, and say so", async () => {
+  test("what a failing list or storage would give is left out, and logged", async () => {
     using folder = new Folder();
     await certificates(folder);
     const answers: Answers = { ...VERSIONS["8"], "/qemu": 500, "/storage/pbs/content": "no JSON" };
@@ -326,7 +326,7 @@ describe.skipIf(!have("openssl", "Proxmox over TLS"))("Proxmox", () => {
     expect([third.code, third.stderr]).toEqual([1, expect.stringContaining("595")]);
   });
 
-  test("no report while the node's status fails, the next one when it is back; the doctor says it", async () => {
+  test("no report is sent while the node's status can't be read, which the doctor says; the next one follows when it can", async () => {
     using folder = new Folder();
     await certificates(folder);
     const answers: Answers = { ...VERSIONS["8"], "/status": 500 };
@@ -361,7 +361,7 @@ describe.skipIf(!have("openssl", "Proxmox over TLS"))("Proxmox", () => {
   });
 });
 
-test("contradictions in the configuration are told", async () => {
+test("contradictory settings are configuration errors", async () => {
   using folder = new Folder();
   const check = async (endpoint: string, how: string) => {
     const { code, stderr } = await runRole("agent", ["--check", "--config", configure(folder, endpoint, how)]);
@@ -375,7 +375,7 @@ test("contradictions in the configuration are told", async () => {
   expect(await check("http://127.0.0.1:8006", `fingerprint: "${"ab".repeat(32)}"`)).toMatch(/^78 [^]*https is needed/);
 });
 
-test("a node that never tells of its guests' configuration delays the report by so much, whatever their number", async () => {
+test("guests whose configuration never comes delay a report for a limited time, however many they are", async () => {
   const vmids = Array.from({ length: 100 }, (_, index) => 100 + index);
   const forEver = () => new Promise<Response>(() => {});
   using node = new FakeHub({

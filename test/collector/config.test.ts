@@ -164,7 +164,7 @@ describe.each(TARGETS)("as %s", (target) => {
     expect(stderr).toContain(`${folder.path}/picket/collector.yaml`);
   });
 
-  test("secrets are nowhere to be seen", async () => {
+  test("--check --print shows no secret", async () => {
     using folder = new Folder();
     const file = folder.write(
       "c.yaml",

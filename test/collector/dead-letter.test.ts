@@ -5,7 +5,7 @@ import { chmodSync, chownSync, existsSync, readFileSync, readdirSync } from "nod
 import { AS_NOBODY, NOBODY, configuration, isRoot } from "./kit.ts";
 import { Folder, have, startRole, until } from "../kit.ts";
 
-test("nothing in a dead letter's name or content steers a terminal from its reason, or makes a line of it", async () => {
+test("a dead letter's reason has no control characters and no lines from the file's name or content", async () => {
   using folder = new Folder();
   await using daemon = await startRole("collector", ["--config", configuration(folder)]);
   await daemon.url();

@@ -104,7 +104,7 @@ test.each(TARGETS)(
   },
 );
 
-test("what the guard refuses is listed, too, and the status line counts it", async () => {
+test("deliveries that the access control refuses are listed, and counted in the status line", async () => {
   using folder = new Folder();
   const file = configuration(folder).replace("c.yaml", "guarded.yaml");
   const webhook = JSON.parse(readFileSync(folder.at("c.yaml"), "utf8")) as object;

@@ -138,7 +138,7 @@ test.each(FILES)("%s lands when it is signed, and is refused when it isn't or wa
   expect(lines.at(-1)!["payload"]).toStartWith("{");
 });
 
-test("other senders' headers, algorithms and encodings, as their routes say", async () => {
+test("a route's header, algorithm and encoding verify senders that have no scheme of their own", async () => {
   const hmac = (algorithm: string, encoding: "hex" | "base64", ...parts: string[]) =>
     createHmac(algorithm, SECRET).update(parts.join("")).digest(encoding);
   const now = `${Math.floor(Date.now() / 1000)}`;
@@ -168,7 +168,7 @@ test("other senders' headers, algorithms and encodings, as their routes say", as
   expect(asked.headers.get("www-authenticate")).toBe('Basic realm="picket"');
 });
 
-test("paths are one when RFC 3986 says so, however they are written", async () => {
+test("a path matches its route however RFC 3986 lets it be written", async () => {
   using own = new Folder();
   const paths = [
     "/größe",

@@ -63,7 +63,7 @@ test("a drop that gets its mtime while it is delivered is one drop", async () =>
   expect(drop.left()).toEqual([]);
 });
 
-test("one that is written over meanwhile is another, and stays for the next pass", async () => {
+test("a drop that is overwritten while it is delivered is another drop, which the next pass delivers", async () => {
   using folder = new Folder();
   // With an mtime of its own: two writes within one tick of the kernel's clock may have the same.
   const over = (path: string) => {
@@ -78,7 +78,7 @@ test("one that is written over meanwhile is another, and stays for the next pass
   expect(drop.left()).toEqual([]);
 });
 
-test("one that still grows isn't judged, however long that takes, and is delivered when it is whole", async () => {
+test("a drop that grows is neither rejected nor delivered until it is whole, however long that takes", async () => {
   using folder = new Folder();
   const [settleMs, piece] = [5, 10];
   using drop = dropped(folder, { content: "", settleMs });
@@ -93,7 +93,7 @@ test("one that still grows isn't judged, however long that takes, and is deliver
   expect([drop.ids.length, drop.left(), existsSync(folder.at("in", ".dead-letter"))]).toEqual([1, [], false]);
 });
 
-test("where Syncthing is, a file that changed just now waits for its mtime; elsewhere it is taken at once", async () => {
+test("in a Syncthing folder a file that has just changed waits for its mtime; elsewhere it is delivered at once", async () => {
   using folder = new Folder();
   // The clock of the drop folder stands at the file's last change.
   let now = 0;
@@ -113,7 +113,7 @@ test("where Syncthing is, a file that changed just now waits for its mtime; else
   expect(drop.ids.length).toBe(2);
 });
 
-test("one that is held back until the inbox is tried again is tried again, also when that time comes during the pass", async () => {
+test("a drop that waits for its inbox is retried, also if its pause ends during a pass", async () => {
   using folder = new Folder();
   let isFull = true;
   const full = () => {
@@ -129,7 +129,7 @@ test("one that is held back until the inbox is tried again is tried again, also 
   expect(drop.left()).toEqual([]);
 });
 
-test("one that can't be deleted is delivered once, others go on, and it goes when it can", async () => {
+test("a drop that can't be deleted is delivered once, delays no other, and is deleted when it can be", async () => {
   using folder = new Folder();
   mkdirSync(folder.at("in"));
   const stuck = folder.write("in/stuck.json", DROP);
@@ -180,7 +180,7 @@ test("a drop that a killed collector delivered isn't delivered again, however sh
   expect(existsSync(folder.at("drops", ".dead-letter"))).toBe(false);
 });
 
-test("a file that Syncthing, killed before it set the mtime, brings again is the same drop, across restarts; one written later is another", async () => {
+test("a file that Syncthing brings again with another mtime is the same drop, also after a restart; one written later is another drop", async () => {
   using folder = new Folder();
   const file = configuration(folder);
   writeFileSync(file, readFileSync(file, "utf8").replace("dedupe_hours: 0", "dedupe_hours: 24"));

@@ -77,7 +77,7 @@ test("a file becomes its events, or a dead letter whose reason names each wrong 
   }
 });
 
-test("a file of several drops that waits for one inbox repeats none of them, across a crash", async () => {
+test("a file of several drops that waits for one of their inboxes repeats no event, also after a crash", async () => {
   using folder = new Folder();
   const file = configuration(folder);
   mkdirSync(folder.at("inbox", "eve.inbox"), { recursive: true });

@@ -35,7 +35,7 @@ function render(template: string, json: string, missing: "zero" | "error" = "zer
   }
 }
 
-test("every case of the table is as Go answers it, or differs as documented", () => {
+test("every template of the table renders as in Go, or differs as documented", () => {
   expect(cases.length).toBe(answers.length);
   expect(cases.length).toBeGreaterThan(500);
   const wrong = (cases as Case[]).flatMap(({ template, data, missing, differs, want }, at) => {
@@ -60,7 +60,7 @@ test.skipIf(!have("go", "asking Go for the answers again"))("the answers are wha
   expect(JSON.parse(await new Response(go.stdout).text())).toEqual(answers);
 });
 
-describe("ours", () => {
+describe("functions that Go does not have", () => {
   const data = `{"s":"  Grüße  ","l":["a",1.50,true,null],"e":"","n":12345678901234567890,"m":{"b":1e3,"a":[]},"u":"😀😀😀"}`;
   test.each([
     ["{{ json . }}", compactJson(readJson(data))],
@@ -207,7 +207,7 @@ test("every payload of GitHub's is printed whole by json", () => {
   }
 });
 
-test("rubbish is refused or rendered, whatever it is", () => {
+test("random templates are refused or rendered, and cause no other error", () => {
   const words = [
     "{{",
     "}}",
