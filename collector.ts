@@ -209,12 +209,12 @@ async function receive(collector: Collector, { route, request, record }: Receive
 }
 
 /** What a webhook or a drop gives of an event. */
-type Given = Omit<InboxEvent, "ts" | "from" | "priority"> & Pick<Drop, "priority">;
+type Given = Omit<InboxEvent, "ts" | "from" | "priority" | "sentinel"> & Pick<Drop, "priority" | "sentinel">;
 
 /** Appends an event to its recipient's inbox, durably; `once`: unless its id is there already. */
 async function deliver({ inbox, figures, config }: Collector, given: Given, once: boolean): Promise<Delivery> {
-  const ts = new Date().toISOString();
-  const event: InboxEvent = { ...given, ts, from: config.agent, priority: given.priority || "normal" };
+  const [ts, sentinel, priority] = [new Date().toISOString(), given.sentinel ?? undefined, given.priority || "normal"];
+  const event: InboxEvent = { ...given, ts, from: config.agent, sentinel, priority };
   const outcome = once ? await inbox.deliverOnce(event) : await inbox.deliver(event);
   (outcome === "already" ? figures.duplicates : figures.emitted).add();
   return outcome ?? "written";

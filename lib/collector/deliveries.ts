@@ -101,21 +101,20 @@ function asLine({ route, reason, ...rest }: DeliveryRecord): string {
   return JSON.stringify({ ...rest, route: cut(route, 200), reason: reason && cut(reason, 300) });
 }
 
-/** The last deliveries, the newest last. */
+/** The last deliveries, the newest last. Throws with a hint where they may not be read. */
 export async function readDeliveries(inboxDir: string): Promise<DeliveryRecord[]> {
-  return (await readRecords(pathsOf(inboxDir))).slice(-SHOWN);
-}
-
-async function readRecords(paths: [older: string, path: string]): Promise<DeliveryRecord[]> {
+  const [older, path] = pathsOf(inboxDir);
   const records: DeliveryRecord[] = [];
-  const inode = () => statSync(paths[0], { throwIfNoEntry: false })?.ino;
+  const inode = () => statSync(older, { throwIfNoEntry: false })?.ino;
   try {
     const before = inode();
-    for (const path of paths) await replay({ path, record: (value) => records.push(value as DeliveryRecord) });
+    for (const one of [older, path]) {
+      await replay({ path: one, record: (value) => records.push(value as DeliveryRecord) });
+    }
     // A file that was put aside meanwhile was missed.
-    return inode() === before ? records : await readRecords(paths);
+    return inode() === before ? records.slice(-SHOWN) : await readDeliveries(inboxDir);
   } catch (error) {
     const { code = "" } = error as NodeJS.ErrnoException;
-    throw Object.assign(new Error(`read "${paths[1]}"`, { cause: error }), { hint: deniedHint(code) });
+    throw Object.assign(new Error(`read "${path}"`, { cause: error }), { hint: deniedHint(code) });
   }
 }

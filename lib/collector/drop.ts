@@ -26,10 +26,7 @@ const Drop = v.object({
   type: v.picklist(EVENT_TYPES, `one of ${EVENT_TYPES.join(", ")}`),
   payload: v.string("text"),
   priority: v.nullish(v.picklist(["", ...PRIORITIES], PRIORITIES.join(" or "))),
-  sentinel: v.pipe(
-    v.nullish(v.string("a path")),
-    v.transform((path) => path ?? undefined),
-  ),
+  sentinel: v.nullish(v.string("a path")),
 });
 const FIELDS = Object.keys(Drop.entries);
 

@@ -71,16 +71,19 @@ export function typeName(value: Value): string {
   return { object: "map", boolean: "bool" }[typeof value as string] ?? typeof value;
 }
 
+function fail(message: string): never {
+  throw new Error(message);
+}
+
 function text(value: Value, fn: string): string {
-  if (typeof value === "string") return value;
-  throw new Error(`${fn}: expected a string, found a ${typeName(value)}`);
+  return typeof value === "string" ? value : fail(`${fn}: expected a string, found a ${typeName(value)}`);
 }
 
 function fromJson(value: string): Value {
   try {
     return readJson(value);
   } catch {
-    throw new Error("expected JSON, found other text");
+    fail("expected JSON, found other text");
   }
 }
 
@@ -93,20 +96,20 @@ function join(args: Value[]): string {
 
 function eq(first: Value, others: Value[]): boolean {
   comparable(first);
-  if (others.length === 0) throw new Error("eq: missing argument for comparison");
+  if (others.length === 0) fail("eq: missing argument for comparison");
   return others.some((other) => {
     comparable(other);
     if (isNumber(first) && isNumber(other)) return compareNumbers(first, other) === 0;
     const [a, b] = [first ?? null, other ?? null];
     if (a === null || b === null) return a === b;
-    if (typeof a !== typeof b) throw new Error(`incompatible types for comparison: ${typeName(a)} and ${typeName(b)}`);
+    if (typeof a !== typeof b) fail(`incompatible types for comparison: ${typeName(a)} and ${typeName(b)}`);
     return a === b;
   });
 }
 
 function comparable(value: Value): void {
   if (typeof value === "object" && value !== null && !(value instanceof JsonNumber)) {
-    throw new Error(`a ${typeName(value)} can't be compared`);
+    fail(`a ${typeName(value)} can't be compared`);
   }
 }
 
@@ -114,10 +117,9 @@ function compare(a: Value, b: Value): number {
   if (isNumber(a) && isNumber(b)) return compareNumbers(a, b);
   if (typeof a === "string" && typeof b === "string") return Buffer.compare(Buffer.from(a), Buffer.from(b));
   for (const value of [a, b]) {
-    if (!isNumber(value) && typeof value !== "string")
-      throw new Error(`invalid type for comparison: ${typeName(value)}`);
+    if (!isNumber(value) && typeof value !== "string") fail(`invalid type for comparison: ${typeName(value)}`);
   }
-  throw new Error(`incompatible types for comparison: ${typeName(a)} and ${typeName(b)}`);
+  fail(`incompatible types for comparison: ${typeName(a)} and ${typeName(b)}`);
 }
 
 function compareNumbers(a: Numeric, b: Numeric): number {
@@ -137,7 +139,7 @@ function length(value: Value): number {
   if (typeof value === "string") return Buffer.byteLength(value);
   if (Array.isArray(value)) return value.length;
   if (typeof value === "object" && value !== null && !(value instanceof JsonNumber)) return size(value);
-  throw new Error(`len of a ${typeName(value)}`);
+  fail(`len of a ${typeName(value)}`);
 }
 
 /** A field of a map; undefined when it is missing. `__proto__` and `constructor` are always missing. */
@@ -147,45 +149,47 @@ export function field(map: object, name: string): Value {
 }
 
 function index(value: Value, key: Value): Value {
-  if (value === undefined || value === null) throw new Error("can't index a missing value");
+  if (value === undefined || value === null) fail("can't index a missing value");
   if (Array.isArray(value)) return value[within(key, value.length - 1, "index")] as Value;
   if (typeof value === "string") {
     const bytes = Buffer.from(value);
     return bytes[within(key, bytes.length - 1, "index")];
   }
-  if (typeof value !== "object" || value instanceof JsonNumber) throw new Error(`can't index a ${typeName(value)}`);
-  if (typeof key !== "string") throw new Error(`a map has strings as keys, not a ${typeName(key)}`);
+  if (typeof value !== "object" || value instanceof JsonNumber) fail(`can't index a ${typeName(value)}`);
+  if (typeof key !== "string") fail(`a map has strings as keys, not a ${typeName(key)}`);
   return field(value, key);
 }
 
 function within(key: Value, most: number, what: string): number {
-  const at = isNumber(key) ? Number(exactly(key)) : Number.NaN;
-  if (!Number.isInteger(at)) throw new Error(`${what}: can't use a ${typeName(key)} as a position`);
-  if (at < 0 || at > most) throw new Error(`${what} out of range: ${at}`);
-  return at;
+  const at = wholeNumber(key) ?? fail(`${what}: can't use a ${typeName(key)} as a position`);
+  return at >= 0 && at <= most ? at : fail(`${what} out of range: ${at}`);
+}
+
+function wholeNumber(value: Value): number | null {
+  const number = isNumber(value) ? Number(exactly(value)) : Number.NaN;
+  return Number.isInteger(number) ? number : null;
 }
 
 function slice(value: Value, bounds: Value[]): Value {
   const isText = typeof value === "string";
-  if (!isText && !Array.isArray(value)) throw new Error(`slice of a ${typeName(value)}`);
-  if (isText && bounds.length === 3) throw new Error("can't slice a string with three positions");
+  if (!isText && !Array.isArray(value)) fail(`slice of a ${typeName(value)}`);
+  if (isText && bounds.length === 3) fail("can't slice a string with three positions");
   const whole = isText ? Buffer.from(value) : (value as Value[]);
   const [from = 0, to = whole.length, cap = whole.length] = bounds.map((bound) => within(bound, whole.length, "slice"));
-  if (from > to || to > cap) throw new Error(`slice: invalid positions ${from} > ${to}`);
+  if (from > to || to > cap) fail(`slice: invalid positions ${from} > ${to}`);
   return isText ? (whole as Buffer).toString("utf8", from, to) : (whole as Value[]).slice(from, to);
 }
 
 function joinList(a: Value, b: Value): string {
   const [list, separator] = Array.isArray(a) ? [a as Value[], b] : [b, a];
   if (list === undefined || list === null) return "";
-  if (!Array.isArray(list)) throw new Error(`join: expected a list, found a ${typeName(list)}`);
+  if (!Array.isArray(list)) fail(`join: expected a list, found a ${typeName(list)}`);
   return list.map((one) => show(one)).join(text(separator, "join"));
 }
 
 /** The first N characters, or the last ones for a negative N. */
 function truncate(n: Value, value: Value): string {
-  const count = isNumber(n) ? Number(exactly(n)) : Number.NaN;
-  if (!Number.isInteger(count)) throw new Error(`trunc: expected a whole number, found a ${typeName(n)}`);
+  const count = wholeNumber(n) ?? fail(`trunc: expected a whole number, found a ${typeName(n)}`);
   const characters = Array.from(show(value));
   return (count < 0 ? characters.slice(count) : characters.slice(0, count)).join("");
 }
