@@ -16,7 +16,6 @@ import { exitIfRefused, hostOf, openHub } from "./lib/agent/hub.ts";
 import { FIRST_SAMPLE_MS, Sampler } from "./lib/agent/report.ts";
 import { Reporter } from "./lib/agent/reporter.ts";
 import { Shipping } from "./lib/agent/shipping.ts";
-import type { Client } from "./lib/client.ts";
 import { isLoopback } from "./lib/config.ts";
 import { overall, unlessDead } from "./lib/doctor.ts";
 import { cannotWrite } from "./lib/files.ts";
@@ -97,16 +96,10 @@ async function main(given: Config, service: Service): Promise<Running<Config>> {
   };
 }
 
-/** What depends on the configuration; a reload replaces it. */
-interface Live {
-  config: Config;
-  hub: Client;
-  sampler: Sampler;
-  /** This host's name at the receiver. */
-  host: () => Promise<string>;
-}
+type Live = ReturnType<typeof open>;
 
-function open(config: Config, { env, log }: Service): Live {
+/** What depends on the configuration; a reload replaces it. `host` is this host's name at the receiver. */
+function open(config: Config, { env, log }: Service) {
   const hub = openHub(config.receiver);
   const { protocol, hostname } = new URL(hub.url);
   if (protocol === "http:" && !isLoopback(hostname))

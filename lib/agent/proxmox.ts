@@ -25,15 +25,6 @@ type ProxmoxSettings = NonNullable<Config["proxmox"]>;
 /** A node's part of a report. */
 export type NodeReading = Awaited<ReturnType<Proxmox["read"]>>;
 
-interface Guest {
-  vmid: number;
-  name: string | null;
-  kind: Kind;
-  status: GuestStatus;
-  spec?: GuestSpec;
-  controller_version: string;
-}
-
 type GuestSpec = ReturnType<typeof specOf>;
 type Backup = ReturnType<typeof newestOf>[number];
 type Kind = "lxc" | "qemu";
@@ -170,13 +161,15 @@ export class Proxmox {
   /** Undefined if they can't be listed. */
   async #guests(signal: AbortSignal) {
     try {
-      const lists = await Promise.all(
-        (["lxc", "qemu"] as const).map(async (kind) => {
-          const listed = await this.#list(kind === "qemu" ? "/qemu?full=1" : "/lxc", Listed, signal);
-          return listed.map((one) => ({ kind, one }));
-        }),
-      );
-      const all = lists.flat().toSorted((a, b) => a.one.vmid - b.one.vmid);
+      const [containers, machines] = await Promise.all([
+        this.#list("/lxc", Listed, signal),
+        // Only a full list says what a machine is doing.
+        this.#list("/qemu?full=1", Listed, signal),
+      ]);
+      const all = [
+        ...containers.map((one) => ({ kind: "lxc" as const, one })),
+        ...machines.map((one) => ({ kind: "qemu" as const, one })),
+      ].toSorted((a, b) => a.one.vmid - b.one.vmid);
       if (all.length > MOST_GUESTS) this.#warn("guests", `${all.length} guests: only ${MOST_GUESTS} are reported`);
       return await eachOf(all.slice(0, MOST_GUESTS), AT_ONCE, ({ kind, one }) => this.#guest(kind, one, signal));
     } catch (error) {
@@ -185,16 +178,16 @@ export class Proxmox {
     }
   }
 
-  async #guest(kind: Kind, one: Listed, signal: AbortSignal): Promise<Guest> {
-    const { vmid, name } = one;
-    const guest = { vmid, name: name?.slice(0, 255) ?? null, kind, status: statusOf(one), controller_version: "" };
+  async #guest(kind: Kind, one: Listed, signal: AbortSignal) {
+    const { vmid } = one;
+    let spec: GuestSpec | undefined;
     try {
-      return { ...guest, spec: await this.#spec(kind, one, signal) };
+      spec = await this.#spec(kind, one, signal);
     } catch (error) {
       if (signal.aborted) this.#warn("late", "guests without spec: the node takes too long to answer");
       else this.#warn(`config ${kind} ${vmid}`, `guest ${vmid} (${kind}) without spec: ${errorChain(error)}`);
-      return guest;
     }
+    return { vmid, name: one.name?.slice(0, 255) ?? null, kind, status: statusOf(one), spec, controller_version: "" };
   }
 
   async #spec(kind: Kind, one: Listed, signal: AbortSignal): Promise<GuestSpec> {
