@@ -1,4 +1,4 @@
-// Text for people: what comes from outside made fit for a terminal, and spans of time.
+// Text for people: what comes from outside made fit for a terminal, sizes and spans of time, tables.
 
 /**
  * Characters that steer a terminal, turn the direction of text, fake a line, or can't be seen: text may be hidden in them. What makes an
@@ -63,4 +63,18 @@ export function duration(ms: number): string {
   if (days > 0) return `${days}d ${two(hours)}h`;
   if (hours > 0) return `${hours}h ${two(minutes)}m`;
   return minutes > 0 ? `${minutes}m ${two(seconds)}s` : `${seconds}s`;
+}
+
+/** Rows of cells as lines of text, each column as wide as its longest cell. */
+export function columns(rows: string[][]): string {
+  const widths: number[] = [];
+  for (const row of rows) for (const [n, cell] of row.entries()) widths[n] = Math.max(widths[n] ?? 0, cell.length);
+  return rows
+    .map((row) =>
+      row
+        .map((cell, n) => cell.padEnd(widths[n]!))
+        .join("  ")
+        .trimEnd(),
+    )
+    .join("\n");
 }

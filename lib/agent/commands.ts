@@ -6,6 +6,7 @@ import { type Command, type CommandContext, UsageError } from "../service.ts";
 import type { Config } from "./config.ts";
 import { examine, ownFolders } from "./doctor.ts";
 import { EpisodeFolders } from "./episodes.ts";
+import { inWords } from "./host-words.ts";
 import { exitIfRefused, hostOf, openHub, wrongHost } from "./hub.ts";
 import { REPORT_PATHS } from "./reporter.ts";
 import { FIRST_SAMPLE_MS, Sampler } from "./report.ts";
@@ -36,8 +37,8 @@ async function ping(context: Context): Promise<void> {
 
 const SOURCES = ["hub", "docker", "proxmox", "host"];
 
-/** `selftest [hub|docker|proxmox|host]`: collects once and shows it; `hub` also sends it as a report and shows the answer. */
-async function selftest(context: Context): Promise<void> {
+/** `selftest [hub|docker|proxmox|host]`: collects once and shows it, `host` in words; `hub` also sends it as a report and shows the answer. */
+async function selftest(context: Context<{ json?: boolean }>): Promise<void> {
   const [what = "hub"] = context.positionals;
   if (!SOURCES.includes(what)) throw new UsageError(`selftest "${what}" is not one of ${SOURCES.join(", ")}`);
   const config = await context.loadConfig();
@@ -45,7 +46,10 @@ async function selftest(context: Context): Promise<void> {
   const sampler = new Sampler(config, { env, log });
   await Bun.sleep(FIRST_SAMPLE_MS);
   const show = (value: unknown) => print(JSON.stringify(value, null, 2));
-  if (what === "host") return show(await sampler.host());
+  if (what === "host") {
+    const host = await sampler.host();
+    return context.args.json ? show(host) : print(inWords(host));
+  }
   if (what === "docker") {
     return show((await sampler.containers(signal)) ?? `no containers read (socket: ${sampler.dockerSocket ?? "none"})`);
   }
@@ -138,9 +142,11 @@ export const COMMANDS = {
   hub       collect from all sources, send one report, show it and the answer (the default)
   docker    show only the containers
   proxmox   show only the node, its guests, storages and backups
-  host      show only the host's own figures
+  host      show only the host itself, in words: figures, disks, units, pools …
+  --json    show that as it is in a report
 
-example: picket-agent selftest docker`,
+example: picket-agent selftest host`,
+    options: { json: { type: "boolean" } },
     positionals: { min: 0, max: 1, names: ["SOURCE"] },
     run: selftest,
   },

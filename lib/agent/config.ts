@@ -2,6 +2,7 @@
 
 import { isIP } from "node:net";
 import * as v from "valibot";
+import { HOST_LISTS } from "../report.ts";
 import {
   type Problem,
   httpUrl,
@@ -116,8 +117,13 @@ export const Config = v.strictObject({
   /** The folder of queued reports. */
   data_dir: restart(v.optional(writableFolder(), () => ownDataFolder("agent"))),
   queue_max_mb: v.optional(number({ min: 0.001, unit: "MiB" }), 64),
-  /** Mount points whose space is reported, added up. */
-  disks: v.optional(v.array(path()), ["/"]),
+  /** Patterns of the mount points whose space is reported: `*` and `?`, and `!` in front to exclude. */
+  disks: v.optional(
+    v.array(v.union([v.pipe(v.string(), v.regex(/^!.|[*?]/, "expected a mount point or a pattern")), path()])),
+    ["*"],
+  ),
+  /** Lists of the host that are left out of reports. */
+  omit: v.optional(v.array(v.picklist(Object.keys(HOST_LISTS) as (keyof typeof HOST_LISTS)[])), []),
   docker: v.optional(
     v.strictObject({
       /** A path, or an address as in DOCKER_HOST: unix:// or tcp://. */
@@ -128,9 +134,9 @@ export const Config = v.strictObject({
   ),
   /** A node of Proxmox VE: its figures, guests, storages and backups. */
   proxmox: v.optional(ProxmoxNode),
-  /** systemd units whose state is reported; `cloudflared` also has its own field. */
+  /** systemd units whose state is reported, or patterns of them; `cloudflared` also has its own field. */
   services: v.optional(
-    v.array(v.pipe(v.string(), v.regex(/^[A-Za-z0-9:_.\\@-]+$/, "expected the name of a unit"))),
+    v.array(v.pipe(v.string(), v.regex(/^[A-Za-z0-9:_.\\@*?[\]-]+$/, "expected the name of a unit, or a pattern"))),
     [],
   ),
   ship: restartToSwitch(v.optional(Ship)),

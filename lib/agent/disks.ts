@@ -1,147 +1,195 @@
-// The space of the configured mount points, added up. A file system counts once, however often it is mounted; btrfs subvolumes
-// and the data sets of one ZFS pool share their space.
+// The space of file systems. One counts once, however often it is mounted; btrfs subvolumes and the data sets of one ZFS pool share
+// their space.
 //
-// Who answers statfs(2) decides how it is asked. A local file system answers from memory. A server (NFS, SMB, FUSE) may never
-// answer, and a thread that waits for it can't be ended, not even by the process' end: that is asked by a process of its own,
-// stat(1). Until it answers, its mount has no figures and isn't asked again.
+// Who answers statfs(2) decides how it is asked. A server (NFS, SMB, FUSE) may never answer, and a thread that waits for it can't be
+// ended, not even by the process' end: that is asked by a process of its own, stat(1). A local file system answers from memory, but
+// some wait for a disk that hangs: they are asked in a thread, one after the other, and by processes while that thread waits.
 
-import { readFileSync, readlinkSync, statfsSync } from "node:fs";
+import { readlinkSync } from "node:fs";
+import { statfs } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
-import { errorChain } from "../log.ts";
+import { type KernelFiles, asPercent, oneDecimal } from "./kernel-files.ts";
+import { type Warn, source } from "./source.ts";
 
-/** Bytes of a file system or of memory. */
+const GIB = 1 << 30;
+
+/** Bytes and inodes of a file system. */
 export interface Space {
   total: number;
   used: number;
+  /** What users other than root may still write. */
+  free: number;
+  /** 0 where the file system makes them as needed. */
+  inodes: number;
+  freeInodes: number;
 }
 
 /** A line of /proc/self/mountinfo, see proc(5). */
 interface Mount {
+  point: string;
   type: string;
   source: string;
   /** Major and minor number of the file system. */
   device: string;
+  /** What of the file system is mounted. */
+  root: string;
+  readOnly: boolean;
 }
 
 type MountTable = Map<string, Mount>;
 
-/** A configured path, and what is mounted there. */
+/** A path to be asked, and what is mounted there. */
 interface Place {
   path: string;
   mount: Mount | undefined;
-  /** A server answers for it. */
-  isRemote: boolean;
 }
 
 interface DisksOptions {
-  root: string;
-  mounts: readonly string[];
+  /** Mount points or paths; `*` and `?` stand for any text and any character, `!` in front excludes. */
+  patterns: readonly string[];
   /** Logs a mount without figures. */
-  warn: (kind: string, text: string) => void;
+  warn: Warn;
   /** A local file system's space. */
-  space?: (path: string) => Space;
+  space?: (path: string) => Space | Promise<Space>;
 }
 
-const LOCAL = new RegExp(
-  `^(ext[234]|xfs|btrfs|zfs|bcachefs|f2fs|jfs|reiserfs|nilfs2|vfat|msdos|exfat|ntfs3?|hfs|hfsplus|ufs|iso9660|udf|squashfs|erofs|
-  overlay|aufs|tmpfs|ramfs|rootfs|devtmpfs|ubifs|jffs2)$`.replace(/\s/g, ""),
-);
-/** How long a report waits for the servers. */
-const SERVER_MS = 2000;
+/** File systems with a disk below them: the ones that a pattern with a wildcard finds. */
+const REAL =
+  /^(ext[234]|xfs|btrfs|zfs|bcachefs|f2fs|jfs|reiserfs|nilfs2|vfat|msdos|exfat|ntfs3?|hfs|hfsplus|ufs|ubifs|jffs2|fuseblk)$/;
+/** Besides these, what the kernel answers for by itself. */
+const LOCAL = /^(overlay|aufs|tmpfs|ramfs|rootfs|devtmpfs|squashfs|erofs|iso9660|udf)$/;
+/** Files that a container's engine mounts. */
+const ENGINES_FILES = /^\/(etc\/(hosts|hostname|resolv\.conf)|dev\/termination-log)$/;
 const MOST_LINKS = 40;
 
 export class Disks {
-  #options: Required<DisksOptions>;
-  #places: Place[] | null = null;
-  /** Mounts of servers that have not answered yet. */
-  #asked = new Set<string>();
-  /** The servers' answers for this report. */
-  #answers = new Map<string, Space>();
+  #options: DisksOptions;
+  #sources = new Map<string, () => Promise<Space | null>>();
+  /** Whether a thread waits for a local file system. */
+  #waiting = false;
 
   constructor(options: DisksOptions) {
-    this.#options = { space: localSpace, ...options };
+    this.#options = options;
   }
 
-  /** Asks the servers for their space. */
-  async ask(): Promise<void> {
-    this.#places = placesOf(this.#options);
-    this.#answers.clear();
-    const remote = this.#places.filter(({ isRemote }) => isRemote);
-    if (remote.length === 0) return;
-    const answers = remote.filter(({ path }) => !this.#asked.has(path)).map(({ path }) => this.#askServer(path));
-    await Promise.race([Promise.all(answers), sleep(SERVER_MS, undefined, { ref: false })]);
-    for (const { path } of remote) if (this.#asked.has(path)) this.#warn(path, "its server does not answer");
+  /** The root's space, and a report's `host.disks`. */
+  async read(files: KernelFiles) {
+    const table = mountTable(files.text("proc/self/mountinfo") ?? "");
+    const places = placesOf(this.#options.patterns, table);
+    const root: Place = places.find(({ path }) => path === "/") ?? { path: "/", mount: table.get("/") };
+    const spaces = await this.#ask(places.includes(root) ? places : [root, ...places]);
+    const list = [...Map.groupBy(places, ({ path, mount }) => poolOf(mount) ?? path).values()].flatMap((members) => {
+      const known = members.flatMap(({ path }) => spaces.get(path) ?? []);
+      return known.length === 0 ? [] : [diskOf(members.toSorted(byRoot)[0]!, known)];
+    });
+    return { root: spaces.get("/") ?? null, list };
   }
 
-  async #askServer(path: string): Promise<void> {
-    this.#asked.add(path);
+  async #ask(places: Place[]): Promise<Map<string, Space>> {
+    const spaces = new Map<string, Space>();
+    const ask = async ({ path }: Place, isLocal: boolean) => {
+      const one =
+        this.#sources.get(path) ?? source(`disk "${path}"`, () => this.#space(path, isLocal), this.#options.warn);
+      this.#sources.set(path, one);
+      const space = await one();
+      if (space) spaces.set(path, space);
+    };
+    const inTurn = async () => {
+      for (const place of places) if (!isRemote(place.mount)) await ask(place, true);
+    };
+    await Promise.all([inTurn(), ...places.filter(({ mount }) => isRemote(mount)).map((place) => ask(place, false))]);
+    return spaces;
+  }
+
+  async #space(path: string, isLocal: boolean): Promise<Space> {
+    const { space = localSpace } = this.#options;
+    const given = isLocal && !this.#waiting ? await this.#inThread(() => space(path)) : await spaceByProcess(path);
+    if (given.used >= 0 && given.used <= given.total) return given;
+    throw new Error(`${given.used} of ${given.total} bytes used can't be right`);
+  }
+
+  async #inThread<T>(work: () => T | Promise<T>): Promise<T> {
+    this.#waiting = true;
     try {
-      this.#answers.set(path, await remoteSpace(path));
-    } catch (error) {
-      this.#warn(path, errorChain(error));
+      return await work();
     } finally {
-      this.#asked.delete(path);
+      this.#waiting = false;
     }
-  }
-
-  /** The sum; null if no mount has figures. */
-  read(): Space | null {
-    const pools = new Map<string, Map<string, Space>>();
-    for (const place of (this.#places ??= placesOf(this.#options))) {
-      const space = this.#space(place);
-      if (!space) continue;
-      const { pool, member } = identityOf(place);
-      pools.set(pool, (pools.get(pool) ?? new Map<string, Space>()).set(member, space));
-    }
-    const sums = [...pools.values()].map((members) => spaceOfPool([...members.values()]));
-    if (sums.length === 0) return null;
-    return sums.reduce((sum, { total, used }) => ({ total: sum.total + total, used: sum.used + used }));
-  }
-
-  #space({ path, isRemote }: Place): Space | null {
-    if (isRemote && !this.#answers.has(path)) return null;
-    try {
-      const space = this.#answers.get(path) ?? this.#options.space(path);
-      if (space.used >= 0 && space.used <= space.total) return space;
-      this.#warn(path, `${space.used} of ${space.total} bytes used can't be right`);
-    } catch (error) {
-      this.#warn(path, errorChain(error));
-    }
-    return null;
-  }
-
-  #warn(path: string, why: string): void {
-    this.#options.warn(`disk ${path}`, `disk "${path}" has no figures: ${why}`);
   }
 }
 
-function placesOf({ mounts, root }: DisksOptions): Place[] {
-  const table = mountTable(root);
-  return mounts.map((path) => {
-    const mount = mountOf(path, table);
-    // Without the root file system nothing here works anyway.
-    return { path, mount, isRemote: path !== "/" && isRemote(mount) };
+/** Each mount and data set once: the one of the whole file system, else the shortest path. */
+function placesOf(patterns: readonly string[], table: MountTable): Place[] {
+  const excluding = patterns.filter((one) => one.startsWith("!")).map((one) => matcherOf(one.slice(1)));
+  const including = patterns.filter((one) => !one.startsWith("!"));
+  if (including.length === 0) including.push("*");
+  const found = including.flatMap((pattern): Place[] => {
+    if (!/[*?]/.test(pattern)) return [{ path: pattern, mount: mountOf(pattern, table) }];
+    const matches = matcherOf(pattern);
+    const all = [...table.values()].filter(({ type, point }) => REAL.test(type) && !ENGINES_FILES.test(point));
+    return all.filter(({ point }) => matches(point)).map((mount) => ({ path: mount.point, mount }));
   });
+  const wanted = found.filter(({ path, mount }) => !excluding.some((not) => not(path) || (mount && not(mount.point))));
+  return [...Map.groupBy(wanted, ({ path, mount }) => mount?.device ?? path).values()].map(
+    (mounts) => mounts.toSorted(byRoot)[0]!,
+  );
+}
+
+/** First what is mounted there as a whole; of several, the shortest path. */
+function byRoot(a: Place, b: Place): number {
+  const rank = ({ path, mount }: Place) =>
+    (mount && mount.point !== path ? 2 : 0) + (mount && mount.root !== "/" ? 1 : 0);
+  return rank(a) - rank(b) || a.path.length - b.path.length;
+}
+
+function matcherOf(pattern: string): (text: string) => boolean {
+  const source = pattern
+    .replace(/[.+^${}()|[\]\\]/g, "\\$&")
+    .replaceAll("*", ".*")
+    .replaceAll("?", ".");
+  const regex = new RegExp(`^${source}$`);
+  return (text) => regex.test(text);
+}
+
+/** A data set of ZFS is named POOL/NAME. */
+function poolOf(mount: Mount | undefined): string | null {
+  return mount?.type === "zfs" ? `zfs ${mount.source.split("/")[0]}` : null;
+}
+
+/** A data set's size is what it uses and what the pool has free. */
+function diskOf({ path, mount }: Place, members: Space[]) {
+  const used = members.reduce((sum, one) => sum + one.used, 0);
+  const [{ inodes, freeInodes }] = members as [Space];
+  const isPool = mount?.type === "zfs";
+  return {
+    mount: path,
+    device: mount ? (isPool ? mount.source.split("/")[0]! : mount.source) : null,
+    fstype: mount?.type ?? null,
+    used_gb: oneDecimal(used / GIB),
+    total_gb: oneDecimal((used + Math.max(...members.map((one) => one.total - one.used))) / GIB),
+    // As df has it: what is reserved for root is no free space.
+    used_percent: asPercent(used, used + Math.max(...members.map(({ free }) => free))),
+    inodes_used_percent: isPool ? null : asPercent(inodes - freeInodes, inodes),
+    read_only: mount?.readOnly ?? null,
+  };
 }
 
 function isRemote(mount: Mount | undefined): boolean {
-  return mount !== undefined && !LOCAL.test(mount.type);
+  if (mount === undefined) return false;
+  return mount.type === "fuseblk" || !(REAL.test(mount.type) || LOCAL.test(mount.type));
 }
 
-/** Mount points and what is mounted there; of several mounts at one place the last one shows. Empty if it can't be read. */
-function mountTable(root: string): MountTable {
-  let text = "";
-  try {
-    text = readFileSync(join(root, "proc/self/mountinfo"), "utf8");
-  } catch {
-    // Then each path is a local file system of its own.
-  }
-  const lines = text.matchAll(/^\d+ \d+ (\S+) \S+ (\S+) .*? - (\S+) (\S+)/gm);
+/** Of several mounts at one place the last one shows. */
+function mountTable(text: string): MountTable {
+  const lines = text.matchAll(/^\d+ \d+ (\S+) (\S+) (\S+) \S+ .*?- (\S+) (\S+) (\S+)/gm);
   const plain = (name: string) =>
     name.replace(/\\(\d{3})/g, (_, code: string) => String.fromCharCode(Number.parseInt(code, 8)));
   return new Map(
-    [...lines].map(([, device = "", point = "", type = "", source = ""]) => [plain(point), { device, type, source }]),
+    [...lines].map(([, device = "", root = "", at = "", type = "", from = "", options = ""]) => {
+      // A mount's own options are also those of the agent's sandbox; the file system's are at the end.
+      const readOnly = /^ro(,|$)/.test(options);
+      return [plain(at), { point: plain(at), root, device, type, source: plain(from), readOnly }];
+    }),
   );
 }
 
@@ -177,31 +225,24 @@ function linkAt(path: string): string | null {
   }
 }
 
-/** What shares its space, and what of it counts once. A data set of ZFS is named POOL/NAME. */
-function identityOf({ path, mount }: Place): { pool: string; member: string } {
-  if (!mount) return { pool: path, member: path };
-  const { type, source, device } = mount;
-  return { pool: type === "zfs" ? `zfs ${source.split("/")[0]}` : device, member: device };
-}
-
-/** A data set's size is what it uses and what the pool has free. */
-function spaceOfPool(members: Space[]): Space {
-  const used = members.reduce((sum, one) => sum + one.used, 0);
-  return { used, total: used + Math.max(...members.map((one) => one.total - one.used)) };
-}
-
-function localSpace(path: string): Space {
-  const { blocks, bfree, bsize, frsize } = statfsSync(path);
-  return { total: blocks * (frsize || bsize), used: (blocks - bfree) * (frsize || bsize) };
+async function localSpace(path: string): Promise<Space> {
+  const { blocks, bfree, bavail, bsize, frsize, files, ffree } = await statfs(path);
+  return spaceOf({ size: frsize || bsize, blocks, free: bfree, available: bavail, inodes: files, freeInodes: ffree });
 }
 
 /** @throws Error when the path doesn't exist, or when there is no stat(1). */
-async function remoteSpace(path: string): Promise<Space> {
-  const command = ["stat", "-f", "-c", "%S %b %f", "--", path];
+async function spaceByProcess(path: string): Promise<Space> {
+  const command = ["stat", "-f", "-c", "%S %b %f %a %c %d", "--", path];
   const child = Bun.spawn(command, { stdout: "pipe", stderr: "pipe", stdin: "ignore" });
   child.unref();
   const [text, trouble] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
-  const [size = Number.NaN, blocks = Number.NaN, free = Number.NaN] = text.trim().split(" ").map(Number);
-  if (text.trim() === "" || Number.isNaN(free)) throw new Error(trouble.trim() || "stat(1) gives no figures");
-  return { total: blocks * size, used: (blocks - free) * size };
+  const [size, blocks, free, available, inodes, freeInodes] = text.trim().split(" ").map(Number);
+  if (size === undefined || freeInodes === undefined) throw new Error(trouble.trim() || "stat(1) gives no figures");
+  return spaceOf({ size, blocks: blocks!, free: free!, available: available!, inodes: inodes!, freeInodes });
+}
+
+type Blocks = Record<"size" | "blocks" | "free" | "available" | "inodes" | "freeInodes", number>;
+
+function spaceOf({ size, blocks, free, available, inodes, freeInodes }: Blocks): Space {
+  return { total: blocks * size, used: (blocks - free) * size, free: available * size, inodes, freeInodes };
 }

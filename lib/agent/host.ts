@@ -1,32 +1,48 @@
-// This host's figures, from /proc, /sys and statfs, and the states of its units, from systemctl (run only if units are
-// configured). A figure that can't be read is null.
+// This host's own part of a report: figures and facts from /proc and /sys, and a list of each kind of thing that it has. A figure that
+// can't be read is null, and so is a list.
 //
 // In a container (LXC, Docker) /proc may show the whole machine: if a cgroup sets a limit, the limit and the cgroup's own use
 // are reported instead. The machine itself has no limit at the root of the cgroup tree: version 2 has no such file there,
 // version 1 a number larger than any memory. LXC's lxcfs mounts files of its own over some of /proc.
 
 import { machine } from "node:os";
-import { outputOf } from "../program.ts";
+import type { HOST_LISTS } from "../report.ts";
+import { readDevices } from "./devices.ts";
 import { Disks, type Space } from "./disks.ts";
 import { type KernelFiles, fieldIn, numberIn, openKernelFiles } from "./kernel-files.ts";
-import { networkBytes } from "./network.ts";
-import { cpuTemperature } from "./temperature.ts";
+import { readNetwork } from "./network.ts";
+import { readPools } from "./pools.ts";
+import { readPower } from "./power.ts";
+import { createProcesses } from "./processes.ts";
+import { createSmart } from "./smart.ts";
+import { type Warn, source } from "./source.ts";
+import { cpuTemperature, createTemperatures } from "./temperature.ts";
+import { createUnits, unknownUnits } from "./units.ts";
+
+/** What a host has, as a report tells it. */
+export type HostReading = Awaited<ReturnType<HostReader["read"]>>;
 
 /** A report's `host.metrics`. */
-export type HostMetrics = ReturnType<HostReader["read"]>["metrics"];
+export type HostMetrics = HostReading["host"]["metrics"];
 
 /** A report's `host.facts`. */
-export type HostFacts = ReturnType<HostReader["read"]>["facts"];
+export type HostFacts = HostReading["host"]["facts"];
+
+type List = keyof typeof HOST_LISTS;
 
 interface HostOptions {
-  /** The folder of proc/, sys/ and etc/: "/" except in tests. */
+  /** The folder of proc/, sys/, run/ and etc/: "/" except in tests. */
   root: string;
-  /** Mount points whose space is added up; each file system counts once. */
-  mounts: readonly string[];
-  /** Logs a mount without figures. */
-  warn?: (kind: string, text: string) => void;
+  /** Patterns of the mount points that are listed. */
+  disks: readonly string[];
+  /** Units that are listed besides those that failed, and patterns of them. */
+  services?: readonly string[];
+  /** Lists that are left out. */
+  omit?: readonly List[];
+  /** Logs what a report lacks. */
+  warn?: Warn;
   /** A local file system's space. */
-  space?: (mount: string) => Space;
+  space?: (mount: string) => Space | Promise<Space>;
   /** A monotonic clock in milliseconds. */
   clock?: () => number;
 }
@@ -35,6 +51,23 @@ interface HostOptions {
 interface CpuTimes {
   busy: number[];
   idle: number[];
+  /** Parts that are also shown by themselves; a cgroup has none. */
+  iowait?: number;
+  steal?: number;
+}
+
+/** Bytes. */
+interface Memory {
+  total: number;
+  used: number;
+}
+
+/** What figures are made of. */
+interface Parts {
+  root: Space | null;
+  memory: Memory | null;
+  network: ReturnType<typeof readNetwork>;
+  temperatures: Parameters<typeof cpuTemperature>[0] | null;
 }
 
 const MIB = 1 << 20;
@@ -43,58 +76,97 @@ const GIB = 1 << 30;
 /** Reads the host. CPU use is measured since the last time. */
 export class HostReader {
   #root: string;
-  #disks: Disks;
   #clock: () => number;
   #files: KernelFiles;
   #last: CpuTimes | null;
   /** Computed once: uptime and clock are not read at the same moment, and a fact must not change with each report. */
   #bootSeconds: number | null = null;
+  #services: readonly string[];
+  #omit: readonly List[];
+  #smart: ReturnType<typeof createSmart>;
+  #ask: ReturnType<typeof sourcesOf>;
 
-  constructor({ root, mounts, warn = () => {}, space, clock = () => performance.now() }: HostOptions) {
+  constructor(options: HostOptions) {
+    const { root, services = [], omit = [], warn = () => {}, clock = () => performance.now() } = options;
     this.#root = root;
-    this.#disks = new Disks({ root, mounts, warn, ...(space ? { space } : {}) });
     this.#clock = clock;
+    this.#services = services;
+    this.#omit = omit;
     this.#files = openKernelFiles(root);
     this.#last = this.#cpuTimes();
+    this.#smart = createSmart({ warn, clock });
+    this.#ask = sourcesOf({ ...options, services, omit, warn, clock });
   }
 
-  /** Asks those whose answer may take long, for a limited time. */
-  async ask(): Promise<void> {
-    await this.#disks.ask();
-  }
-
-  /** The current figures and facts. */
-  read() {
-    this.#files = openKernelFiles(this.#root);
-    const disk = this.#disks.read();
+  /** The current figures, facts and lists. `services`: the state of those that the configuration names. */
+  async read() {
+    const files = (this.#files = openKernelFiles(this.#root));
+    const ask = this.#ask;
+    const [disks, network, temperatures, units, devices, processes, pools, power] = await Promise.all([
+      ask.disks(files),
+      ask.network(files),
+      ask.temperatures(),
+      ask.units(),
+      ask.devices(files),
+      ask.processes(),
+      ask.pools(files),
+      ask.power(),
+    ]);
+    const { list, services } = units ?? unknownUnits(this.#services);
+    const lists = {
+      disks: disks?.list ?? null,
+      devices,
+      interfaces: network?.list ?? null,
+      temperatures,
+      units: list,
+      processes,
+      pools,
+      smart: this.#omit.includes("smart") ? null : this.#smart.read(),
+      power,
+    };
+    const root = disks?.root ?? null;
     const memory = this.#memory();
-    return { metrics: this.#metrics(disk, memory), facts: this.#facts(disk, memory) };
+    const metrics = this.#metrics({ root, memory, network, temperatures });
+    return { host: { metrics, facts: this.#facts(root, memory), ...without(lists, this.#omit) }, services };
   }
 
-  /** Memory is in MiB, as `free -m` counts it, and disks are in GiB, as `df -BG` does. */
-  #metrics(disk: Space | null, memory: Space | null) {
-    const network = networkBytes(this.#files);
+  /** The same, with the answers that otherwise come with a later report. */
+  async readAll() {
+    if (!this.#omit.includes("smart")) this.#smart.read();
+    await this.#smart.answered();
+    return this.read();
+  }
+
+  /** Memory is in MiB, as `free -m` counts it, and the root's space in GiB, as `df -BG` does. */
+  #metrics({ root, memory, network, temperatures }: Parts) {
     const uptime = numberIn(this.#files.text("proc/uptime"));
+    const load = this.#files.text("proc/loadavg")?.split(" ").map(Number) ?? [];
+    const { busy = null, iowait = null, steal = null } = this.#cpuShares() ?? {};
     return {
-      cpu_percent: this.#cpuPercent(),
+      cpu_percent: busy,
       memory_used_mb: memory && Math.floor(memory.used / MIB),
       memory_total_mb: memory && Math.floor(memory.total / MIB),
-      disk_used_gb: disk && Math.ceil(disk.used / GIB),
-      disk_total_gb: disk && Math.ceil(disk.total / GIB),
+      disk_used_gb: root && Math.ceil(root.used / GIB),
+      disk_total_gb: root && Math.ceil(root.total / GIB),
       network_rx_bytes: network && network.received,
       network_tx_bytes: network && network.sent,
       uptime_seconds: uptime && Math.floor(uptime),
-      load_average: numberIn(this.#files.text("proc/loadavg")),
-      cpu_temp_c: cpuTemperature(this.#files),
+      load_average: load[0] ?? null,
+      cpu_temp_c: temperatures && cpuTemperature(temperatures),
+      load_average_5: load[1] ?? null,
+      load_average_15: load[2] ?? null,
+      ...this.#swap(),
+      cpu_iowait_percent: iowait,
+      cpu_steal_percent: steal,
     };
   }
 
-  #facts(disk: Space | null, memory: Space | null) {
+  #facts(root: Space | null, memory: Memory | null) {
     const name = /^PRETTY_NAME=(.*)$/m.exec(this.#files.text("etc/os-release") ?? "")?.[1];
     return {
       cpu_count: this.#cpuCount(),
       memory_total_mb: memory && Math.floor(memory.total / MIB),
-      disk_total_gb: disk && Math.ceil(disk.total / GIB),
+      disk_total_gb: root && Math.ceil(root.total / GIB),
       os: name === undefined ? null : name.replace(/^(["'])(.*)\1$/, "$2").slice(0, 80),
       kernel: this.#files.text("proc/sys/kernel/osrelease")?.trim() ?? null,
       arch: this.#root === "/" ? machine() : (this.#files.text("proc/sys/kernel/arch")?.trim() ?? null),
@@ -117,18 +189,24 @@ export class HostReader {
 
   // -- CPU
 
-  /** The machine's busy time; in a container with a limit, the cgroup's CPU time as a share of the limit. */
-  #cpuPercent(): number | null {
+  /** The machine's busy time in percent; in a container with a limit, the cgroup's CPU time as a share of the limit. */
+  #cpuShares() {
     const now = this.#cpuTimes();
     const last = this.#last;
     this.#last = now;
     if (!now || !last) return null;
     // Single counters go back now and then: iowait by design (proc_stat(5)), steal after a migration.
-    const since = (from: number[], to: number[]) =>
-      to.reduce((sum, at, n) => sum + Math.max(0, at - (from[n] ?? at)), 0);
-    const busy = since(last.busy, now.busy);
-    const share = busy / (busy + since(last.idle, now.idle));
-    return Number.isFinite(share) ? Math.round(share * 10_000) / 100 : null;
+    const since = (from = Number.NaN, to = Number.NaN) => Math.max(0, to - from);
+    const sum = (from: number[], to: number[]) => to.reduce((all, at, n) => all + since(from[n] ?? at, at), 0);
+    const busy = sum(last.busy, now.busy);
+    const whole = busy + sum(last.idle, now.idle);
+    const share = (part: number) =>
+      whole > 0 && !Number.isNaN(part) ? Math.round((part / whole) * 10_000) / 100 : null;
+    return {
+      busy: share(busy),
+      iowait: share(since(last.iowait, now.iowait)),
+      steal: share(since(last.steal, now.steal)),
+    };
   }
 
   #cpuTimes(): CpuTimes | null {
@@ -142,7 +220,8 @@ export class HostReader {
       .split(/ +/)
       .slice(0, 8)
       .map(Number);
-    return { busy: [user, nice, system, ...interrupts], idle: [idle, iowait] };
+    const steal = interrupts[2] ?? 0;
+    return { busy: [user, nice, system, ...interrupts], idle: [idle, iowait], iowait, steal };
   }
 
   #cgroupCpuSeconds(): number | null {
@@ -175,22 +254,37 @@ export class HostReader {
   // -- memory
 
   /** Total and used (total − available), in bytes. */
-  #memory(): Space | null {
+  #memory(): Memory | null {
     const text = this.#files.text("proc/meminfo");
     const field = (name: string) => fieldIn(text, name) ?? Number.NaN;
     const total = field("MemTotal") * 1024;
     // Kernels before 3.14 have no MemAvailable.
     const known = fieldIn(text, "MemAvailable") ?? field("MemFree") + field("Buffers") + field("Cached");
     const available = known * 1024 + this.#zfsCache();
-    const limit =
-      numberIn(this.#files.text("sys/fs/cgroup/memory.max")) ??
-      numberIn(this.#files.text("sys/fs/cgroup/memory/memory.limit_in_bytes"));
+    const limit = this.#memoryLimit();
     if (limit !== null && limit < total) {
       const used = this.#cgroupMemory();
       if (used !== null) return { total: limit, used };
     }
     // While a guest's memory shrinks (ballooning) more may be available than there is.
     return Number.isNaN(total - available) ? null : { total, used: Math.max(0, total - available) };
+  }
+
+  /** In a container's /proc the swap is the machine's, unless lxcfs has put its own there. */
+  #swap(): { swap_used_mb: number | null; swap_total_mb: number | null } {
+    const text = this.#files.text("proc/meminfo");
+    const [total, free] = [fieldIn(text, "SwapTotal"), fieldIn(text, "SwapFree")];
+    if (total === null || free === null || (this.#memoryLimit() !== null && !this.#isFaked("meminfo")))
+      return { swap_used_mb: null, swap_total_mb: null };
+    return { swap_used_mb: Math.floor((total - free) / 1024), swap_total_mb: Math.floor(total / 1024) };
+  }
+
+  /** The cgroup's limit in bytes: version 1 has a number larger than any memory where there is none. */
+  #memoryLimit(): number | null {
+    const limit =
+      numberIn(this.#files.text("sys/fs/cgroup/memory.max")) ??
+      numberIn(this.#files.text("sys/fs/cgroup/memory/memory.limit_in_bytes"));
+    return limit !== null && limit < 2 ** 60 ? limit : null;
   }
 
   /** What the ARC of ZFS can give back: the kernel doesn't count it as cache. A container's memory has no part of it. */
@@ -219,21 +313,34 @@ function countOf(list: string): number {
   );
 }
 
-// -- systemd's units
-
-type ServiceStatus = "active" | "inactive" | "failed" | "unknown";
-
-/** The status of each unit, in the given order. Without systemd all are unknown. */
-export async function readServices(units: readonly string[]): Promise<{ name: string; status: ServiceStatus }[]> {
-  if (units.length === 0) return [];
-  // It prints one status a line. `-.mount` is a unit and looks like an option.
-  const dashed = units.some((unit) => unit.startsWith("-")) ? ["--"] : [];
-  const lines = (await outputOf(["systemctl", "is-active", ...dashed, ...units]))?.split("\n") ?? [];
-  return units.map((name, index) => ({ name, status: asStatus(lines[index]?.trim() ?? "") }));
+/** The lists but for those that are left out, or null. */
+function without<T extends object>(lists: T, omit: readonly string[]): Partial<T> {
+  return Object.fromEntries(
+    Object.entries(lists).filter(([name, list]) => list !== null && !omit.includes(name)),
+  ) as Partial<T>;
 }
 
-function asStatus(text: string): ServiceStatus {
-  if (/^(active|reloading|refreshing|activating)$/.test(text)) return "active";
-  if (text === "inactive" || text === "deactivating") return "inactive";
-  return text === "failed" ? "failed" : "unknown";
+/** The sources of lists, each asked for a limited time. */
+function sourcesOf({
+  root,
+  disks,
+  services,
+  omit,
+  warn,
+  space,
+  clock,
+}: Required<Omit<HostOptions, "space">> & HostOptions) {
+  const all = new Disks({ patterns: disks, warn, ...(space ? { space } : {}) });
+  const processes = omit.includes("processes") ? null : createProcesses(root, clock);
+  return {
+    /** Each disk is a source of its own. */
+    disks: (files: KernelFiles) => all.read(files),
+    network: source("interfaces", readNetwork, warn),
+    temperatures: source("temperatures", createTemperatures(root), warn),
+    units: source("units", createUnits({ root, names: services, clock }), warn),
+    devices: source("devices", readDevices, warn),
+    processes: source("processes", () => processes?.read() ?? null, warn),
+    pools: source("pools", readPools, warn),
+    power: source("power", () => readPower(root), warn),
+  };
 }

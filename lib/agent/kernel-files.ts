@@ -52,3 +52,12 @@ export function fieldIn(text: string | null, name: string): number | null {
   const found = new RegExp(`^${name}:? +(\\d+)(?: kB)?$`, "m").exec(text ?? "")?.[1];
   return found === undefined ? null : Number(found);
 }
+
+/** A share in percent with one decimal; null of nothing. */
+export function asPercent(part: number, whole: number): number | null {
+  return whole > 0 ? oneDecimal(Math.min(100, (part / whole) * 100)) : null;
+}
+
+export function oneDecimal(value: number): number {
+  return Math.round(value * 10) / 10;
+}

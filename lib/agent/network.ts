@@ -1,7 +1,7 @@
-// Bytes since boot over all interfaces, each byte once: bridges, bonds, VLANs, tunnels and a switch's ports carry what another
+// Bytes since boot over the interfaces, and their sum with each byte once: bridges, bonds, VLANs, tunnels and a switch's ports carry what another
 // interface carries, too; veths and taps belong to guests.
 
-import type { KernelFiles } from "./kernel-files.ts";
+import { type KernelFiles, numberIn } from "./kernel-files.ts";
 
 interface Interface {
   name: string;
@@ -22,18 +22,38 @@ const VIRTUAL = new RegExp(
 /** The kernel's own kinds of the same (DEVTYPE in `uevent`). */
 const VIRTUAL_KIND = /^DEVTYPE=(bond|bridge|dsa|geneve|gre|gretap|hsr|ppp|vlan|vxlan|wireguard)$/m;
 
-/** Null if the kernel doesn't say. */
-export function networkBytes(files: KernelFiles): { received: number; sent: number } | null {
+/** One end of a cable whose other end is a container or a guest: a host may have hundreds. */
+const GUESTS = /^(veth|tap|vnet|fwbr|fwpr|fwln|cali|lxc[0-9a-f]{6})/;
+
+/** The sums, and a report's `host.interfaces`; null if the kernel doesn't say. */
+export function readNetwork(files: KernelFiles) {
   const lines = (files.text("proc/net/dev") ?? "").matchAll(/^ *([^:\s]+): *(\d+)(?: +\d+){7} +(\d+)/gm);
   const all = [...lines].map(([, name = "", received, sent]): Interface => {
     return { name, received: Number(received), sent: Number(sent), has: files.names(`sys/class/net/${name}`) };
   });
   if (all.length === 0) return null;
-  const counted = counting(all, files);
+  const counted = new Set(counting(all, files));
+  const shown = all.filter((one) => counted.has(one) || !(one.name === "lo" || GUESTS.test(one.name)));
   return {
-    received: counted.reduce((sum, { received }) => sum + received, 0),
-    sent: counted.reduce((sum, { sent }) => sum + sent, 0),
+    received: counted.values().reduce((sum, { received }) => sum + received, 0),
+    sent: counted.values().reduce((sum, { sent }) => sum + sent, 0),
+    list: shown.map((one) => ({
+      name: one.name,
+      rx_bytes: one.received,
+      tx_bytes: one.sent,
+      ...link(one, files),
+      counted: counted.has(one),
+    })),
   };
+}
+
+/** Tunnels have no state: "unknown" is up. Only devices and bonds have a speed, and only while they are up. */
+function link({ name, has }: Interface, files: KernelFiles): { up: boolean | null; speed_mbit: number | null } {
+  const state = files.text(`sys/class/net/${name}/operstate`)?.trim();
+  const up = state === undefined ? null : state === "up" || state === "unknown";
+  const hasSpeed = up === true && (has.includes("device") || has.includes("bonding"));
+  const speed = hasSpeed ? numberIn(files.text(`sys/class/net/${name}/speed`)) : null;
+  return { up, speed_mbit: speed !== null && speed > 0 ? speed : null };
 }
 
 /** A machine's devices. A container has none: there all that isn't virtual; if everything is (a tap alone), all that carries no other. */

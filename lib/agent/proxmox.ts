@@ -54,6 +54,8 @@ const Status = v.object({
   memory: Space,
   rootfs: Space,
   loadavg: v.nullish(v.array(num), null),
+  swap: Space,
+  wait: num,
   cpuinfo: v.nullish(v.object({ cpus: num }), null),
   kversion: text,
   "current-kernel": v.nullish(v.object({ release: text }), null),
@@ -133,8 +135,10 @@ export class Proxmox {
     using late = deadline(this.#restMs);
     const rest = AbortSignal.any([signal, late.signal]);
     const [guests, storages] = await Promise.all([this.#guests(rest), this.#storages(rest)]);
+    const isThisHost = isLoopback(new URL(endpoint).hostname);
     return {
-      ...figuresOf(status, { isThisHost: isLoopback(new URL(endpoint).hostname) }),
+      isThisHost,
+      ...figuresOf(status, { isThisHost }),
       guests,
       storage_targets: storages.map(targetOf),
       backups: await this.#newestBackups(storages, rest),
@@ -257,14 +261,17 @@ function figuresOf(
   status: v.InferOutput<typeof Status>,
   { isThisHost }: { isThisHost: boolean },
 ): { metrics: Partial<HostMetrics>; facts: Partial<HostFacts> } {
-  const { cpu, uptime, memory, rootfs, loadavg, cpuinfo, kversion, pveversion } = status;
+  const { cpu, uptime, memory, rootfs, loadavg, swap, wait, cpuinfo, kversion, pveversion } = status;
   const kernel = status["current-kernel"]?.release ?? /\b\d+\.\d+\.\S+/.exec(kversion ?? "")?.[0] ?? null;
   const product = /^pve-manager\/([^/]+)/.exec(pveversion ?? "")?.[1];
   const memoryTotal = scaled(memory?.total, MIB, Math.floor);
   const diskTotal = scaled(rootfs?.total, GIB, Math.ceil);
+  const share = (part: number | null) =>
+    part === null ? null : Math.round(Math.min(Math.max(part, 0), 1) * 10_000) / 100;
   const metrics: HostMetrics = {
-    cpu_percent: cpu === null ? null : Math.round(Math.min(Math.max(cpu, 0), 1) * 10_000) / 100,
-    memory_used_mb: scaled(memory?.used, MIB, Math.floor),
+    cpu_percent: share(cpu),
+    // The API counts the cache of ZFS as used; /proc tells what of it can be given back.
+    memory_used_mb: isThisHost ? null : scaled(memory?.used, MIB, Math.floor),
     memory_total_mb: memoryTotal,
     disk_used_gb: scaled(rootfs?.used, GIB, Math.ceil),
     disk_total_gb: diskTotal,
@@ -273,6 +280,12 @@ function figuresOf(
     uptime_seconds: scaled(uptime, 1, Math.floor),
     load_average: loadavg?.[0] ?? null,
     cpu_temp_c: null,
+    load_average_5: loadavg?.[1] ?? null,
+    load_average_15: loadavg?.[2] ?? null,
+    swap_used_mb: scaled(swap?.used, MIB, Math.floor),
+    swap_total_mb: scaled(swap?.total, MIB, Math.floor),
+    cpu_iowait_percent: share(wait),
+    cpu_steal_percent: null,
   };
   const facts: HostFacts = {
     cpu_count: cpusOf(cpuinfo?.cpus),

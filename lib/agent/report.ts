@@ -6,10 +6,10 @@ import { build } from "../version.ts";
 import type { Config } from "./config.ts";
 import { type DockerContainer, dockerVersion, findEngine, readContainers } from "./docker.ts";
 import { fit } from "./fitting.ts";
-import { HostReader, readServices } from "./host.ts";
+import { HostReader } from "./host.ts";
 import { type NodeReading, Proxmox } from "./proxmox.ts";
 
-type SourceSettings = Pick<Config, "disks" | "docker" | "proxmox" | "host_id" | "services">;
+type SourceSettings = Pick<Config, "disks" | "docker" | "proxmox" | "host_id" | "services" | "omit">;
 
 /** A report as it is sent; `recorded_at` is when its collection began. */
 export type Report = { recorded_at: string; containers?: unknown[]; guests?: unknown[] } & Record<string, unknown>;
@@ -33,7 +33,8 @@ export class Sampler {
     this.#env = env;
     const seldomly = seldom(log);
     this.#warn = (kind, text) => seldomly.warn(kind, text);
-    this.#host = new HostReader({ root: "/", mounts: settings.disks, warn: this.#warn });
+    const { disks, services, omit } = settings;
+    this.#host = new HostReader({ root: "/", disks, services, omit, warn: this.#warn });
     this.#proxmox = settings.proxmox ? new Proxmox(settings.proxmox, this.#warn) : null;
   }
 
@@ -43,10 +44,9 @@ export class Sampler {
     return enabled ? findEngine(socket, this.#env) : null;
   }
 
-  /** This host's own figures and facts. */
+  /** This host's own part of a report, with what otherwise comes with a later one. */
   async host() {
-    await this.#host.ask();
-    return this.#host.read();
+    return (await this.#host.readAll()).host;
   }
 
   /** The containers; undefined if there is no engine, or if it doesn't answer (logged). */
@@ -69,32 +69,29 @@ export class Sampler {
   /** Collects a report. @throws Error when the configured Proxmox node doesn't answer. */
   async sample({ interval, signal }: { interval: number; signal: AbortSignal }): Promise<Report> {
     const recorded_at = new Date().toISOString();
-    const { host_id, services, disks } = this.#settings;
-    const [node, containers, units, docker_version] = await Promise.all([
+    const { host_id } = this.#settings;
+    const [node, containers, docker_version, { host, services }] = await Promise.all([
       this.node(signal),
       this.containers(signal),
-      readServices(services),
       this.#dockerVersion(signal),
-      this.#host.ask(),
+      this.#host.read(),
     ]);
-    const { metrics, facts } = this.#host.read();
-    // The node's API has only the root file system.
-    const { disk_used_gb, disk_total_gb } = metrics;
-    const ownDisks = disks.join() === "/" ? {} : { disk_used_gb, disk_total_gb };
-    const cloudflared = units.find(({ name }) => /^cloudflared(\.service)?$/.test(name));
+    const cloudflared = services.find(({ name }) => /^cloudflared(\.service)?$/.test(name));
     const report: Report = {
       recorded_at,
       ...(host_id === undefined ? {} : { host_id }),
       agent_version: build,
       interval_seconds: interval,
       host: {
-        metrics: { ...metrics, ...node?.metrics, ...ownDisks },
-        facts: { ...facts, ...node?.facts, docker_version },
+        // Its lists are another machine's than the node.
+        ...(node?.isThisHost === false ? {} : host),
+        metrics: { ...host.metrics, ...node?.metrics },
+        facts: { ...host.facts, ...node?.facts, docker_version },
       },
       ...(containers === undefined ? {} : { containers }),
       ...(node?.guests ? { guests: node.guests } : {}),
       ...(cloudflared ? { cloudflared: { status: cloudflared.status } } : {}),
-      ...(units.length > 0 ? { services: units } : {}),
+      ...(services.length > 0 ? { services } : {}),
       storage_targets: node?.storage_targets ?? [],
       backups: node?.backups ?? [],
       restore_tests: [],

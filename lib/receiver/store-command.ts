@@ -2,6 +2,7 @@
 
 import { existsSync } from "node:fs";
 import { type CommandContext, UsageError } from "../service.ts";
+import { columns } from "../text.ts";
 import type { Config } from "./config.ts";
 import type { Queries } from "./database.ts";
 import { storeFile } from "./sqlite.ts";
@@ -43,16 +44,6 @@ export function many(count: number, what: string): string {
 }
 
 /** Rows in columns, below their titles. */
-export function table(head: string[], rows: string[][]): string {
-  const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]!.length)));
-  return [head, ...rows]
-    .map((row) =>
-      row
-        .map((cell, column) => cell.padEnd(widths[column]!))
-        .join("  ")
-        .trimEnd(),
-    )
-    .join("\n");
-}
+export const table = (head: string[], rows: string[][]): string => columns([head, ...rows]);
 
 export const JSON_FLAG = { json: { type: "boolean" } } as const;

@@ -53,7 +53,7 @@ test("ping and selftest show their results, and never the token", async () => {
   const test = await runRole("agent", ["selftest", "--config", config, "--log-level", "debug"]);
   expect(test.stdout).toContain('"memory_total_mb"');
   expect(test.stdout).toContain(`${hub.url}/v1/host-report: 200 {"poll_interval_seconds":60`);
-  const host = await runRole("agent", ["selftest", "host", "--config", config]);
+  const host = await runRole("agent", ["selftest", "host", "--json", "--config", config]);
   expect(JSON.parse(host.stdout)).toMatchObject({ metrics: { uptime_seconds: expect.any(Number) } });
   const wrong = await runRole("agent", ["selftest", "everything", "--config", config]);
   expect(wrong.code).toBe(2);

@@ -1,10 +1,11 @@
 // What the agent reads of its host: /proc and /sys of other machines as fixture trees; systemd's units. Containers: agent/docker.test.ts.
 
 import { describe, expect, test } from "bun:test";
-import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
+import type { Space } from "../../lib/agent/disks.ts";
 import { HostReader } from "../../lib/agent/host.ts";
-import { Folder, runRole } from "../kit.ts";
+import { Folder } from "../kit.ts";
 
 /** Writes a tree of files. */
 function tree(folder: Folder, files: Record<string, string>): string {
@@ -19,7 +20,7 @@ const STAT = (busy: number, idle: number, cpus = 4) =>
   `cpu  ${busy} 0 0 ${idle} 0 0 0 0 0 0\n${Array.from({ length: cpus }, (_, n) => `cpu${n} 1 0 0 1 0 0 0 0 0 0\n`).join("")}intr 1\nbtime 1700000000\n`;
 
 const MEMINFO =
-  "MemTotal:        8000000 kB\nMemFree:          500000 kB\nMemAvailable:    6000000 kB\nBuffers:  100000 kB\nCached:  900000 kB\n";
+  "MemTotal:        8000000 kB\nMemFree:          500000 kB\nMemAvailable:    6000000 kB\nBuffers:  100000 kB\nCached:  900000 kB\nSwapTotal:  2048000 kB\nSwapFree:  1536000 kB\n";
 
 const DEV = (lines: string[]) =>
   `Inter-|   Receive                                                |  Transmit\n face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n${lines.join("\n")}\n`;
@@ -48,27 +49,37 @@ const MACHINE = {
   "sys/class/hwmon/hwmon10/temp1_input": "45500\n",
 };
 
-const space = (mount: string) => {
-  if (mount === "/gone") throw new Error("ENOENT");
-  return { total: 100 * 2 ** 30, used: 25.5 * 2 ** 30 };
+const GIB = 2 ** 30;
+/** What of a file system is used, and what is in all; a tenth of the rest is root's. */
+const spaceOf = (used: number, total: number): Space => {
+  return { used: used * GIB, total: total * GIB, free: (total - used) * 0.9 * GIB, inodes: 1000, freeInodes: 250 };
 };
 
-function read(
-  files: Record<string, string>,
-  { later = {}, mounts = ["/"] }: { later?: Record<string, string>; mounts?: string[] } = {},
-) {
+interface Options extends Partial<ConstructorParameters<typeof HostReader>[0]> {
+  /** What changes within ten seconds. */
+  later?: Record<string, string>;
+}
+
+/** A report's `host` and `services`, read from a tree of files. */
+async function readHost(files: Record<string, string>, { later = {}, ...options }: Options = {}) {
   using folder = new Folder();
   let now = 0;
-  const reader = new HostReader({ root: tree(folder, files), mounts, space, clock: () => now });
+  const root = tree(folder, files);
+  const space = () => spaceOf(25.5, 100);
+  const reader = new HostReader({ root, disks: ["*"], omit: ["smart"], space, clock: () => now, ...options });
   tree(folder, later);
   now = 10_000;
-  const { metrics, facts } = reader.read();
+  return await reader.read();
+}
+
+async function read(files: Record<string, string>, options?: Options) {
+  const { metrics, facts } = (await readHost(files, options)).host;
   return { ...metrics, facts };
 }
 
 describe("hosts", () => {
-  test("a machine", () => {
-    expect(read(MACHINE, { later: { "proc/stat": STAT(1500, 9500) } })).toEqual({
+  test("a machine", async () => {
+    expect(await read(MACHINE, { later: { "proc/stat": STAT(1500, 9500) } })).toEqual({
       cpu_percent: 50,
       memory_used_mb: 1953,
       memory_total_mb: 7812,
@@ -79,6 +90,12 @@ describe("hosts", () => {
       uptime_seconds: 12_345,
       load_average: 0.52,
       cpu_temp_c: 45.5,
+      load_average_5: 0.4,
+      load_average_15: 0.3,
+      swap_used_mb: 500,
+      swap_total_mb: 2000,
+      cpu_iowait_percent: 0,
+      cpu_steal_percent: 0,
       facts: {
         cpu_count: 4,
         memory_total_mb: 7812,
@@ -91,7 +108,7 @@ describe("hosts", () => {
     });
   });
 
-  test("an ARM board: its temperature is a thermal zone's", () => {
+  test("an ARM board: its temperature is a thermal zone's", async () => {
     const { "sys/class/hwmon/hwmon10/name": _, "sys/class/hwmon/hwmon10/temp1_input": __, ...board } = MACHINE;
     const zones = {
       "sys/class/thermal/thermal_zone0/type": "gpu-thermal\n",
@@ -100,11 +117,11 @@ describe("hosts", () => {
       "sys/class/thermal/thermal_zone1/temp": "51540\n",
       "sys/class/thermal/cooling_device0/type": "fan\n",
     };
-    expect(read({ ...board, ...zones }).cpu_temp_c).toBe(51.5);
-    expect(read(board).cpu_temp_c).toBeNull();
+    expect((await read({ ...board, ...zones })).cpu_temp_c).toBe(51.5);
+    expect((await read(board)).cpu_temp_c).toBeNull();
   });
 
-  test("a container with limits of cgroup version 2", () => {
+  test("a container with limits of cgroup version 2", async () => {
     const limits = {
       "sys/fs/cgroup/memory.max": "1073741824\n",
       "sys/fs/cgroup/memory.current": "536870912\n",
@@ -116,7 +133,7 @@ describe("hosts", () => {
     };
     const { "sys/class/net/eth0/device/vendor": _, ...rest } = MACHINE;
     const later = { "sys/fs/cgroup/cpu.stat": "usage_usec 8500000\nuser_usec 1\n" };
-    expect(read({ ...rest, ...limits }, { later })).toMatchObject({
+    expect(await read({ ...rest, ...limits }, { later })).toMatchObject({
       // 7.5 s of 10 s on 1.5 CPUs
       cpu_percent: 50,
       memory_used_mb: 384,
@@ -124,10 +141,10 @@ describe("hosts", () => {
       network_rx_bytes: 100,
       facts: { cpu_count: 2, memory_total_mb: 1024 },
     });
-    expect(read({ ...MACHINE, "sys/fs/cgroup/memory.max": "max\n" })).toMatchObject({ memory_total_mb: 7812 });
+    expect(await read({ ...MACHINE, "sys/fs/cgroup/memory.max": "max\n" })).toMatchObject({ memory_total_mb: 7812 });
   });
 
-  test("a container with limits of cgroup version 1, and a machine without", () => {
+  test("a container with limits of cgroup version 1, and a machine without", async () => {
     const limits = {
       "sys/fs/cgroup/memory/memory.limit_in_bytes": "2147483648\n",
       "sys/fs/cgroup/memory/memory.usage_in_bytes": "1073741824\n",
@@ -137,7 +154,7 @@ describe("hosts", () => {
       "sys/fs/cgroup/cpuacct/cpuacct.usage": "1000000000\n",
     };
     const later = { "sys/fs/cgroup/cpuacct/cpuacct.usage": "2000000000\n" };
-    expect(read({ ...MACHINE, ...limits }, { later })).toMatchObject({
+    expect(await read({ ...MACHINE, ...limits }, { later })).toMatchObject({
       cpu_percent: 20,
       memory_used_mb: 768,
       memory_total_mb: 2048,
@@ -147,19 +164,21 @@ describe("hosts", () => {
       "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
       "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
     };
-    expect(read({ ...MACHINE, ...none })).toMatchObject({ memory_total_mb: 7812, facts: { cpu_count: 4 } });
+    expect(await read({ ...MACHINE, ...none })).toMatchObject({ memory_total_mb: 7812, facts: { cpu_count: 4 } });
   });
 
-  test("128 cores, no swap, odd mounts, an old kernel; nothing at all", () => {
-    expect(read({ ...MACHINE, "proc/stat": STAT(1, 1, 128) }).facts.cpu_count).toBe(128);
-    expect(read(MACHINE, { mounts: ["/", "/gone", "/srv"] })).toMatchObject({ disk_total_gb: 200, disk_used_gb: 51 });
+  test("128 cores, no swap, an old kernel; nothing at all", async () => {
+    expect((await read({ ...MACHINE, "proc/stat": STAT(1, 1, 128) })).facts.cpu_count).toBe(128);
     expect(
-      read({
+      await read({
         ...MACHINE,
         "proc/meminfo": "MemTotal:  4000 kB\nMemFree:   1024 kB\nBuffers:   0 kB\nCached:   1024 kB\n",
       }),
     ).toMatchObject({ memory_used_mb: 1 });
-    const nothing = read({}, { mounts: ["/gone"] });
+    const gone = () => {
+      throw new Error("ENOENT");
+    };
+    const nothing = await read({}, { space: gone });
     for (const [name, value] of Object.entries({ ...nothing, ...nothing.facts })) {
       if (name !== "facts") expect([name, value]).toEqual([name, null]);
     }
@@ -258,7 +277,7 @@ test.each<[string, Record<string, string>, number | null]>([
     },
     null,
   ],
-])("temperature: %s", (_, sys, celsius) => expect(read(sys).cpu_temp_c).toBe(celsius));
+])("temperature: %s", async (_, sys, celsius) => expect((await read(sys)).cpu_temp_c).toBe(celsius));
 
 /** An interface with its bytes received, and what /sys has of it. */
 type Card = [name: string, bytes: number, has?: string];
@@ -378,14 +397,14 @@ test.each<[string, Card[], number]>([
     ],
     1000,
   ],
-])("network: %s", (_, cards, bytes) => {
+])("network: %s", async (_, cards, bytes) => {
   const sys = cards.flatMap(([name, , has = "ifindex"]) =>
     has
       .split(" ")
       .map((file) => [`sys/class/net/${name}/${file.split("=")[0]}`, `${file.split("=").slice(1).join("=")}\n`]),
   );
   const dev = DEV(cards.map(([name, count]) => net(name, count, count * 2)));
-  const { network_rx_bytes, network_tx_bytes } = read({ "proc/net/dev": dev, ...Object.fromEntries(sys) });
+  const { network_rx_bytes, network_tx_bytes } = await read({ "proc/net/dev": dev, ...Object.fromEntries(sys) });
   expect([network_rx_bytes, network_tx_bytes]).toEqual([bytes, bytes * 2]);
 });
 
@@ -393,93 +412,129 @@ const MOUNTINFO = (...lines: string[]) => ({
   "proc/self/mountinfo": `${lines.map((line) => `36 35 ${line}`).join("\n")}\n`,
 });
 
-test("data sets of one ZFS pool share its space", () => {
+test("a file system is listed once: pools, subvolumes, bind mounts; patterns choose", async () => {
   const table = MOUNTINFO(
-    "0:51 / /tank/a rw shared:1 - zfs tank/a rw",
+    "254:1 / / ro,relatime shared:1 - ext4 /dev/mapper/vg0-root rw,errors=remount-ro",
+    "254:1 /var/lib/app /var/lib/app rw - ext4 /dev/mapper/vg0-root rw",
+    "254:2 /etc/hosts /etc/hosts rw - ext4 /dev/vdb rw",
+    "0:51 / /tank rw - zfs tank rw",
     "0:52 / /tank/b\\040c rw - zfs tank/b rw,xattr",
-    "0:51 / /again rw - zfs tank/a rw",
     "0:53 / /other rw - zfs other rw",
+    "0:40 /@home /home rw - btrfs /dev/sda2 ro,subvolid=257",
+    "0:40 /@srv /srv/deep rw - btrfs /dev/sda2 rw",
+    "0:60 / /run rw - tmpfs tmpfs rw",
+    "7:1 / /snap/core/1 ro - squashfs /dev/loop1 ro",
+    "0:61 / /mnt/nas rw - nfs4 nas:/export rw",
   );
-  const sizes: Record<string, [number, number]> = { "/tank/b c": [900, 200], "/other": [50, 5] };
-  const of = (mounts: string[]) => {
-    using folder = new Folder();
-    const space = (mount: string) => {
-      const [total, used] = sizes[mount] ?? [800, 100];
-      return { total: total * 2 ** 30, used: used * 2 ** 30 };
-    };
-    const { metrics } = new HostReader({ root: tree(folder, table), mounts, space }).read();
-    return [metrics.disk_used_gb, metrics.disk_total_gb];
+  const spaces: Record<string, Space> = {
+    "/": spaceOf(3.6, 4),
+    "/tank": spaceOf(100, 800),
+    "/tank/b c": spaceOf(200, 900),
+    "/other": spaceOf(5, 50),
+    "/home": { ...spaceOf(1, 20), inodes: 0, freeInodes: 0 },
+    "/run": spaceOf(0, 1),
   };
-  expect(of(["/tank/a"])).toEqual([100, 800]);
-  expect(of(["/tank/a", "/tank/b c", "/again"])).toEqual([300, 1000]);
-  expect(of(["/tank/a", "/tank/b c", "/other"])).toEqual([305, 1050]);
+  const list = async (...disks: string[]) => {
+    const { host } = await readHost({ ...MACHINE, ...table }, { disks, space: (mount) => spaces[mount]! });
+    expect(host.metrics).toMatchObject({ disk_used_gb: 4, disk_total_gb: 4 });
+    return host.disks!;
+  };
+  expect(await list("*")).toEqual([
+    {
+      mount: "/",
+      device: "/dev/mapper/vg0-root",
+      fstype: "ext4",
+      used_gb: 3.6,
+      total_gb: 4,
+      used_percent: 90.9,
+      inodes_used_percent: 75,
+      read_only: false,
+    },
+    {
+      mount: "/tank",
+      device: "tank",
+      fstype: "zfs",
+      used_gb: 300,
+      total_gb: 1000,
+      used_percent: 32.3,
+      inodes_used_percent: null,
+      read_only: false,
+    },
+    expect.objectContaining({ mount: "/other", device: "other", used_gb: 5, total_gb: 50 }),
+    expect.objectContaining({ mount: "/home", fstype: "btrfs", inodes_used_percent: null, read_only: true }),
+  ]);
+  const mounts = async (...disks: string[]) => (await list(...disks)).map(({ mount }) => mount);
+  expect(await mounts("!/tank*", "!/home")).toEqual(["/", "/other"]);
+  expect(await mounts("/t*", "/home")).toEqual(["/tank", "/home"]);
+  expect(await mounts("/run", "/tank/b c", "/nowhere/else", "/")).toEqual(["/run", "/tank/b c", "/"]);
 });
 
-test("what the cache of ZFS can give back isn't used; in a container it is another's", () => {
+test("a local disk that hangs costs one report two seconds; the others are asked by processes meanwhile", async () => {
+  const said: string[] = [];
+  const asked: string[] = [];
+  const space = async (mount: string): Promise<Space> => {
+    asked.push(mount);
+    return mount === "/stuck" ? new Promise<Space>(() => {}) : spaceOf(1, 2);
+  };
+  using folder = new Folder();
+  const root = tree(folder, MOUNTINFO("254:1 / / rw - ext4 /dev/a rw", "254:2 / /stuck rw - xfs /dev/b rw"));
+  const reader = new HostReader({ root, disks: ["*"], space, warn: (_, text) => said.push(text) });
+  const mounts = async () => (await reader.read()).host.disks!.map(({ mount }) => mount);
+  expect([await mounts(), await mounts(), await mounts()]).toEqual([["/"], ["/"], ["/"]]);
+  expect(asked).toEqual(["/", "/stuck"]);
+  expect(said).toEqual(['disk "/stuck" not read: no answer within 2 s']);
+});
+
+test("what the cache of ZFS can give back isn't used; in a container it is another's", async () => {
   const arc = {
     "proc/spl/kstat/zfs/arcstats":
       "13 1 0x01 147 39984 4 5\nname type data\nsize                            4    1073741824\nc_min                           4    268435456\n",
   };
-  const used = (more: Record<string, string>) => read({ ...MACHINE, ...more }).memory_used_mb;
-  expect(used({})).toBe(1953);
-  expect(used(arc)).toBe(1953 - 768);
-  expect(used({ ...arc, ...MOUNTINFO("0:60 /proc/meminfo /proc/meminfo rw - fuse.lxcfs lxcfs rw") })).toBe(1953);
+  const used = async (more: Record<string, string>) => (await read({ ...MACHINE, ...more })).memory_used_mb;
+  expect(await used({})).toBe(1953);
+  expect(await used(arc)).toBe(1953 - 768);
+  expect(await used({ ...arc, ...MOUNTINFO("0:60 /proc/meminfo /proc/meminfo rw - fuse.lxcfs lxcfs rw") })).toBe(1953);
 });
 
-test("counters that go back don't count: iowait after a moment of idleness", () => {
-  const stat = (...times: number[]) => ({ "proc/stat": `cpu  ${times.join(" ")} 0 0 0 0 0\n` });
-  expect(read(stat(1000, 0, 0, 9000, 500), { later: stat(1100, 0, 0, 9300, 100) }).cpu_percent).toBe(25);
-  expect(read(stat(1000, 0, 0, 9000, 500), { later: stat(1000, 0, 0, 9000, 100) }).cpu_percent).toBeNull();
+test("counters that go back don't count: iowait after a moment of idleness", async () => {
+  const stat = (...times: number[]) => ({ "proc/stat": `cpu  ${times.join(" ")} 0 0 0 0\n` });
+  const shares = async (from: number[], to: number[]) => {
+    const { cpu_percent, cpu_iowait_percent, cpu_steal_percent } = await read(stat(...from), { later: stat(...to) });
+    return [cpu_percent, cpu_iowait_percent, cpu_steal_percent];
+  };
+  expect(await shares([1000, 0, 0, 9000, 500], [1100, 0, 0, 9300, 100])).toEqual([25, 0, 0]);
+  expect(await shares([1000, 0, 0, 9000, 500], [1000, 0, 0, 9000, 100])).toEqual([null, null, null]);
+  expect(await shares([1000, 0, 0, 9000, 500, 0, 0, 7], [1100, 0, 0, 9200, 600, 0, 0, 107])).toEqual([40, 20, 20]);
 });
 
-test("under lxcfs the container's start is reported, the same with each report", () => {
+test("under lxcfs the container's start is reported, the same with each report", async () => {
   using folder = new Folder();
   const table = MOUNTINFO("0:60 /proc/uptime /proc/uptime rw - fuse.lxcfs lxcfs rw");
-  const reader = new HostReader({ root: tree(folder, { ...MACHINE, ...table }), mounts: [], space });
-  const { boot_at } = reader.read().facts;
+  const reader = new HostReader({ root: tree(folder, { ...MACHINE, ...table }), disks: [] });
+  const boot = async () => (await reader.read()).host.facts.boot_at;
+  const boot_at = await boot();
   expect(Math.abs(Date.now() - 12_345_670 - Date.parse(boot_at!))).toBeLessThan(60_000);
   tree(folder, { "proc/uptime": "12349.9 1.0\n" });
-  expect(reader.read().facts.boot_at).toBe(boot_at);
+  expect(await boot()).toBe(boot_at);
 });
 
-test("folders on one file system count once: where a disk isn't mounted lies the one above", () => {
+test("folders on one file system count once: where a disk isn't mounted lies the one above", async () => {
   using folder = new Folder();
   mkdirSync(folder.at("not-mounted"));
-  const totalOf = (...mounts: string[]) => new HostReader({ root: "/", mounts }).read().metrics.disk_total_gb;
-  const one = totalOf(folder.path);
-  expect(one).toEqual(expect.any(Number));
-  expect(totalOf(folder.path, folder.at("not-mounted"), folder.at("missing"))).toBe(one);
-  expect(totalOf(folder.at("missing"))).toBe(null);
+  const said: string[] = [];
+  const disksOf = async (...disks: string[]) =>
+    (await new HostReader({ root: "/", disks, warn: (_, text) => said.push(text) }).read()).host.disks!;
+  const [one] = await disksOf(folder.path);
+  expect(one!.total_gb).toBeGreaterThan(0);
+  expect(await disksOf(folder.path, folder.at("not-mounted"))).toMatchObject([{ total_gb: one!.total_gb }]);
+  expect(said).toEqual([]);
+  expect(await disksOf(folder.at("missing"))).toEqual([]);
+  expect(said).toEqual([expect.stringMatching(/^disk ".*missing" not read: ENOENT/)]);
 });
 
-test("systemctl is asked for the units alone; one whose name looks like an option is no option", async () => {
-  using folder = new Folder();
-  const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => Response.json({}) });
-  mkdirSync(folder.at("bin"));
-  folder.write(
-    "bin/systemctl",
-    '#!/bin/sh\ncase "$*" in\n"is-active cloudflared") echo refreshing;;\n"is-active -- -.mount cloudflared") printf "active\\nfailed\\n";;\nesac\n',
-  );
-  chmodSync(folder.at("bin/systemctl"), 0o755);
-  const seen: unknown[] = [];
-  for (const services of ["[cloudflared]", '["-.mount", cloudflared]']) {
-    const config = folder.write(
-      "agent.yaml",
-      `receiver: { url: "http://127.0.0.1:${server.port}", token: t }\ndata_dir: ${folder.at("agent")}\ndocker: { enabled: false }\nservices: ${services}\n`,
-    );
-    const env = { PATH: `${folder.at("bin")}:${process.env["PATH"]}` };
-    const { stdout } = await runRole("agent", ["selftest", "--config", config], { env });
-    const report = JSON.parse(stdout.slice(0, stdout.indexOf("\n\n"))) as { cloudflared: unknown };
-    seen.push(report.cloudflared);
-  }
-  await server.stop(true);
-  expect(seen).toEqual([{ status: "active" }, { status: "failed" }]);
-});
-
-test("more memory available than there is means that none is used: the receiver would refuse the report for less than none", () => {
-  using root = new Folder();
-  mkdirSync(root.at("proc"));
-  root.write("proc/meminfo", "MemTotal:        1024000 kB\nMemAvailable:    2048000 kB\n");
-  const { metrics } = new HostReader({ root: root.path, mounts: [] }).read();
-  expect([metrics.memory_used_mb, metrics.memory_total_mb]).toEqual([0, 1000]);
+test("more memory available than there is means that none is used: the receiver would refuse the report for less than none", async () => {
+  const { memory_used_mb, memory_total_mb } = await read({
+    "proc/meminfo": "MemTotal:        1024000 kB\nMemAvailable:    2048000 kB\n",
+  });
+  expect([memory_used_mb, memory_total_mb]).toEqual([0, 1000]);
 });

@@ -176,6 +176,7 @@ function configure(
 }
 
 type Reading = {
+  isThisHost: boolean;
   metrics: object;
   facts: object;
   guests?: object[];
@@ -197,14 +198,16 @@ describe.skipIf(!have("openssl", "Proxmox over TLS"))("Proxmox", () => {
     const { reading, stderr } = await look(configure(folder, pve.endpoint, `ca_file: ${folder.at("ca.pem")}`));
     expect(stderr).toBe("");
     expect(reading).toEqual({
+      isThisHost: true,
       metrics: {
         cpu_percent: 4.12,
-        memory_used_mb: 4096,
         memory_total_mb: 16_000,
         disk_used_gb: 24,
         disk_total_gb: 94,
         uptime_seconds: 86_400,
         load_average: 0.25,
+        load_average_5: 0.3,
+        load_average_15: 0.35,
       },
       facts: {
         cpu_count: 8,
@@ -249,7 +252,6 @@ describe.skipIf(!have("openssl", "Proxmox over TLS"))("Proxmox", () => {
       expect(stderr).toContain("PVEAuditor");
       expect(reading.metrics).toMatchObject({
         cpu_percent: 50,
-        memory_used_mb: 1024,
         disk_used_gb: 1,
         uptime_seconds: 120,
       });

@@ -1,8 +1,9 @@
 // What a report costs the host that sends it: CPU time and resident memory of the compiled agent, against
 // prometheus-node-exporter answering a scrape with the same collectors on.
 //   bun test/bench/reporting.ts
+//   PICKET_BENCH_BEFORE=/path/to/picket-agent bun test/bench/reporting.ts     against another build of the agent
 
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   ROOT,
@@ -30,6 +31,8 @@ const SETTLE_SECONDS = 80;
 /** What the agent's unit sets. */
 const UNIT = { BUN_GC_TIMER_DISABLE: "1", MIMALLOC_PURGE_DELAY: "60000" };
 const AGENT = join(ROOT, "dist/picket-agent");
+/** Another agent's binary to compare with, such as one of an earlier commit. */
+const BEFORE = process.env["PICKET_BENCH_BEFORE"];
 const EXPORTER = "prometheus-node-exporter";
 /** Those that give what a report holds of its host. */
 const COLLECTORS = [
@@ -84,7 +87,7 @@ async function withHub<T>(
   }
 }
 
-function agentOn(folder: string, { url, interval }: { url: string; interval: number }): string[] {
+function agentOn(binary: string, folder: string, { url, interval }: { url: string; interval: number }): string[] {
   const config = join(folder, "agent.yaml");
   writeFileSync(
     config,
@@ -96,14 +99,23 @@ data_dir: ${folder}/agent
 docker: { enabled: false }
 `,
   );
-  return [AGENT, "--config", config, "--log-level", "warn"];
+  return [binary, "--config", config, "--log-level", "warn"];
 }
 
-/** Runs `work` and gives the CPU milliseconds of a process meanwhile. */
+/** Runs `work` and gives the CPU milliseconds of a process, and of the processes that it started, meanwhile. */
 async function spent(pid: number, work: () => Promise<unknown>): Promise<number> {
-  const before = cpuSeconds(pid);
+  const all = () => cpuSeconds(pid) + childSeconds(pid);
+  const before = all();
   await work();
-  return (cpuSeconds(pid) - before) * 1000;
+  return (all() - before) * 1000;
+}
+
+/** CPU seconds of the ended processes that a process started: cutime and cstime of proc_pid_stat(5), in hundredths of a second. */
+function childSeconds(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8")
+    .replace(/^.*\) /, "")
+    .split(" ");
+  return (Number(fields[13]) + Number(fields[14])) / 100;
 }
 
 /** CPU milliseconds a minute of a process, over some minutes. */
@@ -119,13 +131,14 @@ interface Contestant {
 }
 
 function withAgent<T>(
+  binary: string,
   folder: string,
   interval: number,
   work: (child: { pid: number; taken: (reports: number) => Promise<void> }) => Promise<T>,
 ): Promise<T> {
   return withHub(({ url, taken }) =>
     withProgram(
-      agentOn(folder, { url, interval }),
+      agentOn(binary, folder, { url, interval }),
       () => taken(1),
       ({ pid }) => work({ pid, taken }),
       UNIT,
@@ -133,14 +146,14 @@ function withAgent<T>(
   );
 }
 
-const agent: Contestant = {
+const agent = (binary: string): Contestant => ({
   dense: (folder) =>
-    withAgent(folder, DENSE_SECONDS, async ({ pid, taken }) => {
+    withAgent(binary, folder, DENSE_SECONDS, async ({ pid, taken }) => {
       await taken(WARM_UP);
       return { ms: (await spent(pid, () => taken(REPORTS))) / REPORTS, mib: await residentMiB(pid) };
     }),
-  sparse: (folder) => withAgent(folder, INTERVAL_SECONDS, ({ pid }) => minute(pid)),
-};
+  sparse: (folder) => withAgent(binary, folder, INTERVAL_SECONDS, ({ pid }) => minute(pid)),
+});
 
 function withExporter<T>(work: (child: { pid: number; scrape: () => Promise<void> }) => Promise<T>): Promise<T> {
   const listen = `127.0.0.1:${freePort()}`;
@@ -187,14 +200,15 @@ function row(what: string, unit: string, [mine, theirs]: [number, number | undef
 /** What reporting costs the host. */
 export async function reporting(): Promise<Section> {
   const there = Bun.which(EXPORTER) !== null;
-  if (!there) console.log(`skipped: ${EXPORTER} is not installed`);
-  const contestants = there ? [agent, exporter] : [agent];
+  if (!there && BEFORE === undefined) console.log(`skipped: ${EXPORTER} is not installed`);
+  const other = BEFORE !== undefined ? [agent(BEFORE)] : there ? [exporter] : [];
+  const contestants = [agent(AGENT), ...other];
   // Side by side: they hardly work.
   const sparse = await Promise.all(contestants.map((one) => inFolder(one.sparse)));
   const all: Dense[][] = contestants.map(() => []);
   for (let round = 0; round < ROUNDS; round++) {
     for (const [index, one] of contestants.entries()) all[index]!.push(await inFolder(one.dense));
-    console.error(`round ${round + 1}: agent, exporter: ${JSON.stringify(all.map((rounds) => rounds.at(-1)))}`);
+    console.error(`round ${round + 1}: agent, other: ${JSON.stringify(all.map((rounds) => rounds.at(-1)))}`);
   }
   const medians = (of: (dense: Dense) => number): [number, number | undefined] => {
     const [mine, theirs] = all.map((rounds) => median(rounds.map(of)));
@@ -203,7 +217,7 @@ export async function reporting(): Promise<Section> {
   return {
     title: "What a report costs its host",
     command: "bun test/bench/reporting.ts",
-    text: `The compiled agent without Docker, collecting and sending, with the environment of its unit; against ${EXPORTER} answering a scrape with the collectors ${COLLECTORS.join(", ")}. One every ${INTERVAL_SECONDS} s: both side by side for ${MINUTES} minutes, beginning ${SETTLE_SECONDS} s after the start, the whole process by its CPU clock. ${DENSE_SECONDS * 1000} ms apart: ${count(REPORTS)} of them after ${WARM_UP} to warm up; median of ${ROUNDS} rounds in turn.`,
+    text: `The compiled agent without Docker, collecting and sending, with the environment of its unit; against ${BEFORE ?? `${EXPORTER} answering a scrape with the collectors ${COLLECTORS.join(", ")}`}. One every ${INTERVAL_SECONDS} s: both side by side for ${MINUTES} minutes, beginning ${SETTLE_SECONDS} s after the start, the whole process by its CPU clock. ${DENSE_SECONDS * 1000} ms apart: ${count(REPORTS)} of them after ${WARM_UP} to warm up; median of ${ROUNDS} rounds in turn.`,
     rows: [
       {
         ...row(`CPU time of a minute with one report or scrape`, "ms", [sparse[0]!, sparse[1]]),
