@@ -205,7 +205,7 @@ function origin({ headers, text }: RawAnswer, url: string): string {
 /** An error of `fetch` without its advice for programmers. */
 function plain(text: string): string {
   return text.replaceAll(
-    /[.:]? ?(For more information, pass `verbose|Was there a typo in|Is the computer able|Does the server speak TLS|fetching ")[^:]*/g,
+    /[.:]? ?(For more information, pass `verbose: true`|Was there a typo in|Is the computer able|Does the server speak TLS|fetching ")[^:]*/g,
     "",
   );
 }

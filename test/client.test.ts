@@ -45,6 +45,16 @@ test("a request is sent with the client's headers and its own; JSON comes back p
   expect([got.status, got.json, got.body]).toEqual([200, undefined, {}]);
 });
 
+test("an answer that breaks off is named in plain words", async () => {
+  const data = (socket: Bun.Socket) => void socket.end('HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{"a":');
+  using server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data } });
+  const url = `http://127.0.0.1:${server.port}`;
+  const error = await failure(
+    openClient({ url, timeoutMs: 30_000, largestAnswer: 1 << 20 }).ask({ what: "try", path: "/x" }),
+  );
+  expect(error.message).toBe(`try: no answer from ${url}: ECONNRESET: The socket connection was closed unexpectedly`);
+});
+
 describe("time", () => {
   test.each<[string, Answer]>([
     ["an answer that never begins", never],

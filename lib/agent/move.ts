@@ -9,6 +9,7 @@
 
 import {
   type Stats,
+  accessSync,
   chmodSync,
   closeSync,
   constants,
@@ -60,6 +61,8 @@ export async function moveFolder(
     const { code } = error as NodeJS.ErrnoException;
     if (code !== "EXDEV" && code !== "EBUSY") throw error;
   }
+  // Else each try would leave one more copy.
+  accessSync(from, constants.W_OK);
   const copy = transit(to, "copying");
   rmSync(copy, { recursive: true, force: true });
   mkdirSync(copy, { mode: 0o700 });

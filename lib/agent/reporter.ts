@@ -9,7 +9,7 @@
 //   not queued       a report that can't be written to disk is lost and counted
 //   not collected    a required source failed: it is logged, and this report is skipped
 
-import { HttpError, serverTime } from "../client.ts";
+import { HttpError, TransportError, serverTime } from "../client.ts";
 import { duration } from "../text.ts";
 import { type Log, errorChain, type Seldom, seldom } from "../log.ts";
 import type { Backlog } from "./backlog.ts";
@@ -164,7 +164,12 @@ export class Reporter {
   async #send(report: Report): Promise<void> {
     const { hub, protocol } = this.#options;
     const path = REPORT_PATHS[protocol];
-    const { headers, body } = await hub.ask({ method: "POST", path, what: "report", json: report });
+    const { status, headers, body } = await hub.ask({ method: "POST", path, what: "report", json: report });
+    // Another program's 200 must not end the report: it would be lost, and this host offline at its receiver.
+    if (protocol === "report" && !("poll_interval_seconds" in body || "blocked" in body))
+      throw new TransportError(
+        `report: answered ${status}, but without "poll_interval_seconds": is the URL a receiver's?`,
+      );
     this.sent++;
     this.trouble = null;
     this.#note(null);

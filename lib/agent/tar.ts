@@ -62,7 +62,7 @@ async function* entry(path: Buffer, name: Buffer, context: Context): AsyncGenera
     }
   } else if (stats.isSymbolicLink()) {
     const link = readlinkSync(path, { encoding: "buffer" }) as unknown as Buffer;
-    const leadsOut = !resolve(dirname(String(path)), String(link)).startsWith(`${context.root}/`);
+    const leadsOut = !`${resolve(dirname(String(path)), String(link))}/`.startsWith(`${context.root}/`);
     const shown = `${String(name)} -> ${String(link)}`;
     if (leadsOut) context.skipped(shown, "the link leads out of the episode: only the link is shipped");
     yield headers({ type: "2", name, stats, link });

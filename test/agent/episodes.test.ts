@@ -243,6 +243,19 @@ describe.skipIf(!isRoot)("on several mounts", () => {
     );
   });
 
+  test("a read-only mount: it is uploaded once, and no copy is left by any try", async () => {
+    const hub = new FakeHub();
+    using place = new Lab(hub, { more: "host_id: web-1\n" });
+    rich(place, "ep-1");
+    const script =
+      "mkdir -p outbox shipped quarantine; mount --bind episodes episodes; mount -o remount,ro,bind episodes";
+    for (let n = 0; n < 3; n++) {
+      const { code, stderr } = await place.once({ wrap: mounted(place, script) });
+      expect([code, stderr]).toEqual([5, expect.stringContaining("EROFS")]);
+    }
+    expect([hub.asked.length, place.in("episodes"), place.in("shipped")]).toEqual([1, ["ep-1"], []]);
+  });
+
   test("a tmpfs: quarantine and back", async () => {
     let status = 400;
     const hub = new FakeHub({ ".tar.zst": () => (status === 201 ? Response.json({}, { status }) : refusal(status)) });

@@ -41,7 +41,12 @@ describe("an answer that is not the receiver's own", () => {
     ],
   ];
 
-  test.each(FOREIGN)("%s: nothing moves or is lost, and it is said", async (_, answer, said) => {
+  const LIKE_OURS: typeof FOREIGN = [
+    ["another API's 200", () => Response.json({ status: "ok" }), /answered 200, but without/],
+    ["204", () => new Response(null, { status: 204 }), /answered 204, but without/],
+  ];
+
+  test.each([...FOREIGN, ...LIKE_OURS])("%s: nothing moves or is lost, and it is said", async (_, answer, said) => {
     let away = true;
     const either = (own: () => Response) => () => (away ? answer() : own());
     const hub = new FakeHub({
