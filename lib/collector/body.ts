@@ -14,12 +14,6 @@ import { decodeText } from "../json.ts";
 import { Refusal } from "../refusal.ts";
 import { readJson } from "./numbers.ts";
 
-/** A body as templates see it: the data, and the text for `{{ body }}`. */
-export interface Payload {
-  data: unknown;
-  text: () => string;
-}
-
 const JSON_TYPE = /^(application|text)\/json$|\+json$/;
 const BRACE = 0x7b;
 const BRACKET = 0x5b;
@@ -46,8 +40,8 @@ export function unpacking(encoding: string | null | undefined, cap: number): (bo
   };
 }
 
-/** Reads an unpacked body. An empty one is an empty object. Throws Refusal: 400, or 415 for a charset that is not known. */
-export function readPayload(body: Uint8Array, contentType: string | null | undefined): Payload {
+/** Reads an unpacked body as templates see it: its data, and its text for `{{ body }}`. An empty one is an empty object. Throws Refusal: 400, or 415 for a charset that is not known. */
+export function readPayload(body: Uint8Array, contentType: string | null | undefined) {
   const type = contentType?.split(";")[0]!.trim().toLowerCase() ?? "";
   const charset = charsetOf(contentType);
   const text = () => decode(body, charset, true);

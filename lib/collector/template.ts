@@ -17,22 +17,18 @@ import { TemplateError, fail } from "./template/source.ts";
 
 export { MAX_OUTPUT_BYTES, type RenderContext, TemplateError };
 
-/** A compiled template. */
-export interface Template {
-  /** The text for this data. Throws TemplateError. */
-  render(data: unknown, context: RenderContext): string;
-  /** The source it was compiled from. */
-  toJSON(): string;
-}
-
 /** Compiles a template. Throws TemplateError with line and column. */
-export function compileTemplate(source: string): Template {
+export function compileTemplate(source: string) {
   const failAt = (message: string, at: number) => fail(source, message, at);
-  const render = notTooDeep(() => compile(source));
+  const template = notTooDeep(() => compile(source));
   return {
-    render: (data, context) => notTooDeep(() => renderAll(render, data, { context, fail: failAt })),
+    /** The text for this data. Throws TemplateError. */
+    render(data: unknown, context: RenderContext): string {
+      return notTooDeep(() => renderAll(template, data, { context, fail: failAt }));
+    },
     toJSON: () => source,
   };
+
   /** Running out of stack means that the template or the data is nested too deeply. */
   function notTooDeep<T>(work: () => T): T {
     try {
