@@ -84,26 +84,15 @@ export class DropFolder {
   #scannedAt = 0;
   /** When the next pass is needed, by `performance.now()`. */
   #nextAt = Infinity;
-  #inboxes: Backoff;
-  #files: Backoff;
+  #inboxes = new Backoff();
+  /** Files that can't be read, or moved to `.dead-letter/`. */
+  #files = new Backoff();
 
   /** Creates and locks the folder. Throws when that fails, or when another collector holds the lock. */
   constructor(options: DropFolderOptions) {
-    const { log, path } = options;
-    makeFolder(path, 0o755);
+    makeFolder(options.path, 0o755);
     this.#options = options;
     this.#release = lockFolder(options);
-    this.#inboxes = new Backoff({
-      log,
-      field: "recipient",
-      failing: "drops stay: the inbox can't be written",
-      recovered: "drops go on: the inbox can be written again",
-    });
-    this.#files = new Backoff({
-      log,
-      field: "file",
-      failing: "drops stay: they can't be read, or moved to .dead-letter",
-    });
   }
 
   get path(): string {
@@ -137,8 +126,21 @@ export class DropFolder {
       // Webhooks, health checks and a stop are answered during a scan of 100,000 files.
       await new Promise((done) => setImmediate(done));
     }
-    for (const failed of [this.#inboxes, this.#files]) this.#needPassAt(failed.end());
+    this.#endRetries();
     return Math.max(10, this.#nextAt - performance.now());
+  }
+
+  /** One line for all that failed: a full disk is one problem, however many inboxes it concerns. */
+  #endRetries(): void {
+    const { log } = this.#options;
+    const [inboxes, files] = [this.#inboxes.end(), this.#files.end()];
+    const { recovered: recipient } = inboxes;
+    if (recipient) log.info("drops go on: the inbox can be written again", { recipient });
+    if (inboxes.failed)
+      log.error("drops stay: the inbox can't be written", { recipient: inboxes.failed, ...inboxes.why });
+    if (files.failed)
+      log.error("drops stay: they can't be read, or moved to .dead-letter", { file: files.failed, ...files.why });
+    this.#needPassAt(Math.min(inboxes.nextAt, files.nextAt));
   }
 
   #needPassAt(at: number): void {
