@@ -1,21 +1,10 @@
 // Compiles a template in one pass: the parser returns closures that render what it has read. The rules are those of Go's text/template/parse.
 
 import { nearest } from "../../nearest.ts";
-import { FUNCTIONS, type Value, isTrue } from "./functions.ts";
+import { FUNCTIONS, type Value, field, isTrue, typeName } from "./functions.ts";
+import { JsonNumber } from "../numbers.ts";
 import { show } from "./printf.ts";
-import {
-  type Evaluate,
-  type Pipe,
-  type Render,
-  call,
-  choice,
-  fieldsOf,
-  loop,
-  sequence,
-  spendOn,
-  valueOf,
-  write,
-} from "./render.ts";
+import { type Evaluate, type Render, entriesOf, spend, spendOn, write } from "./render.ts";
 import { Reader, type Term } from "./source.ts";
 
 const KEYWORD = /(?:if|else|end|range|with|define|template|block|break|continue)(?![\p{L}\p{Nd}_])/uy;
@@ -45,6 +34,12 @@ interface Body {
   blank: boolean;
   /** What ended them; an `{{else}}` is read up to that word. */
   ended: { word: "end" | "else"; at: number } | null;
+}
+
+/** A pipeline, and the slots of the variables that it declares or sets. */
+interface Pipe {
+  evaluate: Evaluate;
+  slots: number[];
 }
 
 class Compiler {
@@ -116,7 +111,16 @@ class Compiler {
         if (!hasPipe) reader.finish("template clause");
         if (word === "block") this.#define(name, at);
         if (!this.#called.has(name)) this.#called.set(name, at);
-        return call({ body: () => this.#defined.get(name)!.render, dot, at });
+        return (state, outer) => {
+          const value = dot(state, outer);
+          spend(state, at);
+          const { slots } = state;
+          state.slots = [value];
+          // It may be defined further down.
+          this.#defined.get(name)!.render(state, value);
+          state.slots = slots;
+          return undefined;
+        };
       }
       case "break":
       case "continue":
@@ -142,7 +146,12 @@ class Compiler {
     if (kind === "range") this.#ranges--;
     const otherwise = this.#otherwise(kind, ended, at);
     this.#variables.length = scope;
-    return kind === "range" ? loop({ pipe, body, otherwise, at }) : choice(kind, { pipe, body, otherwise });
+    if (kind === "range") return loop({ pipe, body, otherwise, at });
+    const evaluate = valueOf(pipe);
+    return (state, dot) => {
+      const value = evaluate(state, dot);
+      return isTrue(value) ? body(state, kind === "if" ? dot : value) : otherwise(state, dot);
+    };
   }
 
   #otherwise(kind: "if" | "with" | "range", ended: Body["ended"], at: number): Render {
@@ -297,6 +306,66 @@ class Compiler {
     const near = nearest(text, NAMES);
     return this.#reader.fail(`function "${text}" is not defined${near ? `, did you mean "${near}"?` : ""}`, at);
   }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// What a template is made of
+
+function sequence(renders: Render[]): Render {
+  if (renders.length === 1) return renders[0]!;
+  return (state, dot) => {
+    for (const render of renders) {
+      const left = render(state, dot);
+      if (left) return left;
+    }
+    return undefined;
+  };
+}
+
+/** Evaluates a pipeline and sets its variables. */
+function valueOf({ evaluate, slots }: Pipe): Evaluate {
+  if (slots.length === 0) return evaluate;
+  return (state, dot) => {
+    const value = evaluate(state, dot);
+    for (const slot of slots) state.slots[slot] = value;
+    return value;
+  };
+}
+
+/** `range`: sets its variables in every iteration. */
+function loop({ pipe, body, otherwise, at }: { pipe: Pipe; body: Render; otherwise: Render; at: number }): Render {
+  const evaluate = valueOf(pipe);
+  const [first, second] = pipe.slots;
+  return (state, dot) => {
+    const entries = entriesOf(state, evaluate(state, dot), at);
+    spendOn(state, [entries], at);
+    if (entries.length === 0) return otherwise(state, dot);
+    for (const [key, value] of entries) {
+      spend(state, at);
+      if (first !== undefined) state.slots[first] = second === undefined ? value : key;
+      if (second !== undefined) state.slots[second] = value;
+      if (body(state, value) === "break") break;
+    }
+    return undefined;
+  };
+}
+
+/** The fields `.a.b` of a value. Behind a missing or null key all is missing. */
+function fieldsOf(from: Evaluate, names: string[], at: number): Evaluate {
+  return (state, dot) => {
+    let value = from(state, dot);
+    for (const name of names) {
+      if (value !== undefined && value !== null) {
+        if (typeof value !== "object" || Array.isArray(value) || value instanceof JsonNumber)
+          state.fail(`can't take field ${name} of a ${typeName(value)}`, at);
+        value = field(value, name);
+        if (value !== undefined) continue;
+      }
+      if (state.context.missing === "error") state.fail(`missing key: .${names.join(".")}`, at);
+      return undefined;
+    }
+    return value;
+  };
 }
 
 /** `and` and `or` stop at the argument that decides. */
