@@ -35,6 +35,7 @@ import {
   troublesOf,
 } from "./lib/receiver/figures.ts";
 import { retentionPass, rollupPass } from "./lib/receiver/history.ts";
+import { beat } from "./lib/receiver/heartbeat.ts";
 import { formerNames, setHealth } from "./lib/receiver/hosts.ts";
 import { refuseRootOwned } from "./lib/receiver/ownership.ts";
 import { createJobWatch } from "./lib/receiver/jobs-watch.ts";
@@ -319,6 +320,7 @@ function startLoops(receiver: Receiver, service: Service, tellEvents: LoopOption
       while ((await rollupPass(store, { now: Date.now(), alive })) && !service.stopping.aborted);
     },
   });
+  service.loop({ name: "heartbeat", every: () => 60, pass: () => sendHeartbeat(receiver, service.stopping) });
   service.loop({ name: "figures", every: () => 5, pass: () => countAll(receiver) });
   service.loop({
     name: "hourly",
@@ -356,6 +358,18 @@ async function onceThereIsRoom<T>({ log, stopping, waits }: Service, step: () =>
       rare.warn("full", `the start waits until there is room: ${errorChain(error)}`);
     }
     await sleep(ROOM_LOOK_MS, undefined, { signal: stopping });
+  }
+}
+
+async function sendHeartbeat(receiver: Receiver, signal: AbortSignal): Promise<void> {
+  const { config, figures } = receiver;
+  const works = async (): Promise<boolean> => (await health(receiver, writtenFolders(receiver))).ok;
+  try {
+    await beat({ urls: config.heartbeat_url, works, signal });
+    figures.heartbeat.problem = null;
+  } catch (error) {
+    figures.heartbeat.problem = errorChain(error);
+    throw error;
   }
 }
 

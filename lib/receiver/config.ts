@@ -85,6 +85,8 @@ const Settings = v.strictObject({
       }),
     ),
   ),
+  /** Fetched each minute while the receiver works. */
+  ...secret("heartbeat_url"),
   ...connectionEntries,
   auth: v.optional(
     // bind_fingerprint: a token belongs to the address and user agent that used it first.
@@ -94,10 +96,10 @@ const Settings = v.strictObject({
 });
 
 /** What the configuration file gives. */
-export type Config = v.InferOutput<typeof Settings> & { auth: { token: Secret[] } };
+export type Config = v.InferOutput<typeof Settings> & { auth: { token: Secret[] }; heartbeat_url: Secret[] };
 export const Config = v.pipe(
   Settings,
-  rule((config) => [...openDoors(config as Config), ...gateSources(config as Config), ...grains(config as Config)]),
+  rule((config) => [openDoors, gateSources, grains, heartbeats].flatMap((judge) => [...judge(config as Config)])),
 );
 
 function* openDoors(config: Config): Generator<Problem> {
@@ -115,6 +117,12 @@ function* grains({ retention, backfill_hours }: Config): Generator<Problem> {
   ];
   for (const [key, kept, least, what] of needed) {
     if (kept < least) yield { path: ["retention", key], text: `must cover ${what}` };
+  }
+}
+
+function* heartbeats({ heartbeat_url: urls }: Config): Generator<Problem> {
+  if (urls.some((url) => !/^https?:$/.test(URL.parse(url.reveal())?.protocol ?? ""))) {
+    yield { path: ["heartbeat_url"], text: "must be an http or https URL" };
   }
 }
 

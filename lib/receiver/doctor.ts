@@ -20,11 +20,12 @@ export const doctor = doctorCommand<Config>("receiver", folders, async (config) 
   const lock = join(data_dir, "receiver.lock");
   const about = { ...config, folders: folders(config), owned: [data_dir, episodes], newest, lock };
   const { checks, figures } = await examineListener("receiver", about);
-  const gate = figures["version_gate_problem"];
+  const { version_gate_problem: gate, heartbeat_problem: heartbeat } = figures;
   return [
     ...checks,
     ...rows,
     ...(typeof gate !== "string" ? [] : [red("version gate", gate, "journalctl -u picket-receiver -n 50")]),
+    ...(typeof heartbeat !== "string" ? [] : [yellow("heartbeat", heartbeat, "journalctl -u picket-receiver -n 50")]),
     notifies("receiver", "events", notify),
   ];
 });

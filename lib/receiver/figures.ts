@@ -42,6 +42,8 @@ export function createFigures(metrics: Registry, gate: VersionGate, store: Store
     episodes: (outcome: "stored" | "known" | "refused") => episodes({ outcome }),
     hosts,
     totals,
+    /** Why the last heartbeat didn't arrive. */
+    heartbeat: { problem: null as string | null },
     countJobs: jobFigures(metrics, store),
   };
 }
@@ -103,6 +105,7 @@ export async function health(counted: Counted, folders: string[]): Promise<Healt
       uptime_sec: Math.floor(process.uptime()),
       version_gate: gate.source,
       ...(gate.source === "none" ? { version_gate_problem: GATE_CLOSED } : {}),
+      ...(figures.heartbeat.problem === null ? {} : { heartbeat_problem: figures.heartbeat.problem }),
       ...(problem === null ? {} : { problem }),
     },
   };

@@ -36,14 +36,14 @@ export interface TakenPing extends Ping {
   duration_ms: number | null;
 }
 
-/** Stores a ping and what follows from it; false where the job is gone. */
+/** Stores a ping and what follows from it. Gives whether that is an event; null where the job is gone. */
 export async function takePing(
   tx: Queries,
   id: number,
   { at, ran, ...ping }: Ping & { at: number; ran: number },
-): Promise<boolean> {
+): Promise<boolean | null> {
   const job = await tx.one<Job>("SELECT * FROM jobs WHERE id = $1", [id]);
-  if (!job) return false;
+  if (!job) return null;
   const next = after(job, ping, { at, ran, due: await expectedAfter(job, at) });
   const duration_ms = isEnd(ping) ? next.last_duration_ms : null;
   await tx.run(
@@ -69,8 +69,7 @@ export async function takePing(
     [id, at, kind, exit_status, rid, duration_ms, ip, agent, body],
   );
   await forget(tx, id);
-  if (isEnd(ping)) await tell(tx, job, { ping, at, duration_ms });
-  return true;
+  return isEnd(ping) && tell(tx, job, { ping, at, duration_ms });
 }
 
 const isEnd = ({ kind }: Pick<Ping, "kind">): boolean => kind === "success" || kind === "fail";
@@ -95,24 +94,24 @@ function after(job: Job, ping: Ping, { at, ran, due }: { at: number; ran: number
   };
 }
 
-/** Raises or closes the job's alerts. A failure replaces the alert of silence. */
+/** Raises or closes the job's alerts; gives whether that is an event. A failure replaces the alert of silence. */
 async function tell(
   tx: Queries,
   job: Job,
   { ping, at, duration_ms }: { ping: Ping; at: number; duration_ms: number | null },
-): Promise<void> {
+): Promise<boolean> {
   const took = duration_ms === null ? null : duration(duration_ms);
   if (ping.kind === "fail") {
     await close(tx, { job: job.id, types: ["job.down"], at });
     const status = ping.exit_status === null ? "" : ` with exit status ${ping.exit_status}`;
     const text = `${job.name} failed${status}${took === null ? "" : ` after ${took}`}; ${showCommand(job)}`;
-    await raise(tx, { job: job.id, type: "job.failed", text, at });
-    return;
+    return raise(tx, { job: job.id, type: "job.failed", text, at });
   }
-  if ((await close(tx, { job: job.id, types: ["job.down", "job.failed"], at })) === 0) return;
+  if ((await close(tx, { job: job.id, types: ["job.down", "job.failed"], at })) === 0) return false;
   const down = job.down_at === null ? "" : `, after ${duration(at - job.down_at)}`;
   const text = `${job.name} has succeeded again${down}${took === null ? "" : `; the run took ${took}`}`;
   await note(tx, { job: job.id, type: "job.recovered", text, at });
+  return true;
 }
 
 /** Deletes old pings, and the bodies of those that stay. */

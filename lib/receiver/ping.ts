@@ -91,9 +91,10 @@ export function createPingDoor(door: PingDoor): (c: Context<{ Bindings: Bindings
     jobs.take(job.id);
     const ping = await readPing(request, path, { ip, rid: query.get("rid") });
     const at = Date.now();
-    if (!(await store.write((tx) => takePing(tx, job.id, { ...ping, at, ran: presence.ran })))) throw unknownJob();
+    const told = await store.write((tx) => takePing(tx, job.id, { ...ping, at, ran: presence.ran }));
+    if (told === null) throw unknownJob();
+    if (told) news.emit("event");
     taken.add();
-    news.emit("event");
     return answer(created ? 201 : 200, created ? "Created" : "OK");
   }
 

@@ -133,6 +133,8 @@ describe.skipIf(!possible)("behind the example Caddyfile", () => {
     const note = { method: "POST", body: '{"text":"through Caddy"}', headers: { authorization: "Bearer theirs" } };
     expect(await hook("/forgejo/note", note)).toBe(202);
     expect(inboxLines(folder.at("inbox"), "ops").map(({ payload }) => payload)).toEqual(["through Caddy"]);
+    const job = new URL((await hub.run("job", "add", "nas", "--every", "24h")).stdout.trim()).pathname;
+    expect(await hook(`${job}/start`, { method: "POST", body: "through Caddy" })).toBe(200);
     for (const path of [
       "/secret",
       "/health",
