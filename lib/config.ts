@@ -20,15 +20,8 @@ import { dirname, isAbsolute, join, resolve } from "node:path";
 import type * as v from "valibot";
 import { stringify } from "yaml";
 import { isMapping, newMapping, type Path } from "./config/data.ts";
-import { type Document, NO_DOCUMENT, type Place, readDocument } from "./config/document.ts";
-import {
-  applyEnvironment,
-  type Naming,
-  originOf,
-  placeholders,
-  type ShortForms,
-  variableFor,
-} from "./config/environment.ts";
+import { type Document, noDocument, type Place, readDocument, spotAt } from "./config/document.ts";
+import { applyEnvironment, type Naming, placeholders, type ShortForms, variableFor } from "./config/environment.ts";
 import { type Judge, NO_JUDGE, unreadable } from "./config/access.ts";
 import { type Surroundings, surroundingsOf } from "./config/paths.ts";
 import { survey } from "./config/survey.ts";
@@ -61,7 +54,7 @@ export {
   writable,
   writableFolder,
 } from "./config/paths.ts";
-export { restart, restartKeys, restartToSwitch, untilRestart } from "./config/restart.ts";
+export { restart, restartToSwitch, untilRestart } from "./config/restart.ts";
 export type { Problem } from "./config/wording.ts";
 export { Secret, secretEquals } from "./secret.ts";
 
@@ -122,7 +115,7 @@ export async function loadConfig<S extends v.GenericSchema>({
 }: LoadOptions<S>): Promise<Loaded<v.InferOutput<S>>> {
   const candidates = given === undefined ? standardFiles(role, env) : [given];
   const file = given ?? candidates.find(exists) ?? null;
-  const document = file === null ? NO_DOCUMENT : await readFile(file, judge);
+  const document = file === null ? noDocument() : await readFile(file, judge);
   const naming = { prefix: `PICKET_${role.toUpperCase()}_`, shortForms };
   const { value, warnings, ...examined } = examine(schema, { file, document, env, naming, judge });
   const problems = examined.problems.filter(({ path }) => !unused.includes(String(path[0])));
@@ -211,7 +204,7 @@ function examine<S extends v.GenericSchema>(
   const { file, document, env, naming, judge } = sources;
   const data = isMapping(document.value) ? document.value : newMapping();
   const waiting = placeholders(data, { root: schema, ...naming });
-  const overridden = applyEnvironment(data, { env, root: schema, ...naming });
+  const overridden = applyEnvironment(data, { env, root: schema, spots: document.spots, ...naming });
   const surroundings = surroundingsOf(env, { base: file === null ? process.cwd() : dirname(resolve(file)), judge });
   const surveyed = survey(data, { root: schema, surroundings });
   // path() finds the surroundings in valibot's configuration; v.safeParse would drop them on the way.
@@ -219,10 +212,9 @@ function examine<S extends v.GenericSchema>(
   const { issues = [], value } = schema["~run"]({ value: data }, config);
 
   const locate = (problem: Problem): Located => {
-    const { path, of = "value", missing } = problem;
-    const variable = originOf(overridden.origins, missing === true ? path.slice(0, -1) : path);
+    const { variable, ...spot } = spotAt(document.spots, problem.path);
     if (variable !== undefined) return { ...problem, variable };
-    return file === null ? problem : { ...problem, place: { file, ...document.place(path, of) } };
+    return file === null ? problem : { ...problem, place: { file, ...spot[problem.of ?? "value"] } };
   };
   // A setting whose variable is invalid isn't reported as missing too.
   const reported = new Set(overridden.problems.map(({ path }) => keyPath(path)));

@@ -6,12 +6,11 @@ import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { parse } from "yaml";
-import { restartKeys } from "../lib/config.ts";
 import { Config as Agent } from "../lib/agent/config.ts";
 import { Config as Collector } from "../lib/collector/config.ts";
 import { Config as Observer } from "../lib/observer/config.ts";
 import { Config as Receiver } from "../lib/receiver/config.ts";
-import { Folder, ROOT, command, have, runRole, startRole } from "./kit.ts";
+import { Folder, ROOT, command, have, restartKeys, runRole, startRole } from "./kit.ts";
 import { Hub, archive } from "./receiver/kit.ts";
 
 const ROLES = ["collector", "receiver", "agent", "observer"] as const;

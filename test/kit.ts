@@ -4,6 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
+import { alternatives, marksOf, type Shape } from "../lib/config/shape.ts";
 import { binaries } from "./binaries.ts";
 
 export const ROOT = join(import.meta.dir, "..");
@@ -242,4 +243,13 @@ export class BehindProxy implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(this.#servers.map((server) => server.stop(true)));
   }
+}
+
+/** The settings of a schema that wait for a restart, by name: for every change, or only when a section appears or goes. */
+export function restartKeys(schema: Shape, path: string[] = []): { key: string; of: string }[] {
+  const of = marksOf(schema).find((mark) => mark.kind === "restart")?.of;
+  const [only, ...others] = alternatives([schema]);
+  const entries = of === "value" || others.length > 0 ? [] : Object.entries(only?.entries ?? {});
+  const inside = entries.flatMap(([key, entry]) => restartKeys(entry, [...path, key]));
+  return of === undefined ? inside : [{ key: path.join("."), of }, ...inside];
 }

@@ -27,11 +27,25 @@ export interface Document {
   value?: unknown;
   /** What is wrong with the text itself. Never quotes a value. */
   problems: (Place & { text: string })[];
-  /**
-   * Where the value at `path` begins, or its key. For what is not in the text: the nearest thing around it, so a missing
-   * key is placed at its mapping. What an alias stands for is placed where it was written.
-   */
-  place(path: Path, of: "value" | "key"): Place;
+  spots: Spot;
+}
+
+/** Where a value and its key begin, or the variable that they came from, and the same for what the value holds. */
+export interface Spot {
+  key: Place;
+  value: Place;
+  variable?: string;
+  inside: Map<string | number, Spot>;
+}
+
+/**
+ * The spot of the value at `path`. For what is not there: the nearest thing around it, so a missing key is placed at its mapping. What an alias
+ * stands for is placed where it was written.
+ */
+export function spotAt(top: Spot, path: Path): Spot {
+  const [step, ...rest] = path;
+  const next = step === undefined ? undefined : top.inside.get(step);
+  return next === undefined ? top : spotAt(next, rest);
 }
 
 /** The most values of a document, aliases followed. */
@@ -43,7 +57,9 @@ const MOST_ERRORS = 20;
 const START: Place = { line: 1, col: 1 };
 
 /** An empty document: used when there is no file. */
-export const NO_DOCUMENT: Document = { problems: [], place: () => START };
+export function noDocument(problems: Document["problems"] = []): Document {
+  return { problems, spots: { key: START, value: START, inside: new Map() } };
+}
 
 /** Reads YAML text. Never throws for what the text contains. */
 export function readDocument(text: string): Document {
@@ -72,11 +88,11 @@ export function readDocument(text: string): Document {
       const name = `${place.line} ${said}`;
       if (!problems.has(name)) problems.set(name, { ...place, text: said });
     }
-    return { ...NO_DOCUMENT, problems: [...problems.values()] };
+    return noDocument([...problems.values()]);
   } catch (error) {
-    if (error instanceof Refused) return { ...NO_DOCUMENT, problems: [{ ...at(error.offset), text: error.message }] };
+    if (error instanceof Refused) return noDocument([{ ...at(error.offset), text: error.message }]);
     // The parser or the conversion ran out of stack.
-    return { ...NO_DOCUMENT, problems: [{ ...START, text: TOO_DEEP }] };
+    return noDocument([{ ...START, text: TOO_DEEP }]);
   }
 }
 
@@ -86,13 +102,6 @@ class Refused extends Error {
     super(message);
     this.offset = startOf(node);
   }
-}
-
-/** Where a value and its key begin, as offsets, and the same for what the value holds. */
-interface Spot {
-  key: number;
-  value: number;
-  inside: Map<string | number, Spot>;
 }
 
 function convert(root: Node | null, at: (offset: number) => Place): Document {
@@ -121,7 +130,7 @@ function convert(root: Node | null, at: (offset: number) => Place): Document {
     };
     if (isSeq<Node | null>(node)) {
       return node.items.map((item, index) => {
-        const value = startOf(item ?? node);
+        const value = at(startOf(item ?? node));
         return toData(item, add(index, { key: value, value }));
       });
     }
@@ -131,7 +140,7 @@ function convert(root: Node | null, at: (offset: number) => Place): Document {
       const name = isScalar(key) ? String(key.value) : String(key);
       // With nothing written after the colon, the key is the better place.
       const valueAt = value === null || isBlank(value) ? key : value;
-      mapping[name] = toData(value, add(name, { key: startOf(key), value: startOf(valueAt) }));
+      mapping[name] = toData(value, add(name, { key: at(startOf(key)), value: at(startOf(valueAt)) }));
     }
     return mapping;
   }
@@ -143,21 +152,10 @@ function convert(root: Node | null, at: (offset: number) => Place): Document {
     return target;
   }
 
-  const top: Spot = { key: startOf(root), value: startOf(root), inside: new Map() };
-  const value = root === null || isBlank(root) ? undefined : toData(root, top);
-  return {
-    value,
-    problems: [],
-    place(path, of) {
-      let spot = top;
-      for (const step of path) {
-        const next = spot.inside.get(step);
-        if (next === undefined) return at(spot.value);
-        spot = next;
-      }
-      return at(spot[of]);
-    },
-  };
+  const start = at(startOf(root));
+  const spots: Spot = { key: start, value: start, inside: new Map() };
+  const value = root === null || isBlank(root) ? undefined : toData(root, spots);
+  return { value, problems: [], spots };
 }
 
 function startOf(node: Node | null): number {

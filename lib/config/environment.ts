@@ -9,7 +9,7 @@ import { resolve } from "node:path";
 import * as v from "valibot";
 import { nearest } from "../nearest.ts";
 import { child, isMapping, type Mapping, newMapping, type Path, put } from "./data.ts";
-import { readDocument } from "./document.ts";
+import { readDocument, type Spot } from "./document.ts";
 import {
   alternatives,
   describe,
@@ -75,24 +75,14 @@ export function placeholders(data: unknown, naming: Naming & { root: Shape }, pa
   return [{ path, text }];
 }
 
-/** The variable that each value came from, by its path as JSON. */
-type Origins = Map<string, string>;
-
-/** The variable that the value at `path`, or what holds it, came from. */
-export function originOf(origins: Origins, path: Path): string | undefined {
-  const lengths = path.map((_, index) => path.length - index);
-  return lengths.map((length) => origins.get(JSON.stringify(path.slice(0, length)))).find(Boolean);
-}
-
 /**
- * Puts what `env` overrides into `data` (changed in place): a whole mapping before its members, list items in order.
+ * Puts what `env` overrides into `data` and `spots` (changed in place): a whole mapping before its members, list items in order.
  * Overriding a secret in one of its forms (`token`, `token_file`) removes the other form that the file has.
  */
 export function applyEnvironment(
   data: Mapping,
-  { env, root, ...naming }: Naming & { env: Record<string, string | undefined>; root: Shape },
-): { origins: Origins; problems: VariableProblem[]; warnings: VariableProblem[] } {
-  const origins: Origins = new Map();
+  { env, root, spots, ...naming }: Naming & { env: Record<string, string | undefined>; root: Shape; spots: Spot },
+): { problems: VariableProblem[]; warnings: VariableProblem[] } {
   const warnings: VariableProblem[] = [];
   const { overrides, problems } = readOverrides(env, { root, ...naming });
   for (const { lenient, ...override } of overrides) {
@@ -103,12 +93,10 @@ export function applyEnvironment(
       warnings.push({ path, variable, text });
       continue;
     }
-    const name = JSON.stringify(path);
-    if (!origins.has(name)) origins.set(name, variable);
-    const text = "problem" in outcome ? outcome.problem : place(data, { override, value: outcome.value, origins });
+    const text = "problem" in outcome ? outcome.problem : place(data, { override, value: outcome.value, spots });
     if (text !== null) problems.push({ path, variable, text });
   }
-  return { origins, problems, warnings };
+  return { problems, warnings };
 }
 
 /** The overrides in the order in which they apply, and the variables with the prefix that name no setting. A variable with the prefix wins over a short form. */
@@ -171,10 +159,11 @@ function comparePaths(a: Path, b: Path): number {
 /** Sets one value, and creates the mappings and lists that hold it. Returns why it can't. */
 function place(
   data: Mapping,
-  { override, value, origins }: { override: Override; value: unknown; origins: Origins },
+  { override, value, spots }: { override: Override; value: unknown; spots: Spot },
 ): string | null {
   const { path, variable } = override;
   let inside: unknown = data;
+  let spot = spots;
   for (const [depth, step] of path.entries()) {
     if (Array.isArray(inside) && typeof step === "number" && step > inside.length) {
       return `the list has only ${inside.length} ${inside.length === 1 ? "entry" : "entries"}: indexes have no gaps`;
@@ -185,19 +174,22 @@ function place(
     if (!put(inside, step, content)) {
       return `cannot be set: what should hold it is not a ${typeof step === "number" ? "list" : "mapping"}`;
     }
-    if (last) dropOtherForm(inside, override, origins);
-    else if (present === undefined) origins.set(JSON.stringify(path.slice(0, depth + 1)), variable);
+    if (last) dropOtherForm(inside, override, spot);
+    const isSet = last || present === undefined;
+    const fresh: Spot = { ...spot, ...(isSet ? { variable } : {}), inside: new Map() };
+    const next = isSet ? fresh : (spot.inside.get(step) ?? fresh);
+    spot.inside.set(step, next);
+    spot = next;
     inside = content;
   }
   return null;
 }
 
-function dropOtherForm(container: unknown, { path, shapes }: Override, origins: Origins): void {
+function dropOtherForm(container: unknown, { shapes }: Override, { inside }: Spot): void {
   const mark = shapes.map(markOf).find((found) => found !== undefined);
   if (mark === undefined || mark.kind === "path") return;
   const other = mark.kind === "secret" ? `${mark.key}_file` : mark.key;
-  const isGiven = origins.has(JSON.stringify([...path.slice(0, -1), other]));
-  if (isMapping(container) && !isGiven) delete container[other];
+  if (isMapping(container) && inside.get(other)?.variable === undefined) delete container[other];
 }
 
 /** A variable's text as the value that the schemas ask for. */

@@ -5,9 +5,6 @@ import { isMapping, type Path } from "./data.ts";
 import { keyPath } from "./wording.ts";
 import { alternatives, marked, marksOf, type Shape } from "./shape.ts";
 
-/** What of a setting waits for a restart: every change, or only that it appears or goes (a section that is switched on or off). */
-type Waits = "value" | "presence";
-
 /** A setting of which a change takes effect at the next start. */
 export function restart<const S extends v.GenericSchema>(schema: S) {
   return v.pipe(schema, marked({ kind: "restart", of: "value" }));
@@ -16,17 +13,6 @@ export function restart<const S extends v.GenericSchema>(schema: S) {
 /** A section that is switched on or off at the next start; what it holds may change before. */
 export function restartToSwitch<const S extends v.GenericSchema>(schema: S) {
   return v.pipe(schema, marked({ kind: "restart", of: "presence" }));
-}
-
-/** The settings of a schema that wait for a restart, by name. */
-export function restartKeys(schema: v.GenericSchema): { key: string; of: Waits }[] {
-  const visit = (shape: Shape, path: Path): { key: string; of: Waits }[] => {
-    const of = waitsOf(shape);
-    const inside = of === "value" ? [] : entriesOf(shape);
-    const here = of === undefined ? [] : [{ key: keyPath(path), of }];
-    return [...here, ...inside.flatMap(([key, entry]) => visit(entry, [...path, key]))];
-  };
-  return visit(schema, []);
 }
 
 /**
@@ -40,7 +26,7 @@ export function untilRestart<C>(
 ): { config: C; messages: string[]; problems: string[] } {
   const messages: string[] = [];
   const visit = (shape: Shape, { old, given, path }: { old: unknown; given: unknown; path: Path }): unknown => {
-    const of = waitsOf(shape);
+    const of = marksOf(shape).find((mark) => mark.kind === "restart")?.of;
     if (of === "value" && JSON.stringify(old) !== JSON.stringify(given)) {
       messages.push(`${keyPath(path)}: a change takes effect at the next start`);
       return old;
@@ -72,10 +58,6 @@ function brokenRules(schema: v.GenericSchema & Shape, config: unknown): string[]
     const { issues = [] } = rule["~run"]({ typed: true, value: config }, {});
     return issues.map((issue) => [v.getDotPath(issue), issue.message].filter(Boolean).join(": "));
   });
-}
-
-function waitsOf(shape: Shape): Waits | undefined {
-  return marksOf(shape).find((mark) => mark.kind === "restart")?.of;
 }
 
 /** The settings of a mapping; what is no mapping, and a choice between several, has none. */

@@ -22,6 +22,7 @@ export type Mark =
   | { kind: "path" }
   | { kind: "secret"; key: string }
   | { kind: "secret_file"; key: string }
+  /** Every change, or only that a section appears or goes. */
   | { kind: "restart"; of: "value" | "presence" };
 
 /** The pipe item that puts a mark on a schema. */

@@ -4,9 +4,10 @@ import { describe, expect, test } from "bun:test";
 import * as v from "valibot";
 import { Config as Agent } from "../../lib/agent/config.ts";
 import { Config as Collector } from "../../lib/collector/config.ts";
-import { listen, path, restart, restartKeys, restartToSwitch, rule, secret, untilRestart } from "../../lib/config.ts";
+import { listen, path, restart, restartToSwitch, rule, secret, untilRestart } from "../../lib/config.ts";
 import { Config as Observer } from "../../lib/observer/config.ts";
 import { Config as Receiver } from "../../lib/receiver/config.ts";
+import { restartKeys } from "../kit.ts";
 
 const Schema = v.pipe(
   v.strictObject({
