@@ -26,7 +26,6 @@ interface Asked {
   role: string;
   /** The words that start this program, and `--check` with its flags but `--config`. */
   command: string[];
-  /** `--config`. */
   config: string | undefined;
 }
 
@@ -102,7 +101,6 @@ async function inUnit(role: string, text: string, words: string[]): Promise<numb
   }
 }
 
-/** The unit's [Service] lines. */
 function serviceLines(text: string): string[] {
   let section = "";
   return text.split("\n").filter((line) => {

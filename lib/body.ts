@@ -105,7 +105,6 @@ export async function* chunksOf({ body }: Request, pauseMs?: number): AsyncGener
   }
 }
 
-/** 413. */
 export function tooLarge(what: string, cap: number): Refusal {
   return new Refusal(413, "too_large", what, { extra: { limit_bytes: cap } });
 }

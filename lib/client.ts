@@ -28,13 +28,11 @@ const LONGEST_PAGE = 4096;
 /** The longest Retry-After, in seconds: a date may come from a wrong clock. */
 const LONGEST_WAIT = 3600;
 
-/** The other side, and how to connect to it. */
 export interface Peer {
   /** A request's path is appended. */
   url: string;
   /** A unix socket to connect to instead. */
   unix?: string;
-  /** Sent with each request. */
   headers?: Record<string, string>;
   /** Removed from each answer and error. */
   secrets?: readonly Secret[];
@@ -139,7 +137,6 @@ export class HttpError extends Error {
 
 export interface RawAnswer {
   status: number;
-  /** The status line's text. */
   reason: string;
   headers: Headers;
   text: string;

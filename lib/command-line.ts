@@ -24,7 +24,6 @@ export interface Calling {
   positionals?: { min: number; max: number; names: readonly string[] };
 }
 
-/** What a command line asks for. */
 export interface Request {
   /** The command's name, such as "host add"; null is the daemon. */
   command: string | null;
@@ -102,7 +101,6 @@ export function commandOf(argv: string[], commands: Record<string, Calling>): st
   }
 }
 
-/** The flags of all commands. */
 function everyFlag(commands: Record<string, Calling>): Flags {
   const every: Flags = { ...COMMON, ...DAEMON };
   for (const [command, { options = {} }] of Object.entries(commands)) {
@@ -235,7 +233,6 @@ export function helpText(role: string, usage: string, commands: Record<string, C
   ])}\n`;
 }
 
-/** The help of one command. */
 export function commandHelp({ summary, usage }: Calling): string {
   return `${summary}\n\n${usage.trim()}\n`;
 }

@@ -76,7 +76,6 @@ export class ConfigError extends Error {
   }
 }
 
-/** A valid configuration. */
 export interface Loaded<T> {
   config: T;
   /** The file it came from; null without one. */

@@ -83,7 +83,6 @@ export function openFile(path: string): number | null {
   throw new Error(`read "${path}": not a regular file`);
 }
 
-/** The start of an open file. */
 export function startOf(fd: number, generation = 1): Position {
   return { ...fileOf(fstatSync(fd)), generation, offset: 0, head: "", tail: "" };
 }

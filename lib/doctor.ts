@@ -16,11 +16,9 @@ import { duration, printable, printableLines } from "./text.ts";
 
 export type State = "green" | "yellow" | "red";
 
-/** One check. */
 export interface Check {
   name: string;
   state: State;
-  /** What was found. */
   detail: string;
   /** The command that fixes it. */
   fix?: string;
@@ -42,7 +40,6 @@ export const green = (name: string, detail: string): Check => ({ name, state: "g
 export const yellow = (name: string, detail: string, fix: string): Check => ({ name, state: "yellow", detail, fix });
 export const red = (name: string, detail: string, fix: string): Check => ({ name, state: "red", detail, fix });
 
-/** The most severe state. */
 export function overall(checks: readonly Check[]): State {
   return (["red", "yellow"] as const).find((one) => checks.some(({ state }) => state === one)) ?? "green";
 }
@@ -184,7 +181,6 @@ async function ownClock(newest: number | null): Promise<Check[]> {
   return synchronised === "yes" ? [green("clock", "is synchronised")] : [];
 }
 
-/** When certificates expire. */
 function certificates(role: string, { tls }: Pick<Connection, "tls">): Check[] {
   const files = tls ? [tls.cert_file, ...(tls.client_ca_file === undefined ? [] : [tls.client_ca_file])] : [];
   return files.map((file) => {
@@ -302,7 +298,6 @@ export function notifies(role: string, what: string, notify?: { recipient: strin
     : yellow("notify", `no inbox gets the ${what}`, `picket-${role} example (notify)`);
 }
 
-/** How long ago a thing happened, for a detail. */
 export const ago = (at: number): string => `${duration(Date.now() - at)} ago`;
 
 /** The role's services: the system's and this user's. */

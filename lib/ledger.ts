@@ -15,11 +15,9 @@ const KEPT_MS = 600_000;
 const SYNC_BYTES = 16 << 20;
 
 interface LedgerOptions {
-  /** Where its files lie. */
   folder: string;
   /** How long an id is remembered. */
   hours: number;
-  /** Milliseconds since 1970. */
   now?: (() => number) | undefined;
   /** Told once a line could not be written. */
   onError?: ((error: Error) => void) | undefined;

@@ -6,7 +6,6 @@ import { commit, version } from "./version.ts";
 /** Label names and values of one sample. */
 export type Labels = Readonly<Record<string, string>>;
 
-/** Counts upwards. */
 export class Counter {
   value = 0;
   add(by = 1): void {

@@ -51,7 +51,6 @@ export function wrongMethod(method: string, allow: string): Refusal {
   });
 }
 
-/** 404. */
 export function unknownPath(): Refusal {
   return new Refusal(404, "not_found", "nothing is served at this path");
 }

@@ -101,7 +101,6 @@ export interface Command<C> extends Calling {
 
 export type Environment = Record<string, string | undefined>;
 
-/** What makes a role out of this. */
 export interface Role<C> {
   /** The head of the help: what it is, and an example to paste. */
   usage: string;
@@ -114,7 +113,6 @@ export interface Role<C> {
   example: string;
 }
 
-/** How a role was called. */
 export interface Called {
   /** What follows the words of `command`. */
   argv: string[];
@@ -186,7 +184,6 @@ async function answer<C>(life: Life<C>): Promise<number> {
   return runDaemon(life, log);
 }
 
-/** The commands that every role has. */
 function builtIn(role: string, example: string, command: string[]): Record<string, Command<unknown>> {
   const program = `picket-${role}`;
   return {

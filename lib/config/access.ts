@@ -5,7 +5,6 @@ import { accessSync, constants, existsSync, readFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { nearestFolder } from "../files.ts";
 
-/** Who judges. */
 export interface Judge {
   role: string;
   /** The role's service, or a check as it would see it: then the command that allows a thing is named. */

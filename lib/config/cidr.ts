@@ -10,7 +10,6 @@ export interface Cidr {
   /** How many leading bits count. */
   readonly prefix: number;
   readonly family: "ipv4" | "ipv6";
-  /** As it was written. */
   readonly text: string;
 }
 

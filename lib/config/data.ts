@@ -4,16 +4,13 @@
 /** The way to a value: keys and list indexes. */
 export type Path = readonly (string | number)[];
 
-/** Keys and values. */
 export type Mapping = Record<string, unknown>;
 
-/** An empty mapping, without a prototype. */
 export function newMapping(): Mapping {
   const mapping: Mapping = Object.create(null);
   return mapping;
 }
 
-/** Whether a value is an object and not a list. */
 export function isMapping(value: unknown): value is Mapping {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }

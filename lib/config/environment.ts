@@ -34,7 +34,6 @@ type VariableProblem = Problem & { variable: string };
 interface Override {
   variable: string;
   path: Path;
-  /** The setting's schemas. */
   shapes: Shape[];
   text: string;
   lenient?: boolean;

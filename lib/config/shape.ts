@@ -63,17 +63,14 @@ export function under(shapes: readonly Shape[], key: string | number): Shape[] {
   });
 }
 
-/** The schemas of what stands at `path`. */
 export function shapesAt(root: Shape, path: Path): Shape[] {
   return path.reduce<Shape[]>(under, [root]);
 }
 
-/** Whether the shape is a mapping's. */
 export function takesMapping(shape: Shape): boolean {
   return shape.entries !== undefined;
 }
 
-/** Whether the shape is a list's. */
 export function takesList(shape: Shape): boolean {
   return shape.item !== undefined;
 }
