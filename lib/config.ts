@@ -89,10 +89,10 @@ interface LoadOptions<S> {
   role: string;
   schema: S;
   /** The file given by --config: no other is looked for, and it must exist. */
-  file?: string;
+  file?: string | undefined;
   /** HOME, XDG_CONFIG_HOME and CREDENTIALS_DIRECTORY count too. */
   env?: Record<string, string | undefined>;
-  shortForms?: ShortForms;
+  shortForms?: ShortForms | undefined;
   /** Who is to be able to read and write what it names. */
   judge?: Judge;
   /** Sections that the caller doesn't use: errors in them don't count. */

@@ -71,8 +71,7 @@ interface Waiting {
 /** One journal, open for appending. Errors of `append` are those of the file system, with their `code` (`ENOSPC`, `EROFS`, …). */
 export class Journal {
   readonly path: string;
-  #durability: Durability;
-  #intents: string | null;
+  #options: JournalOptions;
   #intent: Intent | null = null;
   #fd = -1;
   #dev = 0;
@@ -87,8 +86,7 @@ export class Journal {
 
   constructor(options: JournalOptions) {
     this.path = options.path;
-    this.#durability = options.durability;
-    this.#intents = options.intents;
+    this.#options = options;
   }
 
   /**
@@ -161,15 +159,8 @@ export class Journal {
 
   #takeBatch(): Waiting[] {
     let bytes = 0;
-    let count = 0;
-    while (count < this.#queue.length && (count === 0 || bytes < MAX_BATCH_BYTES)) {
-      bytes += this.#queue[count]!.line.length;
-      count++;
-    }
-    if (count < this.#queue.length) return this.#queue.splice(0, count);
-    const all = this.#queue;
-    this.#queue = [];
-    return all;
+    const last = this.#queue.findIndex(({ line }) => (bytes += line.length) >= MAX_BATCH_BYTES);
+    return this.#queue.splice(0, last < 0 ? this.#queue.length : last + 1);
   }
 
   async #commit(batch: Waiting[]): Promise<void> {
@@ -186,7 +177,7 @@ export class Journal {
       written = writeSync(fd, bytes);
       if (written < bytes.length) throw diskFull(this.path);
       this.#knownEnd = before + bytes.length;
-      if (this.#durability === "disk") await dataSync(fd);
+      if (this.#options.durability === "disk") await dataSync(fd);
     } catch (error) {
       if (written > 0) retractBatch(fd, this.path, before, bytes.subarray(0, written));
       this.#knownEnd = -1;
@@ -202,9 +193,10 @@ export class Journal {
     this.#knownEnd = -1;
     makeFolder(dirname(this.path), 0o755);
     // An intent claims the file it lies beside; a folder that went away took ours along.
-    if (this.#intents !== null && (!this.#intent || !existsSync(this.#intent.path))) {
+    const { intents, durability } = this.#options;
+    if (intents !== null && (!this.#intent || !existsSync(this.#intent.path))) {
       this.#intent?.close();
-      this.#intent = claimIntent(this.#intents, this.path);
+      this.#intent = claimIntent(intents, this.path);
     }
     this.#fd = openSync(this.path, constants.O_RDWR | constants.O_APPEND | constants.O_CREAT, 0o600);
     if (!found) inheritOwner(this.path);
@@ -217,7 +209,7 @@ export class Journal {
     this.#dev = now.dev;
     this.#ino = now.ino;
     retractZeros(this.#fd, this.path, now.size);
-    if (!found && this.#durability === "disk") syncFolder(dirname(this.path));
+    if (!found && durability === "disk") syncFolder(dirname(this.path));
   }
 }
 

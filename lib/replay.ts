@@ -5,58 +5,41 @@ import { type Line, openFile, partialPosition, readOn } from "./cursor.ts";
 
 const BRACE = 0x7b;
 
-/** Where a line stands: its number from 1 (counted from `from`), its first byte, and the byte after its line break. */
-interface LinePlace {
+/** A line's number from 1 (counted from where the reading began), and its length in bytes. */
+interface LineOf {
   number: number;
-  offset: number;
-  end: number;
+  length: number;
 }
 
 interface ReplayOptions {
   path: string;
-  /** Byte to start at: the start of a line. Default 0. */
+  /** Byte to start at. Default 0. */
   from?: number;
   /** Lines of more bytes than this count as malformed and are never held in memory. */
   maxLine?: number;
   /** Called for each line that is JSON. */
-  record: (value: unknown, place: LinePlace) => void;
+  record: (value: unknown, line: LineOf) => void;
   /** Called for each line that isn't. Empty lines are neither. */
-  malformed?: (place: LinePlace, reason: string) => void;
-}
-
-/** What a replay saw. `end` is the byte after the last complete line: a torn last line lies behind it. */
-interface Replayed {
-  records: number;
-  malformed: number;
-  end: number;
+  malformed?: (line: LineOf, reason: string) => void;
 }
 
 /** Reads a journal line by line with flat memory. A missing file is an empty one, what isn't a file is an error. A torn last line is left alone. */
-export async function replay({ path, from = 0, maxLine, record, malformed }: ReplayOptions): Promise<Replayed> {
-  const seen: Replayed = { records: 0, malformed: 0, end: from };
+export async function replay({ path, from = 0, maxLine, record, malformed }: ReplayOptions): Promise<void> {
   const fd = openFile(path);
-  if (fd === null) return seen;
+  if (fd === null) return;
   let number = 0;
   const visit = (line: Line): void => {
-    number++;
-    const place = { number, offset: line.offset, end: line.offset + line.length + 1 };
-    seen.end = place.end;
     const found = parseLine(line);
+    const place = { number: ++number, length: line.length };
     if (found === null) return;
-    if ("value" in found) {
-      seen.records++;
-      record(found.value, place);
-    } else {
-      seen.malformed++;
-      malformed?.(place, found.malformed);
-    }
+    if ("value" in found) record(found.value, place);
+    else malformed?.(place, found.malformed);
   };
   try {
     await readOn(fd, partialPosition({ offset: from }), { visit, longest: maxLine });
   } finally {
     closeSync(fd);
   }
-  return seen;
 }
 
 /**

@@ -19,7 +19,7 @@ import {
   type Request,
 } from "./command-line.ts";
 import { checkAsService } from "./as-service.ts";
-import { ConfigError, loadConfig, printConfig, untilRestart, type Loaded, type ShortForms } from "./config.ts";
+import { ConfigError, loadConfig, printConfig, untilRestart, type ShortForms } from "./config.ts";
 import { print, report, takeStrays, type Top } from "./exit.ts";
 import { createLog, errorChain, type Log, writeStderr } from "./log.ts";
 import { createLoops, toldToStop, type Loop, type LoopOptions } from "./loop.ts";
@@ -205,13 +205,19 @@ function builtIn(role: string, example: string, command: string[]): Record<strin
   };
 }
 
-async function load<C>({ role, options, request }: Life<C>, unused?: readonly string[]): Promise<Loaded<C>> {
-  const { schema, shortForms = {} } = options;
-  const file = request.config === undefined ? {} : { file: request.config };
+/** The configuration; `warn` is told each of its warnings. */
+async function load<C>(
+  { role, options, request }: Life<C>,
+  warn: (warning: string) => void,
+  unused?: readonly string[],
+): Promise<C> {
+  const { schema, shortForms } = options;
+  const { config: file } = request;
   // A file that is named may be meant for another machine: what it needs there is not judged here.
-  const folders = request.check && (request.config === undefined || isService());
-  const judge = { role, service: isService(), folders };
-  return loadConfig({ role, schema, shortForms, env: process.env, judge, unused, ...file });
+  const judge = { role, service: isService(), folders: request.check && (file === undefined || isService()) };
+  const { config, warnings } = await loadConfig({ role, schema, shortForms, judge, unused, file });
+  for (const warning of warnings) warn(warning);
+  return config;
 }
 
 async function check<C>(life: Life<C>): Promise<number> {
@@ -219,10 +225,9 @@ async function check<C>(life: Life<C>): Promise<number> {
   const command = [...life.command, "--check", ...(request.print ? ["--print"] : [])];
   const code = await checkAsService({ role, command, config: request.config });
   if (code !== null) return code;
-  const { config, warnings } = await load(life);
-  for (const warning of warnings) writeStderr(`${life.program}: warning: ${warning}`, "warn");
+  const config = await load(life, (warning) => writeStderr(`${life.program}: warning: ${warning}`, "warn"));
   print("ok");
-  if (life.request.print) print(printConfig(config));
+  if (request.print) print(printConfig(config));
   return 0;
 }
 
@@ -237,11 +242,7 @@ async function runCommand<C>(life: Life<C>, command: Command<C>, log: Log): Prom
     env: process.env,
     args: life.request.args,
     positionals: life.request.positionals,
-    async loadConfig(unused) {
-      const { config, warnings } = await load(life, unused);
-      for (const warning of warnings) log.warn(warning);
-      return config;
-    },
+    loadConfig: (unused) => load(life, log.warn, unused),
     async check() {
       const { config } = life.request;
       const words = [...life.command, "--check", ...(config === undefined ? [] : ["--config", config])];
@@ -266,8 +267,7 @@ async function runDaemon<C>(life: Life<C>, log: Log): Promise<number> {
     isReloadAsked = true;
     reloads?.wake();
   });
-  const { config, warnings } = await load(life);
-  for (const warning of warnings) log.warn(warning);
+  const config = await load(life, log.warn);
   let running: Running<C> | undefined;
   let trouble: string | null = null;
   const status = (): string => statusLine(running, () => [trouble, ...loops.failing()]);
@@ -373,8 +373,7 @@ function createReload<C>(
   let former = first;
   return async () => {
     try {
-      const { config: next, warnings } = await load(life);
-      for (const warning of warnings) log.warn(warning);
+      const next = await load(life, log.warn);
       const { config, messages, problems } = untilRestart(life.options.schema, { former, next });
       for (const message of messages) log.warn(message);
       if (problems.length > 0) throw new ConfigError(problems);

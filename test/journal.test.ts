@@ -113,7 +113,7 @@ describe("appending", () => {
     await journal.close();
     appendFileSync(path, Buffer.concat([Buffer.alloc(5000), Buffer.from(`{"n":3}\n`)]));
     const records: unknown[] = [];
-    expect(await replay({ path, record: (value) => records.push(value) })).toMatchObject({ records: 3, malformed: 0 });
+    await replay({ path, record: (value) => records.push(value), malformed: (_, reason) => records.push(reason) });
     expect(records).toEqual([{ n: 1 }, { n: 2 }, { n: 3 }]);
   });
 
@@ -199,14 +199,16 @@ describe("a writer killed in the middle of a line", () => {
     const shells = Number(await new Response(shell.stdout).text());
     healFolder(folder.at(".intents"), folder.path);
     const seen = new Map<string, number>();
-    const { malformed } = await replay({
+    const malformed: number[] = [];
+    await replay({
       path,
+      malformed: ({ number }) => malformed.push(number),
       record: (value) => {
         const { id } = value as { id: string };
         seen.set(id, (seen.get(id) ?? 0) + 1);
       },
     });
-    expect(malformed).toBe(0);
+    expect(malformed).toEqual([]);
     expect(acknowledged.filter((id) => seen.get(id) !== 1)).toEqual([]);
     expect(Array.from({ length: shells }, (_, n) => seen.get(`sh-${n + 1}`)).filter((times) => times !== 1)).toEqual(
       [],
@@ -219,33 +221,39 @@ describe("replay", () => {
     using folder = new Folder();
     const path = folder.write("log", `{"n":1}\n\nnot json\n{"n":2}\n{"n":`);
     const records: unknown[] = [];
-    const bad: number[] = [];
-    const seen = await replay({
-      path,
-      record: (value) => records.push(value),
-      malformed: (place) => bad.push(place.number),
-    });
-    expect(records).toEqual([{ n: 1 }, { n: 2 }]);
-    expect(bad).toEqual([3]);
-    expect(seen).toEqual({ records: 2, malformed: 1, end: 26 });
-    expect(await replay({ path, from: seen.end, record: () => {} })).toEqual({ records: 0, malformed: 0, end: 26 });
+    const read = async (from: number) => {
+      records.length = 0;
+      await replay({
+        path,
+        from,
+        record: (value, line) => records.push([line, value]),
+        malformed: (line, reason) => records.push([line, reason]),
+      });
+      return records;
+    };
+    expect(await read(0)).toEqual([
+      [{ number: 1, length: 7 }, { n: 1 }],
+      [{ number: 3, length: 8 }, "not JSON"],
+      [{ number: 4, length: 7 }, { n: 2 }],
+    ]);
+    expect(await read(18)).toEqual([[{ number: 1, length: 7 }, { n: 2 }]]);
+    expect(await read(26)).toEqual([]);
   });
 
   test("a line over the limit is malformed, and those around it are read", async () => {
     using folder = new Folder();
     const path = folder.write("log", `{"n":1}\n"${"x".repeat(3_000_000)}"\n{"n":2}\n`);
     const records: unknown[] = [];
-    const seen = await replay({ path, maxLine: 1000, record: (value) => records.push(value) });
-    expect(records).toEqual([{ n: 1 }, { n: 2 }]);
-    expect(seen.malformed).toBe(1);
-    expect(seen.end).toBe(statSync(path).size);
+    await replay({
+      path,
+      maxLine: 1000,
+      record: (value) => records.push(value),
+      malformed: (_, reason) => records.push(reason),
+    });
+    expect(records).toEqual([{ n: 1 }, "longer than 1000 bytes", { n: 2 }]);
   });
 
   test("a missing file is an empty one", async () => {
-    expect(await replay({ path: "/nonexistent/journal", record: () => {} })).toEqual({
-      records: 0,
-      malformed: 0,
-      end: 0,
-    });
+    expect(await replay({ path: "/nonexistent/journal", record: () => expect.unreachable() })).toBeUndefined();
   });
 });

@@ -226,11 +226,11 @@ export async function readLog(
     path: file,
     from,
     maxLine: LONGEST_LINE,
-    record(value, { number, offset, end }) {
+    record(value, { number, length }) {
       const operation = operationOf(value);
       if (typeof operation === "string") return skip(number, operation);
       seen.applied++;
-      apply(operation, end - offset - 1);
+      apply(operation, length);
     },
     malformed: ({ number }, reason) => skip(number, reason),
   });
