@@ -45,74 +45,53 @@ const MOST_OPERATIONS = 1000;
 // The daemon
 
 /** What the daemon's parts share. `config`, `model` and `playbooks` are replaced. */
-interface Observer {
-  config: Config;
-  recorder: Recorder;
-  operations: OpLog;
-  books: Books;
-  escalations: Escalations;
-  corrections: Corrections | null;
-  reviews: Journal | null;
-  playbooks: Playbook[];
-  model: Model | null;
-  metrics: Registry;
-  reviewed: ReturnType<typeof createFigures>;
-  /** The background steps, by name. */
-  steps: Map<string, Loop>;
-  log: Log;
-}
+type Observer = Awaited<ReturnType<typeof open>>;
 
-async function main(config: Config, service: Service): Promise<Running<Config>> {
-  const { log } = service;
-  const { durability } = config;
-  const folder = config.persist_path === "" ? null : dirname(config.persist_path);
+/** Opens the log and everything beside it. */
+async function open(config: Config, log: Log) {
+  const { persist_path, durability, notify, llm, overseer_corrections } = config;
+  const folder = persist_path === "" ? null : dirname(persist_path);
   if (folder === null) log.warn("persist_path is empty: operations are kept in memory only; a restart loses them");
   if (durability === "os")
     log.warn("durability is os: a power cut may lose the last operations that were acknowledged");
   if (folder !== null) makeFolder(folder, 0o750);
   const unlock = folder === null ? () => {} : holdAlone("picket-observer", join(folder, "observer.lock"));
-  const books = new Books(new Clusters(escalationRules(config)));
+  const journal = (name: string): Journal | null =>
+    folder === null ? null : new Journal({ path: join(folder, name), durability, intents: join(folder, ".picket") });
+  const clusters = new Clusters(escalationRules(config));
+  const books = new Books(clusters);
   const operations = await openLog(config, books, log);
   const recorder = new Recorder(books, operations);
   recorder.scrubs = config.scrub === "on";
-  const model = config.llm ? new Model(config.llm) : null;
-  const escalations = await Escalations.open({
-    folder,
-    durability,
-    clusters: books.clusters,
-    notify: config.notify,
-    model,
-    log,
-  });
-  const corrections =
-    config.overseer_corrections === undefined
-      ? null
-      : new Corrections({
-          path: config.overseer_corrections,
-          folder,
-          record: async (ops) => void (await recorder.record(ops)),
-        });
-  const reviews =
-    folder === null
-      ? null
-      : new Journal({ path: join(folder, "reviews.jsonl"), durability, intents: join(folder, ".picket") });
+  const model = llm ? new Model(llm) : null;
+  const escalations = new Escalations({ folder, journal: journal("escalations.jsonl"), clusters, notify, model, log });
+  await escalations.replay();
+  const record = recorder.record.bind(recorder);
   const metrics = new Registry();
   const steps = new Map<string, Loop>();
-  const observer: Observer = {
+  return {
     config,
-    recorder,
-    operations,
-    books,
-    escalations,
-    corrections,
-    reviews,
-    model,
-    metrics,
-    steps,
     log,
-    playbooks: [],
+    unlock,
+    books,
+    operations,
+    recorder,
+    escalations,
+    corrections: overseer_corrections ? new Corrections({ path: overseer_corrections, folder, record }) : null,
+    reviews: journal("reviews.jsonl"),
+    model,
+    playbooks: [] as Playbook[],
+    metrics,
+    /** The background steps, by name. */
+    steps,
     reviewed: createFigures(metrics, { books, escalations, steps }),
   };
+}
+
+async function main(config: Config, service: Service): Promise<Running<Config>> {
+  const { log } = service;
+  const observer = await open(config, log);
+  const { books, operations, recorder, escalations } = observer;
   const rotation = startSteps(observer, service);
   const server = listenToAll(observer, { stopping: service.stopping, rotation });
   log.info("ready", {
@@ -142,7 +121,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       await operations.close();
       await observer.reviews?.close();
       await escalations.close();
-      unlock();
+      observer.unlock();
     },
   };
 }

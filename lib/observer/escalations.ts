@@ -10,7 +10,7 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { duration } from "../text.ts";
 import { writeWhole } from "../files.ts";
-import { type Durability, Journal } from "../journal.ts";
+import type { Journal } from "../journal.ts";
 import type { Log } from "../log.ts";
 import { type Outbox, type OutboxEvent, REMEMBERED_HOURS, type Untold, createOutbox, derivedId } from "../outbox.ts";
 import { replay } from "../replay.ts";
@@ -52,9 +52,9 @@ const Escalation = v.object({
 type Escalation = v.InferOutput<typeof Escalation>;
 
 interface EscalationOptions {
-  /** The folder of its files; null: in memory only. */
+  /** The folder of its files, and its journal there; null: in memory only. */
   folder: string | null;
-  durability: Durability;
+  journal: Journal | null;
   clusters: Clusters;
   /** The inbox that is told. */
   notify: { inbox_dir: string; recipient: string } | undefined;
@@ -76,7 +76,6 @@ say what most likely causes them and what to check first. No preamble.`;
 /** Escalates each cluster once for each level. */
 export class Escalations {
   #options: EscalationOptions;
-  #journal: Journal | null;
   #outbox: Outbox;
   /** The last escalations of each cluster. */
   #last = new Map<string, { level: Level; firstAt: number; lastAt: number }[]>();
@@ -84,34 +83,26 @@ export class Escalations {
   /** The number of escalations since the start. */
   count = 0;
 
-  private constructor(options: EscalationOptions) {
-    const { folder, durability } = options;
+  constructor(options: EscalationOptions) {
     this.#options = options;
     this.#outbox = createOutbox(options.notify, { from: "observer", log: options.log });
-    this.#journal =
-      folder === null
-        ? null
-        : new Journal({ path: join(folder, "escalations.jsonl"), durability, intents: join(folder, ".picket") });
   }
 
   /** Reads the escalations so far. */
-  static async open(options: EscalationOptions): Promise<Escalations> {
-    const self = new Escalations(options);
-    const { folder } = options;
-    if (folder === null) return self;
-    const told = readTold(folder);
-    await replay({
-      path: join(folder, "escalations.jsonl"),
-      record(value) {
-        const line = v.safeParse(Escalation, value);
-        if (!line.success) return;
-        const { id, ts } = line.output;
-        self.#remember(line.output);
-        if (Date.now() - Date.parse(ts) < STALE_MS) self.#untold.push(line.output);
-        if (id === told) self.#untold = [];
-      },
-    });
-    return self;
+  async replay(): Promise<void> {
+    const { folder, journal } = this.#options;
+    if (folder === null || journal === null) return;
+    const mark = join(folder, "escalations.told");
+    const told = existsSync(mark) ? readFileSync(mark, "utf8").trim() : null;
+    const record = (value: unknown): void => {
+      const line = v.safeParse(Escalation, value);
+      if (!line.success) return;
+      const { id, ts } = line.output;
+      this.#remember(line.output);
+      if (Date.now() - Date.parse(ts) < STALE_MS) this.#untold.push(line.output);
+      if (id === told) this.#untold = [];
+    };
+    await replay({ path: journal.path, record });
   }
 
   /** Takes over what a reload may change. */
@@ -147,7 +138,7 @@ export class Escalations {
   }
 
   async close(): Promise<void> {
-    await this.#journal?.close();
+    await this.#options.journal?.close();
     await this.#outbox.close();
   }
 
@@ -192,7 +183,7 @@ export class Escalations {
       examples,
       ...diagnosed,
     };
-    await this.#journal?.append(JSON.stringify(escalation));
+    await this.#options.journal?.append(JSON.stringify(escalation));
     this.#remember(escalation);
     this.#untold.push(escalation);
     this.count++;
@@ -236,11 +227,6 @@ async function diagnose(
   if (answer === null) return { diagnosis: null };
   if ("failed" in answer) return { diagnosis: null, diagnosis_failed: answer.failed };
   return { diagnosis: answer.text.trim().slice(0, LARGEST_DIAGNOSIS) };
-}
-
-function readTold(folder: string): string | null {
-  const file = join(folder, "escalations.told");
-  return existsSync(file) ? readFileSync(file, "utf8").trim() : null;
 }
 
 /** In words, on one line. */

@@ -12,36 +12,31 @@ const VERBATIM: ReadonlySet<string> = new Set(["id", "timestamp", "source"]);
 
 /** Writes operations into the log, each id once. */
 export class Recorder {
-  readonly books: Books;
   /** Whether secrets in texts are replaced. */
   scrubs = true;
+  #books: Books;
   #log: OpLog;
   /** Ids that are being written, each with its write: a duplicate waits for that. */
   #underWay = new Map<string, Promise<void>>();
 
   constructor(books: Books, log: OpLog) {
-    this.books = books;
+    this.#books = books;
     this.#log = log;
   }
 
   /**
    * Records the operations whose ids are new; resolves when all of them are durable and counted. Waits while the queue of
    * failures that need a fingerprint is too long.
-   * @returns how many were recorded. @throws the file system's error; then none was recorded.
+   * @throws the file system's error; then none was recorded.
    */
-  async record(given: readonly Operation[]): Promise<number> {
+  async record(given: readonly Operation[]): Promise<void> {
     const operations = this.scrubs ? given.map((operation) => scrub(operation, VERBATIM)) : given;
-    for (;;) {
-      const { fresh, ids, others } = this.#sort(operations);
-      if (others.length === 0) {
-        if (fresh.length > 0) await this.#write(fresh, ids);
-        const { clusters } = this.books;
-        if (clusters.fullness > CROWDED) await clusters.analyze(undefined, CROWDED);
-        return fresh.length;
-      }
-      // Should one of these writes fail, its operations are ours to record.
-      await Promise.allSettled(others);
-    }
+    let sorted = this.#sort(operations);
+    // Should one of the writes under way fail, its operations are ours to record.
+    for (; sorted.others.length > 0; sorted = this.#sort(operations)) await Promise.allSettled(sorted.others);
+    if (sorted.fresh.length > 0) await this.#write(sorted.fresh, sorted.ids);
+    const { clusters } = this.#books;
+    if (clusters.fullness > CROWDED) await clusters.analyze(undefined, CROWDED);
   }
 
   /** The operations to write, their ids, and the writes under way that have some of the rest. */
@@ -50,7 +45,7 @@ export class Recorder {
     const others: Promise<void>[] = [];
     const fresh = operations.filter(({ id }) => {
       if (id === undefined) return true;
-      if (ids.has(id) || this.books.ids.has(id)) return false;
+      if (ids.has(id) || this.#books.ids.has(id)) return false;
       const under = this.#underWay.get(id);
       if (under) others.push(under);
       else ids.add(id);

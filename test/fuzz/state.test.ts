@@ -4,6 +4,7 @@
 import { expect, test } from "bun:test";
 import { appendFileSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import * as fc from "fast-check";
+import { Journal } from "../../lib/journal.ts";
 import { createLog } from "../../lib/log.ts";
 import { Clusters } from "../../lib/observer/clusters.ts";
 import { Corrections } from "../../lib/observer/corrections.ts";
@@ -117,14 +118,15 @@ test(
       });
       await reader.pass();
       reader.close();
-      const all = await Escalations.open({
+      const all = new Escalations({
         folder: folder.at("data"),
-        durability: "os",
+        journal: new Journal({ path: folder.at("data", "escalations.jsonl"), durability: "os", intents: null }),
         clusters: books.clusters,
         notify,
         model: null,
         log: quiet,
       });
+      await all.replay();
       await books.clusters.analyze();
       await all.pass({ signal: new AbortController().signal });
       expect(all.waiting).toBe(0);

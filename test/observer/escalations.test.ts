@@ -3,6 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, unlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { Journal } from "../../lib/journal.ts";
 import { createLog } from "../../lib/log.ts";
 import { Clusters } from "../../lib/observer/clusters.ts";
 import { Escalations } from "../../lib/observer/escalations.ts";
@@ -23,9 +24,9 @@ test("a reload that changes the inbox during delivery loses no escalation", asyn
   }
   await clusters.analyze();
   const inbox = (name: string) => ({ inbox_dir: folder.at(name), recipient: "ops" });
-  const escalations = await Escalations.open({
+  const escalations = new Escalations({
     folder: folder.path,
-    durability: "disk",
+    journal: new Journal({ path: folder.at("escalations.jsonl"), durability: "disk", intents: folder.at(".picket") }),
     clusters,
     notify: inbox("old"),
     model: null,
