@@ -62,6 +62,11 @@ export function partialPosition(known: Partial<Position> & { offset: number }): 
   return { dev: 0, inode: 0, born: 0, mtime: Number.MAX_SAFE_INTEGER, generation: 1, head: "", tail: "", ...known };
 }
 
+/** Where nothing was read yet: files that were rotated away before now are not read. File systems count time in steps of some milliseconds. */
+export function unread(): Position {
+  return partialPosition({ offset: 0, generation: 0, mtime: Date.now() - 100 });
+}
+
 /** A whole line. Its bytes are valid during the call only. */
 export interface Line {
   /** It stands in here from `start` to before `end`, without its line break. */

@@ -8,7 +8,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
-import { Cursor, type Line, Position, partialPosition } from "../cursor.ts";
+import { Cursor, type Line, Position, partialPosition, unread } from "../cursor.ts";
 import { writeWhole } from "../files.ts";
 import { type Operation, readOperation } from "./operation.ts";
 
@@ -18,8 +18,6 @@ const LONGEST_LINE = 1 << 20;
 /** Limits of what is recorded at once. */
 const MOST_LINES = 500;
 const MOST_BYTES = 2 << 20;
-/** File systems count time in steps of some milliseconds. */
-const CLOCK_MS = 100;
 
 const State = v.object({ files: v.array(Position) });
 
@@ -69,8 +67,7 @@ export class Corrections {
       signal,
       begin: () => {
         // Files that lie beside it at the first pass are older: they are not read.
-        if (this.#cursor.positions.length === 0)
-          this.#cursor.positions = [partialPosition({ offset: 0, generation: 0, mtime: Date.now() - CLOCK_MS })];
+        if (this.#cursor.positions.length === 0) this.#cursor.positions = [unread()];
         // A new file's generation is saved before it becomes part of an id.
         this.#save();
       },

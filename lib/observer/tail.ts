@@ -1,12 +1,9 @@
 // Follows a log from another process: its newest operations, then those that are recorded later, across rotations.
 
-import { Cursor, partialPosition } from "../cursor.ts";
+import { Cursor, unread } from "../cursor.ts";
 import { parseLine } from "../replay.ts";
 import { LONGEST_LINE, endOf, operationOf, readLog, segmentsOf } from "./op-log.ts";
 import type { Operation } from "./operation.ts";
-
-/** File systems count time in steps of some milliseconds. */
-const CLOCK_MS = 100;
 
 export class LogTail {
   #path: string;
@@ -21,9 +18,7 @@ export class LogTail {
   async newest(limit: number): Promise<Operation[]> {
     const segment = segmentsOf(this.#path).at(-1);
     // The log may be renamed at any moment; the cursor finds the segments after this one by their numbers.
-    this.#cursor.positions = [
-      segment ? endOf(segment.path) : partialPosition({ offset: 0, mtime: Date.now() - CLOCK_MS }),
-    ];
+    this.#cursor.positions = [segment ? endOf(segment.path) : unread()];
     const last = await newestOf(limit, (each) => this.read(each));
     // After a rotation the log is short: the rest comes from the last full segment.
     if (last.length >= limit || !segment) return last;
