@@ -5,8 +5,7 @@
 // before it is dropped. One new id in some two billion is mistaken for a known one.
 
 const GENERATION = 1_000_000;
-const HALF = 2 ** 32;
-const HIGH_BITS = 0xf_ffff;
+const LOW_52_BITS = 0xf_ffff_ffff_ffffn;
 
 /** A set of ids that forgets the oldest. */
 export class RecentIds {
@@ -24,24 +23,20 @@ export class RecentIds {
     this.#add(hashOf(id));
   }
 
-  /** All hashes for a snapshot, in base64, older set first: 8 bytes each, the low half first. */
+  /** All hashes for a snapshot, in base64, older set first: 8 bytes each, the lowest first. */
   export(): string {
-    const all = new Uint32Array(2 * (this.#former.size + this.#now.size));
+    const bytes = Buffer.alloc(8 * (this.#former.size + this.#now.size));
     let end = 0;
     for (const hashes of [this.#former, this.#now]) {
-      for (const hash of hashes) {
-        all[end++] = hash % HALF;
-        all[end++] = hash / HALF;
-      }
+      for (const hash of hashes) end = bytes.writeBigUInt64LE(BigInt(hash), end);
     }
-    return Buffer.from(all.buffer).toString("base64");
+    return bytes.toString("base64");
   }
 
   /** Adds the hashes of an `export`, also one by 0.1.0, which kept 64 bits. */
   import(text: string): void {
     const bytes = Buffer.from(text, "base64");
-    for (let at = 0; at + 8 <= bytes.length; at += 8)
-      this.#add(joined(bytes.readUInt32LE(at), bytes.readUInt32LE(at + 4)));
+    for (let at = 0; at + 8 <= bytes.length; at += 8) this.#add(short(bytes.readBigUInt64LE(at)));
   }
 
   #add(hash: number): void {
@@ -53,14 +48,10 @@ export class RecentIds {
   }
 }
 
-const whole = new BigUint64Array(1);
-const halves = new Uint32Array(whole.buffer);
-
 function hashOf(id: string): number {
-  whole[0] = Bun.hash.wyhash(id);
-  return joined(halves[0]!, halves[1]!);
+  return short(Bun.hash.wyhash(id));
 }
 
-function joined(low: number, high: number): number {
-  return low + (high & HIGH_BITS) * HALF;
+function short(hash: bigint): number {
+  return Number(hash & LOW_52_BITS);
 }
