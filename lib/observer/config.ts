@@ -3,8 +3,6 @@
 import { join } from "node:path";
 import * as v from "valibot";
 import {
-  type Problem,
-  type Secret,
   dataFolder,
   httpUrl,
   integer,
@@ -78,17 +76,15 @@ const Settings = v.strictObject({
   ...connectionEntries,
 });
 
-/** What the configuration file gives. */
-export type Config = v.InferOutput<typeof Settings> & { auth: { token: Secret[] } };
 export const Config = v.pipe(
   Settings,
-  rule((config) => openDoor(config as Config)),
+  rule(function* (config) {
+    const text = whoMayConnect(config);
+    if (text) yield { path: ["listen"], text };
+  }),
 );
-
-function* openDoor(config: Config): Generator<Problem> {
-  const text = whoMayConnect(config);
-  if (text) yield { path: ["listen"], text };
-}
+/** What the configuration file gives. */
+export type Config = v.InferOutput<typeof Config>;
 
 /** When a cluster of failures is escalated, as the configuration says. */
 export function escalationRules(config: Config): EscalationRules {

@@ -158,14 +158,8 @@ export class OpLog {
   }
 }
 
-/** A full segment. */
-interface Segment {
-  number: number;
-  path: string;
-}
-
 /** The full segments of a log, oldest first. */
-export function segmentsOf(path: string): Segment[] {
+export function segmentsOf(path: string): { number: number; path: string }[] {
   const folder = dirname(path);
   const pattern = new RegExp(`^${RegExp.escape(stem(path))}\\.(\\d{6,})\\.jsonl$`);
   return (existsSync(folder) ? readdirSync(folder) : [])

@@ -76,13 +76,8 @@ function queryOf(url: string): URLSearchParams {
   return new URLSearchParams(start < 0 ? "" : url.slice(start));
 }
 
-interface Query {
-  limit: number;
-  fits: (operation: Operation) => boolean;
-}
-
 /** ?source=&success=&endpoint=&since=&limit=; what it doesn't know is refused. */
-function readQuery(params: URLSearchParams): Query {
+function readQuery(params: URLSearchParams) {
   const known = ["source", "success", "endpoint", "since", "limit"];
   const bad = (field: string, expected: string): never => {
     throw new Refusal(400, "bad_query", `${field}: ${expected}`, { extra: { field } });
@@ -103,7 +98,7 @@ function readQuery(params: URLSearchParams): Query {
   if (!Number.isInteger(most) || most < 1) bad("limit", `expected a whole number from 1 to ${RING_SIZE}`);
   return {
     limit: Math.min(most, RING_SIZE),
-    fits: (operation) =>
+    fits: (operation: Operation) =>
       (!source || operation.source === source) &&
       (!success || String(operation.success) === success) &&
       (!endpoint || operation.endpoint === endpoint) &&

@@ -1,15 +1,15 @@
 // Backups of the store, and their restoration.
 //
-// A backup is a copy of the database in one file, of one moment, checked before it gets its name. Tokens are in it as hashes. The
-// index of the episodes is in it on demand; the episodes are not.
+// A backup is a consistent copy of the database in one file, checked before it gets its name. It contains tokens as hashes, and the
+// index of the episodes with --episodes; never the episodes.
 //
-// Restoring is for a receiver that is down:
+// Restoring needs a stopped receiver:
 //
 //   1. the backup is checked, copied beside the store, and brought up to this version's tables
 //   2. the former store gets a second name, beside it
 //   3. the copy is renamed over it: killed at any moment, there is the former store or the restored one
 //
-// The restored store gets another random name for its events (alerts.ts), so that none is taken for one that was told before.
+// The restored store gets another random name for its events (alerts.ts), so that an inbox takes none for one that it has already.
 
 import {
   copyFileSync,
@@ -87,7 +87,7 @@ function mustBeSound(file: string): void {
   if (found !== "ok") throw new Error(`"${file}" is damaged: ${found}`);
 }
 
-/** What a backup says of itself; a copy of the store's file says nothing. */
+/** A backup's own note; a plain copy of the store's file has none. */
 interface Backup {
   at: number | null;
   episodes: boolean;
@@ -105,7 +105,7 @@ async function restore(context: Context): Promise<void> {
     const store = storeFile(data_dir);
     const fresh = `${store}.restoring`;
     const about = prepare(file, fresh);
-    // First: a store that finds no index forgets its episodes.
+    // Before the rename: a store without an index file forgets its episodes.
     if (about.episodes) makeIndex(fresh, join(data_dir, "index.jsonl"));
     const former = putAside(store);
     const lost = former === null ? [] : lostTokens(former, fresh);
@@ -154,7 +154,7 @@ function putAside(store: string): string | null {
     foldLog(store);
   } catch (error) {
     if (isBusy(error)) throw error;
-    // It is damaged: its log goes with it, and must not be taken for the restored one's.
+    // It is damaged: its log moves with it, so that it isn't read as the restored store's.
     if (existsSync(`${store}-wal`)) renameSync(`${store}-wal`, `${aside}-wal`);
   }
   for (const suffix of ["-wal", "-shm"]) rmSync(store + suffix, { force: true });

@@ -46,20 +46,13 @@ function store(dir: string, episodes: string): { newest: number | null; rows: Ch
     return { newest: null, rows: [yellow("store", `${file} is not there yet`, "picket-receiver host add NAME")] };
   }
   try {
-    const [check] = Array.from(readSqlite<{ quick_check: string }>(file, "PRAGMA quick_check(1)"));
-    const found = check?.quick_check;
+    const found = readSqlite<{ quick_check: string }>(file, "PRAGMA quick_check(1)")[0]?.quick_check;
     if (found !== "ok") {
       const fix = "systemctl stop picket-receiver; picket-receiver restore FILE (a backup)";
       return { newest: null, rows: [red("store", `damaged: ${found}`, fix)] };
     }
-    const [seen] = Array.from(readSqlite<Seen>(file, SEEN));
-    const { newest, noted, waiting } = seen!;
-    const statuses = Array.from(
-      readSqlite<{ status: string; hosts: number }>(
-        file,
-        "SELECT status, COUNT(*) AS hosts FROM hosts GROUP BY status",
-      ),
-    );
+    const { newest, noted, waiting } = readSqlite<Seen>(file, SEEN)[0]!;
+    const statuses = readSqlite<Statuses>(file, "SELECT status, COUNT(*) AS hosts FROM hosts GROUP BY status");
     return {
       newest,
       rows: [green("store", "sound"), ...hosts(statuses, newest), ...told(waiting), indexed(noted, episodes)],
@@ -70,7 +63,12 @@ function store(dir: string, episodes: string): { newest: number | null; rows: Ch
   }
 }
 
-function hosts(statuses: { status: string; hosts: number }[], newest: number | null): Check[] {
+interface Statuses {
+  status: string;
+  hosts: number;
+}
+
+function hosts(statuses: Statuses[], newest: number | null): Check[] {
   const count = (status: string) => statuses.find((one) => one.status === status)?.hosts ?? 0;
   const silent = count("stale") + count("offline");
   const expected = silent + count("online");

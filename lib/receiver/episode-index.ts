@@ -1,10 +1,10 @@
 // The index of all episodes: index.jsonl, a journal with one line an episode, in the order in which they came.
 //
-// The file is the truth and says so without this program. Looking things up in it goes through a table of the store that
-// follows it: before every look the lines that were added since are read (`index rebuild`, another
-// process, may have added some). How far it was read is kept in the same transaction as the rows. A file that was replaced, cut or rewritten in place is
-// read anew from its start. Of two lines for one episode the later one counts; one that removes it counts only for the line with
-// the same received_at, so that an upload of that moment stays.
+// The file is the truth, and readable without this program. Lookups use a table of the store that follows the file: the lines that
+// were added since, also by another process (`index rebuild`), are read before each lookup. The position is kept in the same
+// transaction as the rows. A file that was replaced, cut or rewritten in place is read again from its start. Of two lines for one
+// episode the later one counts; a line that removes it counts only for the line with the same received_at, so that an upload at
+// that moment stays.
 
 import { closeSync } from "node:fs";
 import { join } from "node:path";
@@ -44,7 +44,7 @@ export type IndexRow = v.InferOutput<typeof Line> & {
 const Renamed = v.object({ renamed_at: Time, renamed_from: v.string(), host: v.string() });
 type Renamed = v.InferOutput<typeof Renamed>;
 
-/** A file this young may be one that the daemon is about to note, in milliseconds. */
+/** The daemon may be about to add the line of a file that is younger than this, in milliseconds. */
 const YOUNG_MS = 2000;
 /** So many lines are read at once. */
 const PAGE = 500;
@@ -126,7 +126,7 @@ export class EpisodeIndex {
     }
   }
 
-  /** How many episodes are there by the index, and how many bytes they have. */
+  /** The number and the bytes of all episodes in the index. */
   async totals(): Promise<{ episodes: number; bytes: number }> {
     await this.#followIfRoom();
     const place = await getNote(this.#store.read, "index_place");
@@ -140,7 +140,7 @@ export class EpisodeIndex {
     return { episodes, bytes };
   }
 
-  /** For reading: on a full disk what the table has already is better than nothing. */
+  /** For reading: on a full disk the table as it is is better than an error. */
   async #followIfRoom(): Promise<void> {
     try {
       await this.follow();
@@ -156,7 +156,7 @@ export class EpisodeIndex {
 
   /** Brings the table up to the file. */
   async follow(): Promise<void> {
-    // One that is under way may have looked before the line came that the caller is after.
+    // A pass under way may have read the file before the caller's line was added.
     if (this.#following) await this.#following;
     this.#following ??= this.#readOn().finally(() => (this.#following = null));
     await this.#following;
@@ -249,7 +249,7 @@ export async function rebuild({ index, episodes, signal, progress }: Check): Pro
     if (await index.has(stored)) continue;
     const row = await rowOf(episodes, stored);
     const age = Date.now() - stored.modifiedAt;
-    // A file that has just come is being noted by the daemon, unless that died.
+    // The daemon is adding the line of a new file, unless it was killed.
     if (age >= 0 && age < YOUNG_MS) await Bun.sleep(YOUNG_MS - age);
     if (await index.has(stored)) continue;
     await episodes.sync(stored);

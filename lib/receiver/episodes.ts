@@ -1,10 +1,10 @@
-// The place of episodes: finished archives that are never changed and never overwritten.
+// Where episodes are stored: finished archives that are never changed and never overwritten.
 //
-// In a folder an episode is `<host>/<episode>.tar.zst`. Taking one in:
+// In a folder an episode is `<host>/<episode>.tar.zst`. An upload:
 //
 //   1. bytes go to `<host>/.<episode>.tar.zst.<random>.partial`, beside the target and so on the same file system
 //   2. the file is synced, then linked to its name: link(2) fails where the name is taken, a rename would replace it
-//   3. the partial name goes, and the folder is synced: the name survives a power cut
+//   3. the partial name is removed, and the folder is synced: the name survives a power cut
 //
 // Killed before 2 it leaves a partial file, which the next start or the hourly sweep removes. Killed after 2 the episode is whole.
 
@@ -40,35 +40,35 @@ export interface EpisodeKey {
   episode: string;
 }
 
-/** An episode in its place. */
+/** A stored episode. */
 export interface StoredEpisode extends EpisodeKey {
   size: number;
   /** Milliseconds since 1970. */
   modifiedAt: number;
 }
 
-/** An episode on its way in. */
+/** An episode that is being uploaded. */
 export interface Upload {
   write(chunk: Uint8Array): Promise<void>;
-  /** Puts it in its place, durably. `taken`: another one has the name; nothing was changed. */
+  /** Stores it durably under its name. `taken`: another one has the name; nothing was changed. */
   commit(): Promise<"stored" | "taken">;
   /** Leaves nothing behind. May be called at any time, also after `commit`. */
   abort(): Promise<void>;
 }
 
-/** A place for episodes. Where there is no room, errors have the code `ENOSPC`. */
+/** Stores episodes. On a full disk errors have the code `ENOSPC`. */
 export interface EpisodeStore {
   upload(key: EpisodeKey): Promise<Upload>;
   find(key: EpisodeKey): Promise<StoredEpisode | null>;
-  /** Makes an episode in its place survive a power cut: the process that put it there may have died before its sync. */
+  /** Makes a stored episode survive a power cut: the process that stored it may have died before its sync. */
   sync(key: EpisodeKey): Promise<void>;
   /** The bytes; `slice` gives a part of them. */
   open(key: EpisodeKey): Blob;
-  /** All of them. Other names, folders and links that lead nowhere are passed over. */
+  /** All of them. Other names, folders and dangling links are skipped. */
   list(): AsyncIterable<StoredEpisode>;
   /** Whether a host has episodes. */
   has(host: string): Promise<boolean>;
-  /** Gives a host's episodes to another name, durably. Uploads under the former one may go on. */
+  /** Moves a host's episodes to another name, durably. Uploads under the former name may continue. */
   move(from: string, to: string): Promise<void>;
   /** Removes episodes, durably. One that is missing counts as removed. */
   remove(keys: readonly EpisodeKey[]): Promise<void>;
@@ -189,7 +189,7 @@ export class EpisodeFolder implements EpisodeStore {
   async sweep(log: Log): Promise<void> {
     let swept = 0;
     const failures: unknown[] = [];
-    // A folder of root's, say, keeps neither the others from being swept nor the daemon from starting.
+    // A folder that belongs to root, for example, stops neither the rest of the sweep nor the start.
     const attempt = <T>(work: () => T): T | undefined => {
       try {
         return work();
@@ -234,7 +234,7 @@ export class EpisodeFolder implements EpisodeStore {
   }
 }
 
-/** The file at a path; undefined where there is none, or a link that leads nowhere. */
+/** The file at a path; undefined for a missing file and a dangling link. */
 function look(path: string): Stats | undefined {
   try {
     return statSync(path, { throwIfNoEntry: false });

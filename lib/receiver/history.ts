@@ -1,4 +1,4 @@
-// The history of figures: samples are thinned out with age, and read back in the coarsest grain that is fine enough.
+// The history of figures: samples are thinned out with age. A query reads the coarsest grain that is fine enough.
 //
 //   raw samples     48 hours (by default, see config.ts)
 //   600 s rollups   30 days
@@ -37,10 +37,7 @@ type Summaries = Record<string, Summary>;
 // ---------------------------------------------------------------------------------------------------------------
 // Rolling up
 
-/**
- * One pass over the rollups that are due; true where more are due. One that can't be made (a broken row) throws after the others
- * are made.
- */
+/** Makes the rollups that are due; true when more are due. When one fails (a broken row), it throws after the others are made. */
 export async function rollupPass(store: Store, { now, alive }: { now: number; alive: () => void }): Promise<boolean> {
   let failed: Error | undefined;
   for (const step of STEPS) {
@@ -66,7 +63,7 @@ export async function rollupPass(store: Store, { now, alive }: { now: number; al
 async function rollUp(tx: Queries, { host, step, at }: { host: number; step: Step; at: number }): Promise<void> {
   const rolled = step === FINEST_STEP ? await fromSamples(tx, host, at) : await fromRollups(tx, { host, step, at });
   await tx.run("DELETE FROM rollups_due WHERE step = $1 AND at = $2 AND host = $3", [step, at, host]);
-  // The finer rows are gone by their age: the rollup that was made of them stays.
+  // The finer rows are deleted for their age: the rollup that was made of them stays.
   if (rolled === null) return;
   const [metrics, containers] = rolled;
   await tx.run(
@@ -157,7 +154,7 @@ function merge(a: Summary | undefined, b: Summary): Summary {
 // ---------------------------------------------------------------------------------------------------------------
 // Retention
 
-/** Deletes rows that are older than their grain is kept, host by host. Not for a clock that is doubted: see presence.ts. */
+/** Deletes expired rows, host by host. Not while the clock is doubted: see presence.ts. */
 export async function retentionPass(
   store: Store,
   { now, alive, retention }: { now: number; alive: () => void; retention: Retention },
@@ -214,21 +211,8 @@ interface HistoryQuery {
   retention: Retention;
 }
 
-interface HistoryPoint {
-  at: number;
-  min: number;
-  mean: number;
-  max: number;
-}
-
-interface History {
-  /** Seconds from one point to the next. */
-  step: number;
-  points: HistoryPoint[];
-}
-
-/** Reads a series, downsampled. */
-export async function readHistory(db: Queries, query: HistoryQuery): Promise<History> {
+/** Reads a series, downsampled. `step`: seconds from one point to the next. */
+export async function readHistory(db: Queries, query: HistoryQuery) {
   const { from, to, points, now, retention } = query;
   // Points begin at multiples of their width, so that an hour is the same point in each answer. The first one then begins before
   // `from`, so the others share the range. A single point covers all of it.

@@ -1,10 +1,10 @@
-// Removes episodes, and notes it in the index. The file goes first, then a line with `removed_at` comes, so that the index never
-// says of a file that is there that it was removed:
+// Removes episodes, and notes it in the index. The file is deleted first, then a line with `removed_at` is added, so that the index
+// never calls an existing file removed:
 //
-//   killed in between   the file is missing and the index has it: the same command again adds the line
-//   an upload in between   the same bytes are taken again, under the line that was still there: it is made again
+//   killed in between      the file is missing and the index has it: the same command adds the line
+//   an upload in between   the same bytes are stored again under the line that was still there: that line is added again
 //
-// A removed episode keeps its line: other bytes under its name are refused as before.
+// A removed episode keeps its line, so other bytes under its name are refused.
 
 import type { Check, IndexRow } from "./episode-index.ts";
 import type { EpisodeKey } from "./episodes.ts";
@@ -15,7 +15,7 @@ const BATCH = 200;
 /** What removal works on. */
 export type Removal = Omit<Check, "progress">;
 
-/** Removes episodes and gives each one that was there, or in the index, once it is gone. */
+/** Removes episodes; gives each that had a file or a line, once it is removed. */
 export async function* remove(
   { index, episodes, signal }: Removal,
   keys: AsyncIterable<EpisodeKey> | Iterable<EpisodeKey>,

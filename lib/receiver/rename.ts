@@ -1,13 +1,12 @@
-// Gives a host another name. Its history, tokens and alerts follow at once, because they know it by its number. Episodes lie under
-// their host's name:
+// Renames a host. Its history, tokens and alerts refer to its number. Episodes are stored under their host's name:
 //
-//   1. one transaction changes the name and keeps the former one as an alias: the agent may go on saying it
-//   2. a line of the index moves the host's episodes there
+//   1. one transaction changes the name and keeps the former one as an alias: the agent may go on using it
+//   2. a line of the index moves the host's episodes to the new name
 //   3. each file gets its new name, then loses the old one
-//   4. the alias counts as settled
+//   4. the alias is marked as settled
 //
-// Killed in between, the daemon goes on from there, and so does the same command. An upload that began under the former name ends
-// under it: the index takes its line as one of the new name (episode-index.ts), and the daemon's next look moves its file.
+// After a kill the daemon, or the same command, continues there. An upload that began under the former name ends under it: the
+// index reads its line as one of the new name (episode-index.ts), and the daemon's next pass moves its file.
 
 import { UsageError } from "../command-line.ts";
 import { NAME_SEGMENT } from "../config.ts";
@@ -30,7 +29,7 @@ export async function renameHost(renaming: Renaming, from: string, to: string): 
     throw new UsageError(`"${to}" is not a valid name`, "letters, digits, dots, dashes and underscores");
   }
   const { name } = await findHost(store.read, from);
-  // Else it was renamed already, and its episodes are still under way.
+  // Otherwise it was renamed before, and its episodes are still being moved.
   if (name !== to) {
     if (await episodes.has(to)) {
       const what = `there are episodes of a former host "${to}"`;

@@ -1,11 +1,11 @@
-// Takes in an episode. In this order, and each step reads no more than it needs:
+// Stores an uploaded episode, in this order:
 //
 //   headers (400) → commit (400, 412, 503) → length (413) → body, hashed while it is written beside its target
 //   → hash, length and magic number (400) → its name, unless that is taken → a line in the index → 201
 //
-// Where the name is taken, the same bytes are a retry after a lost answer: 200, and where a crash prevented the line in the index
-// it is written now. Other bytes are 409 and change nothing. The body is hashed in that case, too: only a client that has sent
-// these bytes is told that they are here.
+// If the name is taken, the same bytes are a retry after a lost answer: 200, and a line that a crash prevented is added now. Other
+// bytes are 409 and change nothing. The body is hashed in that case, too: only a client that has sent these bytes learns that they
+// are here.
 
 import { NAME_SEGMENT } from "../config.ts";
 import { chunksOf, tooLarge } from "../body.ts";
@@ -17,7 +17,7 @@ import type { VersionGate } from "./version-gate.ts";
 /** A zstd frame begins with one of these (RFC 8878, sections 3.1.1 and 3.1.2): data, or what decoders skip. */
 const MAGIC = new Set([0xfd2fb528, ...Array.from({ length: 16 }, (_, n) => 0x184d2a50 + n)]);
 
-/** An upload ends when nothing comes for this long. It may be as slow as it likes. */
+/** An upload may be slow, but ends when nothing comes for this long. */
 const STALLED_MS = 30_000;
 
 export interface Taking {
@@ -53,17 +53,12 @@ export interface TakenEpisode {
   outcome: "stored" | "known";
   sha256: string;
   size: number;
-  /** Whether it had its commit. */
+  /** Whether its header named a commit. */
   stamped: boolean;
 }
 
 /** The headers of an upload. */
-interface Announced {
-  sha256: string;
-  schema: number;
-  commit: string | null;
-  length: number | null;
-}
+type Announced = ReturnType<typeof readHeaders>;
 
 /** The name in the last segment of an upload's path. @throws Refusal 400. */
 export function episodeName(file: string): string {
@@ -75,7 +70,7 @@ export function episodeName(file: string): string {
   );
 }
 
-/** Takes an episode. @throws Refusal 400, 409, 412, 413, 503; what the file system throws. */
+/** Stores an upload. @throws Refusal 400, 409, 412, 413, 503; what the file system throws. */
 export async function takeEpisode(taking: Taking, key: EpisodeKey, request: Request): Promise<TakenEpisode> {
   const { episodes, gate, maxBytes } = taking;
   const announced = readHeaders(request);
@@ -103,7 +98,7 @@ export async function takeEpisode(taking: Taking, key: EpisodeKey, request: Requ
   }
 }
 
-function readHeaders({ headers }: Request): Announced {
+function readHeaders({ headers }: Request) {
   const sha256 = headers.get("x-content-sha256")?.toLowerCase() ?? null;
   if (sha256 === null) throw broken("X-Content-SHA256", "is missing: send the body's SHA-256 in hex");
   if (!/^[0-9a-f]{64}$/.test(sha256)) throw broken("X-Content-SHA256", "expected 64 hex digits");
@@ -167,7 +162,7 @@ async function compare(taking: Taking, key: EpisodeKey, announced: Announced, si
     throw new Refusal(500, "damaged", what);
   }
   if (noted.sha256 !== announced.sha256) throw otherBytes(key, noted);
-  // The process that put it there may have died before its name was on the disk.
+  // The process that stored it may have died before its name was on the disk.
   await taking.episodes.sync(key);
   await addRow(taking, key, announced, size);
   return { outcome: "known", sha256: noted.sha256, size, stamped: announced.commit !== null };
