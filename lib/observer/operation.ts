@@ -17,6 +17,8 @@ const LONGEST_ID = 256;
 const LONGEST_ENDPOINT = 4096;
 /** A timestamp may be this far ahead of our clock. */
 const CLOCK_MS = 60_000;
+/** What Go and C write where there is no time. */
+const NO_TIME = /^(?:0001-01-01|1970-01-01)[T ]00:00/;
 
 /** An operation as it is recorded. */
 export interface Operation {
@@ -143,7 +145,7 @@ function completed(given: Given, failed: boolean, now: number): Operation {
   const { id, timestamp, endpoint, source, success, ok, error } = given;
   const hasError = typeof error === "string" && error.trim() !== "";
   const operation = (id ? { id } : {}) as Operation;
-  operation.timestamp = timestamp || new Date(now).toISOString();
+  operation.timestamp = timestamp && !NO_TIME.test(timestamp) ? timestamp : new Date(now).toISOString();
   operation.endpoint = endpoint!;
   operation.source = (source?.trim() || "mcp") as Source;
   operation.success = success ?? ok ?? !(failed || hasError);

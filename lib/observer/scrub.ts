@@ -4,7 +4,7 @@ const REPLACED = "[redacted]";
 
 /** Words that name a secret when they are a key, with a prefix too: `db_password`, `X-Api-Key`. */
 const NAMES =
-  "pass(?:word|wd|phrase|code)|pwd|secret(?:[_-]?(?:access[_-]?)?key)?|(?:api|access|private|auth|account|encryption|signing)[_-]?key|token|client[_-]?secret|credentials?|authorization|connection[_-]?string";
+  "pass(?:word|wort|wd|phrase|code)|kennwort|wachtwoord|mot de passe|contrase[ñn]a|senha|пароль|pwd|secret(?:[_-]?(?:access[_-]?)?key)?|(?:api|access|private|auth|account|encryption|signing)[_-]?key|token|client[_-]?secret|credentials?|authorization|connection[_-]?string";
 /** What follows such a word in a message about it. */
 const NO_SECRET =
   "(?:yes|no|true|false|null|none|nil|undefined|empty|required|missing|invalid|expired|unknown|wrong|revoked|not|is|was|are|has|must|does|for|the|an?|of|in|to)\\b|(?:bearer|basic|token|apikey)\\s|\\[redacted\\]|\\*{3}";
@@ -17,12 +17,21 @@ const PATTERNS: readonly RegExp[] = [
   /-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:(?!-----)[^]){0,16384}(?:-----END [A-Z ]{0,40}PRIVATE KEY-----)?/g,
   // user:password@ in an address
   /(?<keep>\b[a-z][a-z0-9+.-]{1,30}:\/\/[^\s/:@"'<>]{0,256}:)[^\s/@"'<>]{1,1024}(?=@)/gi,
+  // a token alone in its place, and addresses that are secrets themselves
+  /(?<keep>\b[a-z][a-z0-9+.-]{1,30}:\/\/)(?=[\w-]{0,255}\d)[\w-]{16,255}(?=@)/gi,
+  /(?<keep>hooks\.slack\.com\/(?:services|workflows|triggers)\/|discord(?:app)?\.com\/api\/webhooks\/\d{1,20}\/|(?<!\d)\d{6,12}:(?=AA))[\w/-]{8,255}/gi,
+  // curl -u user:password, sshpass -p password, mysql -ppassword
+  /(?<keep>\bcurl\s(?:[^\n]{0,256}\s)?(?:-u|--user)[\s=]{0,2}["']?[^\s:"']{1,128}:|\bsshpass\s-p\s?|\b(?:mysql|mariadb)\w{0,16}\s(?:[^\n]{0,256}\s)?-p)[^\s"']{1,256}/g,
   /(?<keep>\bcookie["']?:\s{0,4})[^\n"']{1,4096}/gi,
   // password=…, "api_key": "…", Authorization: Bearer …, --token …, ?sig=…
   new RegExp(
-    String.raw`(?<keep>(?:${NAMES})\\?["'\]]?\s{0,4}(?:=>|:=|[:=])\s{0,4}(?:(?:${SCHEMES})\s{1,4})?|(?<![a-z])pass=|[?&][\w-]{0,20}sig(?:nature)?=)(?!${NO_SECRET})(?:${VALUE})`,
+    String.raw`(?<keep>(?:${NAMES})\\?["'\]]?\s{0,4}(?:=>|:=|[:=]|%3[AD])\s{0,4}(?:(?:${SCHEMES})\s{1,4})?|(?<![a-z])pass=|[?&][\w-]{0,20}sig(?:nature)?=)(?!${NO_SECRET})(?:${VALUE})`,
     "gi",
   ),
+  // <password>…</password>, password is "…", login bob password … of netrc
+  new RegExp(String.raw`(?<keep><(?:[\w:.-]{0,40}[_.-])?(?:${NAMES})>)[^<\n]{1,4096}`, "gi"),
+  new RegExp(String.raw`(?<keep>(?:${NAMES}) (?:is|was) )(?:"[^"\n]{1,256}"|'[^'\n]{1,256}')`, "gi"),
+  /(?<keep>\blogin \S{1,128} password )(?!\[redacted\])\S{1,256}/g,
   new RegExp(String.raw`(?<keep>(?<!\S)--?(?:[\w-]{0,40}-)?(?:${NAMES})\s)(?!-|${NO_SECRET})(?:${VALUE})`, "gi"),
   new RegExp(String.raw`(?<keep>\b(?:${SCHEMES})\s{1,4})(?=\S{0,4096}[\d=._~+/-])[\w.~+/=-]{8,4096}`, "gi"),
   // tokens that show what they are
@@ -31,8 +40,10 @@ const PATTERNS: readonly RegExp[] = [
 ];
 /** Whether a text may hold a secret at all: most don't, and this is asked of every text. */
 const SUSPICIOUS =
-  /pass|pwd|secret|token|key|credential|authorization|cookie|sig=|signature=|connection|bearer|basic|BEGIN|:\/\/[^\s/]*@|gh[pousr]_|github_pat|gl[a-z]{2,5}-|xox|xapp|sk[-_]|rk_|pk_|whsec|A(?:KIA|SIA|GPA|IDA|ROA)|AIza|ya29|hf_|npm_|pypi|dop_v1|dckr|shp|SG\.|glsa|tskey|hvs\.|r8_|eyJ/i;
-const SECRET_NAME = new RegExp(`(?:${NAMES}|cookie)$`, "i");
+  /pass|pwd|kennwort|wachtwoord|contrase|senha|пароль|hooks\.|webhooks|:AA|curl|-p|secret|token|key|credential|authorization|cookie|sig=|signature=|connection|bearer|basic|BEGIN|:\/\/[^\s/]*@|gh[pousr]_|github_pat|gl[a-z]{2,5}-|xox|xapp|sk[-_]|rk_|pk_|whsec|A(?:KIA|SIA|GPA|IDA|ROA)|AIza|ya29|hf_|npm_|pypi|dop_v1|dckr|shp|SG\.|glsa|tskey|hvs\.|r8_|eyJ/i;
+const SECRET_NAME = new RegExp(`(?:${NAMES}|cookie|^pass)$`, "i");
+/** An argument that is followed by a secret. */
+const SECRET_FLAG = new RegExp(`^--?(?:[\\w-]{0,40}-)?(?:${NAMES})$`, "i");
 const LONGEST_NAME = 64;
 
 /** The text with `[redacted]` in place of its secrets. */
@@ -61,11 +72,21 @@ export function scrub<T>(value: T, verbatim?: ReadonlySet<string>): T {
   for (const key of Object.keys(given)) {
     if (verbatim?.has(key)) continue;
     const inner = given[key];
-    const isSecret = typeof inner === "string" && inner !== "" && key.length <= LONGEST_NAME && SECRET_NAME.test(key);
-    const clean = isSecret ? REPLACED : scrub(inner);
+    const isSecret = Array.isArray(value)
+      ? SECRET_FLAG.test(String(value[Number(key) - 1]))
+      : key.length <= LONGEST_NAME && SECRET_NAME.test(key);
+    const clean = isSecret ? redacted(inner) : scrub(inner);
     if (clean === inner) continue;
     copy ??= (Array.isArray(value) ? [...(value as unknown[])] : { ...value }) as Record<string, unknown>;
     copy[key] = clean;
   }
   return (copy ?? value) as T;
+}
+
+/** The value with all its texts replaced. */
+function redacted(value: unknown): unknown {
+  if (typeof value === "string") return value === "" ? value : REPLACED;
+  if (typeof value !== "object" || value === null) return value;
+  if (Array.isArray(value)) return value.map(redacted);
+  return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, redacted(inner)]));
 }

@@ -57,6 +57,7 @@ describe("an operation is read:", () => {
       { ...READ, success: false, duration_ms: 5, output_summary: "done" },
     ],
     ["an error alone is a failure", { ...PLAIN, error: "no" }, { ...READ, success: false, error: "no" }],
+    ["what Go writes for no time is none", { ...PLAIN, timestamp: "0001-01-01T00:00:00Z" }, READ],
     ["a blank error and id are none", { ...PLAIN, error: "  ", id: "", timestamp: "" }, READ],
     [
       "null is left out, but for unknown fields",

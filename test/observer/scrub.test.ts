@@ -28,6 +28,15 @@ const TEXTS = [
   `mysql --password ${S} -u bob`,
   `{'client_secret': '${S}'}`,
   `Set-Cookie: session=${S}; path=/`,
+  `clone https://${S.replace("secret", "secret-1234")}@git.example.org/a: refused`,
+  `curl -s -u bob:${S} https://example.org`,
+  `mysqldump -ubob -p${S} shop`,
+  `<db_password>${S}</db_password>`,
+  `the password is "${S}"`,
+  `body=password%3D${S}`,
+  `Passwort: ${S} ist falsch, contraseña=${S}`,
+  `login bob password ${S}`,
+  ["post https://hooks.", "slack.com/services/T0/B0/", S].join(""),
   `-----BEGIN RSA PRIVATE KEY-----\n${S}\n-----END RSA PRIVATE KEY-----`,
 ];
 const PLAIN = [
@@ -40,6 +49,8 @@ const PLAIN = [
   "pass: 5, fail: 3",
   "Key (mail)=(a@b.example) already exists",
   "GET https://example.org/a?page=2 answered 500",
+  "the password is wrong",
+  "docker run -p 8080:80 -u 1000 app",
   "--token-file /etc/picket/token is not readable",
 ];
 
@@ -75,7 +86,12 @@ test("no secret reaches the log, the answers, the inbox or the model, unless scr
   const llm = `llm: { url: "http://127.0.0.1:${server.port}", model: m }\n`;
   await using observer = await Observer.start({ more: llm });
   await observer.record(
-    ...[1, 2, 3].map(() => failure("login", TEXTS[0]!, { id: S, nested: { api_key: S, list: [`token=${S}`] } })),
+    ...[1, 2, 3].map(() =>
+      failure("login", TEXTS[0]!, {
+        id: S,
+        nested: { api_key: S, list: [`token=${S}`], args: ["--password", S], secret: [{ value: S }] },
+      }),
+    ),
     ...[1, 2, 3].map((n) => failure("deploy", `Bearer ${S} was refused`, { id: String(n) })),
   );
   await observer.post("/observer/review", { response: `password=${S}`, source_content: TEXTS[1] });
