@@ -7,7 +7,7 @@ import type { Config } from "./config.ts";
 import { examine, ownFolders } from "./doctor.ts";
 import { EpisodeFolders } from "./episodes.ts";
 import { inWords } from "./host-words.ts";
-import { exitIfRefused, hostOf, openHub, wrongHost } from "./hub.ts";
+import { exitIfRefused, hostOf, openHub, ping, wrongHost } from "./hub.ts";
 import { REPORT_PATHS } from "./reporter.ts";
 import { FIRST_SAMPLE_MS, Sampler } from "./report.ts";
 import { Shipping } from "./shipping.ts";
@@ -18,17 +18,14 @@ const EXIT_FATAL = 6;
 type Context<A = object> = CommandContext<Config, A>;
 
 /** `ping`: tries name, TLS, token and clock; writes nothing. */
-async function ping(context: Context): Promise<void> {
+async function pingOnce(context: Context): Promise<void> {
   const { receiver, host_id } = await context.loadConfig();
   const hub = openHub(receiver);
   const begin = performance.now();
-  const { body } = await hub
-    .ask({ method: "POST", path: "/v1/ping", what: "ping", signal: context.signal })
-    .catch(exitIfRefused);
+  const { body, skewMs } = await ping(hub, context.signal).catch(exitIfRefused);
   const ms = Math.round(performance.now() - begin);
   if (typeof body["host"] !== "string") throw new Error(`ping "${hub.url}": the answer is not a receiver's`);
-  const there = Date.parse(String(body["time"]));
-  const skew = Number.isNaN(there) ? "" : `, clocks differ by ${Math.round(Math.abs(Date.now() - there) / 1000)} s`;
+  const skew = skewMs === null ? "" : `, clocks differ by ${Math.round(Math.abs(skewMs) / 1000)} s`;
   context.print(printable(`${hub.url} knows this host as "${body["host"]}" (${ms} ms${skew})`));
   const wrong = wrongHost(host_id, body);
   if (wrong === null) return;
@@ -133,7 +130,7 @@ export const COMMANDS = {
   ping: {
     summary: "test the connection to the receiver: name, TLS, token, clock; writes nothing",
     usage: "usage: picket-agent ping\n\nExit code 3 when the receiver rejects the token.\n\nexample: picket-agent ping",
-    run: ping,
+    run: pingOnce,
   },
   selftest: {
     summary: "collect one report, show it, send it, show the answer",

@@ -40,15 +40,17 @@ export type DockerContainer = ReturnType<typeof rowOf>;
 
 type ContainerMetrics = ReturnType<typeof metricsOf>;
 
+const maybe = <S extends v.GenericSchema>(schema: S) => v.nullish(schema, null);
 /** A negative figure becomes null: the receiver would reject the whole report for it. */
-const count = v.nullish(
-  v.pipe(
-    v.number(),
-    v.transform((given) => (given >= 0 ? given : null)),
-  ),
-  null,
-);
-const health = v.nullish(v.object({ Status: v.nullish(v.string(), null) }), null);
+const negativeToNull = v.transform((given: number) => (given >= 0 ? given : null));
+const count = maybe(v.pipe(v.number(), negativeToNull));
+const health = maybe(v.object({ Status: maybe(v.string()) }));
+const Port = v.object({
+  IP: maybe(v.string()),
+  PrivatePort: v.number(),
+  PublicPort: maybe(v.number()),
+  Type: v.nullish(v.string(), "tcp"),
+});
 /** What a container can do without: null, or anything unexpected, is nothing. */
 const Listed = v.object({
   Id: v.pipe(v.string(), v.minLength(1)),
@@ -56,46 +58,30 @@ const Listed = v.object({
   Image: v.fallback(v.string(), ""),
   State: v.fallback(v.nullable(v.string()), null),
   Status: v.fallback(v.nullable(v.string()), null),
-  Ports: v.fallback(
-    v.array(
-      v.object({
-        IP: v.nullish(v.string(), null),
-        PrivatePort: v.number(),
-        PublicPort: v.nullish(v.number(), null),
-        Type: v.nullish(v.string(), "tcp"),
-      }),
-    ),
-    [],
-  ),
+  Ports: v.fallback(v.array(Port), []),
   Labels: v.fallback(v.record(v.string(), v.fallback(v.string(), "")), {}),
   /** Since API 1.52. */
   Health: v.fallback(health, null),
 });
 type Listed = v.InferOutput<typeof Listed>;
 const Inspected = v.object({
-  State: v.object({
-    StartedAt: v.nullish(v.string(), null),
-    FinishedAt: v.nullish(v.string(), null),
-    Health: health,
-  }),
+  State: v.object({ StartedAt: maybe(v.string()), FinishedAt: maybe(v.string()), Health: health }),
 });
 const Cpu = v.object({
-  cpu_usage: v.optional(v.object({ total_usage: count, percpu_usage: v.nullish(v.array(v.number()), null) })),
+  cpu_usage: v.optional(v.object({ total_usage: count, percpu_usage: maybe(v.array(v.number())) })),
   system_cpu_usage: count,
   online_cpus: count,
 });
 type Cpu = v.InferOutput<typeof Cpu>;
+const Memory = v.object({ usage: count, limit: count, stats: v.fallback(v.record(v.string(), v.number()), {}) });
+const Blocks = v.array(v.object({ op: v.string(), value: count }));
 const Stats = v.object({
-  read: v.nullish(v.string(), null),
+  read: maybe(v.string()),
   cpu_stats: Cpu,
-  precpu_stats: v.nullish(Cpu),
-  memory_stats: v.nullish(
-    v.object({ usage: count, limit: count, stats: v.fallback(v.record(v.string(), v.number()), {}) }),
-  ),
-  networks: v.nullish(v.record(v.string(), v.object({ rx_bytes: count, tx_bytes: count })), null),
-  blkio_stats: v.nullish(
-    v.object({ io_service_bytes_recursive: v.nullish(v.array(v.object({ op: v.string(), value: count })), null) }),
-  ),
+  precpu_stats: maybe(Cpu),
+  memory_stats: maybe(Memory),
+  networks: maybe(v.record(v.string(), v.object({ rx_bytes: count, tx_bytes: count }))),
+  blkio_stats: maybe(v.object({ io_service_bytes_recursive: maybe(Blocks) })),
 });
 type Stats = v.InferOutput<typeof Stats>;
 
@@ -208,8 +194,8 @@ export async function dockerVersion(
 /** In the engine's order; if there are too many, those with processes come first. */
 function liveFirst(listed: Listed[], most: number): Listed[] {
   if (listed.length <= most) return listed;
-  const isLive = ({ State }: Listed) => State === "running" || State === "paused" || State === "restarting";
-  return [...listed.filter(isLive), ...listed.filter((one) => !isLive(one))].slice(0, most);
+  const isLive = ({ State }: Listed) => ["running", "paused", "restarting"].includes(State ?? "");
+  return listed.toSorted((a, b) => Number(isLive(b)) - Number(isLive(a))).slice(0, most);
 }
 
 /** A container with the list's fields. */
@@ -302,7 +288,7 @@ function metricsOf({ cpu_stats, precpu_stats, memory_stats: memory, networks, bl
 }
 
 /** In percent of one CPU: 150 is one and a half. */
-function cpuPercent(now: Cpu, before: Cpu | null | undefined): number | null {
+function cpuPercent(now: Cpu, before: Cpu | null): number | null {
   if (!before?.system_cpu_usage) return null;
   const used = (now.cpu_usage?.total_usage ?? 0) - (before.cpu_usage?.total_usage ?? 0);
   const system = (now.system_cpu_usage ?? 0) - before.system_cpu_usage;

@@ -11,7 +11,7 @@ import { outputOf } from "../program.ts";
 import { Backlog } from "./backlog.ts";
 import type { Config } from "./config.ts";
 import { EpisodeFolders, isThere } from "./episodes.ts";
-import { refused, wrongHost } from "./hub.ts";
+import { ping, refused, wrongHost } from "./hub.ts";
 import type { Sampler } from "./report.ts";
 
 /** What is checked. */
@@ -65,17 +65,10 @@ async function dns(host: string): Promise<Check> {
 async function connection(hub: Client, { config, signal }: Pick<Subject, "config" | "signal">): Promise<Check[]> {
   const tls = green("tls", howEncrypted(hub.url));
   try {
-    const before = Date.now();
-    const { body } = await hub.ask({ method: "POST", path: "/v1/ping", what: "ping", signal });
-    const there = Date.parse(String(body["time"]));
+    const { body, skewMs } = await ping(hub, signal);
     const wrong = wrongHost(config.host_id, body);
     const host = wrong === null ? [] : [red("host_id", wrong, 'remove "host_id" from the configuration')];
-    return [
-      tls,
-      token(body["host"]),
-      ...host,
-      clock(Number.isNaN(there) ? 0 : (before + Date.now()) / 2 - there, RECEIVERS),
-    ];
+    return [tls, token(body["host"]), ...host, clock(skewMs ?? 0, RECEIVERS)];
   } catch (error) {
     if (!(error instanceof HttpError)) return [red("tls", errorChain(error), `curl -v ${hub.url}/health`)];
     if (error.foreign) return [tls, red("token", `not tested: ${error.message}`, `curl -i ${hub.url}/v1/ping`)];

@@ -39,6 +39,14 @@ function isReceivers({ status, headers, text }: RawAnswer): boolean {
   }
 }
 
+/** Asks who this is: tests the way, the token and the clock, and writes nothing. `skewMs`: how far our clock is ahead; null when that isn't known. */
+export async function ping(hub: Hub, signal: AbortSignal) {
+  const before = Date.now();
+  const { body } = await hub.ask({ method: "POST", path: "/v1/ping", what: "ping", signal });
+  const there = Date.parse(String(body["time"]));
+  return { body, skewMs: Number.isNaN(there) ? null : (before + Date.now()) / 2 - there };
+}
+
 /** Why a configured `host_id` is not the token's host; null when it is. `answer` is that of a ping. */
 export function wrongHost(configured: string | undefined, answer: Record<string, unknown>): string | null {
   const { host, former_names: former } = answer;
