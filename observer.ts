@@ -10,7 +10,7 @@ import { Hono } from "hono";
 import example from "./etc/observer.yaml" with { type: "text" };
 import { readJson } from "./lib/body.ts";
 import { cannotAppend, holdAlone, isDiskFull, makeFolder } from "./lib/files.ts";
-import { type Bindings, type Health, type Server, answersOf, serve } from "./lib/http.ts";
+import { type Bindings, type Health, answersOf, serve } from "./lib/http.ts";
 import { type BrokenField, Refusal, refuseFields } from "./lib/refusal.ts";
 import { Journal } from "./lib/journal.ts";
 import type { Log } from "./lib/log.ts";
@@ -48,7 +48,7 @@ const MOST_OPERATIONS = 1000;
 type Observer = Awaited<ReturnType<typeof open>>;
 
 /** Opens the log and everything beside it. */
-async function open(config: Config, log: Log) {
+async function open(config: Config, { log, stopping }: Service) {
   const { persist_path, durability, notify, llm, overseer_corrections } = config;
   const folder = persist_path === "" ? null : dirname(persist_path);
   if (folder === null) log.warn("persist_path is empty: operations are kept in memory only; a restart loses them");
@@ -72,6 +72,7 @@ async function open(config: Config, log: Log) {
   return {
     config,
     log,
+    stopping,
     unlock,
     books,
     operations,
@@ -89,11 +90,18 @@ async function open(config: Config, log: Log) {
 }
 
 async function main(config: Config, service: Service): Promise<Running<Config>> {
-  const { log } = service;
-  const observer = await open(config, log);
-  const { books, operations, recorder, escalations } = observer;
-  const rotation = startSteps(observer, service);
-  const server = listenToAll(observer, { stopping: service.stopping, rotation });
+  const observer = await open(config, service);
+  const { books, operations, recorder, escalations, log, metrics } = observer;
+  startSteps(observer, service);
+  const server = serve({
+    role: "observer",
+    listen: config.listen,
+    connection: config,
+    answer: answersOf(createApp(observer)),
+    log,
+    metrics,
+    health: () => health(observer),
+  });
   log.info("ready", {
     listen: String(server.address),
     log: config.persist_path || "none",
@@ -167,11 +175,11 @@ function unwritable({ config }: Observer): string | null {
 // ---------------------------------------------------------------------------------------------------------------
 // The background steps: each is a loop, so that a step that throws or hangs stops no other
 
-function startSteps(observer: Observer, service: Service): Loop {
+function startSteps(observer: Observer, service: Service): void {
   const { operations, books, escalations, corrections, steps } = observer;
   const { clusters, tally } = books;
   const cycle = () => observer.config.cycle_seconds;
-  const step = (name: string, every: () => number, pass: (alive: () => void) => Promise<void>): Loop => {
+  const step = (name: string, every: () => number, pass: (alive: () => void) => Promise<void>) => {
     const loop = service.loop({ name, every, pass });
     steps.set(name, loop);
     return loop;
@@ -192,7 +200,7 @@ function startSteps(observer: Observer, service: Service): Loop {
       if (persist_path !== "") writePlaybooks(dirname(persist_path), observer.playbooks);
     },
   );
-  return step("rotate", cycle, async (alive) => {
+  step("rotate", cycle, async (alive) => {
     if (!operations.full) return;
     // Requests that record wait during a rotation, so sort the failures before it.
     await clusters.analyze(alive);
@@ -203,23 +211,8 @@ function startSteps(observer: Observer, service: Service): Loop {
 // ---------------------------------------------------------------------------------------------------------------
 // The routes
 
-function listenToAll(observer: Observer, more: { stopping: AbortSignal; rotation: Loop }): Server {
-  return serve({
-    role: "observer",
-    listen: observer.config.listen,
-    connection: observer.config,
-    answer: answersOf(createApp(observer, more)),
-    log: observer.log,
-    metrics: observer.metrics,
-    health: () => health(observer),
-  });
-}
-
 /** All routes but /health and /metrics, under /observer and under /v1/observer. */
-function createApp(
-  observer: Observer,
-  { stopping, rotation }: { stopping: AbortSignal; rotation: Loop },
-): Hono<{ Bindings: Bindings }> {
+function createApp(observer: Observer): Hono<{ Bindings: Bindings }> {
   const routes = new Hono<{ Bindings: Bindings }>();
   routes.get("/health", () => {
     const { ok, figures } = health(observer);
@@ -227,12 +220,10 @@ function createApp(
   });
   routes.post("/event", async (c) => {
     const answer = await takeEvent(observer, await readJson(c.req.raw, MAX_BODY_BYTES));
-    if (observer.operations.full) rotation.wake();
+    if (observer.operations.full) observer.steps.get("rotate")?.wake();
     return Response.json(answer);
   });
-  routes.post("/review", async (c) =>
-    Response.json(await review(observer, await readJson(c.req.raw, MAX_BODY_BYTES), stopping)),
-  );
+  routes.post("/review", async (c) => Response.json(await review(observer, await readJson(c.req.raw, MAX_BODY_BYTES))));
   routes.route(
     "/",
     readingRoutes(observer.books, () => observer.playbooks),
@@ -290,11 +281,7 @@ function notStored(error: unknown): never {
 }
 
 /** Reviews an answer: by the model, or by the heuristic when the model fails. Each review is stored with its input. */
-async function review(
-  { config, model, reviews, reviewed }: Observer,
-  data: unknown,
-  stopping: AbortSignal,
-): Promise<Verdict> {
+async function review({ config, model, reviews, reviewed, stopping }: Observer, data: unknown): Promise<Verdict> {
   const input = config.scrub === "on" ? scrub(readReview(data)) : readReview(data);
   let verdict = judge(input, config.review);
   if (model) {
