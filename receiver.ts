@@ -320,7 +320,13 @@ function startLoops(receiver: Receiver, service: Service, tellEvents: LoopOption
       while ((await rollupPass(store, { now: Date.now(), alive })) && !service.stopping.aborted);
     },
   });
-  service.loop({ name: "heartbeat", every: () => 60, pass: () => sendHeartbeat(receiver, service.stopping) });
+  const works = async (): Promise<boolean> => (await health(receiver, writtenFolders(receiver))).ok;
+  const heart = { works, last: receiver.figures.heartbeat, signal: service.stopping };
+  service.loop({
+    name: "heartbeat",
+    every: () => 60,
+    pass: () => beat({ urls: receiver.config.heartbeat_url, ...heart }),
+  });
   service.loop({ name: "figures", every: () => 5, pass: () => countAll(receiver) });
   service.loop({
     name: "hourly",
@@ -358,18 +364,6 @@ async function onceThereIsRoom<T>({ log, stopping, waits }: Service, step: () =>
       rare.warn("full", `the start waits until there is room: ${errorChain(error)}`);
     }
     await sleep(ROOM_LOOK_MS, undefined, { signal: stopping });
-  }
-}
-
-async function sendHeartbeat(receiver: Receiver, signal: AbortSignal): Promise<void> {
-  const { config, figures } = receiver;
-  const works = async (): Promise<boolean> => (await health(receiver, writtenFolders(receiver))).ok;
-  try {
-    await beat({ urls: config.heartbeat_url, works, signal });
-    figures.heartbeat.problem = null;
-  } catch (error) {
-    figures.heartbeat.problem = errorChain(error);
-    throw error;
   }
 }
 

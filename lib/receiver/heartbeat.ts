@@ -2,6 +2,7 @@
 // The URL is a credential: neither it nor its path is in an error.
 
 import { openClient } from "../client.ts";
+import { errorChain } from "../log.ts";
 import { Secret } from "../secret.ts";
 
 const TIMEOUT_MS = 10_000;
@@ -10,12 +11,24 @@ interface Heart {
   urls: readonly Secret[];
   /** Whether the receiver can do its work now. */
   works: () => Promise<boolean>;
+  /** Keeps why the last one didn't arrive. */
+  last: { problem: string | null };
   signal: AbortSignal;
 }
 
 /** One beat. @throws TransportError, HttpError. */
-export async function beat({ urls, works, signal }: Heart): Promise<void> {
-  if (urls.length === 0 || !(await works())) return;
+export async function beat({ urls, works, last, signal }: Heart): Promise<void> {
+  if (urls.length > 0 && !(await works())) return;
+  try {
+    await fetchAll(urls, signal);
+    last.problem = null;
+  } catch (error) {
+    last.problem = errorChain(error);
+    throw error;
+  }
+}
+
+async function fetchAll(urls: readonly Secret[], signal: AbortSignal): Promise<void> {
   await Promise.all(
     urls.map((secret) => {
       const url = new URL(secret.reveal());

@@ -44,6 +44,7 @@ async function expectAnew(tx: Queries, { now, backAt }: Look): Promise<void> {
     const next = await expectedAfter(job, now);
     const missed = job.status === "up" && job.due_at! + job.grace_ms <= backAt;
     const due = missed || (next !== null && job.due_at! > next) ? next : job.due_at;
+    if (due === job.due_at && job.status === "up") continue;
     const early = job.status === "late" && due !== null && due > now;
     await tx.run(`UPDATE jobs SET due_at = $1${early ? ", status = 'up', late_ran = NULL" : ""} WHERE id = $2`, [
       due,

@@ -40,12 +40,12 @@ test("one that doesn't work is silent", async () => {
   const seen: string[] = [];
   using peer = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: ({ url }) => (seen.push(url), new Response("OK")) });
   const urls = ["a", "b"].map((path) => new Secret(`http://127.0.0.1:${peer.port}/${path}`));
-  const { signal } = new AbortController();
-  await beat({ urls, works: async () => false, signal });
+  const heart = { last: { problem: null }, signal: new AbortController().signal };
+  await beat({ ...heart, urls, works: async () => false });
   expect(seen).toEqual([]);
-  await beat({ urls, works: async () => true, signal });
+  await beat({ ...heart, urls, works: async () => true });
   expect(seen).toHaveLength(2);
-  const far = beat({ urls: [new Secret("http://192.0.2.1/secret-path")], works: async () => true, signal });
+  const far = beat({ ...heart, urls: [new Secret("http://192.0.2.1/secret-path")], works: async () => true });
   expect(await far.catch((error: Error) => error.message)).toMatch(
     /^heartbeat: no answer from \[redacted\]: .*private/,
   );

@@ -218,7 +218,7 @@ test.skipIf(!have("borgmatic", "borgmatic's pings"))("borgmatic's hook", async (
 test("the documented calls of curl, wget and Python", async () => {
   const { hub, url } = await withJob();
   await using _ = hub;
-  const python = `import urllib.request as r; r.urlopen(r.Request("${url}/fail", data=b"x" * 3_000_000), timeout=20).read()`;
+  const python = `import urllib.request as r; r.urlopen(r.Request("${url}/fail", data=b"x" * 60_000_000), timeout=20).read()`;
   const calls = [
     ["curl", "-fsS", "-m", "10", "--retry", "5", "-o", "/dev/null", `${url}/start`],
     ["curl", "-fsS", "-m", "10", "--retry", "5", "--data-raw", "three files", `${url}/0`],
