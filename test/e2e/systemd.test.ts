@@ -165,6 +165,27 @@ describe.skipIf(reason !== null)("a booted systemd", () => {
     }
   });
 
+  test("the agent in its sandbox sees the units that failed, and those of others", async () => {
+    const unit = "[Service]\\nType=oneshot\\nExecStart=/bin/sh -c 'exit 3'\\n";
+    await machine.do(`printf "${unit}" > /etc/systemd/system/backup.service && systemctl daemon-reload`);
+    await machine.sh("systemctl start backup");
+    await machine.do("cp /etc/picket/agent.yaml /root/look.yaml && echo 'services: [picket-coll*]' >> /root/look.yaml");
+    const look = "[Service]\\nType=exec\\nRestart=no\\nExecStart=\\nStandardOutput=truncate:/run/seen\\n";
+    const command = "ExecStart=/usr/local/bin/picket-agent selftest host --json --config /root/look.yaml\\n";
+    await machine.with("agent", look + command, async () => {
+      await machine.sh("systemctl restart picket-agent");
+      await machine.becomes("agent", "ActiveState", "inactive");
+    });
+    const { units, processes, interfaces } = JSON.parse(await machine.do("cat /run/seen")) as Record<string, object[]>;
+    expect(units).toEqual([
+      { name: "backup.service", state: "failed", sub: "failed", since: expect.any(String), detail: "exit 3" },
+      expect.objectContaining({ name: "picket-collector.service", state: "active", sub: "running", detail: null }),
+    ]);
+    expect(processes).toContainEqual(expect.objectContaining({ name: "picket-collecto" }));
+    expect(interfaces).toBeArray();
+    await machine.do("rm /etc/systemd/system/backup.service; systemctl daemon-reload; systemctl reset-failed backup");
+  });
+
   test("SIGSTOP of each: the watchdog brings it back", async () => {
     await Promise.all(
       ROLES.map((role) =>
