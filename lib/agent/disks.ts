@@ -9,7 +9,7 @@ import { readlinkSync } from "node:fs";
 import { statfs } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { type KernelFiles, asPercent, oneDecimal } from "./kernel-files.ts";
-import { type Warn, source } from "./source.ts";
+import { type Note, source } from "./source.ts";
 
 const GIB = 1 << 30;
 
@@ -47,8 +47,7 @@ interface Place {
 interface DisksOptions {
   /** Mount points or paths; `*` and `?` stand for any text and any character, `!` in front excludes. */
   patterns: readonly string[];
-  /** Logs a mount without figures. */
-  warn: Warn;
+  note: Note;
   /** A local file system's space. */
   space?: (path: string) => Space | Promise<Space>;
 }
@@ -89,7 +88,7 @@ export class Disks {
     const spaces = new Map<string, Space>();
     const ask = async ({ path }: Place, isLocal: boolean) => {
       const one =
-        this.#sources.get(path) ?? source(`disk "${path}"`, () => this.#space(path, isLocal), this.#options.warn);
+        this.#sources.get(path) ?? source(`disk "${path}"`, () => this.#space(path, isLocal), this.#options.note);
       this.#sources.set(path, one);
       const space = await one();
       if (space) spaces.set(path, space);

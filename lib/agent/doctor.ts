@@ -43,6 +43,7 @@ export async function examine({ config, hub, sampler, signal }: Subject): Promis
     ...(await connection(hub, { config, signal })),
     ...space(ownFolders(config)),
     ...folders(queueDir, episodes),
+    await host(sampler),
     ...(await sources(sampler, signal)),
     queue(queueDir),
     ...(episodes ? [...finished(episodes), ...quarantine(episodes)] : []),
@@ -117,6 +118,13 @@ function finished(folders: EpisodeFolders): Check[] {
   return [...invalid].map(([name, fix]) =>
     red("episodes", `"${name}" can't be shipped`, `${folders.episodes}: ${fix}`),
   );
+}
+
+/** What of this host can't be read. To ask the disks for their own judgement takes long, and is root's. */
+async function host(sampler: Sampler): Promise<Check> {
+  const troubles = [...(await sampler.hostTroubles())].filter(([what]) => what !== "smart");
+  if (troubles.length === 0) return green("host", "all of it can be read");
+  return yellow("host", troubles.map(([what, why]) => `${what}: ${why}`).join("; "), "picket-agent selftest host");
 }
 
 /** The optional sources of reports: Docker and Proxmox. */

@@ -7,39 +7,18 @@ type Host = HostReading["host"];
 
 /** A line for each kind of figure, then a table of each list. */
 export function inWords(host: Host): string {
-  const { metrics, facts } = host;
-  const known = (value: string | number | null, unit = "") => (value === null ? "?" : `${value}${unit}`);
-  const mib = (value: number | null) => (value === null ? "?" : size(value * 2 ** 20));
-  const { load_average: load, load_average_5: load5, load_average_15: load15 } = metrics;
-  const uptime = metrics.uptime_seconds === null ? "?" : duration(metrics.uptime_seconds * 1000);
-  const sections: [string, string[][]][] = [
-    ["host", [[`${known(facts.os)}, kernel ${known(facts.kernel)} (${known(facts.arch)}), up ${uptime}`]]],
-    [
-      "cpu",
-      [
-        [
-          `${known(metrics.cpu_percent, " %")} of ${known(facts.cpu_count)} CPUs; ${known(metrics.cpu_iowait_percent, " %")} waited for disks, ${known(metrics.cpu_steal_percent, " %")} went to other machines; load ${[load, load5, load15].map((one) => known(one)).join(" ")}; ${known(metrics.cpu_temp_c, " °C")}`,
-        ],
-      ],
-    ],
-    [
-      "memory",
-      [
-        [
-          `${mib(metrics.memory_used_mb)} of ${mib(metrics.memory_total_mb)} used; swap: ${mib(metrics.swap_used_mb)} of ${mib(metrics.swap_total_mb)}`,
-        ],
-      ],
-    ],
-    ...Object.entries(ROWS).map(([list, rows]): [string, string[][]] => [list, rows(host)]),
-  ];
   return columns(
-    sections.flatMap(([title, rows]) => {
-      const lines = columns(rows).split("\n");
-      return lines.map((line, n) => [n === 0 ? title : "", printable(line)]);
-    }),
+    Object.entries(ROWS).flatMap(([title, rows]) =>
+      columns(rows(host))
+        .split("\n")
+        .map((line, n) => [n === 0 ? title : "", printable(line)]),
+    ),
   );
 }
 
+const known = (value: string | number | null, unit = "") => (value === null ? "?" : `${value}${unit}`);
+const mebibytes = (value: number | null) => (value === null ? "?" : size(value * 2 ** 20));
+/** Nothing where nothing is known. */
 const given = (text: string | number | null | undefined, before = "", after = "") =>
   text === null || text === undefined ? "" : `${before}${text}${after}`;
 
@@ -50,6 +29,30 @@ function rowsOf<T>(list: T[] | null | undefined, row: (one: T) => string[]): str
 }
 
 const ROWS: Record<string, (host: Host) => string[][]> = {
+  host: ({ facts, metrics: { uptime_seconds: up } }) => [
+    [
+      `${known(facts.os)}, kernel ${known(facts.kernel)} (${known(facts.arch)})${up === null ? "" : `, up ${duration(up * 1000)}`}`,
+    ],
+  ],
+  cpu: ({ facts, metrics }) => {
+    const { cpu_iowait_percent: waiting, cpu_steal_percent: stolen, load_average: load } = metrics;
+    const loads = [load, metrics.load_average_5, metrics.load_average_15].map((one) => known(one));
+    return [
+      [
+        `${known(metrics.cpu_percent, " %")} of ${known(facts.cpu_count)} CPUs`,
+        `load ${loads.join(" ")}`,
+        given(metrics.cpu_temp_c, "", " °C"),
+        given(waiting, "waiting for disks ", " %"),
+        given(stolen, "taken by the hypervisor ", " %"),
+      ].filter(Boolean),
+    ];
+  },
+  memory: ({ metrics: { memory_used_mb, memory_total_mb, swap_used_mb, swap_total_mb } }) => [
+    [
+      `${mebibytes(memory_used_mb)} of ${mebibytes(memory_total_mb)} used`,
+      swap_total_mb === 0 ? "no swap" : `swap: ${mebibytes(swap_used_mb)} of ${mebibytes(swap_total_mb)} used`,
+    ],
+  ],
   disks: ({ disks }) =>
     rowsOf(disks, (one) => [
       one.mount,

@@ -15,7 +15,7 @@ import { readPools } from "./pools.ts";
 import { readPower } from "./power.ts";
 import { createProcesses } from "./processes.ts";
 import { createSmart } from "./smart.ts";
-import { type Warn, source } from "./source.ts";
+import { type Note, type Warn, createTroubles, source } from "./source.ts";
 import { cpuTemperature, createTemperatures } from "./temperature.ts";
 import { createUnits, unknownUnits } from "./units.ts";
 
@@ -70,6 +70,8 @@ interface Parts {
   temperatures: Parameters<typeof cpuTemperature>[0] | null;
 }
 
+/** Elements of a list: hundreds of disks or sensors would make reports too large. */
+const MOST = 128;
 const MIB = 1 << 20;
 const GIB = 1 << 30;
 
@@ -85,6 +87,8 @@ export class HostReader {
   #omit: readonly List[];
   #smart: ReturnType<typeof createSmart>;
   #ask: ReturnType<typeof sourcesOf>;
+  /** What could not be read the last time, by source. */
+  readonly troubles: ReadonlyMap<string, string>;
 
   constructor(options: HostOptions) {
     const { root, services = [], omit = [], warn = () => {}, clock = () => performance.now() } = options;
@@ -94,8 +98,10 @@ export class HostReader {
     this.#omit = omit;
     this.#files = openKernelFiles(root);
     this.#last = this.#cpuTimes();
-    this.#smart = createSmart({ warn, clock });
-    this.#ask = sourcesOf({ ...options, services, omit, warn, clock });
+    const { note, troubles } = createTroubles(warn);
+    this.troubles = troubles;
+    this.#smart = createSmart({ note, clock });
+    this.#ask = sourcesOf({ ...options, services, omit, note, clock });
   }
 
   /** The current figures, facts and lists. `services`: the state of those that the configuration names. */
@@ -313,10 +319,12 @@ function countOf(list: string): number {
   );
 }
 
-/** The lists but for those that are left out, or null. */
-function without<T extends object>(lists: T, omit: readonly string[]): Partial<T> {
+/** The lists but for those that are left out, or null; of each what a receiver takes. */
+function without<T extends Record<string, unknown[] | null>>(lists: T, omit: readonly string[]): Partial<T> {
   return Object.fromEntries(
-    Object.entries(lists).filter(([name, list]) => list !== null && !omit.includes(name)),
+    Object.entries(lists).flatMap(([name, list]) =>
+      list === null || omit.includes(name) ? [] : [[name, list.slice(0, MOST)]],
+    ),
   ) as Partial<T>;
 }
 
@@ -326,21 +334,21 @@ function sourcesOf({
   disks,
   services,
   omit,
-  warn,
+  note,
   space,
   clock,
-}: Required<Omit<HostOptions, "space">> & HostOptions) {
-  const all = new Disks({ patterns: disks, warn, ...(space ? { space } : {}) });
+}: Required<Omit<HostOptions, "space" | "warn">> & HostOptions & { note: Note }) {
+  const all = new Disks({ patterns: disks, note, ...(space ? { space } : {}) });
   const processes = omit.includes("processes") ? null : createProcesses(root, clock);
   return {
     /** Each disk is a source of its own. */
     disks: (files: KernelFiles) => all.read(files),
-    network: source("interfaces", readNetwork, warn),
-    temperatures: source("temperatures", createTemperatures(root), warn),
-    units: source("units", createUnits({ root, names: services, clock }), warn),
-    devices: source("devices", readDevices, warn),
-    processes: source("processes", () => processes?.read() ?? null, warn),
-    pools: source("pools", readPools, warn),
-    power: source("power", () => readPower(root), warn),
+    network: source("interfaces", readNetwork, note),
+    temperatures: source("temperatures", createTemperatures(root), note),
+    units: source("units", createUnits({ root, names: services, clock }), note),
+    devices: source("devices", readDevices, note),
+    processes: source("processes", () => processes?.read() ?? null, note),
+    pools: source("pools", readPools, note),
+    power: source("power", () => readPower(root), note),
   };
 }

@@ -3,7 +3,7 @@
 
 import { errorChain } from "../log.ts";
 import { answerOf } from "../program.ts";
-import type { Warn } from "./source.ts";
+import type { Note } from "./source.ts";
 
 const HOUR_MS = 3_600_000;
 /** How long one disk may take. */
@@ -46,11 +46,10 @@ interface Answer {
   scsi_grown_defect_list?: number;
 }
 
-export function createSmart({ warn, clock }: { warn: Warn; clock: () => number }) {
+export function createSmart({ note, clock }: { note: Note; clock: () => number }) {
   let latest: Smart[] | null = null;
   let running: Promise<void> | null = null;
   let due = Number.NEGATIVE_INFINITY;
-  let said = "";
 
   async function askAll(): Promise<void> {
     const former = new Map(latest?.map((one) => [one.device, one]));
@@ -71,12 +70,8 @@ export function createSmart({ warn, clock }: { warn: Warn; clock: () => number }
     due = clock() + HOUR_MS;
     running = askAll()
       .then(
-        () => (said = ""),
-        (error: unknown) => {
-          const why = errorChain(error);
-          if (why !== said) warn("smart", `smart not read: ${why}`);
-          said = why;
-        },
+        () => note("smart", null),
+        (error: unknown) => note("smart", errorChain(error)),
       )
       .then(() => void (running = null));
   }

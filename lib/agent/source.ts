@@ -6,33 +6,46 @@ import { errorChain } from "../log.ts";
 /** Logs what a report lacks; `kind` limits repetitions. */
 export type Warn = (kind: string, text: string) => void;
 
+/** Notes why a source has no answer; null when it has one. */
+export type Note = (what: string, why: string | null) => void;
+
 /** How long a report waits for an answer. */
-export const WAIT_MS = 2000;
+const WAIT_MS = 2000;
+
+/** What can't be read now, by source. Each trouble is logged once, until the source answers again. */
+export function createTroubles(warn: Warn): { note: Note; troubles: ReadonlyMap<string, string> } {
+  const troubles = new Map<string, string>();
+  return {
+    troubles,
+    note(what, why) {
+      if (why === null) troubles.delete(what);
+      else if (troubles.get(what) !== why) {
+        troubles.set(what, why);
+        warn(what, `${what} not read: ${why}`);
+      }
+    },
+  };
+}
 
 /**
- * Asks `ask`. Null where it fails or doesn't answer in time, which is logged once, until it answers again.
- * @param what names the source in the log.
+ * Asks `ask`. Null where it fails or doesn't answer in time.
+ * @param what names the source.
  */
 export function source<A extends unknown[], T>(
   what: string,
   ask: (...given: A) => Promise<T> | T,
-  warn: Warn,
+  note: Note,
 ): (...given: A) => Promise<T | null> {
   let pending = false;
-  let said = "";
-  const give = (why: string): null => {
-    if (why !== said) warn(what, `${what} not read: ${why}`);
-    said = why;
-    return null;
-  };
   const answer = async (given: A): Promise<T | null> => {
     pending = true;
     try {
       const answered = await ask(...given);
-      said = "";
+      note(what, null);
       return answered;
     } catch (error) {
-      return give(errorChain(error));
+      note(what, errorChain(error));
+      return null;
     } finally {
       pending = false;
     }
@@ -40,7 +53,10 @@ export function source<A extends unknown[], T>(
   return async (...given) => {
     if (pending) return null;
     const { promise: late, resolve } = Promise.withResolvers<null>();
-    const timer = setTimeout(() => resolve(give(`no answer within ${WAIT_MS / 1000} s`)), WAIT_MS);
+    const timer = setTimeout(() => {
+      note(what, `no answer within ${WAIT_MS / 1000} s`);
+      resolve(null);
+    }, WAIT_MS);
     try {
       return await Promise.race([answer(given), late]);
     } finally {

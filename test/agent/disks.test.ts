@@ -67,6 +67,8 @@ test.skipIf(!canMount)("space is counted in fragments; more free than there is i
   const odd = await look(disk.path, "/");
   expect(odd.disks).toMatchObject([{ mount: "/" }]);
   expect(odd.said).toContain(`disk "${disk.path}" not read: -${264 * GIB} of ${GIB} bytes used can't be right`);
+  using place = new Lab("http://127.0.0.1:9", { more: `disks: ["${disk.path}"]\n` });
+  expect((await place.run(["doctor"])).stdout).toMatch(/^yellow +host +disk ".*bytes used can't be right$/m);
   // Only a name asks a server.
   expect((await look("*")).disks).not.toContainEqual(expect.objectContaining({ mount: disk.path }));
 });

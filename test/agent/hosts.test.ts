@@ -1,11 +1,12 @@
-// Whole hosts: the files that a kernel shows of them (fixtures/hosts/NAME.txt) and what is reported (NAME.json). Single figures:
-// host.test.ts. PICKET_GOLDEN=write writes the reports anew, to be read before they are committed.
+// Whole hosts: the files that a kernel shows of them (fixtures/hosts/NAME.txt) and what is reported (NAME.json), also in words
+// (NAME.words). Single figures: host.test.ts. PICKET_GOLDEN=write writes the reports anew, to be read before they are committed.
 
 import { expect, test } from "bun:test";
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import * as v from "valibot";
 import type { Space } from "../../lib/agent/disks.ts";
+import { inWords } from "../../lib/agent/host-words.ts";
 import { HostReader } from "../../lib/agent/host.ts";
 import { HOST_LISTS, Report } from "../../lib/report.ts";
 import { Folder } from "../kit.ts";
@@ -32,6 +33,12 @@ function spacesOf(text: string): Map<string, Space> {
   );
 }
 
+/** What the file holds; PICKET_GOLDEN=write replaces it. */
+function golden(name: string, now: string): string {
+  if (process.env["PICKET_GOLDEN"] === "write") writeFileSync(join(FIXTURES, name), `${now}\n`);
+  return readFileSync(join(FIXTURES, name), "utf8");
+}
+
 test.each(readdirSync(FIXTURES).filter((name) => name.endsWith(".txt")))("%s", async (name) => {
   using folder = new Folder();
   const write = (path: string, content: string) => {
@@ -52,9 +59,8 @@ test.each(readdirSync(FIXTURES).filter((name) => name.endsWith(".txt")))("%s", a
   for (const [path, content] of sections) if (path.startsWith("later ")) write(path.slice(6), content);
   now = 10_000;
   const { host } = await reader.read();
-  const golden = join(FIXTURES, name.replace("txt", "json"));
-  if (process.env["PICKET_GOLDEN"] === "write") writeFileSync(golden, `${JSON.stringify(host, null, 2)}\n`);
-  expect(host).toEqual(JSON.parse(readFileSync(golden, "utf8")));
+  expect(host).toEqual(JSON.parse(golden(name.replace("txt", "json"), JSON.stringify(host, null, 2))));
+  expect(inWords(host)).toBe(golden(name.replace("txt", "words"), inWords(host)).trimEnd());
   // The receiver takes all of it.
   const taken = v.parse(Report, { recorded_at: "2026-01-31T12:00:00Z", host }).host;
   const unknown = Object.fromEntries(Object.keys(HOST_LISTS).map((list) => [list, null]));

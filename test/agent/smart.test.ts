@@ -100,8 +100,8 @@ test("each kind of disk, once an hour, without waking one; what sleeps keeps its
   using folder = new Folder();
   using smartctl = program(folder);
   let now = 0;
-  const said: string[] = [];
-  const smart = createSmart({ warn: (_, text) => said.push(text), clock: () => now });
+  const said: (string | null)[] = [];
+  const smart = createSmart({ note: (_, why) => said.push(why), clock: () => now });
   // The first report doesn't wait for them.
   expect(smart.read()).toBeNull();
   await smart.answered();
@@ -161,14 +161,14 @@ test("each kind of disk, once an hour, without waking one; what sleeps keeps its
   expect(smart.read()).toEqual(first);
   await smart.answered();
   expect(smart.read()).toEqual(first.filter(({ device }) => device !== "/dev/sdb"));
-  expect(said).toEqual(["smart not read: /dev/sdb: Smartctl open device: /dev/sdb failed: Permission denied"]);
+  expect(said).toEqual([null, "/dev/sdb: Smartctl open device: /dev/sdb failed: Permission denied"]);
 });
 
 test("without smartctl, or where it sees no disk, nothing is reported or said", async () => {
   using folder = new Folder();
-  const said: string[] = [];
+  const said: (string | null)[] = [];
   const read = async () => {
-    const smart = createSmart({ warn: (_, text) => said.push(text), clock: () => 0 });
+    const smart = createSmart({ note: (_, why) => said.push(why), clock: () => 0 });
     smart.read();
     await smart.answered();
     return smart.read();
@@ -180,5 +180,5 @@ test("without smartctl, or where it sees no disk, nothing is reported or said", 
   using _ = program(folder);
   folder.write("scan", "{}");
   expect(await read()).toBeNull();
-  expect(said).toEqual([]);
+  expect(said).toEqual([null]);
 });

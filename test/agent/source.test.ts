@@ -1,16 +1,13 @@
 // What a report does about a source that fails, hangs, or works again.
 
 import { expect, jest, test } from "bun:test";
-import { WAIT_MS, source } from "../../lib/agent/source.ts";
+import { createTroubles, source } from "../../lib/agent/source.ts";
 
 test("a source that fails is null, and said once until it answers again", async () => {
   const said: string[] = [];
   let answer: () => number = () => 1;
-  const ask = source(
-    "sensors",
-    () => answer(),
-    (_, text) => said.push(text),
-  );
+  const { note, troubles } = createTroubles((_, text) => said.push(text));
+  const ask = source("sensors", () => answer(), note);
   const fail = (why: string) => {
     answer = () => {
       throw new Error(why);
@@ -19,8 +16,9 @@ test("a source that fails is null, and said once until it answers again", async 
   };
   expect([await ask(), await fail("gone"), await fail("gone"), await fail("worse")]).toEqual([1, null, null, null]);
   expect(said).toEqual(["sensors not read: gone", "sensors not read: worse"]);
+  expect(troubles.get("sensors")).toBe("worse");
   answer = () => 2;
-  expect([await ask(), await fail("gone")]).toEqual([2, null]);
+  expect([await ask(), troubles.size, await fail("gone")]).toEqual([2, 0, null]);
   expect(said).toHaveLength(3);
 });
 
@@ -36,10 +34,10 @@ test("a source that hangs delays one report for two seconds, and isn't asked aga
         asked++;
         return new Promise<string>((resolve) => (answer = resolve));
       },
-      (_, text) => said.push(text),
+      createTroubles((_, text) => said.push(text)).note,
     );
     const first = ask();
-    jest.advanceTimersByTime(WAIT_MS);
+    jest.advanceTimersByTime(2000);
     expect(await first).toBeNull();
     expect([await ask(), await ask(), asked]).toEqual([null, null, 1]);
     expect(said).toEqual(["sensors not read: no answer within 2 s"]);
