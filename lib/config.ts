@@ -45,15 +45,7 @@ export {
   rule,
   seconds,
 } from "./config/fields.ts";
-export {
-  besideService,
-  dataFolder,
-  ownDataFolder,
-  path,
-  readableFile,
-  writable,
-  writableFolder,
-} from "./config/paths.ts";
+export { besideService, dataFolder, path, readableFile, writable, writableFolder } from "./config/paths.ts";
 export { restart, restartToSwitch, untilRestart } from "./config/restart.ts";
 export type { Problem } from "./config/wording.ts";
 export { Secret, secretEquals } from "./secret.ts";

@@ -46,9 +46,10 @@ export function report(error: unknown, { program, log, debug, neverFails }: Top)
   const lines = error instanceof ConfigError ? [...error.problems] : [errorChain(error)];
   const hint = findHint(error);
   const stack = debug && error instanceof Error ? error.stack : undefined;
+  const code = neverFails ? 0 : exitCode(error);
   if (log) {
     for (const line of lines) log.error(line, { hint, stack });
-    return neverFails ? 0 : exitCode(error);
+    return code;
   }
   // Problems stand at the start of their lines, where editors look for FILE:LINE:COL.
   if (error instanceof ConfigError) {
@@ -59,7 +60,7 @@ export function report(error: unknown, { program, log, debug, neverFails }: Top)
   for (const line of lines) writeStderr(line);
   if (hint !== undefined) writeStderr(`hint: ${hint}`);
   if (stack !== undefined) writeStderr(stack, "debug");
-  return neverFails ? 0 : exitCode(error);
+  return code;
 }
 
 /** The first hint in an error's chain. */

@@ -38,9 +38,7 @@ export function makeFolder(path: string, mode: number): void {
     inheritOwner(path);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    if (code !== "EEXIST") {
-      throw Object.assign(new Error(`make the folder "${path}"`, { cause: error }), { code, hint: deniedHint(code) });
-    }
+    if (code !== "EEXIST") throw Object.assign(new Error(`make the folder "${path}"`, { cause: error }), { code });
   }
   syncFolder(parent);
 }

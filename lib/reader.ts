@@ -125,7 +125,7 @@ async function collectNew(options: ReadOptions, cursor: Cursor, end: () => void)
   );
   const mark = openMark({ path, text, before, starts, cursor });
   const ready = found.filter((one) => {
-    if (mark.shown(one)) return false;
+    if (mark.isShown(one)) return false;
     if (!waits(one.event)) return true;
     if (mark.hold(one) === PASSES_BEFORE_WARNING) {
       const { id, sentinel } = one.event;
@@ -222,53 +222,47 @@ interface Turn {
 
 /** The mark during a turn: what is shown is added to what was shown before. */
 function openMark({ path, text, before, starts, cursor }: Turn) {
-  const held = new Map<string, number>();
-  const shown = new Map(
-    before.flatMap(({ generation, shown: lines }) =>
-      Object.entries(lines).map(([offset, hash]) => [`${generation} ${offset}`, hash]),
-    ),
-  );
-  const key = ({ generation, offset }: Spot): string => `${generation} ${offset}`;
-  const wasShown = (spot: Spot): boolean => ["", spot.hash].includes(shown.get(key(spot)) ?? "-");
-  const begun = starts.map((position): MarkFile => {
+  const files = starts.map((position): MarkFile => {
     const known = before.find(({ generation }) => generation === position.generation);
-    return { ...position, shown: known?.shown ?? {}, held: known?.held ?? {} };
+    return { ...position, shown: { ...known?.shown }, held: { ...known?.held } };
   });
+  const fileOf = ({ generation }: { generation: number }): MarkFile =>
+    files.find((file) => file.generation === generation)!;
+  const isShown = (spot: Spot): boolean => ["", spot.hash].includes(fileOf(spot).shown[spot.offset] ?? "-");
+  const add = (spot: Spot): void => void (fileOf(spot).shown[spot.offset] = spot.hash);
   let fd = -1;
-  const replaceBy = (files: MarkFile[]): void => {
-    const fresh = `${JSON.stringify({ files })}\n`;
-    if (fresh !== text && files.length + text.length > 0) writeWhole(path, fresh, 0o600);
+  const replaceBy = (replacement: MarkFile[]): void => {
+    const fresh = `${JSON.stringify({ files: replacement })}\n`;
+    if (fresh !== text && replacement.length + text.length > 0) writeWhole(path, fresh, 0o600);
   };
   const ended = (end: Position, found: Found[]): MarkFile => {
-    const { generation } = end;
-    const lines = found.filter((one) => one.generation === generation);
-    const first = lines.find((one) => !wasShown(one));
-    const start = begun.find((file) => file.generation === generation)!;
+    const file = fileOf(end);
+    const lines = found.filter((one) => one.generation === end.generation);
+    const first = lines.find((one) => !isShown(one));
     // What was rewritten meanwhile is not what was read: then the mark stays.
-    const position = first ? (cursor.back(generation, first.offset) ?? start) : end;
+    const position = first ? (cursor.back(end.generation, first.offset) ?? file) : end;
     const later = lines.filter((one) => one.offset >= position.offset);
-    const passes = later.flatMap((one) => (held.has(key(one)) ? [[one.offset, held.get(key(one))!]] : []));
-    const seen = later.filter((one) => wasShown(one)).map(({ offset, hash }) => [offset, hash]);
-    return { ...position, shown: Object.fromEntries(seen), held: Object.fromEntries(passes) };
+    const shown = later.filter(isShown).map(({ offset, hash }) => [offset, hash]);
+    const waiting = later.filter((one) => !isShown(one) && one.offset in file.held);
+    const held = waiting.map(({ offset }) => [offset, file.held[offset]]);
+    return { ...position, shown: Object.fromEntries(shown), held: Object.fromEntries(held) };
   };
   return {
-    shown: wasShown,
+    isShown,
+    add,
     /** In how many passes it has waited by now. */
     hold(spot: Spot): number {
-      const file = before.find(({ generation }) => generation === spot.generation);
-      const passes = (file?.held[spot.offset] ?? 0) + 1;
-      held.set(key(spot), Math.min(passes, PASSES_BEFORE_WARNING + 1));
-      return passes;
+      const { held } = fileOf(spot);
+      return (held[spot.offset] = Math.min((held[spot.offset] ?? 0) + 1, PASSES_BEFORE_WARNING + 1));
     },
-    add: (spot: Spot) => void shown.set(key(spot), spot.hash),
     /** Adds it to the file, for a reader that is killed before the end. */
     note(spot: Spot): void {
       if (fd < 0) {
-        replaceBy(begun);
+        replaceBy(files);
         fd = openSync(path, constants.O_WRONLY | constants.O_APPEND);
       }
-      writeSync(fd, `${key(spot)} ${spot.hash}\n`);
-      shown.set(key(spot), spot.hash);
+      writeSync(fd, `${spot.generation} ${spot.offset} ${spot.hash}\n`);
+      add(spot);
     },
     close(found: Found[]): void {
       if (fd >= 0) closeSync(fd);

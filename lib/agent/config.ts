@@ -10,7 +10,7 @@ import {
   isPrivate,
   nameSegment,
   number,
-  ownDataFolder,
+  dataFolder,
   path,
   readableFile,
   writableFolder,
@@ -115,7 +115,7 @@ export const Config = v.strictObject({
   /** `telemetry` for hubs that support only that. */
   protocol: v.optional(v.picklist(["report", "telemetry"]), "report"),
   /** The folder of queued reports. */
-  data_dir: restart(v.optional(writableFolder(), () => ownDataFolder("agent"))),
+  data_dir: restart(v.optional(writableFolder(), () => dataFolder("agent", { own: true }))),
   queue_max_mb: v.optional(number({ min: 0.001, unit: "MiB" }), 64),
   /** Patterns of the mount points whose space is reported: `*` and `?`, and `!` in front to exclude. */
   disks: v.optional(

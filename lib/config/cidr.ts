@@ -61,17 +61,16 @@ export function unmapped(ip: string): string | null {
   return [left >> 8, left & 0xff, right >> 8, right & 0xff].join(".");
 }
 
-const isOwn = holding(["127.0.0.0/8", "::1"].map(parseCidr));
-
+const LOOPBACK = ["127.0.0.0/8", "::1"];
+const RFC_1918 = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"];
+const isOwn = holding(LOOPBACK.map(parseCidr));
 const isInside = holding(
-  ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "fc00::/7", "fe80::/10"].map(
-    parseCidr,
-  ),
+  [...LOOPBACK, ...RFC_1918, "100.64.0.0/10", "169.254.0.0/16", "fc00::/7", "fe80::/10"].map(parseCidr),
 );
 
 /** Whether an address is private: RFC 1918, shared (Tailscale's 100.64.0.0/10), unique local, link-local, or this machine's own. Text with a zone is none. */
 export function isPrivate(ip: string): boolean {
-  return !ip.includes("%") && (isInside(ip) || isOwn(ip));
+  return !ip.includes("%") && isInside(ip);
 }
 
 /** Whether only this machine reaches `host`: 127.0.0.0/8, ::1 (brackets allowed) or `localhost`. Other names are not, whatever they resolve to. */

@@ -64,8 +64,8 @@ export function nameSegment(): v.GenericSchema<string, string> {
 }
 
 interface Bounds {
-  min?: number;
-  max?: number;
+  min?: number | undefined;
+  max?: number | undefined;
 }
 
 /** A duration in seconds, fractions allowed; `min` is 0 unless given. A timer can wait for about 24 days (2^31 - 1 ms). */
@@ -83,21 +83,19 @@ export function integer({ min, max, unit }: Bounds & { unit?: string } = {}): v.
   return bounded(unit === undefined ? "a whole number" : `a whole number of ${unit}`, { min, max, whole: true });
 }
 
+/** With `open` an upper bound, which only a timer has, is named when it is passed. */
 function bounded(
   what: string,
-  bounds: { min?: number | undefined; max?: number | undefined; whole?: boolean; open?: boolean },
+  { min = -Infinity, max = Infinity, whole = false, open = false }: Bounds & { whole?: boolean; open?: boolean },
 ): v.GenericSchema<number, number> {
-  const { min = Number.NEGATIVE_INFINITY, max = Number.POSITIVE_INFINITY, whole = false, open = false } = bounds;
-  const upTo = max === Number.POSITIVE_INFINITY ? null : max;
-  let message = `expected ${what}`;
-  if (min !== Number.NEGATIVE_INFINITY && upTo !== null && !open) message += ` from ${min} to ${upTo}`;
-  else if (min !== Number.NEGATIVE_INFINITY) message += ` of ${min} or more`;
-  else if (upTo !== null) message += ` of ${upTo} or less`;
+  const upTo = ` of ${max} or less`;
+  let bounds = max === Infinity ? "" : upTo;
+  if (min !== -Infinity) bounds = max === Infinity || open ? ` of ${min} or more` : ` from ${min} to ${max}`;
+  const isValid = whole ? Number.isSafeInteger : Number.isFinite;
   return v.pipe(
-    v.number(message),
-    v.check((value) => Number.isFinite(value) && (!whole || Number.isSafeInteger(value)), message),
-    v.check((value) => value >= min, message),
-    v.check((value) => value <= max, open && upTo !== null ? `expected ${what} of ${upTo} or less` : message),
+    v.number(`expected ${what}${bounds}`),
+    v.check((value) => isValid(value) && value >= min, `expected ${what}${bounds}`),
+    v.check((value) => value <= max, `expected ${what}${open ? upTo : bounds}`),
   );
 }
 

@@ -84,21 +84,15 @@ function surroundingsIn(config: object): Surroundings {
   return surroundings ?? surroundingsOf(process.env, { base: process.cwd() });
 }
 
-/** The default folder for a role's data: systemd's state folder, else root's or the user's. */
-export function dataFolder(name: string): string {
-  const state = stateFolder();
-  if (state) return join(state, name);
-  return join(process.getuid?.() === 0 ? SYSTEM_DATA : join(homedir(), ".local/share/picket"), name);
-}
-
 /**
- * Like `dataFolder`, for a role that runs under its own account: systemd gives a state folder, with all that is in it, to the
- * account of its unit.
+ * The default folder for a role's data: systemd's state folder, else root's or the user's. `own`: the role runs under its own account, and systemd
+ * gives a state folder, with all that is in it, to the account of its unit.
  */
-export function ownDataFolder(name: string): string {
-  const state = stateFolder();
-  if (state) return state;
-  return process.getuid?.() === 0 ? `/var/lib/picket-${name}` : join(homedir(), ".local/share/picket", name);
+export function dataFolder(name: string, { own = false } = {}): string {
+  const state = process.env["STATE_DIRECTORY"]?.split(":")[0];
+  if (state) return own ? state : join(state, name);
+  if (process.getuid?.() !== 0) return join(homedir(), ".local/share/picket", name);
+  return own ? `${SYSTEM_DATA}-${name}` : join(SYSTEM_DATA, name);
 }
 
 /**
@@ -110,8 +104,4 @@ export function besideService(name: string, used: string): string | null {
   const theirs = join(SYSTEM_DATA, name, inFolder);
   if (inFolder.startsWith("..") || theirs === used || !existsSync(dirname(theirs))) return null;
   return existsSync(used) && !existsSync(theirs) ? null : theirs;
-}
-
-function stateFolder(): string | undefined {
-  return process.env["STATE_DIRECTORY"]?.split(":")[0];
 }
