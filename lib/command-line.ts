@@ -29,15 +29,20 @@ export interface Request {
   command: string | null;
   /** The first words of several commands, when that is all there was: only with `help`. */
   group: string | null;
-  help: boolean;
-  version: boolean;
-  check: boolean;
-  print: boolean;
-  config: string | undefined;
-  json: boolean;
   level: Level;
-  args: Args;
+  args: Args & CommonArgs;
   positionals: string[];
+}
+
+/** The flags of every role. */
+interface CommonArgs {
+  config?: string;
+  check?: boolean;
+  print?: boolean;
+  help?: boolean;
+  version?: boolean;
+  "json-log"?: boolean;
+  "log-level"?: string;
 }
 
 /** Wrong usage: exit code 2. */
@@ -84,9 +89,11 @@ export function parseCommandLine(argv: string[], commands: Record<string, Callin
     if (group === null) refuseForeign(flag, command, own, commands);
     refuseMalformed(flag, every);
   }
-  const args = parsed.values as Args;
-  const request = { ...commonPart(args), command, group, args, positionals: parsed.positionals.slice(words) };
-  if (!request.help && !request.version) checkPositionals(request, calling);
+  const args: Request["args"] = { ...parsed.values };
+  if (args.print && !args.check) throw new UsageError('flag "--print" needs "--check"');
+  const level = levelOf(args["log-level"] ?? "info");
+  const request = { command, group, level, args, positionals: parsed.positionals.slice(words) };
+  if (!args.help && !args.version) checkPositionals(request, calling);
   return request;
 }
 
@@ -190,26 +197,12 @@ function refuseMalformed(flag: FlagToken, every: Flags): void {
   }
 }
 
-function commonPart(args: Args): Omit<Request, "command" | "group" | "args" | "positionals"> {
-  const { config, check, print, help, version, "json-log": json, "log-level": level = "info" } = args;
-  if (print === true && check !== true) throw new UsageError('flag "--print" needs "--check"');
-  const known = LEVELS.find((name) => name === level);
-  if (known === undefined) {
-    const near = nearest(String(level), LEVELS);
-    throw new UsageError(
-      `unknown log level ${quote(String(level))}`,
-      near === undefined ? `known are: ${LEVELS.join(", ")}` : didYouMean(near),
-    );
-  }
-  return {
-    config: typeof config === "string" ? config : undefined,
-    check: check === true,
-    print: print === true,
-    help: help === true,
-    version: version === true,
-    json: json === true,
-    level: known,
-  };
+function levelOf(given: string): Level {
+  const known = LEVELS.find((name) => name === given);
+  if (known !== undefined) return known;
+  const near = nearest(given, LEVELS);
+  const hint = near === undefined ? `known are: ${LEVELS.join(", ")}` : didYouMean(near);
+  throw new UsageError(`unknown log level ${quote(given)}`, hint);
 }
 
 function checkPositionals({ command, positionals }: Request, calling: Calling | undefined): void {

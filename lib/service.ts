@@ -6,6 +6,7 @@
 //
 // What the exit codes mean: lib/exit.ts.
 
+import { once } from "node:events";
 import { isatty } from "node:tty";
 import type * as v from "valibot";
 import {
@@ -169,18 +170,18 @@ interface Life<C> {
 async function answer<C>(life: Life<C>): Promise<number> {
   const { role, program, options, commands, request } = life;
   const command = request.command === null ? undefined : commands[request.command];
-  if (request.help) {
+  if (request.args.help) {
     if (request.group !== null) print(groupHelp(program, request.group, commands));
     else print(command ? commandHelp(command) : helpText(role, options.usage, commands));
     return 0;
   }
-  if (request.version) {
+  if (request.args.version) {
     print(versionLine(program));
     return 0;
   }
-  const log = createLog({ role, json: request.json, level: request.level });
+  const log = createLog({ role, json: request.args["json-log"] === true, level: request.level });
   if (command) return runCommand(life, command, log);
-  if (request.check) return check(life);
+  if (request.args.check) return check(life);
   return runDaemon(life, log);
 }
 
@@ -212,9 +213,9 @@ async function load<C>(
   unused?: readonly string[],
 ): Promise<C> {
   const { schema, shortForms } = options;
-  const { config: file } = request;
+  const { config: file, check: isCheck = false } = request.args;
   // A file that is named may be meant for another machine: what it needs there is not judged here.
-  const judge = { role, service: isService(), folders: request.check && (file === undefined || isService()) };
+  const judge = { role, service: isService(), folders: isCheck && (file === undefined || isService()) };
   const { config, warnings } = await loadConfig({ role, schema, shortForms, judge, unused, file });
   for (const warning of warnings) warn(warning);
   return config;
@@ -222,12 +223,12 @@ async function load<C>(
 
 async function check<C>(life: Life<C>): Promise<number> {
   const { role, request } = life;
-  const command = [...life.command, "--check", ...(request.print ? ["--print"] : [])];
-  const code = await checkAsService({ role, command, config: request.config });
+  const command = [...life.command, "--check", ...(request.args.print ? ["--print"] : [])];
+  const code = await checkAsService({ role, command, config: request.args.config });
   if (code !== null) return code;
   const config = await load(life, (warning) => writeStderr(`${life.program}: warning: ${warning}`, "warn"));
   print("ok");
-  if (request.print) print(printConfig(config));
+  if (request.args.print) print(printConfig(config));
   return 0;
 }
 
@@ -244,7 +245,7 @@ async function runCommand<C>(life: Life<C>, command: Command<C>, log: Log): Prom
     positionals: life.request.positionals,
     loadConfig: (unused) => load(life, log.warn, unused),
     async check() {
-      const { config } = life.request;
+      const { config } = life.request.args;
       const words = [...life.command, "--check", ...(config === undefined ? [] : ["--config", config])];
       const child = Bun.spawn(words, { stdout: "ignore", stderr: "pipe", env: process.env });
       const text = await new Response(child.stderr).text();
@@ -259,7 +260,7 @@ async function runCommand<C>(life: Life<C>, command: Command<C>, log: Log): Prom
 
 async function runDaemon<C>(life: Life<C>, log: Log): Promise<number> {
   life.top.strays = log;
-  const { stopping, stopped } = awaitStop(log);
+  const stopping = stopSignal(log);
   let isReloadAsked = false;
   let reloads: Loop | undefined;
   process.on("SIGHUP", () => {
@@ -270,7 +271,7 @@ async function runDaemon<C>(life: Life<C>, log: Log): Promise<number> {
   const config = await load(life, log.warn);
   let running: Running<C> | undefined;
   let trouble: string | null = null;
-  const status = (): string => statusLine(running, () => [trouble, ...loops.failing()]);
+  const status = (): string => statusLine(running, [trouble, ...loops.failing()]);
   const loops = createLoops({ log, stopping, watchdogMs: watchdogMs(), sign: createTeller(status) });
   try {
     const waits = (why: string): void => void notify(`STATUS=${why.replace(/\s+/g, " ")}`);
@@ -296,7 +297,7 @@ async function runDaemon<C>(life: Life<C>, log: Log): Promise<number> {
       );
     }
     loops.start();
-    await stopped;
+    await once(stopping, "abort");
   }
   await Promise.race([loops.ended(), Bun.sleep(LOOPS_END_MS)]);
   await running.stop();
@@ -304,25 +305,23 @@ async function runDaemon<C>(life: Life<C>, log: Log): Promise<number> {
 }
 
 /** What the first SIGINT or SIGTERM of a daemon sets going, the cut at its end included. */
-function awaitStop(log: Log): { stopping: AbortSignal; stopped: Promise<void> } {
+function stopSignal(log: Log): AbortSignal {
   const stop = new AbortController();
-  const { promise, resolve } = Promise.withResolvers<void>();
   onStopSignals((signal) => {
     notify("STOPPING=1");
     log.info("stopping", { signal });
     stop.abort();
-    resolve();
     setTimeout(() => {
       log.warn("stopped before everything had ended", { after_seconds: STOP_MS / 1000 });
       process.exit(0);
     }, STOP_MS);
   });
-  return { stopping: stop.signal, stopped: promise };
+  return stop.signal;
 }
 
 /** What is wrong, and a role's figures, as one line. A role that can't say them goes on serving. */
-function statusLine(running: Running<never> | undefined, others: () => (string | null)[]): string {
-  const parts = others();
+function statusLine(running: Running<never> | undefined, others: (string | null)[]): string {
+  const parts = [...others];
   try {
     parts.unshift(...(running?.troubles?.() ?? []));
     parts.push(running?.status() ?? null);
