@@ -253,14 +253,8 @@ function hintFor(error: unknown): string {
   return status === 403 ? ` (the token needs the role PVEAuditor on /: ${grant})` : "";
 }
 
-/**
- * A node's figures. If the node is this host, fields that the API lacks are left out, and a report takes them from /proc; else they
- * are null, because /proc is another machine's.
- */
-function figuresOf(
-  status: v.InferOutput<typeof Status>,
-  { isThisHost }: { isThisHost: boolean },
-): { metrics: Partial<HostMetrics>; facts: Partial<HostFacts> } {
+/** A node's figures and facts, as far as the API has them. */
+function figuresOf(status: v.InferOutput<typeof Status>, { isThisHost }: { isThisHost: boolean }) {
   const { cpu, uptime, memory, rootfs, loadavg, swap, wait, cpuinfo, kversion, pveversion } = status;
   const kernel = status["current-kernel"]?.release ?? /\b\d+\.\d+\.\S+/.exec(kversion ?? "")?.[0] ?? null;
   const product = /^pve-manager\/([^/]+)/.exec(pveversion ?? "")?.[1];
@@ -268,35 +262,29 @@ function figuresOf(
   const diskTotal = scaled(rootfs?.total, GIB, Math.ceil);
   const share = (part: number | null) =>
     part === null ? null : Math.round(Math.min(Math.max(part, 0), 1) * 10_000) / 100;
-  const metrics: HostMetrics = {
+  const metrics: Partial<HostMetrics> = {
     cpu_percent: share(cpu),
     // The API counts the cache of ZFS as used; /proc tells what of it can be given back.
     memory_used_mb: isThisHost ? null : scaled(memory?.used, MIB, Math.floor),
     memory_total_mb: memoryTotal,
     disk_used_gb: scaled(rootfs?.used, GIB, Math.ceil),
     disk_total_gb: diskTotal,
-    network_rx_bytes: null,
-    network_tx_bytes: null,
     uptime_seconds: scaled(uptime, 1, Math.floor),
     load_average: loadavg?.[0] ?? null,
-    cpu_temp_c: null,
     load_average_5: loadavg?.[1] ?? null,
     load_average_15: loadavg?.[2] ?? null,
     swap_used_mb: scaled(swap?.used, MIB, Math.floor),
     swap_total_mb: scaled(swap?.total, MIB, Math.floor),
     cpu_iowait_percent: share(wait),
-    cpu_steal_percent: null,
   };
-  const facts: HostFacts = {
+  const facts: Partial<HostFacts> = {
     cpu_count: cpusOf(cpuinfo?.cpus),
     memory_total_mb: memoryTotal,
     disk_total_gb: diskTotal,
     os: product === undefined ? null : `Proxmox VE ${product}`.slice(0, 80),
     kernel: kernel?.slice(0, 255) ?? null,
-    arch: null,
-    boot_at: null,
   };
-  return isThisHost ? { metrics: withoutNulls(metrics), facts: withoutNulls(facts) } : { metrics, facts };
+  return { metrics: withoutNulls(metrics), facts: withoutNulls(facts) };
 }
 
 function withoutNulls<T extends object>(fields: T): Partial<T> {

@@ -83,16 +83,17 @@ export class Sampler {
       this.#host.read(),
     ]);
     const cloudflared = services.find(({ name }) => /^cloudflared(\.service)?$/.test(name));
+    // A node that is another machine has figures that this host can't read, and none of this host's lists.
+    const own = node?.isThisHost === false ? { metrics: asNulls(host.metrics), facts: asNulls(host.facts) } : host;
     const report: Report = {
       recorded_at,
       ...(host_id === undefined ? {} : { host_id }),
       agent_version: build,
       interval_seconds: interval,
       host: {
-        // Its lists are another machine's than the node.
-        ...(node?.isThisHost === false ? {} : host),
-        metrics: { ...host.metrics, ...node?.metrics },
-        facts: { ...host.facts, ...node?.facts, docker_version },
+        ...own,
+        metrics: { ...own.metrics, ...node?.metrics },
+        facts: { ...own.facts, ...node?.facts, docker_version },
       },
       ...(containers === undefined ? {} : { containers }),
       ...(node?.guests ? { guests: node.guests } : {}),
@@ -117,4 +118,8 @@ export class Sampler {
     if (version !== null) this.#engine = { socket, version, until: performance.now() + HOUR_MS };
     return version;
   }
+}
+
+function asNulls(fields: object): Record<string, null> {
+  return Object.fromEntries(Object.keys(fields).map((name) => [name, null]));
 }
