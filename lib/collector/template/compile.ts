@@ -104,24 +104,8 @@ class Compiler {
         return null;
       }
       case "block":
-      case "template": {
-        const name = reader.name(`${word} clause`);
-        const hasPipe = word === "block" || !reader.ends();
-        const dot = hasPipe ? valueOf(this.#pipe(`${word} clause`)) : () => undefined;
-        if (!hasPipe) reader.finish("template clause");
-        if (word === "block") this.#define(name, at);
-        if (!this.#called.has(name)) this.#called.set(name, at);
-        return (state, outer) => {
-          const value = dot(state, outer);
-          spend(state, at);
-          const { slots } = state;
-          state.slots = [value];
-          // It may be defined further down.
-          this.#defined.get(name)!.render(state, value);
-          state.slots = slots;
-          return undefined;
-        };
-      }
+      case "template":
+        return this.#call(word, at);
       case "break":
       case "continue":
         reader.finish(`{{${word}}}`);
@@ -135,6 +119,26 @@ class Compiler {
         return (state, dot) => write(state, show(evaluate(state, dot)));
       }
     }
+  }
+
+  #call(word: "block" | "template", at: number): Render {
+    const reader = this.#reader;
+    const name = reader.name(`${word} clause`);
+    const hasPipe = word === "block" || !reader.ends();
+    const dot = hasPipe ? valueOf(this.#pipe(`${word} clause`)) : () => undefined;
+    if (!hasPipe) reader.finish("template clause");
+    if (word === "block") this.#define(name, at);
+    if (!this.#called.has(name)) this.#called.set(name, at);
+    return (state, outer) => {
+      const value = dot(state, outer);
+      spend(state, at);
+      const { slots } = state;
+      state.slots = [value];
+      // It may be defined further down.
+      this.#defined.get(name)!.render(state, value);
+      state.slots = slots;
+      return undefined;
+    };
   }
 
   #control(kind: "if" | "with" | "range", at: number): Render {

@@ -130,8 +130,7 @@ export class Reader {
 
   /** Takes a quoted name. */
   name(context: string): string {
-    this.skip();
-    const { at } = this;
+    const at = this.skip();
     const term = this.term();
     if (term?.type === "string") return this.valueOf(term) as string;
     this.at = at;
