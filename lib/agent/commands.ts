@@ -109,12 +109,11 @@ async function drainUnstamped(context: Context<{ "dry-run"?: boolean }>): Promis
   }
   let busy = 0;
   for (const id of unstamped) {
-    const unlock = folders.lock(id);
-    if (unlock === null) busy++;
-    else
+    using lock = folders.lock(id);
+    if (lock)
       await folders.quarantineEpisode(id, { status: null, body: { error: "no commit of 40 hex digits in meta.json" } });
-    unlock?.();
-    context.print(unlock ? id : `${id}: is being shipped right now, left where it is`);
+    else busy++;
+    context.print(lock ? id : `${id}: is being shipped right now, left where it is`);
   }
   context.print(`${unstamped.length - busy} unstamped put into quarantine`);
   return busy > 0 ? EXIT_RETRY : 0;

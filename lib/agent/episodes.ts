@@ -93,7 +93,7 @@ export class EpisodeFolders {
   }
 
   /** Locks an episode, as `lockFolder`. */
-  lock(id: string): (() => void) | null {
+  lock(id: string): Disposable | null {
     return lockFolder(join(this.episodes, id));
   }
 
@@ -186,20 +186,11 @@ export class EpisodeFolders {
       try {
         const gone = !existsSync(join(this.episodes, id));
         const other = !gone && state?.startsWith(".accepted") && path !== this.#accepted(id);
-        if (gone || other) rmSync(path, { force: true });
-        else if (state === ".partial") this.#removeUnlocked(id, path);
+        using lock = state === ".partial" && !gone ? this.lock(id) : null;
+        if (gone || other || lock) rmSync(path, { force: true });
       } catch (error) {
         onError(path, error);
       }
-    }
-  }
-
-  #removeUnlocked(id: string, path: string): void {
-    const unlock = this.lock(id);
-    try {
-      if (unlock) rmSync(path, { force: true });
-    } finally {
-      unlock?.();
     }
   }
 

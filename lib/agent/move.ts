@@ -66,7 +66,7 @@ export async function moveFolder(
   const copy = transit(to, "copying");
   rmSync(copy, { recursive: true, force: true });
   mkdirSync(copy, { mode: 0o700 });
-  const unlock = lockFolder(copy);
+  using _ = lockFolder(copy);
   try {
     await copyTree(Buffer.from(from), Buffer.from(copy), alive);
     renameSync(copy, to);
@@ -74,8 +74,6 @@ export async function moveFolder(
   } catch (error) {
     rmSync(copy, { recursive: true, force: true });
     throw error;
-  } finally {
-    unlock?.();
   }
   await removeMoved(from, first);
 }
@@ -106,27 +104,22 @@ export function removeLeftovers(folder: string, onError: (path: string, error: u
     if (!IN_TRANSIT.test(name)) continue;
     const path = join(folder, name);
     try {
-      const unlock = lockFolder(path);
-      if (unlock) rmSync(path, { recursive: true, force: true });
-      unlock?.();
+      using lock = lockFolder(path);
+      if (lock) rmSync(path, { recursive: true, force: true });
     } catch (error) {
       onError(path, error);
     }
   }
 }
 
-/**
- * Locks a folder.
- * @returns what unlocks it; null when another process has locked or moved it. Throws when it doesn't exist.
- */
-export function lockFolder(folder: string): (() => void) | null {
+/** Locks a folder. Null when another process has locked or moved it. Throws when it doesn't exist. */
+export function lockFolder(folder: string): Disposable | null {
   const fd = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY);
-  const unlock = () => closeSync(fd);
   const locked = !hasLibc() || flock(fd);
   // It may have been moved between open and lock.
   const here = statSync(folder, { throwIfNoEntry: false });
-  if (locked && here?.ino === fstatSync(fd).ino) return unlock;
-  unlock();
+  if (locked && here?.ino === fstatSync(fd).ino) return { [Symbol.dispose]: () => closeSync(fd) };
+  closeSync(fd);
   return null;
 }
 

@@ -114,10 +114,10 @@ export class Shipping {
 
   async #shipOne(id: string): Promise<Outcome> {
     const { folders, log } = this.#options;
-    let unlock: (() => void) | null = null;
+    let lock: Disposable | null = null;
     try {
-      unlock = folders.lock(id);
-      if (unlock === null) return "transient";
+      lock = folders.lock(id);
+      if (!lock) return "transient";
       if (!folders.isAccepted(id)) {
         if (!existsSync(folders.archive(id))) await this.#pack(id);
         const decided = this.#decided.get(this.#keyOf(id));
@@ -132,7 +132,7 @@ export class Shipping {
     } catch (error) {
       return await this.#failed(id, error);
     } finally {
-      unlock?.();
+      lock?.[Symbol.dispose]();
     }
   }
 
