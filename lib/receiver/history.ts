@@ -213,7 +213,8 @@ interface HistoryQuery {
 
 /** Reads a series, downsampled. `step`: seconds from one point to the next. */
 export async function readHistory(db: Queries, query: HistoryQuery) {
-  const { from, to, points, now, retention } = query;
+  const { host, from, to, points, now, retention } = query;
+  const source = sourceOf(query);
   // Points begin at multiples of their width, so that an hour is the same point in each answer. The first one then begins before
   // `from`, so the others share the range. A single point covers all of it.
   const wanted = (to - from) / 1000 / Math.max(points - 1, 1);
@@ -228,22 +229,19 @@ export async function readHistory(db: Queries, query: HistoryQuery) {
   let start = from;
   for (const step of STEPS.toReversed().filter((one) => one <= grain)) {
     const first = Math.floor(start / (step * 1000)) * step * 1000;
-    const source =
-      query.container === null ? "metrics AS data FROM host_rollups" : "containers AS data FROM workload_rollups";
-    const found = await db.all<{ at: number; data: string }>(`SELECT at, ${source} ${RANGE} ORDER BY at`, [
-      query.host,
-      step,
-      first,
-      to,
-    ]);
-    for (const row of found) {
-      const summary = summaryOf(row.data, query);
-      if (summary) take(row.at, summary);
-    }
+    const found = await db.all<{ at: number; summary: string | null }>(
+      `SELECT at, ${source.summary} ${RANGE} ORDER BY at`,
+      [host, step, first, to, ...source.part],
+    );
+    for (const { at, summary } of found) if (summary !== null) take(at, JSON.parse(summary) as Summary);
     const last = found.at(-1);
     if (last) start = Math.max(start, last.at + step * 1000);
   }
-  await takeSamples(db, { ...query, from: start }, take);
+  const samples = await db.all<{ at: number; value: number | null }>(
+    `SELECT at, ${source.value} WHERE host = $1 AND at >= $2 AND at < $3`,
+    [host, start, to, ...source.part],
+  );
+  for (const { at, value } of samples) if (value !== null) take(at, [value, value, value, 1]);
   const series = [...buckets].toSorted(([a], [b]) => a - b);
   return {
     step: width / 1000,
@@ -259,35 +257,18 @@ function grainFor(kept: Record<0 | Step, number>, wantedSeconds: number, backSec
   return candidates.findLast((grain) => grain <= wantedSeconds) ?? candidates[0]!;
 }
 
-function summaryOf(data: string, { metric, container }: HistoryQuery): Summary | undefined {
-  if (container === null) return (JSON.parse(data) as Summaries)[metric];
-  return (JSON.parse(data) as Record<string, Summaries>)[container]?.[metric];
-}
-
-async function takeSamples(
-  db: Queries,
-  { host, metric, container, from, to }: HistoryQuery,
-  take: (at: number, summary: Summary) => void,
-): Promise<void> {
-  const range = [host, from, to];
+/** The SQL of a series: its summary in a rollup, its value in a sample, and the parameter of both that names the container. */
+function sourceOf({ metric, container }: HistoryQuery) {
   if (container === null) {
-    const found = await db.all<{ at: number; value: number | null }>(
-      `SELECT at, ${metric} AS value FROM host_samples WHERE host = $1 AND at >= $2 AND at < $3`,
-      range,
-    );
-    for (const { at, value } of found) if (value !== null) take(at, [value, value, value, 1]);
-    return;
+    const summary = `metrics -> '${metric}' AS summary FROM host_rollups`;
+    return { summary, value: `${metric} AS value FROM host_samples`, part: [] };
   }
-  const found = await db.all<{ at: number; containers: string }>(
-    "SELECT at, containers FROM workload_samples WHERE host = $1 AND at >= $2 AND at < $3",
-    range,
-  );
-  for (const row of found) {
-    const value = (JSON.parse(row.containers) as Record<string, ContainerSample>)[container]?.[
-      columnOf(metric as ContainerSeries)
-    ];
-    if (value !== null && value !== undefined) take(row.at, [value, value, value, 1]);
-  }
+  const column = columnOf(metric as ContainerSeries);
+  return {
+    summary: `containers -> $5 -> '${metric}' AS summary FROM workload_rollups`,
+    value: `CAST(containers -> $4 ->> ${column} AS REAL) AS value FROM workload_samples`,
+    part: [String(container)],
+  };
 }
 
 function columnOf(series: ContainerSeries): number {

@@ -83,6 +83,8 @@ test.skipIf(!library)(
     expect((await page(`metric=memory_percent&container=app&${range}&points=1`)).points).toMatchObject([
       { min: 10, max: 100 },
     ]);
+    const samples = (await page(`metric=memory_percent&container=app&${range}&points=10000`)).points;
+    expect(samples.map(({ min, max }) => [min, max])).toEqual([10, 20, 60, 100].map((value) => [value, value]));
     // Three days later the samples are gone, after a year and a day the rest.
     const passed = async (seconds: number) => {
       await hub.daemon.kill();
