@@ -370,8 +370,8 @@ async function onceThereIsRoom<T>({ log, stopping, waits }: Service, step: () =>
 /** Looks which hosts and jobs have fallen silent; gives the milliseconds until the next may be. */
 async function watch({ config, presence, watchJobs, news, store }: Receiver): Promise<number> {
   const now = Date.now();
-  const ended = await endPauses(store, now);
   const { next, changed } = await presence.pass({ now, interval: config.poll_interval_seconds });
+  const ended = await endPauses(store, presence.pauseClock);
   const behind = await watchJobs({ now, ran: presence.ran, backAt: presence.backAt });
   if (ended + changed + behind > 0) news.emit("event");
   return next;

@@ -3,6 +3,7 @@
 
 import { X509Certificate } from "node:crypto";
 import { existsSync, lstatSync, readFileSync, readdirSync, readlinkSync, statSync, statfsSync } from "node:fs";
+import { userInfo } from "node:os";
 import { join } from "node:path";
 import { HttpError, openClient } from "./client.ts";
 import { ConfigError, type Listen, listenAddress } from "./config.ts";
@@ -329,8 +330,16 @@ async function unitOf(role: string, scope: "system" | "user"): Promise<Check | n
   if (isReplaced(field("MainPID")))
     return yellow(name, "runs a program that was replaced", run(`restart picket-${role}`));
   if (field("NeedDaemonReload") === "yes") return yellow(name, "its unit file has changed", run("daemon-reload"));
+  if (enabled === "enabled" && scope === "user" && (await isBoundToLogin()))
+    return yellow(name, "active, but it starts when you log in, and stops when you log out", "loginctl enable-linger");
   if (enabled === "enabled") return green(name, `active, starts at boot${says}`);
   return yellow(name, `active, but ${enabled}`, run(`enable picket-${role}`));
+}
+
+/** Whether this user's services end with the last session; false where logind doesn't say. */
+async function isBoundToLogin(): Promise<boolean> {
+  const said = await outputOf(["loginctl", "show-user", userInfo().username, "--property=Linger", "--value"]);
+  return said?.trim() === "no";
 }
 
 /** Whether the file that a process runs was replaced; false where this user may not know. */

@@ -41,7 +41,11 @@ async function examine(role: string, config: string, env: Record<string, string>
 }
 
 /** A PATH on which `systemctl` and `timedatectl` say this. */
-function saying(folder: Folder, system: string, { user = "", clock = "yes" } = {}): Record<string, string> {
+function saying(
+  folder: Folder,
+  system: string,
+  { user = "", clock = "yes", linger = "yes" } = {},
+): Record<string, string> {
   mkdirSync(folder.at("bin"), { recursive: true });
   const script = (name: string, text: string) => {
     folder.write(`bin/${name}`, `#!/bin/sh\n${text}\n`);
@@ -49,6 +53,7 @@ function saying(folder: Folder, system: string, { user = "", clock = "yes" } = {
   };
   script("systemctl", `case "$1" in --user) printf '${user}';; *) printf '${system}';; esac`);
   script("timedatectl", `echo ${clock}`);
+  script("loginctl", `echo ${linger}`);
   return { PATH: `${folder.at("bin")}:${process.env["PATH"]}` };
 }
 
@@ -165,6 +170,8 @@ test("the state of a unit has the command that changes it, for the system's and 
     const { of, checks } = await examine("observer", config, saying(folder, system, { user }));
     expect([of(name), checks.find((one) => one.name === name)?.fix ?? ""]).toEqual([found, fix]);
   }
+  const linger = saying(folder, "LoadState=not-found\\n", { user: unitSays(), linger: "no" });
+  expect((await examine("observer", config, linger)).of("user unit")).toStartWith("yellow: active, but it starts when");
 });
 
 test("certificates are looked at before they expire", async () => {

@@ -24,5 +24,5 @@ export async function pauseCommand(context: Context<{ reason?: string }>, find: 
 
 export const resumeCommand = (context: Context, find: Find): Promise<void> =>
   change(context, async (tx, name) =>
-    (await resume(tx, await find(tx, name), Date.now())) ? `${name}: its pause is over` : `${name}: was not paused`,
+    (await resume(tx, await find(tx, name))) ? `${name}: its pause is over` : `${name}: was not paused`,
   );

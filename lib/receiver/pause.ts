@@ -21,11 +21,9 @@ export async function pause(
 }
 
 /** Lets a pause end now; false where there is none. The daemon does the rest (`endPauses`). */
-export async function resume(tx: Queries, whose: Whose, now: number): Promise<boolean> {
+export async function resume(tx: Queries, whose: Whose): Promise<boolean> {
   const [table, , id] = placeOf(whose);
-  return (
-    (await tx.run(`UPDATE ${table} SET paused_until = $1 WHERE id = $2 AND paused_until IS NOT NULL`, [now, id])) > 0
-  );
+  return (await tx.run(`UPDATE ${table} SET paused_until = 0 WHERE id = $1 AND paused_until IS NOT NULL`, [id])) > 0;
 }
 
 /** Ends the pauses that are over; gives the number of events that this stored. */

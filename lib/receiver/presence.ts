@@ -66,6 +66,8 @@ export class Presence {
   #marked = Number.NEGATIVE_INFINITY;
   /** How far the clock was ahead of the line at the last look. */
   #off = 0;
+  /** Whether the clock is doubted because it was set while the receiver ran. */
+  #wasSet = false;
   #backAt = Date.now();
   /** `ran` at the last request with a host's token that was not taken: a sign of life all the same. The alive mark keeps it. */
   #heard = new Map<number, number>();
@@ -136,6 +138,11 @@ export class Presence {
     return doubted !== null || !agrees(Date.now() - line - (performance.now() - this.#looked!));
   }
 
+  /** The time that pauses end by: a clock that was set meanwhile doesn't count. */
+  get pauseClock(): number {
+    return this.#wasSet ? Math.floor(this.#life.line) : Date.now();
+  }
+
   /** Leaves the alive mark, and the signs of life that no report has left. */
   async mark(): Promise<void> {
     const text = JSON.stringify(this.#life);
@@ -163,7 +170,8 @@ export class Presence {
 
   /** Counts the running time since the last look, and compares the clock with it. */
   async #look(now: number, interval: number): Promise<void> {
-    if (this.#looked === null) await this.#resume(now);
+    const first = this.#looked === null;
+    if (first) await this.#resume(now);
     const here = performance.now();
     const gap = here - this.#looked!;
     const away = gap >= ABSENCE_MS;
@@ -175,9 +183,11 @@ export class Presence {
     const moved = off - this.#off;
     const was = life.doubted;
     if (!agrees(off)) life.doubted ??= life.ran;
+    if (!agrees(off) && !first && !away) this.#wasSet = true;
     if (agrees(off) || life.ran - life.doubted! >= WEEK_MS) {
       life.doubted = null;
       life.line = now;
+      this.#wasSet = false;
     }
     this.#off = now - life.line;
     if (Math.abs(moved) >= LOOK_MS) {

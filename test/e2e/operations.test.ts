@@ -269,7 +269,7 @@ exec /opt/picket/picket "$@"`,
     await machine.do("rm -f /etc/picket/agent.yaml");
     await machine.do(`cd /opt/picket && ${await line("host add nas --url http://127.0.0.1:18791")}`);
 
-    // The service may not read a secret: reload, status line, log, --check and a restart say so.
+    // The service may not read a secret: reload, status line, log, --check, a restart and the doctor say so.
     await machine.do(
       "cp /etc/picket/receiver.yaml /root/receiver.yaml && (umask 077 && echo secret > /etc/picket/own)",
     );
@@ -281,6 +281,13 @@ exec /opt/picket/picket "$@"`,
     for (const command of [warnings, "picket-receiver --check"]) expect((await machine.sh(command)).out).toContain(fix);
     expect((await machine.sh("systemctl restart picket-receiver")).code).toBe(1);
     expect(await machine.show("receiver", "ExecMainStatus")).toBe("78");
+    const doctor = await machine.sh("picket-receiver doctor");
+    for (const found of [
+      `red +configuration +.*${fix}`,
+      "red +unit +is failed \\(exit code 78\\)",
+      "red +daemon +nothing",
+    ])
+      expect([doctor.code, doctor.out]).toEqual([2, expect.stringMatching(new RegExp(`^${found}`, "m"))]);
     await machine.do("chown picket /etc/picket/own && picket-receiver --check && systemctl restart picket-receiver");
     await machine.do("cp /root/receiver.yaml /etc/picket && systemctl restart picket-receiver");
 
@@ -331,5 +338,14 @@ exec /opt/picket/picket "$@"`,
       async () => (await machine.do("ls /var/lib/picket-agent/queue | wc -l")) === "0\n",
     );
     expect(await hosts()).toMatch(/^nas +online/m);
+    // At the end of the day all of it works; the doctor finds nothing wrong but the small disk.
+    for (const role of ["collector", "receiver", "observer", "agent"] as const) {
+      const { out } = await machine.sh(`systemctl is-active picket-${role} && picket-${role} doctor`);
+      expect([role, out]).toEqual([role, expect.stringMatching(/^active\ngreen +configuration/)]);
+      expect([role, out]).toEqual([role, expect.not.stringMatching(/^red\s+(?!\s|space )/m)]);
+    }
+    expect(await machine.do("picket-receiver index verify")).toContain("all as the index says");
+    // A drop; a drop and a note.
+    expect((await inbox()).match(/"(before|again)"/g)).toEqual(['"before"', '"again"', '"again"']);
   });
 });

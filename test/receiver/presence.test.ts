@@ -143,6 +143,24 @@ describe.skipIf(!library)("with a clock that is set", () => {
     expect(hub.rows("SELECT * FROM events")).toEqual([]);
   });
 
+  test("a clock that is set while it runs ends no pause; resume does", async () => {
+    using folder = new Folder();
+    const { hub, clock } = await startAt(folder, library!, ["web-1"], "poll_interval_seconds: 1");
+    await using _ = hub;
+    await hub.report();
+    expect((await hub.run("host", "pause", "web-1", "1h")).code).toBe(0);
+    clock.offset(3 * 86_400);
+    await hub.daemon.said("the clock is wrong");
+    const ran = () =>
+      hub.rows<{ n: number }>("SELECT json_extract(value, '$.ran') AS n FROM meta WHERE key = 'alive'")[0]!.n;
+    const before = ran();
+    await until("it has looked again", () => ran() > before + 2000);
+    const paused = () => hub.rows<{ until: number | null }>("SELECT paused_until AS until FROM hosts")[0]!.until;
+    expect([paused() !== null, hub.rows("SELECT * FROM events")]).toEqual([true, []]);
+    expect((await hub.run("host", "resume", "web-1")).code).toBe(0);
+    await until("the pause is over", () => paused() === null);
+  });
+
   test("a receiver that is stopped for a while (SIGSTOP) alarms nobody for that", async () => {
     using folder = new Folder();
     const { hub, clock } = await startAt(folder, library!, ["web-1"], "poll_interval_seconds: 60");
