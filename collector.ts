@@ -136,6 +136,7 @@ function listenForWebhooks(collector: Collector, listen: Listen): Server {
     metrics: collector.metrics,
     health: () => health(collector),
     credentialsOf: (path) => collector.routes.get(path)?.credentials ?? null,
+    shown: (path) => collector.routes.get(path)?.title ?? path,
     refused(path, { status, message: reason }) {
       const route = collector.routes.get(path);
       if (!route) return;

@@ -90,7 +90,7 @@ export function createGuard({ auth, trusted_proxies }: Connection, credentialsOf
         if (credentials === "none" || !isForwarded()) return null;
         const what =
           'this came through a proxy, and nothing here says who may send it: set "auth.token_file", or "verify" of a webhook';
-        return new Refusal(403, "forwarded", what, { log: { path: pathname } });
+        return new Refusal(403, "forwarded", what);
       }
       const given = bearerOf(request);
       if (given !== undefined && secretEquals(given, auth.token)) return null;

@@ -56,6 +56,8 @@ interface ServeOptions {
   metrics: Registry;
   health: () => Health | Promise<Health>;
   credentialsOf?: CredentialsOf;
+  /** What stands for a path in the log; a path may hold a secret. */
+  shown?: (pathname: string) => string;
   /** Told of a request to this path that the guard refused; it is logged already. */
   refused?: (pathname: string, refusal: Refusal) => void;
 }
@@ -72,7 +74,7 @@ export interface Server {
 
 /** Starts to listen. Throws when it can't: port taken, certificate unreadable. */
 export function serve(options: ServeOptions): Server {
-  const { log } = options;
+  const { log, shown = (pathname) => pathname } = options;
   const measure = measures(options.metrics, options.role);
   const refusals = refusalLog(log);
   let guard = createGuard(options.connection, options.credentialsOf);
@@ -81,7 +83,7 @@ export function serve(options: ServeOptions): Server {
     const pathname = pathOf(request.url);
     const refusal = guard.refusal(request, pathname, bindings);
     if (refusal) {
-      refusals(refusal, bindings.ip());
+      refusals(refusal, bindings.ip(), { path: shown(pathname) });
       options.refused?.(pathname, refusal);
       throw refusal;
     }
@@ -102,7 +104,7 @@ export function serve(options: ServeOptions): Server {
       response = await answer(request, { ip, isForwarded, idle: (seconds) => server.timeout(incoming, seconds) });
     } catch (error) {
       if (error instanceof Refusal && request.signal.aborted) refusals(error, ip());
-      response = errorResponse(error, request, log);
+      response = errorResponse(error, { request, log, path: shown(pathOf(request.url)) });
     }
     if (response.status >= 400) await readOn(request, response);
     measure.end(response.status, performance.now() - start);
@@ -128,9 +130,8 @@ export function answersOf(app: Hono<{ Bindings: Bindings }>): Answer {
   return (request, bindings) => app.fetch(request, bindings);
 }
 
-function errorResponse(error: unknown, request: Request, log: Log): Response {
+function errorResponse(error: unknown, { request, log, path }: { request: Request; log: Log; path: string }): Response {
   if (error instanceof Refusal) return error.response();
-  const path = pathOf(request.url);
   if (request.signal.aborted) {
     log.debug("client went away", { path });
     return new Response(null, { status: 499 });

@@ -17,6 +17,7 @@ function configuration(folder: Folder): string {
     route("/strict", "{{ .n }}", { missing: "error" }),
     route("/when", "x", { when: "{{ eq .a 1 }}" }),
     route("/signed/topsecret", "x", { name: "signed", verify: { scheme: "github", secret: SECRET } }),
+    route("/open/topsecret", "x", { name: "open" }),
     route("/query", "x", { verify: { scheme: "query", name: "token", secret: SECRET } }),
   ];
   const webhook = { listen: "127.0.0.1:0", routes };
@@ -98,6 +99,8 @@ test.each(TARGETS)(
     expect(lines.find((line) => line.includes("status=500"))).toContain(" error ");
     // Nothing but lines of the log, such as a warning of the runtime.
     expect(daemon.log.filter((line) => !/^\d\d:\d\d:\d\d \w+ +collector /.test(line))).toEqual([]);
+    expect(await post("/open/topsecret", body, { "x-forwarded-for": "203.0.113.5" })).toBe(403);
+    await daemon.said("reason=forwarded ip=127.0.0.1 path=open");
     const said = [...daemon.log, ...json, ...failed].join("\n");
     for (const hidden of ["4111", "hunter2", "topsecret", "wrong-one", digest]) expect(said).not.toContain(hidden);
     expect(statSync(folder.at("inbox/.picket/deliveries.jsonl")).mode & 0o077).toBe(0);
