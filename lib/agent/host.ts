@@ -87,8 +87,8 @@ export class HostReader {
   #omit: readonly List[];
   #smart: ReturnType<typeof createSmart>;
   #ask: ReturnType<typeof sourcesOf>;
-  /** What could not be read the last time, by source. */
-  readonly troubles: ReadonlyMap<string, string>;
+  #troubles: ReadonlyMap<string, string>;
+  #wasRead = false;
 
   constructor(options: HostOptions) {
     const { root, services = [], omit = [], warn = () => {}, clock = () => performance.now() } = options;
@@ -99,13 +99,14 @@ export class HostReader {
     this.#files = openKernelFiles(root);
     this.#last = this.#cpuTimes();
     const { note, troubles } = createTroubles(warn);
-    this.troubles = troubles;
+    this.#troubles = troubles;
     this.#smart = createSmart({ note, clock });
     this.#ask = sourcesOf({ ...options, services, omit, note, clock });
   }
 
   /** The current figures, facts and lists. `services`: the state of those that the configuration names. */
   async read() {
+    this.#wasRead = true;
     const files = (this.#files = openKernelFiles(this.#root));
     const ask = this.#ask;
     const [disks, network, temperatures, units, devices, processes, pools, power] = await Promise.all([
@@ -141,6 +142,12 @@ export class HostReader {
     if (!this.#omit.includes("smart")) this.#smart.read();
     await this.#smart.answered();
     return this.read();
+  }
+
+  /** Why what could not be read the last time, by source. Between two reports nothing is read for it: CPU use would be that of a moment. */
+  async troubles(): Promise<ReadonlyMap<string, string>> {
+    if (!this.#wasRead) await this.read();
+    return this.#troubles;
   }
 
   /** Memory is in MiB, as `free -m` counts it, and the root's space in GiB, as `df -BG` does. */
@@ -344,7 +351,7 @@ function sourcesOf({
     /** Each disk is a source of its own. */
     disks: (files: KernelFiles) => all.read(files),
     network: source("interfaces", readNetwork, note),
-    temperatures: source("temperatures", createTemperatures(root), note),
+    temperatures: source("temperatures", createTemperatures(root, clock), note),
     units: source("units", createUnits({ root, names: services, clock }), note),
     devices: source("devices", readDevices, note),
     processes: source("processes", () => processes?.read() ?? null, note),

@@ -49,11 +49,8 @@ export class Sampler {
     return (await this.#host.readAll()).host;
   }
 
-  /** What of this host can't be read, by source. */
-  async hostTroubles(): Promise<ReadonlyMap<string, string>> {
-    await this.#host.read();
-    return this.#host.troubles;
-  }
+  /** Why what of this host can't be read, by source. */
+  hostTroubles = () => this.#host.troubles();
 
   /** The containers; undefined if there is no engine, or if it doesn't answer (logged). */
   async containers(signal: AbortSignal): Promise<DockerContainer[] | undefined> {

@@ -37,14 +37,21 @@ export function cpuTemperature(all: Temperature[]): number | null {
   return null;
 }
 
+/** Some disks never sleep if their temperature is read more often than twice as long as they wait for that (the driver's documentation). */
+const DISKS_CHIP = "drivetemp";
+const DISK_AGAIN_MS = 3_600_000;
+
 /** Reads a report's `host.temperatures`. What doesn't change is read once, until there are other chips. */
-export function createTemperatures(root: string): () => Promise<Temperature[]> {
+export function createTemperatures(root: string, clock: () => number): () => Promise<Temperature[]> {
   let sensors: Sensor[] = [];
   let chips = "";
+  let disksDue = Number.NEGATIVE_INFINITY;
+  const ofDisks = new Map<string, number | null>();
   return async () => {
     const files = openKernelFiles(root);
     const now = [...files.names("sys/class/hwmon"), ...files.names("sys/class/thermal")].join(" ");
     if (now !== chips) {
+      ofDisks.clear();
       sensors = hwmonSensors(files);
       // The kernel makes a chip of some zones, and writes its name with _.
       const known = new Set(sensors.map(({ chip }) => chip));
@@ -52,8 +59,13 @@ export function createTemperatures(root: string): () => Promise<Temperature[]> {
     }
     chips = now;
     const all: Temperature[] = [];
+    if (clock() >= disksDue) {
+      ofDisks.clear();
+      disksDue = clock() + DISK_AGAIN_MS;
+    }
     for (const { input, label, ...sensor } of sensors) {
-      const celsius = celsiusOf(await readFile(join(root, input), "utf8").catch(() => null));
+      const celsius = ofDisks.get(input) ?? celsiusOf(await readFile(join(root, input), "utf8").catch(() => null));
+      if (sensor.chip === DISKS_CHIP) ofDisks.set(input, celsius);
       if (celsius !== null) all.push({ ...sensor, label: label || null, celsius });
     }
     return all;

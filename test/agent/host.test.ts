@@ -279,6 +279,19 @@ test.each<[string, Record<string, string>, number | null]>([
   ],
 ])("temperature: %s", async (_, sys, celsius) => expect((await read(sys)).cpu_temp_c).toBe(celsius));
 
+test("a disk's temperature is read once an hour, so that the disk may sleep", async () => {
+  using folder = new Folder();
+  let now = 0;
+  const sensors = chip(0, "name drivetemp", "temp1_input 33000");
+  const reader = new HostReader({ root: tree(folder, sensors), disks: [], omit: ["smart"], clock: () => now });
+  const celsius = async () => (await reader.read()).host.temperatures!.map((one) => one.celsius);
+  expect(await celsius()).toEqual([33]);
+  tree(folder, chip(0, "temp1_input 44000"));
+  expect(await celsius()).toEqual([33]);
+  now = 3_600_000;
+  expect(await celsius()).toEqual([44]);
+});
+
 /** An interface with its bytes received, and what /sys has of it. */
 type Card = [name: string, bytes: number, has?: string];
 const DEVICE = "device/vendor";
