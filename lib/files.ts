@@ -8,6 +8,7 @@ import {
   existsSync,
   fsyncSync,
   lchownSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readSync,
@@ -56,6 +57,15 @@ export function inheritOwner(path: string): void {
 /** The folder, or the nearest one above it that exists. */
 export function nearestFolder(folder: string): string {
   return existsSync(folder) || dirname(folder) === folder ? folder : nearestFolder(dirname(folder));
+}
+
+/** Whether a name exists, be it a broken link. */
+export function isThere(path: PathLike): boolean {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
+  } catch {
+    return false;
+  }
 }
 
 /** fsync(2) on a folder: makes the names in it durable. */

@@ -5,12 +5,13 @@ import { join } from "node:path";
 import { type Client, HttpError } from "../client.ts";
 import { isLoopback } from "../config.ts";
 import { type Check, clock, green, red, rights, space, unit, yellow } from "../doctor.ts";
+import { isThere } from "../files.ts";
 import { duration } from "../text.ts";
 import { errorChain } from "../log.ts";
 import { outputOf } from "../program.ts";
 import { Backlog } from "./backlog.ts";
 import type { Config } from "./config.ts";
-import { EpisodeFolders, isThere } from "./episodes.ts";
+import { EpisodeFolders } from "./episodes.ts";
 import { ping, refused, wrongHost } from "./hub.ts";
 import type { Sampler } from "./report.ts";
 

@@ -28,7 +28,7 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { NAME_SEGMENT } from "../config.ts";
-import { openToRead } from "../files.ts";
+import { isThere, openToRead } from "../files.ts";
 import { IN_TRANSIT, isOtherMount, lockFolder, moveFolder, removeLeftovers } from "./move.ts";
 
 const MARKER = "done.marker";
@@ -222,15 +222,6 @@ function markedAt(marker: PathLike): number | string | null {
     const { code } = error as NodeJS.ErrnoException;
     if (code !== "ENOENT" && code !== "ENOTDIR" && code !== "ELOOP") return "make it readable";
     return isThere(marker) ? `its ${MARKER} is a link that leads nowhere: replace it with a file` : null;
-  }
-}
-
-/** Whether a name exists, be it a broken link. */
-export function isThere(path: PathLike): boolean {
-  try {
-    return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
-  } catch {
-    return false;
   }
 }
 

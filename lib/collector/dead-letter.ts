@@ -1,9 +1,9 @@
 // Dead letters: an invalid drop moves to `.dead-letter/NAME`, with the reason beside it in `NAME.reason`. You fix it and move it back.
 // Names are bytes: a folder may hold names that aren't UTF-8.
 
-import { type BigIntStats, lstatSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { type BigIntStats, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { makeFolder, syncFolder } from "../files.ts";
+import { isThere, makeFolder, syncFolder } from "../files.ts";
 import { printable } from "../text.ts";
 
 /**
@@ -39,16 +39,12 @@ function freePath(folder: string, name: Buffer): Buffer {
   const base = joined(folder, name.subarray(0, 235));
   for (let n = 0; ; n++) {
     const path = n === 0 ? base : Buffer.concat([base, Buffer.from(`.${n}`)]);
-    if (!exists(path) && !exists(reasonOf(path))) return path;
+    if (!isThere(path) && !isThere(reasonOf(path))) return path;
   }
 }
 
 function reasonOf(path: Buffer): Buffer {
   return Buffer.concat([path, Buffer.from(".reason")]);
-}
-
-function exists(path: Buffer): boolean {
-  return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
 }
 
 /** RFC 3339, or seconds since 1970 where a file's time is beyond what a Date can hold. */
