@@ -200,10 +200,11 @@ async function receive(collector: Collector, { route, request, record }: Receive
   const delivery = deliveryId(asked.header);
   const id = delivery === null ? randomId() : eventId(route.path, delivery);
   const payload = route.template.render(data, context);
-  const { type, priority, sentinel } = route;
-  const event = { id, type, priority, payload, sentinel, source: `webhook:${route.title}` };
-  const once = delivery !== null;
-  const outcomes = await Promise.all(route.recipients.map((to) => deliver(collector, { ...event, to }, once)));
+  const { type, priority, sentinel, title } = route;
+  const [source, once] = [`webhook:${title}`, delivery !== null];
+  const outcomes = await Promise.all(
+    route.recipients.map((to) => deliver(collector, { id, to, type, priority, payload, sentinel, source }, once)),
+  );
   record.id = id;
   if (!outcomes.includes("written")) record.reason = "delivered before";
   return new Response(`{"id":"${id}"}`, ACCEPTED);
@@ -214,8 +215,9 @@ type Given = Omit<InboxEvent, "ts" | "from" | "priority" | "sentinel"> & Pick<Dr
 
 /** Appends an event to its recipient's inbox, durably; `once`: unless its id is there already. */
 async function deliver({ inbox, figures, config }: Collector, given: Given, once: boolean): Promise<Delivery> {
-  const [ts, sentinel, priority] = [new Date().toISOString(), given.sentinel ?? undefined, given.priority || "normal"];
-  const event: InboxEvent = { ...given, ts, from: config.agent, sentinel, priority };
+  const { id, to, type, payload, source } = given;
+  const [ts, from, priority] = [new Date().toISOString(), config.agent, given.priority || "normal"] as const;
+  const event = { ts, id, from, to, type, priority, payload, sentinel: given.sentinel ?? undefined, source };
   const outcome = once ? await inbox.deliverOnce(event) : await inbox.deliver(event);
   (outcome === "already" ? figures.duplicates : figures.emitted).add();
   return outcome ?? "written";
