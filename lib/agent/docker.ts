@@ -12,6 +12,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import * as v from "valibot";
 import { type Peer, TransportError, deadline, eachOf, openClient } from "../client.ts";
 import { fittingOf } from "./fitting.ts";
+import type { Warn } from "./source.ts";
 
 /** In milliseconds. */
 const TIMEOUTS = {
@@ -142,8 +143,7 @@ interface ReadOptions {
   signal?: AbortSignal;
   timeouts?: Partial<Timeouts>;
   env?: Env;
-  /** Logs what the report lacks; `kind` limits repetitions. */
-  warn?: (kind: string, text: string) => void;
+  warn?: Warn;
 }
 
 /**

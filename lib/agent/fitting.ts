@@ -3,9 +3,7 @@
 
 import * as v from "valibot";
 import { Report as Shape, asBroken } from "../report.ts";
-
-/** Says what was left out, and why; `kind` limits repetitions. */
-type Warn = (kind: string, text: string) => void;
+import type { Warn } from "./source.ts";
 
 /** The elements that the schema accepts. `what` names such an element. */
 export function fittingOf<S extends v.GenericSchema>(

@@ -19,6 +19,7 @@ import type { GuestStatus } from "../report.ts";
 import type { Config } from "./config.ts";
 import { fittingOf } from "./fitting.ts";
 import type { HostFacts, HostMetrics } from "./host.ts";
+import type { Warn } from "./source.ts";
 
 type ProxmoxSettings = NonNullable<Config["proxmox"]>;
 
@@ -109,19 +110,14 @@ function asNumber(given: unknown): number | null {
 /** Reads a node. */
 export class Proxmox {
   #settings: ProxmoxSettings;
-  /** Logs what a report lacks; `kind` limits repetitions. */
-  #warn: (kind: string, text: string) => void;
+  #warn: Warn;
   #api: Client;
   #restMs: number;
   #specs = new Map<string, { listed: string; spec: GuestSpec; until: number }>();
   #backups = new Map<string, { all: Backup[]; until: number }>();
 
   /** @throws Error when `ca_file` can't be read. */
-  constructor(
-    settings: ProxmoxSettings,
-    warn: (kind: string, text: string) => void,
-    { restMs = REST_MS }: { restMs?: number } = {},
-  ) {
+  constructor(settings: ProxmoxSettings, warn: Warn, { restMs = REST_MS }: { restMs?: number } = {}) {
     this.#restMs = restMs;
     this.#settings = settings;
     this.#warn = warn;

@@ -8,6 +8,7 @@ import { type DockerContainer, dockerVersion, findEngine, readContainers } from 
 import { fit } from "./fitting.ts";
 import { HostReader } from "./host.ts";
 import { type NodeReading, Proxmox } from "./proxmox.ts";
+import type { Warn } from "./source.ts";
 
 type SourceSettings = Pick<Config, "disks" | "docker" | "proxmox" | "host_id" | "services" | "omit">;
 
@@ -24,8 +25,7 @@ export class Sampler {
   #env: Record<string, string | undefined>;
   #host: HostReader;
   #proxmox: Proxmox | null;
-  /** Logs what a report lacks; `kind` limits repetitions. */
-  #warn: (kind: string, text: string) => void;
+  #warn: Warn;
   #engine: { socket: string; version: string; until: number } | null = null;
 
   constructor(settings: SourceSettings, { env, log }: { env: Record<string, string | undefined>; log: Log }) {

@@ -33,7 +33,7 @@ export const FUNCTIONS: ReadonlyMap<string, Fn> = new Map<string, Fn>([
   ["html", { min: 0, max: MANY, call: (args) => escapeHtml(join(args)) }],
   ["js", { min: 0, max: MANY, call: (args) => escapeJs(join(args)) }],
   ["urlquery", { min: 0, max: MANY, call: (args) => escapeQuery(join(args)) }],
-  ["json", { min: 1, max: 1, call: ([value]) => compactJson(value === undefined ? null : value) }],
+  ["json", { min: 1, max: 1, call: ([value]) => compactJson(value) }],
   ["fromJson", { min: 1, max: 1, call: ([value]) => (typeof value === "string" ? fromJson(value) : value) }],
   ["default", { min: 2, max: 2, call: ([fallback, value]) => (isTrue(value) ? value : fallback) }],
   ["lower", { min: 1, max: 1, call: ([value]) => show(value).toLowerCase() }],

@@ -22,12 +22,6 @@ const OPEN_COMMENT = /(?:(?<=-)[ \t\r\n]+)?\/\*/y;
 const CLOSE_COMMENT = /(?:[ \t\r\n]-)?\}\}/y;
 const TERM =
   /(?<field>\.[\p{L}_][\p{L}\p{Nd}_]*)|(?<number>[+-]?(?:\.\d|\d)(?:[\p{L}\p{Nd}_.]|(?<=[eEpP])[+-])*)|(?<dot>\.)|(?<variable>\$[\p{L}\p{Nd}_]*)|(?<word>[\p{L}_][\p{L}\p{Nd}_]*)|(?<string>"(?:[^"\\\n]|\\[^\n])*"|`[^`]*`)|(?<char>'(?:[^'\\\n]|\\[^\n])+')|(?<paren>\()/uy;
-const UNTERMINATED: Record<string, string> = {
-  '"': "unterminated quoted string",
-  "`": "unterminated raw quoted string",
-  "'": "unterminated character constant",
-};
-
 /** `at`: offset in the template. */
 export interface Term {
   type: "field" | "number" | "dot" | "variable" | "word" | "string" | "char" | "paren";
@@ -116,7 +110,8 @@ export class Reader {
     const { at } = this;
     if (at >= this.source.length) return this.fail("unclosed action");
     const [text] = (this.take(TERM) ?? this.take(/[^]/uy))!;
-    return this.fail(UNTERMINATED[text] ?? `unexpected ${JSON.stringify(text)} in ${context}`, at);
+    const isOpen = /^["'`]$/.test(text);
+    return this.fail(isOpen ? "unterminated quoted string" : `unexpected ${JSON.stringify(text)} in ${context}`, at);
   }
 
   /** Takes a term; null when there is none. */
