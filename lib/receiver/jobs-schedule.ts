@@ -1,6 +1,6 @@
 // When a job is expected: so long after its last ping, or by a cron expression in a time zone.
 //
-// croner reads the expression, and knows the changes of summer time: a time that is skipped comes an hour later, one that comes
+// croner reads the expression, and knows the changes of summer time: a time that is skipped comes with the change, one that comes
 // twice counts once, and intervals (`*/30`) go on. It is loaded when the first job has an expression.
 
 import { UsageError } from "../command-line.ts";
