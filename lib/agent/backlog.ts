@@ -8,7 +8,7 @@ import { mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, wri
 import { join } from "node:path";
 
 /** A queued report. */
-export interface Queued {
+interface Queued {
   path: string;
   /** Milliseconds since 1970. */
   recordedAt: number;

@@ -51,7 +51,7 @@ export type Verify = v.InferOutput<typeof VerifySettings>;
 export class SignatureError extends Error {}
 
 /** Checks a request in two steps: first its headers, then its body. Both throw SignatureError. `nowMs`: milliseconds since 1970. */
-export type Verifier = (asked: Asked, nowMs: number) => (body: Uint8Array) => void;
+type Verifier = (asked: Asked, nowMs: number) => (body: Uint8Array) => void;
 
 /** A verifier for a scheme and its secrets. Throws SignatureError for a secret that can't be one of this scheme. */
 export function compileVerifier(verify: Verify): Verifier {
