@@ -271,8 +271,8 @@ function openMark({ path, text, before, starts, cursor }: Turn) {
   };
 }
 
-/** What a mark says; nothing where it was edited, since showing everything again loses nothing. */
-function parseMark(text: string): MarkFile[] {
+/** What a mark says, the file at the path last; nothing where it was edited, since showing everything again loses nothing. */
+export function parseMark(text: string): MarkFile[] {
   const [first, ...notes] = text.split("\n");
   try {
     const given: unknown = JSON.parse(first!);

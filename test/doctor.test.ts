@@ -110,7 +110,8 @@ test("a collector that works is green, and each trouble has its row", async () =
   mkdirSync(folder.at("drops/.dead-letter"), { recursive: true });
   folder.write("drops/.dead-letter/x.json", "?");
   folder.write("drops/.dead-letter/x.json.reason", "what: not JSON");
-  folder.write("inbox/bob.mark", `${JSON.stringify({ files: [{ offset: 1 }] })}\n`);
+  await runRole("collector", ["read", "bob", "--new", "--config", config]);
+  expect((await post('{"text":"not seen"}')).status).toBe(202);
   Bun.spawnSync(["touch", "-d", "3 days ago", folder.at("inbox/bob.mark")]);
   await until("it is listed, too", () => readFileSync(list, "utf8").includes("400"));
   const ill = await examine("collector", config, saying(folder, unitSays(), { clock: "no" }));

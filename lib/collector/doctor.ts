@@ -3,9 +3,11 @@
 import { existsSync, readFileSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { type Check, ago, doctorCommand, examineListener, green, yellow } from "../doctor.ts";
+import { parseMark } from "../reader.ts";
 import { duration, size } from "../text.ts";
 import type { Config } from "./config.ts";
 import { readDeliveries } from "./deliveries.ts";
+import { DROP_NAME, PASSED_OVER } from "./drop-folder.ts";
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
@@ -61,7 +63,7 @@ function drops(folder: string): Check[] {
   const dead = listed(join(folder, ".dead-letter")).filter((name) => !name.endsWith(".reason"));
   const old = listed(folder).filter((name) => {
     const stats = statSync(join(folder, name), { throwIfNoEntry: false });
-    return !name.startsWith(".") && name.endsWith(".json") && stats && Date.now() - stats.mtimeMs > HOUR_MS;
+    return DROP_NAME.test(name) && !PASSED_OVER.test(name) && stats && Date.now() - stats.mtimeMs > HOUR_MS;
   });
   const fix = `cat ${join(folder, ".dead-letter")}/*.reason; fix a file, and move it back`;
   return [
@@ -83,21 +85,11 @@ function unread(folder: string, file: string): Check[] {
   }
   const mark = join(folder, `${recipient}.mark`);
   if (!existsSync(mark)) return checks;
-  const behind = bytes - shownOf(readFileSync(mark, "utf8"));
+  const behind = bytes - (parseMark(readFileSync(mark, "utf8")).at(-1)?.offset ?? Infinity);
   const since = Date.now() - statSync(mark).mtimeMs;
   if (behind > 0 && since > DAY_MS) {
     const detail = `its reader came last ${duration(since)} ago, and has not seen ${size(behind)}`;
     checks.push(yellow(`inbox ${recipient}`, detail, `picket-collector read ${recipient} --new`));
   }
   return checks;
-}
-
-/** How many bytes a reader's mark covers; Infinity where it isn't understood. */
-function shownOf(mark: string): number {
-  try {
-    const { files, offset } = JSON.parse(mark.split("\n")[0]!) as { files?: { offset: number }[]; offset?: number };
-    return files?.at(-1)?.offset ?? offset ?? Infinity;
-  } catch {
-    return Infinity;
-  }
 }

@@ -343,8 +343,8 @@ function lockFolder({ path, stateFolder, log }: DropFolderOptions): () => void {
 }
 
 /** Temporary and hidden files: synchronized folders hold them. */
-const PASSED_OVER = /^\.|\.tmp$/is;
-const DROP_NAME = /\.json$/is;
+export const PASSED_OVER = /^\.|\.tmp$/is;
+export const DROP_NAME = /\.json$/is;
 
 /** Whether Syncthing synchronizes the folder, or one above it. */
 function isSynced(folder: string): boolean {
