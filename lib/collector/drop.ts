@@ -62,9 +62,12 @@ export function judge(folder: string, found: Found): Judged | Unread {
   if (typeof read === "string" || "kind" in read) return read;
   const { content, isOpen } = read;
   const parsed = parseDrops(content);
-  if (typeof parsed === "string") return invalid(parsed, { isOpen });
+  if (typeof parsed === "string") return invalid(parsed, { isOpen: isOpen === true });
   const [id, contentId] = [dropId(name, content, stats.mtimeNs), dropId(name, content, null)];
-  return { kind: "drops", ...parsed, id, contentId, isOpen };
+  const { drops, form } = parsed;
+  // Where the kernel doesn't tell whether it is being written, a line may be the first of several.
+  const mayGrow = form === "lines" || (form === "line" && isOpen === null);
+  return { kind: "drops", drops, mayGrow, id, contentId, isOpen: isOpen === true };
 }
 
 /** The id of each event of a file. */
@@ -79,7 +82,10 @@ export function isSameDrop(folder: string, found: Found, { id, mtimeNs }: { id: 
   return typeof read === "object" && "content" in read && dropId(found.name, read.content, mtimeNs) === id;
 }
 
-function contentOf(folder: string, { name, stats }: Found): { content: Buffer; isOpen: boolean } | Judged | Unread {
+function contentOf(
+  folder: string,
+  { name, stats }: Found,
+): { content: Buffer; isOpen: boolean | null } | Judged | Unread {
   let fd: number;
   try {
     // O_NOFOLLOW and O_NONBLOCK: it may have become a link or a FIFO since the scan.
@@ -93,14 +99,14 @@ function contentOf(folder: string, { name, stats }: Found): { content: Buffer; i
     const now = fstatSync(fd, { bigint: true });
     if (!now.isFile() || now.ino !== stats.ino) return "gone";
     if (now.size !== stats.size || now.mtimeNs !== stats.mtimeNs) return "changing";
-    return { content: readFileSync(fd).subarray(0, Number(stats.size)), isOpen: isOpenForWriting(fd) ?? false };
+    return { content: readFileSync(fd).subarray(0, Number(stats.size)), isOpen: isOpenForWriting(fd) };
   } finally {
     closeSync(fd);
   }
 }
 
 /** The drops, or what is wrong with them. A file that was allocated before it was written may end in zeros. */
-function parseDrops(content: Buffer): { drops: Drop[]; mayGrow: boolean } | string {
+function parseDrops(content: Buffer): { drops: Drop[]; form: "whole" | "line" | "lines" } | string {
   let text: string;
   try {
     text = decodeText(content).replace(/\0+$/, "");
@@ -116,7 +122,8 @@ function parseDrops(content: Buffer): { drops: Drop[]; mayGrow: boolean } | stri
   if (more > 0) problems.splice(MOST_PROBLEMS, more, `and ${more} more`);
   if (problems.length > 0) return problems.join("; ");
   const drops = values.map(({ value }) => v.parse(Drop, value));
-  return { drops, mayGrow: values.some(({ place }) => place.startsWith("line")) };
+  if (values.some(({ place }) => place.startsWith("line"))) return { drops, form: "lines" };
+  return { drops, form: /^[^\n]+\n$/.test(text) ? "line" : "whole" };
 }
 
 /** The values of a file with their places, or why it has none. */

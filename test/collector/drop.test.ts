@@ -2,6 +2,7 @@
 
 import { expect, test } from "bun:test";
 import {
+  chownSync,
   closeSync,
   existsSync,
   mkdirSync,
@@ -10,11 +11,12 @@ import {
   readdirSync,
   renameSync,
   rmdirSync,
+  writeFileSync,
   writeSync,
 } from "node:fs";
 import { hasLibc } from "../../lib/ffi.ts";
-import { Folder, startRole, until } from "../kit.ts";
-import { configuration, payloads } from "./kit.ts";
+import { Folder, have, startRole, until } from "../kit.ts";
+import { AS_NOBODY, NOBODY, configuration, drop, isRoot, payloads } from "./kit.ts";
 
 const one = (payload: string, more = "") => `{"recipient":"bob","type":"INFO","payload":"${payload}"${more}}`;
 
@@ -137,3 +139,19 @@ test.skipIf(!hasLibc())(
     expect(daemon.log.join("\n")).not.toContain(".tmp");
   },
 );
+
+const asAnother = isRoot && have("setpriv", "a file of another account");
+if (!isRoot) console.log("skipped: a file of another account: needs root");
+
+test.skipIf(!asAnother)("a line of another account's file may be the first of several", async () => {
+  using folder = new Folder();
+  const file = configuration(folder);
+  writeFileSync(file, readFileSync(file, "utf8").replace("settle_ms: 50", "settle_ms: 600000"));
+  for (const path of [folder.path, folder.at("drops")]) chownSync(path, NOBODY, NOBODY);
+  await using daemon = await startRole("collector", ["--config", file], { wrap: AS_NOBODY });
+  await daemon.url();
+  folder.write("drops/a.json", `${one("a first line")}\n`);
+  drop(folder, "b.json", "bob");
+  await until("the younger one is delivered", () => payloads(folder, "bob").length > 0);
+  expect(payloads(folder, "bob")).toEqual(["b.json"]);
+});
