@@ -41,6 +41,11 @@ function textOf(path: string): string | null {
   }
 }
 
+/** Whether another file is mounted over one of /proc, as LXC's lxcfs does: then it tells of the container. */
+export function isFaked(files: KernelFiles, name: string): boolean {
+  return files.text("proc/self/mountinfo")?.includes(` /proc/${name} `) ?? false;
+}
+
 /** The number that a text begins with. */
 export function numberIn(text: string | null | undefined): number | null {
   const found = /^\s*(-?\d+(?:\.\d+)?)/.exec(text ?? "")?.[1];
