@@ -128,15 +128,17 @@ export function cannotAppend(path: string): string | null {
 }
 
 /**
- * Replaces a file whole, and syncs it and its name: killed at any moment, there is the old one or the new one. `<path>.tmp` is used for
+ * Replaces a file whole, also piece by piece, and syncs it and its name: killed at any moment, there is the old one or the new one. `<path>.tmp` is used for
  * it, so two writers of one file have to take turns. Errors are those of the file system.
  */
-export function writeWhole(path: string, text: string, mode = 0o640): void {
+export function writeWhole(path: string, text: string | Iterable<string>, mode = 0o640): void {
   const fresh = `${path}.tmp`;
   const fd = openSync(fresh, "w", mode);
   try {
-    const bytes = Buffer.from(text);
-    for (let at = 0; at < bytes.length;) at += writeSync(fd, bytes, at);
+    for (const part of typeof text === "string" ? [text] : text) {
+      const bytes = Buffer.from(part);
+      for (let at = 0; at < bytes.length;) at += writeSync(fd, bytes, at);
+    }
     fsyncSync(fd);
   } finally {
     closeSync(fd);

@@ -11,22 +11,9 @@
 //
 // The restored store gets another random name for its events (alerts.ts), so that an inbox takes none for one that it has already.
 
-import {
-  copyFileSync,
-  existsSync,
-  linkSync,
-  openSync,
-  closeSync,
-  fsyncSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-  writeSync,
-  chmodSync,
-} from "node:fs";
+import { copyFileSync, existsSync, linkSync, renameSync, rmSync, statSync, writeFileSync, chmodSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { holdAlone, inheritOwner, makeFolder, syncFolder } from "../files.ts";
+import { holdAlone, inheritOwner, makeFolder, syncFolder, writeWhole } from "../files.ts";
 import { type Command, UsageError } from "../service.ts";
 import { duration, size as asSize } from "../text.ts";
 import type { Config } from "./config.ts";
@@ -183,18 +170,12 @@ function lostTokens(former: string, fresh: string): string[] {
 /** Writes the index that a backup has, unless there is one: that is newer. */
 function makeIndex(from: string, path: string): void {
   if (existsSync(path)) return;
-  const fd = openSync(`${path}.restoring`, "w", 0o600);
-  try {
-    for (const { line } of eachRow<{ line: string }>(from, "SELECT line FROM episodes ORDER BY received_at")) {
-      writeSync(fd, `${line}\n`);
-    }
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
-  inheritOwner(`${path}.restoring`);
-  renameSync(`${path}.restoring`, path);
-  syncFolder(dirname(path));
+  const rows = eachRow<{ line: string }>(from, "SELECT line FROM episodes ORDER BY received_at");
+  writeWhole(
+    path,
+    Iterator.from(rows).map(({ line }) => `${line}\n`),
+    0o600,
+  );
 }
 
 const FILE = { min: 1, max: 1, names: ["FILE"] };
