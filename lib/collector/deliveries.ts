@@ -18,7 +18,9 @@ import { cut } from "../text.ts";
 export const SHOWN = 1000;
 const FULL_BYTES = 1 << 20;
 const WRITE_MS = 100;
-const RECENT_MINUTES = 10;
+const RECENT_MS = 600_000;
+/** So many refused deliveries are counted, at least. */
+const COUNTED = 50_000;
 
 /** One line of the list. */
 export interface DeliveryRecord {
@@ -43,8 +45,8 @@ export class Deliveries {
   #waiting: DeliveryRecord[] = [];
   #timer: Timer | null = null;
   #writtenAt = 0;
-  /** How many were refused in each of the last minutes. */
-  #refused = new Map<number, number>();
+  /** When the last ones were refused, by `performance.now()`. */
+  #refusedAt: number[] = [];
 
   constructor(inboxDir: string) {
     const [older, path] = pathsOf(inboxDir);
@@ -53,7 +55,8 @@ export class Deliveries {
   }
 
   note(record: DeliveryRecord): void {
-    if (record.status >= 400) this.#count();
+    if (record.status >= 400) this.#refusedAt.push(performance.now());
+    if (this.#refusedAt.length > 2 * COUNTED) this.#refusedAt.splice(0, COUNTED);
     this.#waiting.push(record);
     if (this.#waiting.length > 2 * SHOWN) this.#waiting.splice(0, SHOWN);
     const wait = Math.max(0, this.#writtenAt + WRITE_MS - performance.now());
@@ -62,8 +65,8 @@ export class Deliveries {
 
   /** How many were refused within the last ten minutes. */
   get refused(): number {
-    const oldest = minute() - RECENT_MINUTES;
-    return [...this.#refused].reduce((sum, [at, count]) => (at > oldest ? sum + count : sum), 0);
+    const oldest = performance.now() - RECENT_MS;
+    return this.#refusedAt.filter((at) => at > oldest).length;
   }
 
   /** Writes what waits, and closes. */
@@ -71,12 +74,6 @@ export class Deliveries {
     if (this.#timer) clearTimeout(this.#timer);
     await this.#write();
     await this.#journal.close();
-  }
-
-  #count(): void {
-    const now = minute();
-    this.#refused.set(now, (this.#refused.get(now) ?? 0) + 1);
-    for (const at of this.#refused.keys()) if (at <= now - RECENT_MINUTES) this.#refused.delete(at);
   }
 
   async #write(): Promise<void> {
@@ -91,10 +88,6 @@ export class Deliveries {
       // A full disk is what the inbox itself reports.
     }
   }
-}
-
-function minute(): number {
-  return Math.floor(performance.now() / 60_000);
 }
 
 function asLine({ route, reason, ...rest }: DeliveryRecord): string {
