@@ -44,7 +44,7 @@ interface ShippingOptions {
   signal: AbortSignal;
 }
 
-/** Stands beside the ids of episodes for what makes all shipping wait. */
+/** The key of all shipping, beside the ids of episodes. */
 const ALL = "";
 
 /** Ships, and remembers what has to wait. */

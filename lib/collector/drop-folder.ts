@@ -60,7 +60,7 @@ export interface DropFigures {
   errors: number;
 }
 
-/** A file in the folder, and what former passes know of it. */
+/** A file in the folder, and what is known of it from former passes. */
 interface Entry extends Found {
   /** Its name in latin1, which keeps the bytes. */
   key: string;

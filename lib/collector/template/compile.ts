@@ -313,7 +313,7 @@ class Compiler {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// What a template is made of
+// Closures
 
 function sequence(renders: Render[]): Render {
   if (renders.length === 1) return renders[0]!;
