@@ -180,7 +180,7 @@ ${picket} receiver host add another --config ${demo.at("receiver.yaml")}
 curl -d '{"endpoint":"deploy","success":false,"error":"no route to host"}' http://${observer}/observer/event
 ${picket} observer tail --follow --config ${demo.at("observer.yaml")}
 
-The host this-machine is silent from now on: in two minutes it is stale, in four offline, and the inbox of ops says so.
+The host this-machine is silent from now on: in four minutes it is offline, and the inbox of ops says so.
 
 Ctrl-C ends it and leaves nothing behind.`);
 }

@@ -10,19 +10,17 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Context, Hono } from "hono";
 import example from "./etc/receiver.yaml" with { type: "text" };
-import { readJson } from "./lib/body.ts";
 import { holdAlone, isDiskFull, makeFolder } from "./lib/files.ts";
 import { type Bindings, type Server, answersOf, serve } from "./lib/http.ts";
-import { Refusal } from "./lib/refusal.ts";
-import { isNestedDeeper } from "./lib/json.ts";
 import { type Log, errorChain, seldom } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
 import { createOutbox } from "./lib/outbox.ts";
 import { Admission, type Door, type Sender, asRefusal, mustBe, stamp } from "./lib/receiver/admission.ts";
-import { type News, createNews, damageEvent, eventSource, lossEvent } from "./lib/receiver/alerts.ts";
+import { announce } from "./lib/receiver/announce.ts";
 import { COMMANDS } from "./lib/receiver/commands.ts";
 import { Config } from "./lib/receiver/config.ts";
 import { damageOf } from "./lib/receiver/database.ts";
+import { type News, createNews, damageEvent, eventSource, lossEvent } from "./lib/receiver/events.ts";
 import { EpisodeIndex } from "./lib/receiver/episode-index.ts";
 import { EpisodeFolder, type EpisodeStore, episodesFolder } from "./lib/receiver/episodes.ts";
 import {
@@ -36,7 +34,7 @@ import {
 } from "./lib/receiver/figures.ts";
 import { retentionPass, rollupPass } from "./lib/receiver/history.ts";
 import { beat } from "./lib/receiver/heartbeat.ts";
-import { formerNames, setHealth } from "./lib/receiver/hosts.ts";
+import { formerNames } from "./lib/receiver/hosts.ts";
 import { refuseRootOwned } from "./lib/receiver/ownership.ts";
 import { createJobWatch } from "./lib/receiver/jobs-watch.ts";
 import { createPingDoor } from "./lib/receiver/ping.ts";
@@ -48,10 +46,10 @@ import { makeShrinkable, shrink } from "./lib/receiver/shrink.ts";
 import { hasNoStore } from "./lib/receiver/sqlite.ts";
 import { Store } from "./lib/receiver/store.ts";
 import { createTakeReport } from "./lib/receiver/take-report.ts";
+import { takeHealth } from "./lib/receiver/take-health.ts";
 import { type TakenEpisode, createTurns, episodeName, takeEpisode } from "./lib/receiver/take-episode.ts";
 import { quietPass, uploadRefused, uploadTaken } from "./lib/receiver/upload-alerts.ts";
 import { VersionGate } from "./lib/receiver/version-gate.ts";
-import { DEEPEST } from "./lib/report.ts";
 import { type Called, type LoopOptions, type Running, type Service, run } from "./lib/service.ts";
 
 const USAGE = `picket-receiver: stores every host's reports and episodes, alerts an inbox when a host goes silent
@@ -60,7 +58,6 @@ const USAGE = `picket-receiver: stores every host's reports and episodes, alerts
   picket-receiver host add web-1      # prints web-1's token and what to paste there
   picket-receiver --check && picket-receiver`;
 
-const MAX_HEALTH_BYTES = 64 << 10;
 /** How often a start on a full disk tries again. */
 const ROOM_LOOK_MS = 1000;
 
@@ -194,11 +191,8 @@ type C = Context<{ Bindings: Bindings }>;
 export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bindings: Bindings }> {
   const { store, index, episodes, news, figures } = receiver;
   const app = new Hono<{ Bindings: Bindings }>();
-  const takeReport = createTakeReport({
-    ...receiver,
-    config: () => receiver.config,
-    news: () => news.emit("event"),
-  });
+  const taking = { ...receiver, config: () => receiver.config, news: () => news.emit("event") };
+  const takeReport = createTakeReport(taking);
   const admitted = (c: C, door: Door, work: (sender: Sender) => Promise<Response>): Promise<Response> =>
     receiver.admission.admit({ request: c.req.raw, ip: c.env.ip(), door }, work);
 
@@ -226,12 +220,7 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
   app.put("/v1/host-health/:host", (c) =>
     admitted(c, "other", async (sender) => {
       await mustBe(store, sender, c.req.param("host"));
-      const result = await readJson(c.req.raw, MAX_HEALTH_BYTES);
-      if (isNestedDeeper(result, DEEPEST)) throw new Refusal(422, "too_deep", "the body is nested too deeply");
-      await store.write(async (tx) => {
-        await stamp(tx, sender);
-        await setHealth(tx, sender.host, JSON.stringify(result));
-      });
+      await takeHealth(taking, sender, c.req.raw);
       return new Response(null, { status: 204 });
     }),
   );
@@ -367,13 +356,16 @@ async function onceThereIsRoom<T>({ log, stopping, waits }: Service, step: () =>
   }
 }
 
-/** Looks which hosts and jobs have fallen silent; gives the milliseconds until the next may be. */
+/** Looks which hosts and jobs have fallen silent, and tells what changed; gives the milliseconds until the next look. */
 async function watch({ config, presence, watchJobs, news, store }: Receiver): Promise<number> {
   const now = Date.now();
-  const { next, changed } = await presence.pass({ now, interval: config.poll_interval_seconds });
-  const ended = await endPauses(store, presence.pauseClock);
-  const behind = await watchJobs({ now, ran: presence.ran, backAt: presence.backAt });
-  if (ended + changed + behind > 0) news.emit("event");
+  const interval = config.poll_interval_seconds;
+  const { next, changed, sinking } = await presence.pass({ now, interval });
+  const { ran, backAt } = presence;
+  await endPauses(store, presence.pauseClock);
+  await watchJobs({ now, ran, backAt });
+  const told = await announce(store, { now, ran, interval, remindHours: config.alerts.remind_hours, sinking });
+  if (told + changed > 0) news.emit("event");
   return next;
 }
 

@@ -8,10 +8,10 @@ import { LEVELS, type Level } from "./log.ts";
 import { nearest } from "./nearest.ts";
 
 /** Flags as `node:util` parseArgs has them. */
-type Flags = Record<string, { type: "string" | "boolean"; short?: string }>;
+type Flags = Record<string, { type: "string" | "boolean"; short?: string; multiple?: boolean }>;
 
-/** The values of flags by name: text, or true. */
-export type Args = Record<string, string | boolean | undefined>;
+/** The values of flags by name: text, or true, or a list of them for a flag with `multiple`. */
+export type Args = Record<string, string | boolean | (string | boolean)[] | undefined>;
 
 /** How a command is called, as data. */
 export interface Calling {

@@ -50,6 +50,22 @@ export function size(bytes: number): string {
   return `${(bytes / 1024 ** unit).toFixed(unit === 0 ? 0 : 1)} ${units[unit]}`;
 }
 
+/** `40 s`, `2 min`, `5 h`, `3 days`: milliseconds, roughly. */
+export function roughly(ms: number): string {
+  const units = [
+    [86_400_000, "days", 2],
+    [MS.h, "h", 1.5],
+    [MS.m, "min", 1.5],
+  ] as const;
+  const [unit, name] = units.find(([size, , least]) => ms >= least * size) ?? [MS.s, "s"];
+  return `${Math.max(0, Math.round(ms / unit))} ${name}`;
+}
+
+/** A text as one word of a shell's command line. */
+export function shellWord(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;
+}
+
 /** `4m 02s`, `3h 05m`, `2d 04h`, `12s`: milliseconds as their two largest units. */
 export function duration(ms: number): string {
   const total = Math.max(0, Math.floor(ms / 1000));

@@ -1,217 +1,189 @@
-// Events (what happened, in order) and alerts (what is wrong now; at most one open for each host or job, type and subject).
+// Alerts: what is wrong now; at most one is open for each host or job, type and subject.
 //
-// An event is stored in the transaction that changes what it tells of. The outbox tells it afterwards: lib/outbox.ts.
+// An alert is opened and closed in the transaction that changes what it is about. announce.ts turns beginnings and ends into
+// events.
 
-import { randomInt } from "node:crypto";
-import { EventEmitter } from "node:events";
-import type { Log } from "../log.ts";
-import { type OutboxEvent, type Untold, derivedId } from "../outbox.ts";
-import type { Queries, Value } from "./database.ts";
-import { RESTORE_HINT } from "./sqlite.ts";
-import { type Store, getNote, setNote } from "./store.ts";
+import type { Queries } from "./database.ts";
+import { time } from "./hosts.ts";
 
-type Severity = "info" | "warning" | "critical";
+export type Severity = "info" | "warning" | "critical";
 
-/** The types of events, and their severity. */
-export const EVENTS = {
-  "host.stale": "warning",
-  "host.offline": "critical",
-  "host.recovered": "info",
-  "host.reports_refused": "warning",
-  "host.twins": "warning",
-  "host.uploads_failing": "warning",
-  "host.uploads_silent": "warning",
-  "host.unstamped": "warning",
-  "container.unhealthy": "warning",
-  "container.stopped": "warning",
-  "container.restarting": "warning",
-  "container.recovered": "info",
-  "job.down": "critical",
-  "job.failed": "critical",
-  "job.recovered": "info",
-} as const satisfies Record<string, Severity>;
-export type EventType = keyof typeof EVENTS;
-
-/** A row of `events`. Times in milliseconds since 1970. */
-export interface EventRow {
-  id: number;
-  at: number;
-  type: EventType;
+/** A type of alerts. `many` and `well` follow a number, where several begin or end at once; without `well` the end is not told. */
+interface Kind {
   severity: Severity;
-  /** The host's name, where it is about one. */
-  host: string | null;
-  /** The job's name, where it is about one. */
-  job: string | null;
-  /** The container, where it is about one. */
-  subject: string | null;
-  text: string;
+  many: string;
+  well?: string;
 }
 
-/** A row of `alerts`. */
-interface AlertRow {
-  type: EventType;
-  subject: string;
-  severity: Severity;
-  text: string;
-  opened_at: number;
-}
+/** The types of alerts. `disk.high` ends with the event `disk.recovered`, and so do all types of `disk`. */
+export const ALERTS = {
+  "host.stale": { severity: "warning", many: "hosts are stale" },
+  "host.offline": { severity: "critical", many: "hosts are offline", well: "hosts are back" },
+  "host.reports_refused": {
+    severity: "warning",
+    many: "hosts have all their reports refused",
+    well: "hosts have their reports taken again",
+  },
+  "host.twins": {
+    severity: "warning",
+    many: "hosts have a token that two machines use",
+    well: "hosts have their token for themselves again",
+  },
+  "host.uploads_failing": { severity: "warning", many: "hosts have every upload refused" },
+  "host.uploads_silent": { severity: "warning", many: "hosts ship nothing" },
+  "host.unstamped": { severity: "warning", many: "hosts send episodes without a commit" },
+  "container.unhealthy": { severity: "warning", many: "containers are unhealthy", well: "containers are well again" },
+  "container.stopped": { severity: "warning", many: "containers have stopped", well: "containers are well again" },
+  "container.restarting": {
+    severity: "warning",
+    many: "containers restart again and again",
+    well: "containers no longer restart",
+  },
+  "disk.high": {
+    severity: "warning",
+    many: "file systems are nearly full",
+    well: "file systems have room again",
+  },
+  "disk.filling": {
+    severity: "warning",
+    many: "file systems fill up",
+    well: "file systems no longer fill up",
+  },
+  "unit.failed": { severity: "warning", many: "units failed", well: "units are no longer failed" },
+  "pool.degraded": { severity: "critical", many: "pools are degraded", well: "pools are in order again" },
+  "smart.failing": { severity: "critical", many: "disks are failing", well: "disks pass their own test again" },
+  "doctor.red": {
+    severity: "warning",
+    many: "hosts have errors in doctor",
+    well: "hosts have no more errors in doctor",
+  },
+  "temperature.high": { severity: "critical", many: "sensors are hot", well: "sensors have cooled down" },
+  "cpu.high": { severity: "warning", many: "hosts have busy CPUs", well: "hosts have time on their CPUs again" },
+  "memory.high": { severity: "warning", many: "hosts are short of memory", well: "hosts have memory again" },
+  "swap.high": { severity: "warning", many: "hosts are short of swap", well: "hosts have swap again" },
+  "job.down": { severity: "critical", many: "jobs are down", well: "jobs have succeeded again" },
+  "job.failed": { severity: "critical", many: "jobs failed", well: "jobs have succeeded again" },
+  "load.high": { severity: "warning", many: "hosts have a high load", well: "hosts have a normal load again" },
+} as const satisfies Record<string, Kind>;
+export type AlertType = keyof typeof ALERTS;
 
 /** What an alert or an event is about. */
 export type Whose = { host: number; job?: never } | { job: number; host?: never };
 
-/** What happens. */
-type Happening = Whose & {
-  type: EventType;
-  /** The container. */
+/** What goes wrong. */
+type Trouble = Whose & {
+  type: AlertType;
+  /** The container, disk, unit and so on. */
   subject?: string;
   text: string;
   at: number;
+  /** Where it got worse by a step: a higher level of an open alert is told, too. */
+  level?: number;
+  severity?: Severity;
+  /** What was measured. */
+  figures?: Record<string, unknown>;
 };
 
-/** Opens an alert and stores its event; false where one is open already. While the host or job is paused the alert is muted: pause.ts. */
-export async function raise(tx: Queries, happening: Happening): Promise<boolean> {
-  const { host = null, job = null, type, subject = "", text, at } = happening;
-  const opened = await tx.one<{ muted: number }>(
-    `INSERT INTO alerts (host, job, type, subject, severity, text, opened_at, muted)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, EXISTS (
-       SELECT 1 FROM hosts WHERE id = $1 AND paused_until IS NOT NULL
-       UNION ALL SELECT 1 FROM jobs WHERE id = $2 AND paused_until IS NOT NULL))
-     ON CONFLICT DO NOTHING RETURNING muted`,
-    [host, job, type, subject, EVENTS[type], text, at],
+/** Opens an alert, or raises the level of the open one; false where nothing changes. */
+export async function raise(tx: Queries, trouble: Trouble): Promise<boolean> {
+  const { host = null, job = null, type, subject = "", text, at, level = 0, figures } = trouble;
+  const severity = trouble.severity ?? ALERTS[type].severity;
+  const measured = figures === undefined ? null : JSON.stringify(figures);
+  const opened = await tx.run(
+    `INSERT INTO alerts (host, job, type, subject, severity, text, opened_at, level, figures)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING`,
+    [host, job, type, subject, severity, text, at, level, measured],
   );
-  if (opened?.muted !== 0) return false;
-  await note(tx, happening);
-  return true;
+  if (opened > 0 || level === 0) return opened > 0;
+  const raised = await tx.run(
+    `UPDATE alerts SET severity = $1, text = $2, level = $3, figures = $4
+     WHERE host IS $5 AND job IS $6 AND type = $7 AND subject = $8 AND closed_at IS NULL AND level < $3`,
+    [severity, text, level, measured, host, job, type, subject],
+  );
+  return raised > 0;
 }
 
-/** Closes the open alerts of these types; gives the number of those that were told. */
+/** Closes the open alerts of these types and gives their number. `recovered` is what is told; without it the end is not told. */
 export async function close(
   tx: Queries,
-  { host, job, types, subject = "", at }: Whose & { types: readonly EventType[]; subject?: string; at: number },
+  {
+    host,
+    job,
+    types,
+    subject = "",
+    at,
+    recovered,
+  }: Whose & { types: readonly AlertType[]; subject?: string; at: number; recovered?: string | undefined },
 ): Promise<number> {
   let closed = 0;
   for (const type of types) {
-    const told = await tx.all<{ muted: number }>(
-      `UPDATE alerts SET closed_at = $1
-       WHERE host IS $2 AND job IS $3 AND type = $4 AND subject = $5 AND closed_at IS NULL RETURNING muted`,
-      [at, host ?? null, job ?? null, type, subject],
+    closed += await tx.run(
+      `UPDATE alerts SET closed_at = $1, recovery = $2, changed_ran = NULL
+       WHERE host IS $3 AND job IS $4 AND type = $5 AND subject = $6 AND closed_at IS NULL`,
+      [at, recovered ?? null, host ?? null, job ?? null, type, subject],
     );
-    closed += told.filter(({ muted }) => muted === 0).length;
   }
   return closed;
 }
 
-/** Stores an event that has no alert. */
-export async function note(tx: Queries, happening: Happening): Promise<void> {
-  const { host = null, job = null, type, subject = null, text, at } = happening;
-  await tx.run(
-    "INSERT INTO events (at, type, severity, host, job, subject, text) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-    [at, type, EVENTS[type], host, job, subject, text],
-  );
+/** A row of `alerts`. Times in milliseconds since 1970. */
+export interface AlertRow {
+  id: number;
+  /** The host's name, where it is about one. */
+  host: string | null;
+  /** The job's name, where it is about one. */
+  job: string | null;
+  type: AlertType;
+  /** Empty where it is about the host as a whole. */
+  subject: string;
+  severity: Severity;
+  text: string;
+  /** JSON. */
+  figures: string | null;
+  opened_at: number;
+  closed_at: number | null;
+  acknowledged_at: number | null;
+  acknowledged_by: string | null;
 }
 
-/** The open alerts of a host, oldest first. */
-export function openAlerts(db: Queries, host: number): Promise<AlertRow[]> {
-  return db.all<AlertRow>(
-    "SELECT type, subject, severity, text, opened_at FROM alerts WHERE host = $1 AND closed_at IS NULL ORDER BY id",
-    [host],
-  );
-}
-
-const OUTBOX_BATCH = 100;
-const COLUMNS = `e.id, e.at, e.type, e.severity, h.name AS host, j.name AS job, e.subject, e.text
-  FROM events e LEFT JOIN hosts h ON h.id = e.host LEFT JOIN jobs j ON j.id = e.job`;
-
-/** A start skips between so many numbers and 2^28 more of them. */
-const SKIPPED = 2 ** 20;
-
-/**
- * The events that wait for the outbox. Each goes into the log, too: an operator looks there first. The mark is `told_at`.
- *
- * A restored backup lacks the last events, and nothing tells of files that were copied back by hand. Nevertheless no event is taken for
- * one that was lost: every start but the first skips a random span of numbers, so that a reader's last number is never another
- * event's. Ids for the inbox are derived from the store's own random name, the number, and what happened when.
- */
-export async function eventSource(store: Store, log: Log): Promise<() => Promise<Untold[]>> {
-  const noted = await getNote(store.read, "instance");
-  const instance = noted ?? crypto.randomUUID();
-  const skipped = SKIPPED + randomInt(2 ** 28);
-  await store.write(async (tx) => {
-    if (noted === null) return setNote(tx, "instance", instance);
-    const changed = await tx.run("UPDATE sqlite_sequence SET seq = seq + $1 WHERE name = 'events'", [skipped]);
-    if (changed === 0) await tx.run("INSERT INTO sqlite_sequence (name, seq) VALUES ('events', $1)", [skipped]);
-  });
-  let damageTold = false;
-  /** The number of the last event in the log. */
-  let logged = 0;
-  return async () => {
-    if (store.damage !== null && !damageTold) {
-      log.error("the store is damaged", { error: new Error(store.damage) });
-      const mark = async (): Promise<void> => void (damageTold = true);
-      return [{ event: damageEvent(store.dir, store.damage), mark }];
-    }
-    const rows = await store.read.all<EventRow>(
-      `SELECT ${COLUMNS} WHERE e.told_at IS NULL ORDER BY e.id LIMIT ${OUTBOX_BATCH}`,
-    );
-    return rows.map(({ id, at, type, severity, text }) => {
-      if (id > logged) log[severity === "info" ? "info" : "warn"](text, { event: type });
-      logged = Math.max(logged, id);
-      const urgent = severity === "critical";
-      const ts = new Date(at).toISOString();
-      return {
-        event: {
-          id: derivedId(`${instance}:${id}:${at}:${type}:${text}`),
-          ts,
-          urgent,
-          text,
-          source: `receiver:${type}`,
-        },
-        mark: () => store.write((tx) => markTold(tx, id)),
-      };
-    });
+/** An alert as it is shown. `what` is its type and subject. */
+export function alertOf(row: AlertRow) {
+  const { type, subject, figures, opened_at, closed_at, acknowledged_at, ...alert } = row;
+  return {
+    ...alert,
+    type,
+    subject: subject || null,
+    what: subject === "" ? type : `${type} ${subject}`,
+    figures: figures === null ? null : JSON.parse(figures),
+    opened_at: time(opened_at),
+    closed_at: time(closed_at),
+    acknowledged_at: time(acknowledged_at),
   };
 }
 
-/** Told without the store, once a day. */
-function storeEvent(dir: string, what: "damaged" | "lost", text: string): OutboxEvent {
-  const ts = new Date().toISOString();
-  const id = derivedId(`${dir}:${what}:${ts.slice(0, 10)}`);
-  return { id, ts, urgent: true, text: `${text}; ${RESTORE_HINT}`, source: `receiver:store.${what}` };
-}
-
-export function damageEvent(dir: string, damage: string): OutboxEvent {
-  const what = "the receiver cannot rely on its store, and refuses what it cannot store (503)";
-  return storeEvent(dir, "damaged", `${what}: ${damage}`);
-}
-
-export function lossEvent(dir: string): OutboxEvent {
-  const what = `the store in "${dir}" is gone, and the receiver began an empty one: it knows no host and no token`;
-  return storeEvent(dir, "lost", what);
-}
-
-async function markTold(tx: Queries, id: number): Promise<void> {
-  await tx.run("UPDATE events SET told_at = $1 WHERE id <= $2 AND told_at IS NULL", [Date.now(), id]);
-}
-
-/** Events after a number or from a time on, oldest first; without both the newest ones. */
-export async function listEvents(
+/** Alerts: open ones first, then the newest. */
+export function listAlerts(
   db: Queries,
-  { after, from, limit }: { after: number | null; from: number | null; limit: number },
-): Promise<EventRow[]> {
-  const ask = (where: string, values: Value[]) => db.all<EventRow>(`SELECT ${COLUMNS} ${where}`, [...values, limit]);
-  if (after !== null) return ask("WHERE e.id > $1 ORDER BY e.id LIMIT $2", [after]);
-  if (from !== null) return ask("WHERE e.at >= $1 ORDER BY e.id LIMIT $2", [from]);
-  return (await ask("ORDER BY e.id DESC LIMIT $1", [])).toReversed();
+  { host = null, open = null, limit }: { host?: number | null; open?: boolean | null; limit: number },
+): Promise<AlertRow[]> {
+  return db.all<AlertRow>(
+    `SELECT a.id, h.name AS host, j.name AS job, a.type, a.subject, a.severity, a.text, a.figures, a.opened_at, a.closed_at,
+       a.acknowledged_at, a.acknowledged_by
+     FROM alerts a LEFT JOIN hosts h ON h.id = a.host LEFT JOIN jobs j ON j.id = a.job
+     WHERE ($1 IS NULL OR a.host = $1) AND ($2 IS NULL OR (a.closed_at IS NULL) = $2)
+     ORDER BY a.closed_at IS NOT NULL, a.id DESC LIMIT $3`,
+    [host, open === null ? null : Number(open), limit],
+  );
 }
 
-/** The number of the newest event; 0 where there is none. */
-export async function newestEvent(db: Queries): Promise<number> {
-  return (await db.one<{ id: number | null }>("SELECT MAX(id) AS id FROM events"))?.id ?? 0;
-}
-
-/** Emits "event" when there may be a new one: wakes the loops that tell them and the streams that show them. */
-export type News = EventEmitter<{ event: [] }>;
-
-export function createNews(): News {
-  return new EventEmitter<{ event: [] }>().setMaxListeners(0);
+/** Notes who takes care of an open alert: it gets no reminders. False where there is none. */
+export async function acknowledge(
+  tx: Queries,
+  { id, by, at }: { id: number; by: string | null; at: number },
+): Promise<boolean> {
+  const changed = await tx.run(
+    "UPDATE alerts SET acknowledged_at = $1, acknowledged_by = $2 WHERE id = $3 AND closed_at IS NULL",
+    [at, by, id],
+  );
+  return changed > 0;
 }

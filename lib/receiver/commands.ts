@@ -1,10 +1,12 @@
 // The commands: hosts and tokens here, others beside. They work on the store itself, also while the daemon runs: it asks the store for every
 // request.
 
+import { ALERT_COMMANDS } from "./alert-commands.ts";
+import { settingsText } from "./alert-settings.ts";
 import { BACKUP_COMMANDS } from "./backup.ts";
 import { cut, printable } from "../text.ts";
 import { version } from "../version.ts";
-import { type Command, UsageError } from "../service.ts";
+import type { Command } from "../service.ts";
 import type { Config } from "./config.ts";
 import { doctor } from "./doctor.ts";
 import { EPISODE_COMMANDS } from "./episode-commands.ts";
@@ -19,7 +21,6 @@ import {
   rebindHost,
   revokeTokens,
   rotateToken,
-  setInterval,
   time,
 } from "./hosts.ts";
 import type { Queries } from "./database.ts";
@@ -68,10 +69,14 @@ async function showHosts(context: Context<{ json?: boolean }>): Promise<void> {
         interval_seconds: interval(host),
         agent_version: host.agent_version,
         refused: whyRefused(host),
+        alerts: JSON.parse(host.alert_settings ?? "{}"),
+        offline_is_fine: host.offline_is_fine === 1,
       }));
       return context.print(printable(JSON.stringify(shown)));
     }
     if (hosts.length === 0) return context.print(`no hosts in "${config.data_dir}" yet: picket-receiver host add NAME`);
+    // Most hosts have no settings of their own.
+    const own = hosts.some((host) => settingsText(host) !== "");
     const rows = hosts.map((host) => [
       host.name,
       stateOf(host),
@@ -80,8 +85,9 @@ async function showHosts(context: Context<{ json?: boolean }>): Promise<void> {
       ),
       `${interval(host)} s`,
       printable(agentOf(host)),
+      ...(own ? [printable(settingsText(host)) || "-"] : []),
     ]);
-    context.print(table(["HOST", "STATUS", "LAST REPORT", "EVERY", "AGENT"], rows));
+    context.print(table(["HOST", "STATUS", "LAST REPORT", "EVERY", "AGENT", ...(own ? ["ALERTS"] : [])], rows));
   });
 }
 
@@ -128,19 +134,6 @@ async function showTokens(context: Context<{ json?: boolean }>): Promise<void> {
   });
 }
 
-async function setHost(context: Context<{ interval?: string }>): Promise<void> {
-  const { interval } = context.args;
-  if (interval === undefined) throw new UsageError("nothing to set", "give --interval SECONDS, or --interval default");
-  const seconds = interval === "default" ? null : Number(interval);
-  if (seconds !== null && !(Number.isInteger(seconds) && seconds >= 1 && seconds <= 86_400)) {
-    throw new UsageError(`--interval "${interval}" is not a whole number of seconds from 1 to 86400`);
-  }
-  await change(context, async (tx, name) => {
-    await setInterval(tx, name, seconds);
-    return `${name}: ${seconds === null ? "as often as all others" : `every ${seconds} s`}, from its next report on`;
-  });
-}
-
 const HOST = { min: 1, max: 1, names: ["HOST"] };
 const URL_HELP = "  --url       how agents reach this receiver, for the lines to paste; remembered";
 
@@ -163,17 +156,6 @@ export const COMMANDS = {
     usage: "usage: picket-receiver host list [--json]\n\nexample: picket-receiver host list",
     options: JSON_FLAG,
     run: showHosts,
-  },
-  "host set": {
-    summary: "set how often one host reports",
-    usage: `usage: picket-receiver host set HOST --interval SECONDS
-
-  --interval  1 to 86400 seconds; "default": as often as all others. picket-agent keeps to 60 to 3600
-
-example: picket-receiver host set web-1 --interval 300`,
-    options: { interval: { type: "string" } },
-    positionals: HOST,
-    run: setHost,
   },
   "host archive": {
     summary: "take a host out of service: its token is revoked, its history stays",
@@ -229,6 +211,7 @@ example: picket-receiver host set web-1 --interval 300`,
   doctor,
   ...HOST_COMMANDS,
   ...JOB_COMMANDS,
+  ...ALERT_COMMANDS,
   ...EPISODE_COMMANDS,
   ...BACKUP_COMMANDS,
 } satisfies Record<string, Command<Config>>;

@@ -17,6 +17,7 @@ import {
   rule,
   secret,
 } from "../config.ts";
+import { Alerts } from "./alert-settings.ts";
 import { authEntries, connectionEntries, whoMayConnect } from "../guard.ts";
 
 const Gate = v.strictObject({
@@ -73,6 +74,8 @@ const Settings = v.strictObject({
   poll_interval_seconds: v.optional(integer({ min: 1, max: 86_400, unit: "seconds" }), 60),
   /** How old a report from an agent's queue may be. */
   backfill_hours: v.optional(number({ min: 1, max: 47, unit: "hours" }), 24),
+  /** What is an alert. */
+  alerts: v.optional(Alerts, {}),
   retention: v.optional(Retention, {}),
   version_gate: v.optional(Gate, {}),
   /** Where events are told. */

@@ -3,7 +3,8 @@
 
 import type { Container } from "../report.ts";
 import { duration } from "../text.ts";
-import { close, note, raise } from "./alerts.ts";
+import type { Alerts } from "./alert-settings.ts";
+import { type AlertType, close, raise } from "./alerts.ts";
 import type { Queries } from "./database.ts";
 import type { Host } from "./hosts.ts";
 
@@ -17,6 +18,8 @@ interface About {
   at: number;
   /** The receiver's running time then. */
   ran: number;
+  /** What is an alert. */
+  watched: Alerts["containers"];
 }
 
 const ENDED = new Set(["exited", "stopped", "dead"]);
@@ -67,43 +70,48 @@ export function roleOf({ name, labels }: Described): string {
 }
 
 /**
- * Raises and closes the alerts of a container that changed. One that was stopped when it was first seen has not stopped.
+ * Raises and closes the alerts of a container that changed; true where one did. One that was stopped when it was first seen has not stopped.
  * @param present all containers of the report.
  */
 export async function alertOfContainer(
-  { tx, host, at }: About,
+  { tx, host, at, watched }: About,
   { before, now, present }: { before: Described | undefined; now: Described; present: Described[] },
-): Promise<void> {
+): Promise<boolean> {
   const about = { host: host.id, subject: now.name, at };
   const types = ["container.unhealthy", "container.stopped"] as const;
   const who = `${host.name}: container ${now.name}`;
-  if (before && before.name !== now.name) await close(tx, { ...about, subject: before.name, types });
-  if (isUnhealthy(now) && !isUnhealthy(before)) {
-    await raise(tx, { ...about, type: "container.unhealthy", text: `${who} is unhealthy` });
+  let changed = false;
+  const end = async (more: { subject?: string; recovered?: string }): Promise<void> => {
+    if ((await close(tx, { ...about, types, ...more })) > 0) changed = true;
+  };
+  const begin = async (type: AlertType, text: string): Promise<void> => {
+    if (await raise(tx, { ...about, type, text })) changed = true;
+  };
+  if (before && before.name !== now.name) await end({ subject: before.name });
+  if (isUnhealthy(now) && !isUnhealthy(before) && watched.includes("unhealthy")) {
+    await begin("container.unhealthy", `${who} is unhealthy`);
   }
   const same = present.filter((other) => other !== now && roleOf(other) === roleOf(now));
-  if (isStopped(now) && before !== undefined && !isStopped(before) && !endedWell(now) && !same.some(isWell)) {
+  const stops = isStopped(now) && before !== undefined && !isStopped(before) && !endedWell(now);
+  if (stops && !same.some(isWell) && watched.includes("stopped")) {
     const how = now.status ? ` (${now.status})` : "";
     const what = stateOf(now) === "paused" ? "is paused" : "has stopped";
-    await raise(tx, { ...about, type: "container.stopped", text: `${who} ${what}${how}` });
+    await begin("container.stopped", `${who} ${what}${how}`);
   }
-  if (!isWell(now)) return;
-  if ((await close(tx, { ...about, types })) > 0) {
-    await note(tx, { ...about, type: "container.recovered", text: `${who} is well again` });
-  }
+  if (!isWell(now)) return changed;
+  await end({ recovered: `${who} is well again` });
   for (const { name } of same.filter(isStopped)) {
-    if ((await close(tx, { ...about, subject: name, types })) === 0) continue;
-    const text = `${host.name}: container ${name} was replaced by ${now.name}`;
-    await note(tx, { ...about, subject: name, type: "container.recovered", text });
+    const recovered = `${host.name}: container ${name} was replaced by ${now.name}`;
+    await end({ subject: name, recovered });
   }
+  return changed;
 }
 
-/** Closes the alerts of a container that is gone, unless another one of the report has its role. */
-export async function alertOfGone({ tx, host, at }: About, gone: Described, present: Described[]): Promise<void> {
-  const about = { host: host.id, at };
-  if (!present.some(({ name }) => name === gone.name)) {
-    await close(tx, { ...about, subject: gone.name, types: ["container.unhealthy", "container.stopped"] });
-  }
+/** Closes the alerts of a container that is gone, unless another one of the report has its name; true where there was one. */
+export async function alertOfGone({ tx, host, at }: About, gone: Described, present: Described[]): Promise<boolean> {
+  if (present.some(({ name }) => name === gone.name)) return false;
+  const types = ["container.unhealthy", "container.stopped"] as const;
+  return (await close(tx, { host: host.id, at, subject: gone.name, types })) > 0;
 }
 
 /** Whether a container has restarted since the last report, or its predecessor in its role was replaced. */
@@ -122,7 +130,7 @@ export type Restarts = Record<string, number[]>;
 
 /** Raises and closes the alerts of containers that restart. True where there may be an event. */
 export async function alertOfRestarts(
-  { tx, host, at, ran }: About,
+  { tx, host, at, ran, watched }: About,
   restarted: string[],
   present: Described[],
 ): Promise<boolean> {
@@ -135,7 +143,7 @@ export async function alertOfRestarts(
     const about = { host: host.id, subject: role, at };
     const now = present.find((one) => roleOf(one) === role);
     const who = `${host.name}: container ${now?.name ?? role}`;
-    if (recent.length >= RESTARTS) {
+    if (recent.length >= RESTARTS && watched.includes("restarting")) {
       const text = `${who} restarts again and again: ${recent.length} times in ${duration(ran - recent[0]!)}`;
       await raise(tx, { ...about, type: "container.restarting", text });
     }
@@ -144,10 +152,8 @@ export async function alertOfRestarts(
       continue;
     }
     delete all[role];
-    const closed = await close(tx, { ...about, types: ["container.restarting"] });
-    if (closed > 0 && now && isWell(now)) {
-      await note(tx, { ...about, type: "container.recovered", text: `${who} no longer restarts` });
-    }
+    const recovered = now && isWell(now) ? `${who} no longer restarts` : undefined;
+    await close(tx, { ...about, types: ["container.restarting"], recovered });
   }
   const text = Object.keys(all).length === 0 ? null : JSON.stringify(all);
   await tx.run("UPDATE hosts SET restarts = $1 WHERE id = $2", [text, host.id]);

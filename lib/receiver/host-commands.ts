@@ -1,17 +1,58 @@
-// The commands of a host's later life: another name, a pause, its end.
+// The commands of a host's later life: its settings, another name, a pause, its end.
 
 import { type Command, UsageError } from "../service.ts";
 import { size as asSize } from "../text.ts";
-import type { Whose } from "./alerts.ts";
+import { type OwnSettings, changeSettings, settingsText } from "./alert-settings.ts";
+import { type Whose, close } from "./alerts.ts";
 import type { Config } from "./config.ts";
 import type { Queries } from "./database.ts";
 import { withIndex } from "./episode-commands.ts";
 import type { EpisodeKey } from "./episodes.ts";
-import { archiveHost, deleteHost, findHost } from "./hosts.ts";
+import { archiveHost, deleteHost, findActiveHost, findHost, setInterval } from "./hosts.ts";
 import { pauseCommand, resumeCommand } from "./pause-commands.ts";
 import { type Removal, remove } from "./removal.ts";
 import { renameHost } from "./rename.ts";
-import { type Context, many } from "./store-command.ts";
+import { type Context, change, many } from "./store-command.ts";
+
+/** `host set HOST`. */
+async function set(context: Context<SetArgs>): Promise<void> {
+  const { interval, alert = [], "offline-is-fine": fine, "offline-is-alert": alarming } = context.args;
+  if (interval === undefined && alert.length === 0 && !fine && !alarming) {
+    throw new UsageError("nothing to set", "give --interval SECONDS, --alert KEY=VALUE or --offline-is-fine");
+  }
+  const seconds = interval === undefined || interval === "default" ? null : Number(interval);
+  if (seconds !== null && !(Number.isInteger(seconds) && seconds >= 1 && seconds <= 86_400)) {
+    throw new UsageError(`--interval "${interval}" is not a whole number of seconds from 1 to 86400`);
+  }
+  await change(context, async (tx, name) => {
+    const host = await findActiveHost(tx, name);
+    if (interval !== undefined) await setInterval(tx, name, seconds);
+    const own = changeSettings(JSON.parse(host.alert_settings ?? "{}") as OwnSettings, alert);
+    const settings = {
+      alert_settings: Object.keys(own).length === 0 ? null : JSON.stringify(own),
+      offline_is_fine: fine ? 1 : alarming ? 0 : host.offline_is_fine,
+    } as const;
+    await tx.run("UPDATE hosts SET alert_settings = $1, offline_is_fine = $2 WHERE id = $3", [
+      settings.alert_settings,
+      settings.offline_is_fine,
+      host.id,
+    ]);
+    if (fine) await close(tx, { host: host.id, types: ["host.offline"], at: Date.now() });
+    const every = seconds === null ? "as often as all others" : `every ${seconds} s`;
+    const said = [
+      ...(interval === undefined ? [] : [every]),
+      ...(alert.length > 0 || fine || alarming ? [`alerts: ${settingsText(settings) || "as for all others"}`] : []),
+    ];
+    return `${name}: ${said.join("; ")}, from its next report on`;
+  });
+}
+
+interface SetArgs {
+  interval?: string;
+  alert?: string[];
+  "offline-is-fine"?: boolean;
+  "offline-is-alert"?: boolean;
+}
 
 /** `host rename OLD NEW`. */
 function rename(context: Context): Promise<void> {
@@ -67,6 +108,25 @@ const HOST = { min: 1, max: 1, names: ["HOST"] };
 
 /** The commands, as data. */
 export const HOST_COMMANDS = {
+  "host set": {
+    summary: "set how often one host reports, and what is an alert there",
+    usage: `usage: picket-receiver host set HOST [--interval SECONDS] [--alert KEY=VALUE]… [--offline-is-fine | --offline-is-alert]
+
+  --interval          1 to 86400 seconds; "default": as often as all others. picket-agent keeps to 60 to 3600
+  --alert             a key of the configuration's alerts, here alone. For one mount, unit, pool, disk or sensor: KEY.NAME=VALUE.
+                      "off" switches it off, "default" takes the setting away. May be given several times
+  --offline-is-fine   its silence is no alert, as of a laptop; --offline-is-alert takes that back
+
+example: picket-receiver host set nas --alert disk_percent./backup=98 --alert temperature_c=off`,
+    options: {
+      interval: { type: "string" },
+      alert: { type: "string", multiple: true },
+      "offline-is-fine": { type: "boolean" },
+      "offline-is-alert": { type: "boolean" },
+    },
+    positionals: HOST,
+    run: set,
+  },
   "host rename": {
     summary: "give a host another name; its history, token and episodes stay with it",
     usage: `usage: picket-receiver host rename OLD NEW

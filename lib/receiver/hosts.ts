@@ -42,6 +42,13 @@ export interface Host {
   restarts: string | null;
   paused_until: number | null;
   pause_reason: string | null;
+  /** JSON: see alert-settings.ts. */
+  alert_settings: string | null;
+  /** Its silence raises no alert. */
+  offline_is_fine: 0 | 1;
+  /** JSON: see assess.ts. */
+  judged: string | null;
+  disk_history: string | null;
 }
 
 /** A row of `tokens`. */
@@ -125,11 +132,14 @@ export async function archiveHost(tx: Queries, name: string, now: number): Promi
     host.id,
   ]);
   await tx.run("UPDATE alerts SET closed_at = $1 WHERE host = $2 AND closed_at IS NULL", [now, host.id]);
+  // Nothing of it is told any more.
+  await tx.run("DELETE FROM told WHERE host = $1", [host.id]);
+  await tx.run("UPDATE hosts SET judged = NULL, disk_history = NULL WHERE id = $1", [host.id]);
 }
 
 /** What a host has in the store, by tables with its number. */
 const TABLES =
-  "tokens containers guests alerts events host_aliases host_samples workload_samples host_rollups workload_rollups rollups_due";
+  "tokens containers guests alerts told events host_aliases host_samples workload_samples host_rollups workload_rollups rollups_due";
 
 /** Deletes a host with all that the store has of it. Its episodes stay. */
 export async function deleteHost(tx: Queries, name: string): Promise<void> {
@@ -180,7 +190,7 @@ export async function findHost(db: Queries, name: string): Promise<Host> {
 }
 
 /** The same, unless it is archived. */
-async function findActiveHost(db: Queries, name: string): Promise<Host> {
+export async function findActiveHost(db: Queries, name: string): Promise<Host> {
   const host = await findHost(db, name);
   if (host.status !== "archived") return host;
   throw new UsageError(`host "${name}" is archived`, `to bring it back: picket-receiver host add ${name}`);

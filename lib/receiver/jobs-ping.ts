@@ -9,7 +9,7 @@
 // a failure. Of runs that overlap only the last that started is watched.
 
 import { duration } from "../text.ts";
-import { close, note, raise } from "./alerts.ts";
+import { close, raise } from "./alerts.ts";
 import type { Queries } from "./database.ts";
 import { type Job, showCommand } from "./jobs.ts";
 import { expectedAfter } from "./jobs-schedule.ts";
@@ -107,11 +107,9 @@ async function tell(
     const text = `${job.name} failed${status}${took === null ? "" : ` after ${took}`}; ${showCommand(job)}`;
     return raise(tx, { job: job.id, type: "job.failed", text, at });
   }
-  if ((await close(tx, { job: job.id, types: ["job.down", "job.failed"], at })) === 0) return false;
   const down = job.down_at === null ? "" : `, after ${duration(at - job.down_at)}`;
-  const text = `${job.name} has succeeded again${down}${took === null ? "" : `; the run took ${took}`}`;
-  await note(tx, { job: job.id, type: "job.recovered", text, at });
-  return true;
+  const recovered = `${job.name} has succeeded again${down}${took === null ? "" : `; the run took ${took}`}`;
+  return (await close(tx, { job: job.id, types: ["job.down", "job.failed"], at, recovered })) > 0;
 }
 
 /** Deletes old pings, and the bodies of those that stay. */

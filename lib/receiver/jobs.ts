@@ -100,7 +100,8 @@ export async function setJob(
 /** Deletes a job with its pings, alerts and events. */
 export async function removeJob(tx: Queries, name: string): Promise<void> {
   const { id } = await findJob(tx, name);
-  for (const table of ["job_pings", "alerts", "events"]) await tx.run(`DELETE FROM ${table} WHERE job = $1`, [id]);
+  for (const table of ["job_pings", "alerts", "told", "events"])
+    await tx.run(`DELETE FROM ${table} WHERE job = $1`, [id]);
   await tx.run("DELETE FROM jobs WHERE id = $1", [id]);
 }
 

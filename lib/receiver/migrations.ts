@@ -165,17 +165,44 @@ export const MIGRATIONS: readonly (readonly string[])[] = [
       severity TEXT NOT NULL,
       text TEXT NOT NULL,
       opened_at INTEGER NOT NULL,
+      level REAL NOT NULL DEFAULT 0,
+      figures TEXT,
       closed_at INTEGER,
-      muted INTEGER NOT NULL DEFAULT 0
+      recovery TEXT,
+      acknowledged_at INTEGER,
+      acknowledged_by TEXT,
+      opened_ran INTEGER,
+      closed_ran INTEGER,
+      changed_ran INTEGER
     )`,
-    `INSERT INTO alerts_anew (id, host, type, subject, severity, text, opened_at, closed_at, muted)
-      SELECT id, host, substr(what || ' ', 1, instr(what || ' ', ' ') - 1),
-        substr(what, instr(what || ' ', ' ') + 1),
-        severity, text, opened_at, closed_at, muted FROM alerts`,
+    // Their running times are those of long ago.
+    `INSERT INTO alerts_anew (id, host, type, subject, severity, text, opened_at, closed_at, opened_ran, closed_ran, changed_ran)
+      SELECT id, host, substr(what || ' ', 1, instr(what || ' ', ' ') - 1), substr(what, instr(what || ' ', ' ') + 1),
+        severity, text, opened_at, closed_at, -86400000, IIF(closed_at IS NULL, NULL, -86400000), -86400000 FROM alerts`,
+    // What was told of each subject: see announce.ts.
+    `CREATE TABLE told (
+      id INTEGER PRIMARY KEY,
+      host INTEGER REFERENCES hosts (id),
+      job INTEGER,
+      type TEXT NOT NULL,
+      subject TEXT NOT NULL,
+      open INTEGER NOT NULL,
+      level REAL NOT NULL,
+      began INTEGER,
+      ended INTEGER,
+      reminded INTEGER,
+      flapping INTEGER,
+      steady INTEGER
+    )`,
+    `INSERT INTO told (host, type, subject, open, level, began, reminded)
+      SELECT a.host, a.type, a.subject, 1, 0, -86400000, 0 FROM alerts b JOIN alerts_anew a ON a.id = b.id
+      WHERE b.closed_at IS NULL AND b.muted = 0 AND a.type <> 'host.stale'`,
     `DROP TABLE alerts`,
     `ALTER TABLE alerts_anew RENAME TO alerts`,
     `CREATE UNIQUE INDEX alerts_open ON alerts (host, type, subject) WHERE closed_at IS NULL`,
     `CREATE UNIQUE INDEX alerts_open_of_jobs ON alerts (job, type, subject) WHERE closed_at IS NULL`,
+    `CREATE INDEX alerts_of ON alerts (host, job, type, subject)`,
+    `CREATE INDEX alerts_changed ON alerts (changed_ran)`,
     `CREATE TABLE events_anew (
       id INTEGER PRIMARY KEY AUTOINCREMENT,
       at INTEGER NOT NULL,
@@ -185,6 +212,7 @@ export const MIGRATIONS: readonly (readonly string[])[] = [
       job INTEGER,
       subject TEXT,
       text TEXT NOT NULL,
+      quiet INTEGER NOT NULL DEFAULT 0,
       told_at INTEGER
     )`,
     `INSERT INTO events_anew (id, at, type, severity, host, subject, text, told_at)
@@ -196,6 +224,11 @@ export const MIGRATIONS: readonly (readonly string[])[] = [
     `ALTER TABLE events_anew RENAME TO events`,
     `CREATE INDEX events_untold ON events (id) WHERE told_at IS NULL`,
     `CREATE INDEX events_at ON events (at)`,
+    // JSON, null where there is nothing: alert-settings.ts, assess.ts.
+    `ALTER TABLE hosts ADD COLUMN alert_settings TEXT`,
+    `ALTER TABLE hosts ADD COLUMN offline_is_fine INTEGER NOT NULL DEFAULT 0`,
+    `ALTER TABLE hosts ADD COLUMN judged TEXT`,
+    `ALTER TABLE hosts ADD COLUMN disk_history TEXT`,
   ],
   [
     // Jobs: see jobs.ts. `uuid` is the credential of their pings.

@@ -15,7 +15,7 @@ import { Refusal, refusalLog } from "../refusal.ts";
 import { Secret, secretEquals } from "../secret.ts";
 import { cut } from "../text.ts";
 import { asRefusal, tooMany } from "./admission.ts";
-import type { News } from "./alerts.ts";
+import type { News } from "./events.ts";
 import type { Queries } from "./database.ts";
 import { NAME_SEGMENT } from "../config.ts";
 import { DEFAULTS, type Job, addJob, jobNamed, pingKey } from "./jobs.ts";

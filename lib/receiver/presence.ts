@@ -15,6 +15,7 @@
 import type { Log } from "../log.ts";
 import { duration } from "../text.ts";
 import { close, raise } from "./alerts.ts";
+import { note } from "./events.ts";
 import type { Status } from "./hosts.ts";
 import type { Queries } from "./database.ts";
 import { AHEAD_MS, BEHIND_MS } from "./report.ts";
@@ -37,6 +38,7 @@ interface Watched {
   status: Status;
   heard_ms: number;
   interval: number;
+  offline_is_fine: 0 | 1;
 }
 
 /** What a pass found. */
@@ -45,6 +47,8 @@ interface PresencePass {
   next: number;
   /** How many hosts changed. */
   changed: number;
+  /** Whether more hosts will be offline soon, unless they report. */
+  sinking: boolean;
 }
 
 /** The alive mark, which the next start goes on from. */
@@ -87,11 +91,12 @@ export class Presence {
   async pass({ now, interval }: { now: number; interval: number }): Promise<PresencePass> {
     await this.#look(now, interval);
     const watched = await this.#store.read.all<Watched>(
-      `SELECT id, name, status, heard_ms, COALESCE(told_interval, $1) AS interval FROM hosts
+      `SELECT id, name, status, heard_ms, COALESCE(told_interval, $1) AS interval, offline_is_fine FROM hosts
        WHERE status IN ('online', 'stale') AND paused_until IS NULL`,
       [interval],
     );
     let next = LOOK_MS;
+    let sinking = false;
     const falls: Promise<number>[] = [];
     for (const host of watched) {
       const silence = this.#life.ran - Math.max(host.heard_ms, this.#heard.get(host.id) ?? 0);
@@ -100,6 +105,8 @@ export class Presence {
       if (silence >= offline || (silence >= stale && host.status === "online")) {
         falls.push(this.#store.write((tx) => fallSilent(tx, { host, now, silence, offline: silence >= offline })));
       }
+      // Hosts that fall silent together cross the line within an interval.
+      if (silence >= stale && silence < offline && offline - silence <= interval * 1000) sinking = true;
       const due = silence < stale ? stale - silence : offline - silence;
       if (due > 0) next = Math.min(next, due);
     }
@@ -108,7 +115,7 @@ export class Presence {
     const failed = fallen.find((fall) => fall.status === "rejected");
     if (failed) throw failed.reason;
     const changed = fallen.reduce((sum, fall) => sum + (fall.status === "fulfilled" ? fall.value : 0), 0);
-    return { next, changed };
+    return { next, changed, sinking };
   }
 
   /** The running time now. */
@@ -226,11 +233,18 @@ async function fallSilent(
     host.heard_ms,
   ]);
   if (claim === 0) return 0;
+  const { id, name, interval } = host;
   const text = (state: string) =>
-    `${host.name} is ${state}: no report for ${duration(silence)} (every ${host.interval} s expected)`;
-  if (host.status === "online") await raise(tx, { host: host.id, type: "host.stale", text: text("stale"), at: now });
+    `${name} is ${state}: no report for ${duration(silence)} (every ${interval} s expected)`;
+  if (host.status === "online") {
+    // Known to the log and to readers of events, but not worth a line in the inbox: a reboot takes as long.
+    const stale = { host: id, type: "host.stale", text: text("stale"), at: now } as const;
+    if (await raise(tx, stale)) await note(tx, { ...stale, severity: "warning", quiet: true });
+  }
+  if (!offline || host.offline_is_fine) return 1;
   // One silence is one open alert: offline replaces stale.
-  if (offline) await close(tx, { host: host.id, types: ["host.stale"], at: now });
-  if (offline) await raise(tx, { host: host.id, type: "host.offline", text: text("offline"), at: now });
+  await close(tx, { host: id, types: ["host.stale"], at: now });
+  const figures = { silent_ms: Math.round(silence) };
+  await raise(tx, { host: id, type: "host.offline", text: text("offline"), at: now, figures });
   return 1;
 }

@@ -6,7 +6,8 @@ import { streamSSE } from "hono/streaming";
 import { NAME_SEGMENT, isLoopback } from "../config.ts";
 import type { Bindings } from "../http.ts";
 import { Refusal } from "../refusal.ts";
-import { type EventRow, type News, listEvents, newestEvent, openAlerts } from "./alerts.ts";
+import { alertOf, listAlerts } from "./alerts.ts";
+import { type EventRow, type News, listEvents, newestEvent } from "./events.ts";
 import type { Config } from "./config.ts";
 import type { EpisodeIndex } from "./episode-index.ts";
 import type { EpisodeStore } from "./episodes.ts";
@@ -50,16 +51,17 @@ export function readingRoutes(reading: Reading): Hono<{ Bindings: Bindings }> {
       return answer(c);
     });
   get("/hosts", async (c) => c.json({ hosts: await allHosts(reading) }));
-  get("/hosts/:id", async (c) => c.json(await oneHost(reading, await hostOf(reading, c, "id"))));
+  get("/hosts/:id", async (c) => c.json(await oneHost(reading, await hostOf(reading, c.req.param("id")))));
   get("/hosts/:id/history", (c) => history(reading, c));
   get("/jobs", async (c) => c.json({ jobs: (await listJobs(reading.store.read)).map(jobView) }));
   get("/jobs/:name", async (c) => c.json(await oneJob(reading, c.req.param("name") ?? "")));
   get("/host-health", async (c) => c.json({ health: await allHealth(reading) }));
   get("/host-health/:host", async (c) => {
-    const host = await hostOf(reading, c, "host");
+    const host = await hostOf(reading, c.req.param("host"));
     if (host.health === null) throw new Refusal(404, "no_health", `"${host.name}" has not sent its health yet`);
     return c.json(healthOf(host));
   });
+  get("/alerts", (c) => alerts(reading, c));
   get("/events", (c) => events(reading, c));
   get("/episodes", (c) => listEpisodes(reading, c));
   get("/episodes/:host/:file", (c) => download(reading, c));
@@ -79,8 +81,7 @@ function mayRead({ auth }: Pick<Config, "auth">, c: C): void {
   }
 }
 
-async function hostOf({ store }: Reading, c: C, parameter: string): Promise<Host> {
-  const name = c.req.param(parameter) ?? "";
+async function hostOf({ store }: Reading, name = ""): Promise<Host> {
   const host = await hostNamed(store.read, name);
   if (!host) throw new Refusal(404, "unknown_host", `there is no host "${name}"`);
   return host;
@@ -139,7 +140,7 @@ async function oneHost(reading: Reading, host: Host): Promise<unknown> {
     );
   const containers = await parts("containers", "id");
   const guests = await parts("guests", "vmid");
-  const alerts = await openAlerts(store.read, host.id);
+  const alerts = await listAlerts(store.read, { host: host.id, open: true, limit: MOST_PARTS });
   return {
     ...summaryOf(host, reading.config().poll_interval_seconds),
     ...(JSON.parse(host.extras) as object),
@@ -151,11 +152,9 @@ async function oneHost(reading: Reading, host: Host): Promise<unknown> {
       ...timesOf(one),
     })),
     guests: guests.map((one) => ({ vmid: one.vmid, ...(JSON.parse(one.description) as object), ...timesOf(one) })),
-    alerts: alerts.map(({ type, subject, opened_at, ...alert }) => ({
-      what: subject === "" ? type : `${type} ${subject}`,
-      ...alert,
-      opened_at: time(opened_at),
-    })),
+    alert_settings: JSON.parse(host.alert_settings ?? "{}"),
+    offline_is_fine: host.offline_is_fine === 1,
+    alerts: alerts.toReversed().map(alertOf),
     health: host.health === null ? null : healthOf(host),
   };
 }
@@ -199,7 +198,7 @@ function healthOf({ name, health, health_at }: Host) {
 // History
 
 async function history(reading: Reading, c: C): Promise<Response> {
-  const host = await hostOf(reading, c, "id");
+  const host = await hostOf(reading, c.req.param("id"));
   const now = Date.now();
   const to = instant(c, "to") ?? now;
   const from = instant(c, "from") ?? to - DAY_MS;
@@ -236,10 +235,21 @@ async function containerOf({ store }: Reading, host: Host, wanted: string): Prom
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Events
+// Alerts and events
 
-function eventOf({ id, at, ...event }: EventRow) {
-  return { id, at: time(at), ...event };
+/** Open ones first, then the newest. */
+async function alerts(reading: Reading, c: C): Promise<Response> {
+  const name = c.req.query("host") || undefined;
+  const host = name === undefined ? null : (await hostOf(reading, name)).id;
+  const state = c.req.query("state") || "all";
+  if (!["all", "open", "closed"].includes(state)) throw badQuery("state", "expected open, closed or all");
+  const limit = whole(c, "limit", 100);
+  const open = state === "all" ? null : state === "open";
+  return c.json({ alerts: (await listAlerts(reading.store.read, { host, open, limit })).map(alertOf) });
+}
+
+function eventOf({ id, at, quiet, ...event }: EventRow) {
+  return { id, at: time(at), ...event, quiet: quiet === 1 };
 }
 
 async function events(reading: Reading, c: C): Promise<Response> {

@@ -2,7 +2,7 @@
 
 import { cut, duration } from "../text.ts";
 import type { Sender } from "./admission.ts";
-import { close, note, raise } from "./alerts.ts";
+import { close, raise } from "./alerts.ts";
 import type { Queries } from "./database.ts";
 import type { Host } from "./hosts.ts";
 import { OFFLINE_AFTER } from "./presence.ts";
@@ -45,10 +45,8 @@ export async function reportsTaken(
   if (host.refused === null) return false;
   const { since } = JSON.parse(host.refused) as RefusedReports;
   await tx.run("UPDATE hosts SET refused = NULL WHERE id = $1", [host.id]);
-  if ((await close(tx, { host: host.id, types: ["host.reports_refused"], at })) === 0) return false;
-  const text = `${host.name}: its reports are taken again after ${duration(ran - since)}`;
-  await note(tx, { host: host.id, type: "host.recovered", text, at });
-  return true;
+  const recovered = `${host.name}: its reports are taken again after ${duration(ran - since)}`;
+  return (await close(tx, { host: host.id, types: ["host.reports_refused"], at, recovered })) > 0;
 }
 
 /** Where a report comes from: the host's boot, where it says so, and its address. */
@@ -77,9 +75,8 @@ export async function machineSeen(
   if (seen !== null && isSame(seen.now, machine)) {
     if (seen.before === null || ran - seen.since < HOUR_MS) return false;
     await keepMachines(tx, id, { now: machine, before: null, since: ran });
-    if ((await close(tx, { host: id, types: ["host.twins"], at })) === 0) return false;
-    await note(tx, { host: id, type: "host.recovered", text: `${name}: one machine alone reports as it again`, at });
-    return true;
+    const recovered = `${name}: one machine alone reports as it again`;
+    return (await close(tx, { host: id, types: ["host.twins"], at, recovered })) > 0;
   }
   await keepMachines(tx, id, { now: machine, before: seen?.now ?? null, since: ran });
   if (!seen?.before || !isSame(seen.before, machine) || ran - seen.since > DAY_MS) return false;

@@ -4,7 +4,10 @@
 // worse becomes an event. A late one (from an agent's queue) is history and leaves samples only.
 
 import { duration } from "../text.ts";
-import { close, note } from "./alerts.ts";
+import { type Alerts, settingOf } from "./alert-settings.ts";
+import { close } from "./alerts.ts";
+import { assess } from "./assess.ts";
+import { note } from "./events.ts";
 import type { Sender } from "./admission.ts";
 import {
   type Described,
@@ -36,6 +39,8 @@ interface Received {
   interval: number;
   /** Whether the host is told its interval; else it keeps its own. */
   told: boolean;
+  /** What is an alert. */
+  alerts: Alerts;
 }
 
 /** What became of a report. */
@@ -53,7 +58,7 @@ export interface Stored {
  * host's own times matter: its clock may have been set back.
  */
 export async function storeReport(tx: Queries, received: Received): Promise<Stored | null> {
-  const { sender, report, oddIds, at, ran, interval, told } = received;
+  const { sender, report, oddIds, at, ran, interval, told, alerts } = received;
   const host = await tx.one<Host>("SELECT * FROM hosts WHERE id = $1", [sender.host]);
   if (!host || host.archived_at !== null) return null;
   const next = host.set_interval ?? interval;
@@ -65,7 +70,8 @@ export async function storeReport(tx: Queries, received: Received): Promise<Stor
   // A receipt that lies ahead is from before this clock was set back, and doesn't tell which report came first.
   const overtaken = sender.at < seen && seen <= at && report.recorded_at < (host.last_recorded_at ?? 0);
   const old = late || overtaken;
-  const update: Update = { tx, host, at: late ? report.recorded_at : at, ran, old, oddIds, changed: false };
+  const watched = settingOf(alerts, host.alert_settings)("containers");
+  const update: Update = { tx, host, at: late ? report.recorded_at : at, ran, watched, old, oddIds, changed: false };
   const containers = await updateContainers(update, report.containers);
   const guests = await updateGuests(update, report.guests);
   await addSamples(tx, { host: host.id, report, containers, guests });
@@ -84,7 +90,9 @@ export async function storeReport(tx: Queries, received: Received): Promise<Stor
     expected,
     host.id,
   ]);
-  if (!old) await keepLatest(tx, host, report);
+  if (old) return { interval: next, changed: update.changed };
+  await keepLatest(tx, host, report);
+  if (await assess(tx, { host, report, at, ran, interval: expected, alerts })) update.changed = true;
   return { interval: next, changed: update.changed };
 }
 
@@ -94,6 +102,7 @@ interface Update {
   host: Host;
   at: number;
   ran: number;
+  watched: Alerts["containers"];
   /** Whether the report says nothing of how things are now. */
   old: boolean;
   oddIds: Set<unknown>;
@@ -108,7 +117,8 @@ function ownInterval({ interval_seconds: seconds }: Report): number | null {
 
 async function keepLatest(tx: Queries, { id, facts, extras }: Host, report: Report): Promise<void> {
   const { cloudflared, services, storage_targets, backups, restore_tests, pbs_snapshots, audit_tail } = report;
-  const told = { cloudflared, services, storage_targets, backups, restore_tests, pbs_snapshots, audit_tail };
+  const { metrics: _metrics, facts: _facts, ...lists } = report.host;
+  const told = { ...lists, cloudflared, services, storage_targets, backups, restore_tests, pbs_snapshots, audit_tail };
   await tx.run(
     `UPDATE hosts SET last_recorded_at = $1, agent_version = COALESCE($2, agent_version), facts = $3, metrics = $4,
        extras = $5 WHERE id = $6`,
@@ -130,9 +140,16 @@ async function comeOnline(update: Update): Promise<void> {
   update.changed = true;
   await tx.run("UPDATE hosts SET status = 'online' WHERE id = $1", [host.id]);
   if (host.status === "pending") return;
-  await close(tx, { host: host.id, types: ["host.stale", "host.offline"], at });
+  const about = { host: host.id, at };
   const text = `${host.name} is back after ${duration(ran - host.heard_ms)}`;
-  await note(tx, { host: host.id, type: "host.recovered", text, at });
+  await close(tx, { ...about, types: ["host.stale"] });
+  await close(tx, { ...about, types: ["host.offline"], recovered: text });
+  const told = await tx.one(
+    "SELECT 1 FROM told WHERE host = $1 AND type = 'host.offline' AND open = 1 AND flapping IS NULL",
+    [host.id],
+  );
+  // Else announce.ts tells that it is back.
+  if (!told) await note(tx, { ...about, type: "host.recovered", severity: "info", text, quiet: true });
 }
 
 /** Only what is given and not null replaces what was known. */
@@ -212,8 +229,7 @@ async function updateContainers(update: Update, reported: Container[] | null): P
     const before = row && (JSON.parse(row.description) as Described);
     if (hasRestarted(before ?? inRole(roleOf(now)), now, !row)) restarted.push(roleOf(now));
     if (row) await tx.run("UPDATE containers SET description = $1 WHERE id = $2", [description, id]);
-    update.changed = true;
-    await alertOfContainer(update, { before, now, present });
+    if (await alertOfContainer(update, { before, now, present })) update.changed = true;
   }
   if (old) return rows;
   const gone = [...known.values()].filter(({ key }) => !seen.has(key));
@@ -227,7 +243,7 @@ async function loseContainers(update: Update, gone: Known[], present: Described[
   for (const { id, key, description } of gone) {
     if (update.oddIds.has(key)) continue;
     await update.tx.run("UPDATE containers SET gone_at = $1 WHERE id = $2", [update.at, id]);
-    await alertOfGone(update, JSON.parse(description) as Described, present);
+    if (await alertOfGone(update, JSON.parse(description) as Described, present)) update.changed = true;
   }
 }
 

@@ -17,7 +17,7 @@ const MAX_REPORT_BYTES = 4 << 20;
 const HOUR_MS = 3_600_000;
 
 export interface TakingReports {
-  config: () => Pick<Config, "backfill_hours" | "poll_interval_seconds">;
+  config: () => Pick<Config, "backfill_hours" | "poll_interval_seconds" | "alerts">;
   store: Store;
   presence: Presence;
   figures: Figures;
@@ -41,8 +41,8 @@ export function createTakeReport(taking: TakingReports): TakeReport {
       if (report.host_id !== null) await mustBe(store, sender, report.host_id);
       const taken = await store.write(async (tx) => {
         await stamp(tx, sender);
-        const interval = config().poll_interval_seconds;
-        return storeReport(tx, { sender, report, oddIds, at, ran, interval, told });
+        const { poll_interval_seconds: interval, alerts } = config();
+        return storeReport(tx, { sender, report, oddIds, at, ran, interval, told, alerts });
       });
       if (!taken) throw unauthorized("invalid_token");
       figures.reports.add();

@@ -71,7 +71,7 @@ export async function quietPass(store: Store, { now, since }: { now: number; sin
   for (const { id, name, last_upload_at: last } of hosts) {
     // Nor does a host's own absence, which has its own alert.
     const back = await store.read.one<{ at: number | null }>(
-      "SELECT MAX(at) AS at FROM events WHERE host = $1 AND type = 'host.recovered'",
+      "SELECT MAX(closed_at) AS at FROM alerts WHERE host = $1 AND type IN ('host.stale', 'host.offline')",
       [id],
     );
     const quiet = now - Math.max(last ?? now, since, back?.at ?? 0);

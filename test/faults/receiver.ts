@@ -109,7 +109,7 @@ export function receiverSubject(world: World): Subject {
     const db = new Database(join(data, "receiver.db"), { readonly: true });
     try {
       const integrity = db.query("PRAGMA integrity_check").all() as { integrity_check: string }[];
-      const silent = db.query("SELECT text FROM events WHERE type IN ('host.stale', 'host.offline')").all() as {
+      const silent = db.query("SELECT text FROM alerts WHERE type IN ('host.stale', 'host.offline')").all() as {
         text: string;
       }[];
       return [

@@ -4,37 +4,44 @@ import { describe, expect, test } from "bun:test";
 import { copyFileSync } from "node:fs";
 import { join } from "node:path";
 import { inboxLines, until } from "../kit.ts";
-import { Hub, container, report } from "./kit.ts";
+import { Hub, TELLS_SOON, container, report } from "./kit.ts";
 
 type Row = Record<string, unknown>;
 
 describe("containers", () => {
   test("what gets worse or better is an event, an alert and a line in the inbox, once", async () => {
-    await using hub = await Hub.start({ more: "rate_limit_per_minute: 1000" });
-    const send = async (more: Row) =>
-      expect((await hub.report(report({ containers: [container("app", more)] }))).status).toBe(200);
+    await using hub = await Hub.start({ more: TELLS_SOON });
+    const send = async (more: Row) => {
+      const body = report({ interval_seconds: 3600, containers: [container("app", more)] });
+      expect((await hub.report(body)).status).toBe(200);
+    };
+    const told = (lines: number) => until("it is told", () => inboxLines(hub.inbox, "ops").length === lines);
     await send({ health_status: "starting" });
     await send({ health_status: "unhealthy" });
     await send({ health_status: "unhealthy", status: "Up 5 hours (unhealthy)" });
     const open = async () =>
       (await hub.get<{ alerts: { what: string }[] }>("/v1/hosts/web-1")).alerts.map(({ what }) => what);
     expect(await open()).toEqual(["container.unhealthy app"]);
+    await told(1);
     await send({ state: "exited", status: "Exited (137) 1 second ago", health_status: null });
     expect(await open()).toEqual(["container.unhealthy app", "container.stopped app"]);
     await send({ health_status: "starting" });
     expect((await open()).length).toBe(2);
+    await told(2);
+    // One recovery of both.
     await send({ health_status: "healthy" });
     expect(await open()).toEqual([]);
+    await told(3);
     await send({ state: "exited" });
-    // Taken away: nobody's trouble any more.
-    expect((await hub.report(report({ containers: [] }))).status).toBe(200);
+    expect(await open()).toEqual(["container.stopped app"]);
+    // Taken away: that closes its alerts.
+    expect((await hub.report(report({ interval_seconds: 3600, containers: [] }))).status).toBe(200);
     expect(await open()).toEqual([]);
-    await until("all is told", () => inboxLines(hub.inbox, "ops").length === 4);
+    await hub.daemon.kill();
     expect(inboxLines(hub.inbox, "ops").map(({ payload, source }) => [payload, source])).toEqual([
       ["web-1: container app is unhealthy", "receiver:container.unhealthy"],
       ["web-1: container app has stopped (Exited (137) 1 second ago)", "receiver:container.stopped"],
       ["web-1: container app is well again", "receiver:container.recovered"],
-      ["web-1: container app has stopped (Up 3 hours)", "receiver:container.stopped"],
     ]);
   });
 
@@ -114,24 +121,30 @@ describe("containers", () => {
       ],
     ];
     const hosts = tables.map((_, n) => `host-${n}`);
-    await using hub = await Hub.start({ more: "rate_limit_per_minute: 1000", hosts });
+    await using hub = await Hub.start({ more: TELLS_SOON, hosts });
     for (const [n, [what, reports, events, open]] of tables.entries()) {
       const host = hosts[n]!;
-      for (const containers of reports) expect((await hub.report(report({ containers }), { host })).status).toBe(200);
-      const types = hub.rows<{ type: string }>(`SELECT type FROM events WHERE host = ${n + 1} ORDER BY id`);
-      expect([what, types.map(({ type }) => type)]).toEqual([what, events]);
+      for (const containers of reports) {
+        expect((await hub.report(report({ interval_seconds: 60, containers }), { host })).status).toBe(200);
+      }
+      const sql = `SELECT type, recovery FROM alerts WHERE host = ${n + 1} ORDER BY id`;
+      const rows = hub.rows<{ type: string; recovery: string | null }>(sql);
+      const types = rows.flatMap(({ type, recovery }) => [type, ...(recovery === null ? [] : ["container.recovered"])]);
+      expect([what, types]).toEqual([what, events]);
       const { alerts } = await hub.get<{ alerts: { what: string }[] }>(`/v1/hosts/${host}`);
       expect([what, alerts.map((one) => one.what.split(" ")[0])]).toEqual([what, open]);
     }
+    const told = (what: RegExp) =>
+      until(String(what), () => inboxLines(hub.inbox, "ops").some(({ payload }) => what.test(payload ?? "")));
+    await told(/again and again.*host-1: app|host-1: container app restarts/);
     // Still for ten minutes: it is over.
     await hub.daemon.kill();
     hub.change((db) => db.run("UPDATE hosts SET restarts = '{\"app\":[-600001]}' WHERE name = 'host-1'"));
     await hub.up();
-    expect((await hub.report(report({ containers: [at(4)] }), { host: "host-1" })).status).toBe(200);
+    const still = report({ interval_seconds: 60, containers: [at(4)] });
+    expect((await hub.report(still, { host: "host-1" })).status).toBe(200);
     expect(await hub.get("/v1/hosts/host-1")).toMatchObject({ alerts: [] });
-    await until("it is told", () =>
-      inboxLines(hub.inbox, "ops").some(({ payload }) => payload === "host-1: container app no longer restarts"),
-    );
+    await told(/host-1: container app no longer restarts/);
   });
 
   test("a late report leaves samples and changes nothing of the present", async () => {
@@ -155,29 +168,24 @@ describe("containers", () => {
 });
 
 test("after a backup is copied back every event is told, and a reader that is ahead or in between misses none", async () => {
-  await using hub = await Hub.start({ more: "rate_limit_per_minute: 1000" });
+  await using hub = await Hub.start({ more: TELLS_SOON });
   const file = join(hub.data, "receiver.db");
-  const ill = async (...names: string[]) => {
-    for (const name of names) {
-      const body = report({ containers: [container(name, { health_status: "unhealthy" })] });
-      expect((await hub.report(body)).status).toBe(200);
-    }
-  };
   type Page = { events: { id: number; subject: string }[]; next: number; reset?: boolean };
   const page = (since: number | string) => hub.get<Page>(`/v1/events?since=${encodeURIComponent(since)}`);
   const subjects = ({ events }: Page) => events.map(({ subject }) => subject);
-  const told = (...names: string[]) =>
-    until("it is told", () => {
-      const lines = new Set(inboxLines(hub.inbox, "ops").map(({ payload }) => payload));
-      return names.every((name) => lines.has(`web-1: container ${name} is unhealthy`));
-    });
+  const ill = async (...names: string[]) => {
+    for (const name of names) {
+      const containers = [container(name, { health_status: "unhealthy" })];
+      expect((await hub.report(report({ interval_seconds: 3600, containers }))).status).toBe(200);
+      const text = `web-1: container ${name} is unhealthy`;
+      await until("it is told", () => inboxLines(hub.inbox, "ops").some(({ payload }) => payload === text));
+    }
+  };
   await ill("app-1");
-  await told("app-1");
   await hub.daemon.kill();
   copyFileSync(file, hub.folder.at("copy.db"));
   await hub.up();
   await ill("app-2", "app-3", "app-4");
-  await told("app-2", "app-3", "app-4");
   const { events, next } = await page(0);
   expect(subjects({ events, next })).toEqual(["app-1", "app-2", "app-3", "app-4"]);
   await hub.daemon.kill();
@@ -192,7 +200,6 @@ test("after a backup is copied back every event is told, and a reader that is ah
     for await (const chunk of stream.body!.pipeThrough(new TextDecoderStream())) got += chunk;
   })().catch(() => {});
   await ill("db-1", "db-2", "db-3", "db-4");
-  await told("db-1", "db-2", "db-3", "db-4");
   await until("the stream has all", () => got.includes('"subject":"db-4"'));
   expect(got).toContain(`event: reset\ndata: {"since":${next},"newest":1}`);
   for (const name of ["app-1", "db-1", "db-2", "db-3", "db-4"]) expect(got).toContain(`"subject":"${name}"`);

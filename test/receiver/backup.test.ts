@@ -15,7 +15,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { ROOT, command, inboxLines, until } from "../kit.ts";
-import { Hub, bytesOf, container, report } from "./kit.ts";
+import { Hub, TELLS_SOON, bytesOf, container, report } from "./kit.ts";
 
 const WELL = { code: 0, stdout: expect.stringMatching(/, all as the index says\n$/) };
 
@@ -82,19 +82,22 @@ test("a backup beside a loaded daemon is restored: hosts, history and index; the
 });
 
 test("after a restore new events reach the inbox, also those whose numbers were delivered before", async () => {
-  await using hub = await Hub.start();
-  const flip = async (health: string | null) =>
-    (await hub.report(report({ containers: [container("db", { health_status: health })] }))).status;
+  await using hub = await Hub.start({ more: TELLS_SOON });
   const told = () => inboxLines(hub.inbox, "ops").length;
-  await flip(null);
+  const ill = async (name: string, lines: number) => {
+    const body = report({ interval_seconds: 3600, containers: [container(name, { health_status: "unhealthy" })] });
+    expect((await hub.report(body)).status).toBe(200);
+    await until(`${name} is told`, () => told() === lines);
+  };
+  await hub.report(report({ interval_seconds: 3600 }));
   await hub.run("backup", hub.folder.at("b.db"));
-  for (const health of ["unhealthy", "healthy", "unhealthy"]) await flip(health);
-  await until("three are told", () => told() === 3);
+  await ill("app", 1);
+  await ill("db", 2);
   await hub.daemon.kill();
   expect((await hub.run("restore", hub.folder.at("b.db"))).code).toBe(0);
   await hub.up();
-  for (const health of ["unhealthy", "healthy", "unhealthy", "healthy"]) await flip(health);
-  await until("four more are told", () => told() === 7);
+  await ill("app", 3);
+  await ill("db", 4);
 });
 
 test("a file that is no backup, a damaged one and one of a newer version change nothing", async () => {

@@ -6,7 +6,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Folder, command, inboxLines, runRole, until } from "../kit.ts";
 import { configure } from "../agent/kit.ts";
-import { Hub, begin, bytesOf, container, filesOf, indexLines, report, sha256 } from "./kit.ts";
+import { TELLS_SOON, Hub, begin, bytesOf, container, filesOf, indexLines, report, sha256 } from "./kit.ts";
 
 const WELL = { code: 0, stdout: expect.stringMatching(/, all as the index says\n$/) };
 const texts = (hub: Hub) => inboxLines(hub.inbox, "ops").map(({ payload }) => payload);
@@ -138,7 +138,8 @@ test("a host that is deleted is gone with all that the store has of it; its epis
 });
 
 test("a paused host raises no events; what is still wrong at the end is told then", async () => {
-  await using hub = await Hub.start({ hosts: ["nas", "pi"] });
+  await using hub = await Hub.start({ hosts: ["nas", "pi"], more: TELLS_SOON });
+  setIntervals(hub, 3600);
   const [db, web] = [container("db"), container("web")];
   const stopped = container("web", { state: "exited", status: "Exited (137)" });
   const send = async (host: string, ...containers: unknown[]) =>
@@ -155,6 +156,7 @@ test("a paused host raises no events; what is still wrong at the end is told the
   // What was told before recovers, which is told; what comes and goes meanwhile is not.
   await send("nas", db, stopped);
   await send("nas", db, web);
+  await until("its recovery is told", () => texts(hub).length === 2);
   setIntervals(hub, 1);
   await send("nas", db, stopped);
   await send("pi", db);
@@ -166,7 +168,7 @@ test("a paused host raises no events; what is still wrong at the end is told the
   expect((await hub.run("host", "resume", "nas")).code).toBe(0);
   await until("nas is offline", () => texts(hub).some((text) => text?.includes("nas is offline")));
   expect(texts(hub)).toContain("nas: container web has stopped (Exited (137))");
-  setIntervals(hub, 60);
+  setIntervals(hub, 3600);
   await send("nas", db, web);
   await until("all is told", () => texts(hub).some((text) => text?.includes("web is well again")));
   expect((await hub.run("host", "resume", "nas")).stdout).toContain("was not paused");

@@ -34,7 +34,7 @@ test("a job is added, shown, changed, renamed and deleted; its URL stays until t
   await hub.get("/health");
   const metrics = await (await fetch(`${hub.url}/metrics`)).text();
   expect(metrics).toContain('picket_job_up{job="attic"} 0\npicket_job_up{job="db"} 1\n');
-  expect((await hub.get<{ events: object[] }>("/v1/events")).events).toMatchObject([{ job: "attic", host: null }]);
+  expect((await hub.get<{ alerts: object[] }>("/v1/alerts")).alerts).toMatchObject([{ job: "attic", host: null }]);
   expect(await hub.run("job", "rm", "attic")).toMatchObject({ code: 0 });
   expect((await fetch(url)).status).toBe(404);
   expect(

@@ -333,6 +333,19 @@ export function runUntil(hub: Hub, seconds: number): void {
   hub.change((db) => db.run("UPDATE meta SET value = json_set(value, '$.line', ?) WHERE key = 'alive'", [line]));
 }
 
+/** A receiver that tells alerts soon; `report({ interval_seconds: 3600 })` keeps its hosts from being silent soon. */
+export const TELLS_SOON = "poll_interval_seconds: 1\nrate_limit_per_minute: 100000";
+
+/** As if a receiver that is down had run for so much longer, with its hosts reporting. */
+export function runOn(hub: Hub, ms: number): void {
+  hub.change((db) => {
+    db.run("UPDATE meta SET value = json_set(value, '$.ran', json_extract(value, '$.ran') + ?) WHERE key = 'alive'", [
+      ms,
+    ]);
+    db.run("UPDATE hosts SET heard_ms = heard_ms + ?", [ms]);
+  });
+}
+
 /** A report as of the receiver's clock. */
 export async function reportAt(
   hub: Hub,

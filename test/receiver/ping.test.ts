@@ -5,7 +5,7 @@ import { describe, expect, test } from "bun:test";
 import { mkdirSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import { readPingPath } from "../../lib/receiver/ping.ts";
-import { Folder, have, inboxLines, until } from "../kit.ts";
+import { Folder, have, until } from "../kit.ts";
 import { Hub } from "./kit.ts";
 
 interface Shown {
@@ -94,8 +94,8 @@ test("each signal does what Healthchecks documents", async () => {
   const put = await fetch(url, { method: "PUT" });
   expect([put.status, put.headers.get("allow")]).toEqual([405, "GET, POST"]);
   expect((await show(hub, "backup")).pings).toBe(13);
-  await until("all is told", () => inboxLines(hub.inbox, "ops").length === 4);
-  expect(inboxLines(hub.inbox, "ops").map(({ payload }) => payload)).toEqual([
+  const alerts = hub.rows<{ text: string; recovery: string }>("SELECT text, recovery FROM alerts ORDER BY id");
+  expect(alerts.flatMap(({ text, recovery }) => [text, recovery])).toEqual([
     "backup failed; picket-receiver job show backup",
     expect.stringMatching(/^backup has succeeded again, after \d+s$/),
     "backup failed with exit status 3; picket-receiver job show backup",
@@ -115,7 +115,7 @@ test("create=1 makes a job once, also when many pings come at once; one failure 
   expect(texts.toSorted()).toEqual([...Array.from({ length: 19 }, () => "200 OK"), "201 Created"]);
   expect((await show(hub, "restore")).pings).toBe(20);
   expect(hub.rows("SELECT name FROM jobs")).toHaveLength(2);
-  expect(hub.rows("SELECT type FROM events")).toEqual([{ type: "job.failed" }]);
+  expect(hub.rows("SELECT type FROM alerts")).toEqual([{ type: "job.failed" }]);
 });
 
 describe("bodies", () => {

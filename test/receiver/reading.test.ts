@@ -2,13 +2,15 @@
 
 import { expect, test } from "bun:test";
 import { Folder, freePort, have, until } from "../kit.ts";
-import { Hub, container, report } from "./kit.ts";
+import { TELLS_SOON, Hub, container, report } from "./kit.ts";
 
 test("events come as a stream, and go on after the last one that was read", async () => {
-  await using hub = await Hub.start({ more: "rate_limit_per_minute: 1000" });
-  const send = (state: string) => hub.report(report({ containers: [container("app", { state })] }));
+  await using hub = await Hub.start({ more: TELLS_SOON });
+  const send = (state: string) =>
+    hub.report(report({ interval_seconds: 3600, containers: [container("app", { state })] }));
   await send("running");
   await send("exited");
+  await until("it is told", () => hub.rows("SELECT 1 FROM events").length === 1);
   const stop = new AbortController();
   const listen = async (got: string[], since?: string) => {
     const headers: Record<string, string> = {
@@ -43,7 +45,7 @@ test("events come as a stream, and go on after the last one that was read", asyn
 test.skipIf(!have("nginx", "the event stream behind nginx"))(
   "events pass nginx with its default settings at once",
   async () => {
-    await using hub = await Hub.start({ more: "auth: { token: ours }" });
+    await using hub = await Hub.start({ more: `auth: { token: ours }\n${TELLS_SOON}` });
     using folder = new Folder();
     const port = freePort();
     const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -68,8 +70,9 @@ http { access_log off; ${temporary} server { listen 127.0.0.1:${port}; location 
         for await (const chunk of answer.body!.pipeThrough(new TextDecoderStream())) got += chunk;
       })().catch(() => {});
       await until("it listens", () => got.includes(": listening"));
-      await hub.report(report({ containers: [container("app", { state: "running" })] }));
-      await hub.report(report({ containers: [container("app", { state: "exited" })] }));
+      for (const state of ["running", "exited"]) {
+        await hub.report(report({ interval_seconds: 3600, containers: [container("app", { state })] }));
+      }
       await until("the event is there", () => got.includes("container.stopped"));
       expect(answer.headers.get("cache-control")).toBe("no-cache");
       stop.abort();

@@ -1,0 +1,137 @@
+// Compares what a report says is wrong (judge.ts) with what was known of the host, and opens and closes alerts.
+//
+// `hosts.judged` has what is wrong, by type and subject, with the receiver's running times (presence.ts): neither a restart, nor an
+// absence, nor a clock that jumps ends a wait. Most reports find all well, or as before, and write nothing.
+
+import type { Report } from "../report.ts";
+import type { Alerts } from "./alert-settings.ts";
+import { settingOf } from "./alert-settings.ts";
+import { type AlertType, close, raise } from "./alerts.ts";
+import type { Queries } from "./database.ts";
+import { type Sample, paceOf, windowOf, withSample } from "./forecast.ts";
+import type { Host } from "./hosts.ts";
+import { type Finding, goneText, judge } from "./judge.ts";
+
+const MINUTE_MS = 60_000;
+/** The most mounts that have a forecast. */
+const MOST_MOUNTS = 32;
+/** What lasts `for_minutes` before it counts; all else counts at once. */
+const WAIT: ReadonlySet<AlertType> = new Set(["temperature.high", "cpu.high", "memory.high", "swap.high", "load.high"]);
+/** States, not figures: what is no longer so is over at once. */
+const AT_ONCE: ReadonlySet<AlertType> = new Set(["unit.failed", "pool.degraded", "smart.failing"]);
+
+/** One that is wrong: since when, the level of its alert once that is open, and since when it has been well. */
+interface Wrong {
+  since: number;
+  open?: number;
+  well?: number;
+}
+
+interface Assessment {
+  host: Host;
+  report: Report;
+  at: number;
+  ran: number;
+  /** Seconds between the host's reports. */
+  interval: number;
+  alerts: Alerts;
+}
+
+/** Opens and closes the alerts of a report that says how things are now. True where one did. */
+export async function assess(tx: Queries, { host, report, at, ran, interval, alerts }: Assessment): Promise<boolean> {
+  const judged = JSON.parse(host.judged ?? "{}") as Record<string, Wrong>;
+  const history = await keepSamples(tx, host, report, interval);
+  const found = judge({
+    name: host.name,
+    report,
+    cpuCount: report.host.facts?.cpu_count ?? (JSON.parse(host.facts) as { cpu_count?: number }).cpu_count ?? null,
+    settings: settingOf(alerts, host.alert_settings),
+    paceOf: (mount) => history[mount]?.pace ?? null,
+  });
+  const whole = { tx, host: host.id, at, ran, alerts };
+  let changed = false;
+  const seen = new Set<string>();
+  for (const finding of [...found.values()].flat()) {
+    const key = `${finding.type} ${finding.subject}`;
+    // Two sensors of one name: the first counts.
+    if (seen.has(key)) continue;
+    seen.add(key);
+    const step = nextOf(judged[key], finding, whole);
+    if (step.act) changed = (await carryOut(whole, finding, step.act)) || changed;
+    if (step.wrong) judged[key] = step.wrong;
+    else delete judged[key];
+  }
+  for (const key of Object.keys(judged)) {
+    const [, type = "", subject = ""] = /^(\S+) (.*)$/s.exec(key) ?? [];
+    if (seen.has(key) || !found.has(type as AlertType)) continue;
+    const gone = { type: type as AlertType, subject, state: "well", level: 0, figures: {} } as const;
+    const recovered = () => goneText(host.name, gone.type, subject);
+    const { wrong, act } = nextOf(judged[key], gone, whole);
+    if (act) changed = (await carryOut(whole, { ...gone, text: recovered, recovered }, act)) || changed;
+    if (wrong) judged[key] = wrong;
+    else delete judged[key];
+  }
+  const text = Object.keys(judged).length === 0 ? null : JSON.stringify(judged);
+  if (text !== host.judged) await tx.run("UPDATE hosts SET judged = $1 WHERE id = $2", [text, host.id]);
+  return changed;
+}
+
+/** What follows from a finding: what is kept of it, and whether its alert is opened or closed now. */
+function nextOf(
+  before: Wrong | undefined,
+  { type, state, level }: Pick<Finding, "type" | "state" | "level">,
+  { ran, alerts }: { ran: number; alerts: Alerts },
+): { wrong?: Wrong; act?: "raise" | "close" | "drop" } {
+  const open = before?.open;
+  if (state === "off") return open === undefined ? {} : { act: "drop" };
+  if (state === "wrong") {
+    const since = before?.since ?? ran;
+    const counts = !WAIT.has(type) || ran - since >= alerts.for_minutes * MINUTE_MS;
+    if (open === undefined && !counts) return { wrong: { since } };
+    const worse = open === undefined || level > open;
+    return { wrong: { since, open: Math.max(level, open ?? 0) }, ...(worse ? { act: "raise" } : {}) };
+  }
+  if (open === undefined) return {};
+  if (state === "near") return { wrong: { since: before!.since, open } };
+  const well = before!.well ?? ran;
+  if (AT_ONCE.has(type) || ran - well >= alerts.clear_minutes * MINUTE_MS) return { act: "close" };
+  return { wrong: { ...before!, well } };
+}
+
+async function carryOut(
+  { tx, host, at }: { tx: Queries; host: number; at: number },
+  finding: Finding,
+  act: "raise" | "close" | "drop",
+): Promise<boolean> {
+  const { type, subject, level, severity, figures } = finding;
+  if (act === "raise") {
+    const text = finding.text();
+    return raise(tx, { host, type, subject, text, at, level, figures, ...(severity ? { severity } : {}) });
+  }
+  const recovered = act === "close" ? finding.recovered() : undefined;
+  return (await close(tx, { host, types: [type], subject, at, recovered })) > 0;
+}
+
+/** `hosts.disk_history`: by mount. */
+type DiskHistory = Record<string, { pace: number | null; samples: Sample[] }>;
+
+/** Keeps a sample of each mount from time to time; gives them all. */
+async function keepSamples(tx: Queries, host: Host, report: Report, interval: number): Promise<DiskHistory> {
+  const history = JSON.parse(host.disk_history ?? "{}") as DiskHistory;
+  const windowMs = windowOf(interval);
+  let changed = false;
+  for (const { mount, used_gb: used } of (report.host.disks ?? []).slice(0, MOST_MOUNTS)) {
+    const samples =
+      used === null ? null : withSample(history[mount]?.samples ?? [], [report.recorded_at, used], windowMs);
+    if (samples === null) continue;
+    history[mount] = { pace: paceOf(samples, windowMs), samples };
+    changed = true;
+  }
+  if (changed) {
+    for (const [mount, { samples }] of Object.entries(history)) {
+      if (samples.at(-1)![0] < report.recorded_at - windowMs) delete history[mount];
+    }
+    await tx.run("UPDATE hosts SET disk_history = $1 WHERE id = $2", [JSON.stringify(history), host.id]);
+  }
+  return history;
+}

@@ -1,0 +1,189 @@
+// What is told of alerts: grouped, once, not too often, and after a kill.
+// Time that has to pass is put into the store while the daemon is down: the running time, or how long ago an alert changed.
+
+import { expect, test } from "bun:test";
+import { inboxLines, until } from "../kit.ts";
+import { Hub, TELLS_SOON, addHosts, container, report, runOn, statuses } from "./kit.ts";
+
+type Row = Record<string, unknown>;
+
+const texts = (hub: Hub): string[] => inboxLines(hub.inbox, "ops").map(({ payload }) => String(payload));
+const MINUTE_MS = 60_000;
+
+/** Reports of a host that keeps to a long interval: it is not silent soon. */
+const lasting = (more: Row = {}): Row => report({ interval_seconds: 3600, ...more });
+const app = (more: Row = {}): Row => lasting({ containers: [container("app", more)] });
+const send = async (hub: Hub, body: Row, host = "web-1"): Promise<void> =>
+  expect((await hub.report(body, { host })).status).toBe(200);
+
+/** As if all of an hour had passed for what was told and changed. */
+async function later(hub: Hub, ms: number): Promise<void> {
+  await hub.daemon.kill("SIGKILL");
+  runOn(hub, ms);
+  await hub.up();
+}
+
+test("40 hosts that fall silent at once are one line, with a restart in the middle, and so are those that come back", async () => {
+  await using hub = new Hub({ more: TELLS_SOON.replace("seconds: 1", "seconds: 4") });
+  const hosts = Array.from({ length: 40 }, (_, n) => `node-${String(n).padStart(2, "0")}`);
+  await hub.addHost(hosts[0]!);
+  addHosts(hub, hosts.slice(1));
+  await hub.up();
+  const all = () => Promise.all(hosts.map((host) => send(hub, report(), host)));
+  await all();
+  await hub.daemon.kill("SIGKILL");
+  hub.change((db) => db.run("UPDATE hosts SET heard_ms = (SELECT MAX(heard_ms) FROM hosts) - 14500"));
+  await hub.up();
+  await until("some are offline", () => Object.values(statuses(hub)).includes("offline"));
+  await hub.daemon.kill("SIGKILL");
+  await hub.up();
+  await until("it is told", () => texts(hub).length > 0);
+  const names = `${hosts.slice(0, 9).join(", ")} and 31 more`;
+  expect(texts(hub)).toEqual([
+    expect.stringMatching(new RegExp(`^40 hosts are offline: ${names} \\(no report for \\d\\ds\\)$`)),
+  ]);
+  expect(inboxLines(hub.inbox, "ops")[0]).toMatchObject({ priority: "urgent", source: "receiver:host.offline" });
+  const { alerts } = await hub.get<{ alerts: Row[] }>("/v1/alerts?state=open");
+  expect(alerts.map(({ type, closed_at }) => [type, closed_at])).toEqual(hosts.map(() => ["host.offline", null]));
+  await Promise.all(hosts.map((host) => send(hub, lasting(), host)));
+  await until("that is told", () => texts(hub).length > 1);
+  expect(texts(hub)[1]).toBe(`40 hosts are back: ${names}`);
+  // Each host's silence began with an event that is in the log alone.
+  const quiet = hub.rows("SELECT 1 FROM events WHERE type = 'host.stale' AND quiet = 1");
+  expect([quiet.length, texts(hub).length]).toEqual([40, 2]);
+  expect((await hub.get<{ alerts: Row[] }>("/v1/alerts?host=node-07&limit=1")).alerts).toEqual([
+    expect.objectContaining({ host: "node-07", type: "host.offline", closed_at: expect.stringMatching(/Z$/) }),
+  ]);
+});
+
+test("what changes again within an hour has to last, the sixth change is told as flapping, then nothing until it is still", async () => {
+  await using hub = await Hub.start({ more: TELLS_SOON });
+  const ill = () => send(hub, app({ health_status: "unhealthy" }));
+  const well = () => send(hub, app({ health_status: "healthy" }));
+  const open = async () => (await hub.get<{ alerts: Row[] }>("/v1/alerts?state=open")).alerts.length;
+  const seen = () =>
+    until("both changes are seen", () => hub.rows("SELECT 1 FROM alerts WHERE changed_ran IS NULL").length === 0);
+  const lines = ["web-1: container app is unhealthy", "web-1: container app is well again"];
+  await well();
+  await ill();
+  await until("the first is told", () => texts(hub).length === 1);
+  await well();
+  await until("its end is told", () => texts(hub).length === 2);
+  for (let change = 3; change <= 5; change++) {
+    await (change % 2 === 0 ? well() : ill());
+    await seen();
+  }
+  await hub.daemon.kill("SIGKILL");
+  await hub.up();
+  expect(texts(hub)).toEqual(lines);
+  await well();
+  await until("it is told as flapping", () => texts(hub).length === 3);
+  expect(texts(hub)[2]).toMatch(/^web-1: app \(container.unhealthy\) is flapping: changed 6 times in \d+s$/);
+  for (let change = 7; change <= 9; change++) {
+    await (change % 2 === 0 ? well() : ill());
+    await seen();
+  }
+  expect([texts(hub).length, await open()]).toEqual([3, 1]);
+  await later(hub, 31 * MINUTE_MS);
+  await until("it is told to be still", () => texts(hub).length === 4);
+  expect(texts(hub)[3]).toBe(`${lines[0]}, for 30m 00s now, after flapping`);
+  await later(hub, 61 * MINUTE_MS);
+  await well();
+  await until("what comes then is told at once", () => texts(hub).length === 5);
+  expect(texts(hub)[4]).toBe(lines[1]);
+});
+
+test("a host that flaps is three lines: offline, back, flapping", async () => {
+  await using hub = await Hub.start({ more: TELLS_SOON });
+  for (let round = 1; round <= 3; round++) {
+    await send(hub, report());
+    await until("it is offline", () => statuses(hub)["web-1"] === "offline");
+    if (round === 1) await until("it is told", () => texts(hub).length === 1);
+    await send(hub, report());
+    if (round === 1) await until("that is told", () => texts(hub).length === 2);
+  }
+  await until("it is flapping", () => texts(hub).length >= 3);
+  await until("it is offline again", () => statuses(hub)["web-1"] === "offline");
+  expect(texts(hub)).toEqual([
+    expect.stringContaining("web-1 is offline"),
+    expect.stringContaining("web-1 is back"),
+    expect.stringMatching(/^web-1 is flapping: changed 6 times in \d+s$/),
+  ]);
+});
+
+test("a critical alert is told again after a day, unless it is acknowledged", async () => {
+  await using hub = await Hub.start({ hosts: ["web-1", "web-2"], more: TELLS_SOON });
+  await send(hub, report());
+  await until("it is told", () => texts(hub).length === 1);
+  const day = 24 * 60 * MINUTE_MS;
+  await later(hub, day);
+  await until("it is told again", () => texts(hub).length === 2);
+  expect(texts(hub)[1]).toMatch(/^still, for 1d 00h: web-1 is offline: no report for \d+s/);
+  const [{ id }] = JSON.parse((await hub.run("alerts", "--json")).stdout) as [{ id: number }];
+  expect((await hub.run("alerts")).stdout).toMatch(new RegExp(`^${id} +critical +\\S+Z +open +web-1 is offline`, "m"));
+  expect((await hub.run("alerts", "ack", "999")).code).toBe(2);
+  expect((await hub.run("alerts", "ack", String(id), "--by", "bob")).stdout).toContain("acknowledged");
+  await later(hub, day);
+  await send(hub, report(), "web-2");
+  await until("another host is told", () => texts(hub).length === 3);
+  expect(texts(hub)[2]).toContain("web-2 is offline");
+  const { alerts } = await hub.get<{ alerts: Row[] }>("/v1/alerts?host=web-1");
+  expect(alerts[0]).toMatchObject({ id, acknowledged_by: "bob", acknowledged_at: expect.stringMatching(/Z$/) });
+  await send(hub, lasting());
+  await until("its end is told", () => texts(hub).some((text) => text.includes("web-1 is back")));
+  expect((await hub.run("alerts", "--all")).stdout).toMatch(new RegExp(`^${id} +critical +\\S+Z +\\S+Z +web-1`, "m"));
+});
+
+test("what begins and ends before it is told is an alert and no event; a look that is killed tells it once", async () => {
+  await using hub = await Hub.start({ more: "poll_interval_seconds: 8\nrate_limit_per_minute: 100000" });
+  await send(hub, app({ health_status: "healthy" }));
+  await send(hub, app({ health_status: "unhealthy" }));
+  await send(hub, app({ health_status: "healthy" }));
+  await send(hub, app({ state: "exited", status: "Exited (1)" }));
+  for (let kills = 0; kills < 3; kills++) {
+    await hub.daemon.kill("SIGKILL");
+    await hub.up();
+  }
+  await until("it is told", () => texts(hub).length > 0);
+  await hub.daemon.kill("SIGKILL");
+  await hub.up();
+  await send(hub, app({ health_status: "healthy" }));
+  await until("its end is told", () => texts(hub).length > 1);
+  expect(texts(hub)).toEqual(["web-1: container app has stopped (Exited (1))", "web-1: container app is well again"]);
+  const { alerts } = await hub.get<{ alerts: Row[] }>("/v1/alerts?state=closed");
+  expect(alerts.map(({ type }) => type)).toEqual(["container.stopped", "container.unhealthy"]);
+  expect(hub.rows("SELECT type FROM events ORDER BY id")).toEqual([
+    { type: "container.stopped" },
+    { type: "container.recovered" },
+  ]);
+});
+
+test("alerts can be asked for by host and state; a wrong question is 400", async () => {
+  await using hub = await Hub.start({ more: TELLS_SOON });
+  await send(hub, app({ health_status: "unhealthy" }));
+  const { alerts } = await hub.get<{ alerts: Row[] }>("/v1/alerts");
+  expect(alerts).toEqual([
+    {
+      id: 1,
+      host: "web-1",
+      job: null,
+      type: "container.unhealthy",
+      subject: "app",
+      what: "container.unhealthy app",
+      severity: "warning",
+      text: "web-1: container app is unhealthy",
+      figures: null,
+      opened_at: expect.stringMatching(/Z$/),
+      closed_at: null,
+      acknowledged_at: null,
+      acknowledged_by: null,
+    },
+  ]);
+  for (const [query, status] of [
+    ["state=odd", 400],
+    ["limit=0", 400],
+    ["host=nas", 404],
+  ] as const) {
+    expect([query, (await fetch(`${hub.url}/v1/alerts?${query}`)).status]).toEqual([query, status]);
+  }
+});
