@@ -26,11 +26,6 @@ const DEFAULT_POLL_SECONDS = 30;
 
 const template = () => parsed("expected a template (text)", compileTemplate);
 
-const VerifyEntry = v.pipe(
-  VerifySettings,
-  rule((verify) => verifyProblems(verify)),
-);
-
 /** The settings that a scheme has besides its secret: the one that it needs, and the optional ones. */
 const SETTINGS: Partial<Record<Verify["scheme"], { needs?: keyof Verify; takes?: (keyof Verify)[] }>> = {
   hmac: { needs: "header", takes: ["algorithm", "encoding", "prefix", "payload", "timestamp_header"] },
@@ -92,7 +87,7 @@ export const Route = v.strictObject({
   when: v.optional(template()),
   /** What a missing key gives: `zero` prints `<no value>`, `error` answers 500. */
   missing: v.optional(v.picklist(["zero", "error"]), "zero"),
-  verify: v.optional(VerifyEntry),
+  verify: v.optional(v.pipe(VerifySettings, rule(verifyProblems))),
 });
 
 const Settings = v.strictObject({
