@@ -125,13 +125,18 @@ function placesOf(patterns: readonly string[], table: MountTable): Place[] {
   const found = including.flatMap((pattern): Place[] => {
     if (!/[*?]/.test(pattern)) return [{ path: pattern, mount: mountOf(pattern, table) }];
     const matches = matcherOf(pattern);
-    const all = [...table.values()].filter(({ type, point }) => REAL.test(type) && !ENGINES_FILES.test(point));
+    const all = [...table.values()].filter(isListed);
     return all.filter(({ point }) => matches(point)).map((mount) => ({ path: mount.point, mount }));
   });
   const wanted = found.filter(({ path, mount }) => !excluding.some((not) => not(path) || (mount && not(mount.point))));
   return [...Map.groupBy(wanted, ({ path, mount }) => mount?.device ?? path).values()].map(
     (mounts) => mounts.toSorted(byRoot)[0]!,
   );
+}
+
+/** A snapshot of ZFS is mounted as POOL/NAME@SNAPSHOT while it is looked at. */
+function isListed({ type, point, source }: Mount): boolean {
+  return REAL.test(type) && !ENGINES_FILES.test(point) && !(type === "zfs" && source.includes("@"));
 }
 
 /** First what is mounted there as a whole; of several, the shortest path. */
