@@ -158,6 +158,7 @@ const FORM = /^\s*application\/x-www-form-urlencoded\b/i;
 
 /** Bytes of a digest. */
 const SIZES = { sha1: 20, sha256: 32, sha512: 64 };
+const DIGITS = { hex: "0-9a-fA-F", base64: "A-Za-z0-9+/", base64url: "A-Za-z0-9_-" };
 
 type Claim = ReturnType<ReturnType<typeof claimReader>>;
 
@@ -165,14 +166,9 @@ type Claim = ReturnType<ReturnType<typeof claimReader>>;
 function claimReader(signature: Signature) {
   const { header: name, id_header, timestamp_header, timestamp, list = false } = signature;
   const { algorithm = "sha256", encoding = "hex", prefix = "", payload = "{body}" } = signature;
-  const size = SIZES[algorithm];
-  const digits = Math.ceil((size * 4) / 3);
-  const digest = {
-    hex: `([0-9a-fA-F]{${size * 2}})`,
-    base64: `([A-Za-z0-9+/]{${digits}})=*`,
-    base64url: `([A-Za-z0-9_-]{${digits}})=*`,
-  }[encoding];
-  const one = RegExp.escape(prefix) + digest;
+  const isHex = encoding === "hex";
+  const digits = isHex ? 2 * SIZES[algorithm] : Math.ceil((SIZES[algorithm] * 4) / 3);
+  const one = `${RegExp.escape(prefix)}([${DIGITS[encoding]}]{${digits}})${isHex ? "" : "=*"}`;
   const pattern = new RegExp(list ? `(?<![^,\\s])${one}(?![^,\\s])` : `^${one}$`, "g");
   const wrong = list && prefix !== "" ? `has no ${prefix.replace(/\W$/, "")} signature` : "is malformed";
   const [before = "", after = ""] = payload.split("{body}");
@@ -189,7 +185,7 @@ function claimReader(signature: Signature) {
     if (time !== undefined) requireFresh(time, nowMs);
     const filled = (text: string) =>
       asSent(text.replace(/\{(id|timestamp)\}/g, (_all, field) => (field === "id" ? id : (time ?? ""))));
-    const comparable = encoding === "hex" ? digests.map((found) => found.toLowerCase()) : digests;
+    const comparable = isHex ? digests.map((found) => found.toLowerCase()) : digests;
     return { digests: comparable, before: filled(before), after: filled(after), algorithm, encoding };
   };
 }
@@ -210,9 +206,7 @@ function requireFresh(time: string, nowMs: number): void {
 /** `Bun.CryptoHasher` measured 3 % quicker than `createHmac` over 9 KB, 28 % over a few bytes. */
 function matches(key: Buffer, { before, after, digests, algorithm, encoding }: Claim, body: Uint8Array): boolean {
   const hmac = new Bun.CryptoHasher(algorithm, key);
-  if (before.length > 0) hmac.update(before);
-  hmac.update(body);
-  if (after.length > 0) hmac.update(after);
+  for (const part of [before, body, after]) if (part.length > 0) hmac.update(part);
   // The padding is optional in what was sent, and not part of it here.
   const expected = hmac.digest(encoding).replace(/=+$/, "");
   return digests.some((given) => isSame(given, expected));
