@@ -88,7 +88,7 @@ export function serve(options: ServeOptions): Server {
       throw refusal;
     }
     if (pathname === "/health") return own(request, () => health(options));
-    if (pathname === "/metrics") return own(request, () => new Response(options.metrics.render(), METRICS));
+    if (pathname === "/metrics") return own(request, async () => new Response(await options.metrics.render(), METRICS));
     return options.answer(request, bindings);
   };
   const fetch = async (incoming: Request, server: Bun.Server<undefined>): Promise<Response> => {

@@ -27,6 +27,7 @@ interface Family {
 /** The figures of one daemon. A name is registered once; a second time throws. */
 export class Registry {
   #families = new Map<string, Family>();
+  #before: (() => Promise<void>)[] = [];
 
   /** A counter; its name ends in `_total`. It starts at 0, so that it is there before anything happened. */
   counter(name: string, help: string): Counter {
@@ -55,7 +56,7 @@ export class Registry {
   }
 
   /** A counter that is kept elsewhere. */
-  counted(name: string, help: string, value: () => number): void {
+  counted(name: string, help: string, value: () => number | [Labels, number][]): void {
     this.#asked("counter", name, help, value);
   }
 
@@ -94,8 +95,14 @@ export class Registry {
     };
   }
 
+  /** Reads what the figures of a scrape are taken from. */
+  beforeRender(read: () => Promise<void>): void {
+    this.#before.push(read);
+  }
+
   /** The text that `GET /metrics` answers. */
-  render(): string {
+  async render(): Promise<string> {
+    for (const read of this.#before) await read();
     let text = "";
     for (const [name, { type, help, samples }] of this.#families) {
       text += `# HELP ${name} ${help.replaceAll("\\", "\\\\").replaceAll("\n", "\\n")}\n# TYPE ${name} ${type}\n`;

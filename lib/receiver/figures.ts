@@ -4,6 +4,7 @@ import { cannotWrite } from "../files.ts";
 import type { Health } from "../http.ts";
 import type { Registry } from "../metrics.ts";
 import type { EpisodeIndex } from "./episode-index.ts";
+import { addHostSeries } from "./host-series.ts";
 import { STATUSES } from "./hosts.ts";
 import { jobFigures } from "./jobs-view.ts";
 import type { Store } from "./store.ts";
@@ -33,6 +34,7 @@ export function createFigures(metrics: Registry, gate: VersionGate, store: Store
     SOURCES.map((source) => [{ source }, source === gate.source ? 1 : 0]),
   );
   metrics.gauge("picket_episodes_stored", "Episodes in the index.", () => totals.episodes);
+  addHostSeries(metrics, store);
   return {
     reports: metrics.counter("picket_reports_total", "Reports taken, on disk."),
     pings: metrics.counter("picket_pings_total", "Pings of jobs taken, on disk."),
