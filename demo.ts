@@ -11,7 +11,8 @@ import { ownCommand } from "./lib/unit.ts";
 const HELP = `usage: picket try [--once]
 
 Runs all four roles in a temporary folder and shows what they do: a webhook and a dropped file become events, a host reports and
-ships an episode, a silent host and a repeated failure become events, too. Runs until Ctrl-C, then removes everything.
+ships an episode; a full disk, a failed unit (both only as root), a late job, a silent host and a repeated failure become events, too.
+Runs until Ctrl-C, then removes everything.
 
   --once   end when all is shown`;
 
@@ -101,9 +102,13 @@ async function tellReceiver(demo: Demo): Promise<string> {
     `listen: ${listen}`,
     `data_dir: ${demo.at("receiver")}`,
     `notify: { recipient: ops, inbox_dir: ${demo.at("inbox")} }`,
+    "poll_interval_seconds: 2",
   ]);
   const added = await demo.show("receiver", "host", "add", "this-machine", "--url", `http://${address}`);
+  // An agent keeps to 60 s at least.
+  await demo.run("receiver", "host", "set", "this-machine", "--interval", "60");
   await tellAgent(demo, address, tokenIn(added));
+  await tellTroubles(demo);
 
   step("a host that reports every 2 s goes silent");
   const token = tokenIn(await demo.run("receiver", "host", "add", "web-1"));
@@ -118,6 +123,7 @@ async function tellReceiver(demo: Demo): Promise<string> {
 
 async function tellAgent(demo: Demo, receiver: string, token: string): Promise<void> {
   step("an agent reports this machine, and ships an episode that is finished");
+  mkdirSync(demo.at("disk"));
   const episode = demo.at("lab/episodes/ep-1");
   mkdirSync(episode, { recursive: true });
   writeFileSync(join(episode, "steps.json"), JSON.stringify(PUSH));
@@ -126,6 +132,7 @@ async function tellAgent(demo: Demo, receiver: string, token: string): Promise<v
     `receiver: { url: "http://${receiver}", token: ${token} }`,
     `data_dir: ${demo.at("agent")}`,
     `ship: { episodes_dir: ${demo.at("lab/episodes")}, scan_seconds: 1 }`,
+    `disks: ["*", ${demo.at("disk")}]`,
   ]);
   console.log("$ touch lab/episodes/ep-1/done.marker");
   writeFileSync(join(episode, "done.marker"), "");
@@ -136,6 +143,26 @@ async function tellAgent(demo: Demo, receiver: string, token: string): Promise<v
   await demo.show("receiver", "host", "list");
   agent.kill();
   await agent.exited;
+}
+
+async function tellTroubles(demo: Demo): Promise<void> {
+  step("a disk fills up, a unit fails, and a backup does not say that it has run");
+  const expected = ["backup is down"];
+  const disk = demo.at("disk");
+  if (demo.admin(["mount", "-t", "tmpfs", "-o", "size=8m", "picket-try", disk], ["umount", disk])) {
+    writeFileSync(join(disk, "video.raw"), new Uint8Array(7.5 * 2 ** 20));
+    expected.push(`${disk} is 9`);
+  }
+  const unit = "picket-try";
+  if (demo.admin(["systemd-run", "--quiet", `--unit=${unit}`, "false"], ["systemctl", "reset-failed", unit])) {
+    expected.push(`unit ${unit} failed`);
+  }
+  const url = (await demo.show("receiver", "job", "add", "backup", "--every", "2s", "--grace", "1s")).trim();
+  console.log(`$ curl ${url}`);
+  await openClient({ url, timeoutMs: 10_000, largestAnswer: 1 << 10 }).ask({ what: "ping", path: "" });
+  await demo.run("agent", "selftest", "hub");
+  for (const text of expected) await demo.event(text);
+  await demo.show("receiver", "alerts");
 }
 
 async function tellObserver(demo: Demo): Promise<string> {
@@ -191,6 +218,7 @@ type Demo = ReturnType<typeof createDemo>;
 function createDemo() {
   const folder = mkdtempSync(join(tmpdir(), "picket-try."));
   const daemons: Subprocess[] = [];
+  const undo: string[][] = [];
   // Settings of your own, such as a real receiver's address and token, are not for the demonstration.
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("PICKET_")));
   let ending = false;
@@ -242,6 +270,20 @@ function createDemo() {
     return said;
   }
 
+  /** Does what only root may, and notes how it is undone; false, said, where it can't be done. */
+  function admin(command: string[], undoing: string[]): boolean {
+    if (ending) throw new Error("the demonstration ends");
+    const line = command.join(" ");
+    const program = process.getuid?.() === 0 ? Bun.which(command[0]!) : null;
+    if (program === null || Bun.spawnSync([program, ...command.slice(1)]).exitCode !== 0) {
+      console.log(`(not here, it needs root and a system that can: ${line})`);
+      return false;
+    }
+    console.log(`# ${line}`);
+    undo.push(undoing);
+    return true;
+  }
+
   const ended = (): Promise<unknown> => Promise.all(daemons.map(({ exited }) => exited));
 
   return {
@@ -252,6 +294,7 @@ function createDemo() {
     spawn,
     daemon,
     run,
+    admin,
     ended,
     /** Runs a command and shows it with its output. */
     async show(role: string, ...args: string[]): Promise<string> {
@@ -266,6 +309,7 @@ function createDemo() {
       ending = true;
       for (const daemon of daemons) daemon.kill();
       await ended();
+      for (const command of undo) Bun.spawnSync(command);
       rmSync(folder, { recursive: true, force: true });
     },
   };

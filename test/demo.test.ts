@@ -1,13 +1,20 @@
 // The demonstration, from source, without curl: the story up to its end, and nothing left behind however it ends.
 
 import { expect, test } from "bun:test";
-import { readdirSync } from "node:fs";
+import { mkdirSync, readFileSync, readdirSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
+import { isRoot } from "./e2e/disk.ts";
 import { Folder, ROOT, until } from "./kit.ts";
 
-function start(folder: Folder, ...args: string[]) {
+/** `programs`: all that it finds. */
+function start(folder: Folder, args: string[], programs: string[] = []) {
+  const bin = programs.length > 0 ? folder.at("bin") : "/nonexistent";
+  for (const program of programs) {
+    mkdirSync(bin, { recursive: true });
+    symlinkSync(Bun.which(program)!, join(bin, program));
+  }
   const child = Bun.spawn([process.execPath, join(ROOT, "picket.ts"), "try", ...args], {
-    env: { PATH: "/nonexistent", HOME: "/nonexistent", TMPDIR: folder.path, PICKET_URL: "http://127.0.0.1:1" },
+    env: { PATH: bin, HOME: "/nonexistent", TMPDIR: folder.path, PICKET_URL: "http://127.0.0.1:1" },
     stdout: "pipe",
     stderr: "pipe",
   });
@@ -29,12 +36,14 @@ function start(folder: Folder, ...args: string[]) {
 
 test("all four have their part in it; Ctrl-C ends it and leaves nothing behind", async () => {
   using folder = new Folder();
-  const demo = start(folder);
+  const demo = start(folder, []);
   await demo.says("Ctrl-C ends it");
   for (const part of [
     "push to lab/rollouts by mona: refs/heads/main",
     "hello from a file",
     "episode shipped episode=ep-1",
+    "backup is down: no ping for",
+    "(not here, it needs root and a system that can: mount",
     "web-1 is offline: no report for 8s",
     "backup keeps failing: 3 failures",
   ]) {
@@ -51,9 +60,19 @@ test("all four have their part in it; Ctrl-C ends it and leaves nothing behind",
   expect(readdirSync(folder.path)).toEqual([]);
 });
 
+test.skipIf(!isRoot)("as root it also fills a disk, and unmounts it whenever it is ended", async () => {
+  using folder = new Folder();
+  const demo = start(folder, [], ["mount", "umount"]);
+  await demo.says("web-1 is offline");
+  expect(demo.out()).toMatch(/disk is 9\d % full; du -xh /);
+  expect(await demo.end("SIGTERM")).toBe(143);
+  expect(readFileSync("/proc/self/mountinfo", "utf8")).not.toContain(folder.path);
+  expect(readdirSync(folder.path)).toEqual(["bin"]);
+});
+
 test("a signal in the middle of it ends it as well", async () => {
   using folder = new Folder();
-  const demo = start(folder, "--once");
+  const demo = start(folder, ["--once"]);
   await demo.says("a receiver with one host");
   expect(await demo.end("SIGTERM")).toBe(143);
   expect(readdirSync(folder.path)).toEqual([]);
@@ -61,7 +80,7 @@ test("a signal in the middle of it ends it as well", async () => {
 
 test("a flag that it doesn't know is wrong usage", async () => {
   using folder = new Folder();
-  const demo = start(folder, "--twice");
+  const demo = start(folder, ["--twice"]);
   expect([await demo.exited, await demo.err()]).toEqual([
     2,
     'picket: error: unexpected argument "--twice"\nhint: picket try --help shows how it is called\n',

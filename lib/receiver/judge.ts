@@ -125,7 +125,7 @@ function fillingDisk({ name, settings, paceOf }: Judged, disk: One<"disks">): Fi
 }
 
 function sizes({ used_gb: used, total_gb: total }: One<"disks">): string {
-  return used === null || total === null ? "" : ` (${gb(used)} of ${gb(total)} GB)`;
+  return used === null || total === null || total < 0.1 ? "" : ` (${gb(used)} of ${gb(total)} GB)`;
 }
 
 /** The hours until a file system is full; null where it doesn't grow, or that isn't known. */
