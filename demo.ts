@@ -1,11 +1,12 @@
 // picket try: runs all four roles in a temporary folder, each as a process, and shows each step.
 // Runs until Ctrl-C, or with --once to the end of the story. Only SIGKILL makes it leave processes and files behind.
 
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
 import { openClient } from "./lib/client.ts";
+import { textOf } from "./lib/files.ts";
 import { ownCommand } from "./lib/unit.ts";
 
 const HELP = `usage: picket try [--once]
@@ -136,7 +137,7 @@ async function tellAgent(demo: Demo, receiver: string, token: string): Promise<v
   ]);
   console.log("$ touch lab/episodes/ep-1/done.marker");
   writeFileSync(join(episode, "done.marker"), "");
-  const index = () => textOf(demo.at("receiver/index.jsonl"));
+  const index = () => textOf(demo.at("receiver/index.jsonl")) ?? "";
   await demo.until("the episode is shipped", () => index().includes("ep-1"));
   await demo.until("the agent says so", () => demo.log("agent").includes("shipped"));
   console.log(`${demo.log("agent").trimEnd()}\n\n${index().trimEnd()}`);
@@ -224,8 +225,8 @@ function createDemo() {
   let ending = false;
 
   const at = (name: string): string => join(folder, name);
-  const log = (role: string): string => textOf(at(`${role}.log`));
-  const inbox = (): string => textOf(at("inbox/ops.inbox"));
+  const log = (role: string): string => textOf(at(`${role}.log`)) ?? "";
+  const inbox = (): string => textOf(at("inbox/ops.inbox")) ?? "";
 
   async function until(what: string, condition: () => boolean): Promise<void> {
     for (const end = performance.now() + WAIT_SECONDS * 1000; !condition(); await Bun.sleep(20)) {
@@ -331,12 +332,4 @@ async function send(url: string, data: unknown, headers: Record<string, string> 
 
 function tokenIn(text: string): string {
   return /^export PICKET_TOKEN=(\S+)$/m.exec(text)?.[1] ?? "";
-}
-
-function textOf(path: string): string {
-  try {
-    return readFileSync(path, "utf8");
-  } catch {
-    return "";
-  }
 }

@@ -4,8 +4,9 @@
 //
 // The folder is read once, at the start: only the daemon changes it.
 
-import { mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { namesIn, textOf } from "../files.ts";
 
 /** A queued report. */
 interface Queued {
@@ -89,13 +90,8 @@ export class Backlog {
 }
 
 function queuedIn(dir: string): Queued[] {
-  let names: string[] = [];
-  try {
-    names = readdirSync(dir);
-  } catch {
-    // None yet, or none that can be read: `add` reports that.
-  }
-  return names
+  // What can't be read is reported by `add`.
+  return namesIn(dir)
     .filter((name) => /^\d+\.json$/.test(name))
     .map((name) => {
       const path = join(dir, name);
@@ -103,13 +99,4 @@ function queuedIn(dir: string): Queued[] {
       return { path, recordedAt: Number.parseInt(name, 10), bytes };
     })
     .toSorted((a, b) => a.recordedAt - b.recordedAt);
-}
-
-/** The text of a file; null if it can't be read. */
-function textOf(path: string): string | null {
-  try {
-    return readFileSync(path, "utf8");
-  } catch {
-    return null;
-  }
 }

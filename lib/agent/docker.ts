@@ -5,12 +5,13 @@
 // formulas are those of `docker stats` (docker/cli, cli/command/container/stats_helpers.go). Podman's answers have no earlier
 // sample, so it is asked twice, see `wallClockPercent`.
 
-import { accessSync, constants, existsSync, readdirSync } from "node:fs";
+import { accessSync, constants, existsSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import * as v from "valibot";
 import { type Peer, TransportError, deadline, eachOf, openClient } from "../client.ts";
+import { namesIn } from "../files.ts";
 import { fittingOf } from "./fitting.ts";
 import type { Warn } from "./source.ts";
 
@@ -105,13 +106,9 @@ export function findEngine(configured: string | undefined, env: Env): string | n
   return here.find(isOpen) ?? here[0] ?? null;
 }
 
+/** None where a unit's ProtectHome= hides them. */
 function accounts(): string[] {
-  try {
-    return readdirSync("/run/user").map((name) => join("/run/user", name));
-  } catch {
-    // A unit's ProtectHome= hides it.
-    return [];
-  }
+  return namesIn("/run/user").map((name) => join("/run/user", name));
 }
 
 function isOpen(path: string): boolean {

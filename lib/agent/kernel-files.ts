@@ -1,7 +1,7 @@
 // Files that the kernel makes: /proc and /sys. One that can't be read is null.
 
-import { readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
+import { namesIn, textOf } from "../files.ts";
 
 /** The files of one report: several figures are in the same file, and /proc/stat is long on a machine with many CPUs. */
 export interface KernelFiles {
@@ -23,22 +23,8 @@ export function openKernelFiles(root: string): KernelFiles {
       texts.set(path, text);
       return text;
     },
-    names(path) {
-      try {
-        return readdirSync(join(root, path)).toSorted(byNumber);
-      } catch {
-        return [];
-      }
-    },
+    names: (path) => namesIn(join(root, path)).toSorted(byNumber),
   };
-}
-
-function textOf(path: string): string | null {
-  try {
-    return readFileSync(path, "utf8");
-  } catch {
-    return null;
-  }
 }
 
 /** Whether another file is mounted over one of /proc, as LXC's lxcfs does: then it tells of the container. */

@@ -1,8 +1,9 @@
 // The processes that use the most CPU and memory, from /proc/PID/stat, see proc_pid_stat(5). A look at 100 processes takes as much
 // CPU as a whole report: it is repeated every five minutes, and the CPU use is that of the time between.
 
-import { readFileSync, readdirSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { namesIn, textOf } from "../files.ts";
 import { oneDecimal } from "./kernel-files.ts";
 
 const MIB = 1 << 20;
@@ -78,20 +79,12 @@ export function createProcesses(root: string, clock: () => number) {
 }
 
 function pidsOf(root: string): string[] {
-  try {
-    return readdirSync(join(root, "proc")).filter((name) => name[0]! >= "1" && name[0]! <= "9");
-  } catch {
-    return [];
-  }
+  return namesIn(join(root, "proc")).filter((name) => name[0]! >= "1" && name[0]! <= "9");
 }
 
 /** Empty for one that has ended. */
 function statOf(root: string, pid: string): string {
-  try {
-    return readFileSync(join(root, "proc", pid, "stat"), "utf8");
-  } catch {
-    return "";
-  }
+  return textOf(join(root, "proc", pid, "stat")) ?? "";
 }
 
 /** Sizes that the kernel was built with, from the vector that it hands each program, see getauxval(3). */
