@@ -46,11 +46,8 @@ export const connectionEntries = {
 export type Connection = v.InferOutput<v.StrictObjectSchema<typeof connectionEntries, undefined>>;
 
 /** Why a server with these settings must not start, and what to set; null when it may. */
-export function whoMayConnect({
-  listen,
-  auth,
-  tls,
-}: Pick<Connection, "auth" | "tls"> & { listen: Listen }): string | null {
+export function whoMayConnect(settings: Pick<Connection, "auth" | "tls"> & { listen: Listen }): string | null {
+  const { listen, auth, tls } = settings;
   const guarded = auth.token.length > 0 || auth.allowed_ips.length > 0 || tls?.client_ca_file !== undefined;
   if (guarded || isLoopback(listen.host)) return null;
   return `anyone who reaches ${String(listen)} could connect: set "auth.token_file", "auth.allowed_ips" or "tls.client_ca_file", or listen on 127.0.0.1`;
@@ -62,25 +59,16 @@ export function whoMayConnect({
  */
 export type CredentialsOf = (pathname: string, method: string) => "own" | "none" | null;
 
-/** Judges requests before a byte of their body is read. */
-interface Guard {
-  /** Why the request may not pass; null when it may. Its address is only asked for where it matters. */
-  refusal(request: Request, pathname: string, client: { ip: () => string; isForwarded: () => boolean }): Refusal | null;
-  /** The client's address: the peer's; behind trusted proxies the nearest hop that isn't one of them; "" where a proxy says nothing that is an address. */
-  clientAddress(request: Request, peer: string): string;
-  /** Whether a proxy hands the request on, unless it is a trusted one and its client is on this machine or in `allowed_ips`. */
-  isForwarded(request: Request, peer: string): boolean;
-}
-
 const PROXY_HEADERS =
   /^(?:forwarded|via|x-(?:original-)?forwarded(?:-.+)?|(?:.+-)?(?:client|connecting|real|remote|originating)-(?:ip|addr))$/;
 
-/** A guard with these settings. */
-export function createGuard({ auth, trusted_proxies }: Connection, credentialsOf: CredentialsOf = () => null): Guard {
+/** Judges requests before a byte of their body is read. */
+export function createGuard({ auth, trusted_proxies }: Connection, credentialsOf: CredentialsOf = () => null) {
   const isAllowed = holding(auth.allowed_ips);
   const isProxy = holding(trusted_proxies);
   return {
-    refusal(request, pathname, { ip, isForwarded }) {
+    /** Why the request may not pass; null when it may. Its address is only asked for where it matters. */
+    refusal(request: Request, pathname: string, { ip, isForwarded }: { ip: () => string; isForwarded: () => boolean }) {
       if (auth.allowed_ips.length > 0 && !isAllowed(ip())) {
         return new Refusal(403, "address_not_allowed", "this address may not connect");
       }
@@ -99,7 +87,8 @@ export function createGuard({ auth, trusted_proxies }: Connection, credentialsOf
         ? new Refusal(401, "missing_bearer_token", "a bearer token is required", { headers })
         : new Refusal(401, "invalid_token", "the token is wrong", { headers });
     },
-    clientAddress(request, peer) {
+    /** The client's address: the peer's; behind trusted proxies the nearest hop that isn't one of them; "" where a proxy says nothing that is an address. */
+    clientAddress(request: Request, peer: string): string {
       let client = unmapped(peer) ?? "";
       if (!isProxy(client)) return client;
       const hops = (request.headers.get("x-forwarded-for") ?? "").split(",").map((hop) => hop.trim());
@@ -109,7 +98,8 @@ export function createGuard({ auth, trusted_proxies }: Connection, credentialsOf
       }
       return client;
     },
-    isForwarded(request, peer) {
+    /** Whether a proxy hands the request on, unless it is a trusted one and its client is on this machine or in `allowed_ips`. */
+    isForwarded(request: Request, peer: string): boolean {
       const { headers } = request;
       if (![...headers.keys()].some((name) => PROXY_HEADERS.test(name))) return false;
       const isTold = isProxy(unmapped(peer) ?? "") && headers.has("x-forwarded-for") && !headers.has("forwarded");

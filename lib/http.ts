@@ -145,7 +145,7 @@ type Fetch = (request: Request, server: Bun.Server<undefined>) => Promise<Respon
 function listening(
   { listen, connection, log }: ServeOptions,
   fetch: Fetch,
-  measure: Measure,
+  measure: ReturnType<typeof measures>,
   adopt: (connection: Connection) => void,
 ): Server {
   const open = (port: number, tls: TlsFiles | null): Bun.Server<undefined> =>
@@ -282,14 +282,7 @@ async function health({ health: ask, log }: ServeOptions): Promise<Response> {
 // ---------------------------------------------------------------------------------------------------------------
 // Figures
 
-interface Measure {
-  begin(): void;
-  end(status: number, ms: number): void;
-  /** Resolves when no request is in flight. */
-  idle(): Promise<void>;
-}
-
-function measures(registry: Registry, role: string): Measure {
+function measures(registry: Registry, role: string) {
   processMetrics(registry, role);
   const requests = registry.counters("picket_http_requests_total", "Requests answered, by status code.");
   const seconds: Histogram = registry.histogram(
@@ -305,15 +298,16 @@ function measures(registry: Registry, role: string): Measure {
     begin() {
       inFlight++;
     },
-    end(status, ms) {
+    end(status: number, ms: number) {
       let counter = byStatus.get(status);
       if (!counter) byStatus.set(status, (counter = requests({ code: String(status) })));
       counter.add();
       seconds.observe(ms / 1000);
       if (--inFlight === 0) idle?.();
     },
-    idle() {
-      return inFlight === 0 ? Promise.resolve() : new Promise((done) => (idle = done));
+    /** Resolves when no request is in flight. */
+    async idle() {
+      if (inFlight > 0) await new Promise<void>((done) => (idle = done));
     },
   };
 }
