@@ -16,7 +16,7 @@ import { readOn } from "./body.ts";
 import { type Listen, listenAddress } from "./config.ts";
 import { type Connection, type CredentialsOf, createGuard } from "./guard.ts";
 import type { Log } from "./log.ts";
-import { type Counter, type Histogram, Registry, processMetrics } from "./metrics.ts";
+import { type Counter, Registry, processMetrics } from "./metrics.ts";
 import { readPem } from "./pem.ts";
 import { Refusal, refusalLog, unknownPath, wrongMethod } from "./refusal.ts";
 
@@ -285,7 +285,7 @@ async function health({ health: ask, log }: ServeOptions): Promise<Response> {
 function measures(registry: Registry, role: string) {
   processMetrics(registry, role);
   const requests = registry.counters("picket_http_requests_total", "Requests answered, by status code.");
-  const seconds: Histogram = registry.histogram(
+  const seconds = registry.histogram(
     "picket_http_request_seconds",
     "Time from request to answer.",
     [0.001, 0.005, 0.025, 0.1, 0.5, 2, 10],

@@ -40,28 +40,7 @@ export interface Loop {
   stats(): LoopStats;
 }
 
-export interface Loops {
-  /** Adds a loop; it begins with `start`, or at once after that. */
-  loop: (options: LoopOptions) => Loop;
-  start(): void;
-  /** Has every waiting loop ask again how long: after `every` may have changed. */
-  reconsider(): void;
-  /** The loops whose last pass failed, each with its error. */
-  failing(): string[];
-  /** Resolves when each has ended its pass after `stopping`. */
-  ended(): Promise<void>;
-}
-
-interface Member {
-  name: string;
-  /** performance.now() of the last sign of life. */
-  alive: number;
-  hangs: boolean;
-  turns(): Promise<void>;
-  ring(): void;
-  /** The error of the last pass; null when it succeeded. */
-  failing: () => string | null;
-}
+type Member = ReturnType<typeof createLoop>;
 
 /**
  * An empty set of loops that end when `stopping` is aborted.
@@ -73,7 +52,7 @@ export function createLoops(options: {
   stopping: AbortSignal;
   watchdogMs: number | null;
   sign: (all: boolean) => void;
-}): Loops {
+}) {
   const { log, stopping, watchdogMs, sign } = options;
   const members: Member[] = [];
   const running: Promise<void>[] = [];
@@ -107,29 +86,30 @@ export function createLoops(options: {
   }
 
   return {
-    loop(options) {
+    /** Adds a loop; it begins with `start`, or at once after that. */
+    loop: (options: LoopOptions): Loop => {
       const step = watchdogMs === null ? LONGEST_WAIT_MS : Math.min(watchdogMs / 3, LONGEST_WAIT_MS);
-      const { loop, member } = createLoop({ ...options, log, stopping, step, mark: () => mark(member) });
+      const member: Member = createLoop({ ...options, log, stopping, step, mark: () => mark(member) });
       members.push(member);
       if (started) begin([member]);
-      return loop;
+      return member;
     },
     start() {
       started = true;
       begin([...members]); // a copy: a first pass may add a loop, which then begins by itself
     },
+    /** The loops whose last pass failed, each with its error. */
     failing: () => members.flatMap(({ name, failing }) => (failing() === null ? [] : `${name}: ${failing()}`)),
+    /** Has every waiting loop ask again how long: after `every` may have changed. */
     reconsider: () => members.forEach((member) => member.ring()),
+    /** Resolves when each has ended its pass after `stopping`. */
     async ended() {
       await Promise.all(running);
     },
   };
 }
 
-function createLoop(options: LoopOptions & { log: Log; stopping: AbortSignal; step: number; mark: () => void }): {
-  loop: Loop;
-  member: Member;
-} {
+function createLoop(options: LoopOptions & { log: Log; stopping: AbortSignal; step: number; mark: () => void }) {
   const { name, every, pass, log, stopping, step, mark } = options;
   const failures = createFailures(name, log);
   let passes = 0;
@@ -185,19 +165,24 @@ function createLoop(options: LoopOptions & { log: Log; stopping: AbortSignal; st
   }
 
   return {
-    member: { name, alive: 0, hangs: false, turns, ring: () => ring?.(), failing: failures.now },
-    loop: {
-      wake() {
-        wakes++;
-        ring?.();
-      },
-      stats: () => ({
-        passes,
-        ...failures.stats(),
-        last_pass_at: lastPassAt,
-        running_for_seconds: runningSince === null ? 0 : (performance.now() - runningSince) / 1000,
-      }),
+    name,
+    /** performance.now() of the last sign of life. */
+    alive: 0,
+    hangs: false,
+    turns,
+    ring: () => ring?.(),
+    /** The error of the last pass; null when it succeeded. */
+    failing: failures.now,
+    wake() {
+      wakes++;
+      ring?.();
     },
+    stats: (): LoopStats => ({
+      passes,
+      ...failures.stats(),
+      last_pass_at: lastPassAt,
+      running_for_seconds: runningSince === null ? 0 : (performance.now() - runningSince) / 1000,
+    }),
   };
 }
 

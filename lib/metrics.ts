@@ -13,11 +13,6 @@ export class Counter {
   }
 }
 
-/** Counts observations into buckets. */
-export interface Histogram {
-  observe(value: number): void;
-}
-
 interface Family {
   type: "counter" | "gauge" | "histogram";
   help: string;
@@ -70,7 +65,7 @@ export class Registry {
   }
 
   /** A histogram with these upper bounds, ascending. */
-  histogram(name: string, help: string, bounds: readonly number[]): Histogram {
+  histogram(name: string, help: string, bounds: readonly number[]) {
     const counts = new Float64Array(bounds.length + 1);
     let sum = 0;
     this.#register(name, {
@@ -86,7 +81,7 @@ export class Registry {
       },
     });
     return {
-      observe(value) {
+      observe(value: number): void {
         let index = 0;
         while (index < bounds.length && value > bounds[index]!) index++;
         counts[index]!++;

@@ -29,18 +29,7 @@ export interface Untold {
   mark: () => Promise<void>;
 }
 
-/** Tells an inbox. */
-export interface Outbox {
-  /** Tells one event: resolves when it is durable. An id that the inbox has taken already counts as told. */
-  tell(event: OutboxEvent): Promise<void>;
-  /**
-   * Tells what waits. Throws where the inbox or the mark fails: the next pass tells the rest.
-   * @param untold gives the first events that wait, in order; none when all are told.
-   */
-  pass(untold: () => Promise<Untold[]>, alive: () => void): Promise<void>;
-  /** Ends a pass after its present event. */
-  close(): Promise<void>;
-}
+export type Outbox = ReturnType<typeof createOutbox>;
 
 /** 32 hex digits that are always the same for the same text. */
 export function derivedId(text: string | Uint8Array): string {
@@ -54,7 +43,7 @@ export const REMEMBERED_HOURS = 24 * 7;
 export function createOutbox(
   notify: { inbox_dir: string; recipient: string } | undefined,
   { from, log }: { from: string; log: Log },
-): Outbox {
+) {
   const writer =
     notify &&
     new InboxWriter({
@@ -65,6 +54,7 @@ export function createOutbox(
     });
   let opened = false;
   let closed = false;
+  /** Tells one event: resolves when it is durable. An id that the inbox has taken already counts as told. */
   async function tell({ id, ts, urgent, text: payload, source }: OutboxEvent): Promise<void> {
     if (!writer) return;
     if (!opened) await writer.open();
@@ -74,7 +64,11 @@ export function createOutbox(
   }
   return {
     tell,
-    async pass(untold, alive) {
+    /**
+     * Tells what waits. Throws where the inbox or the mark fails: the next pass tells the rest.
+     * @param untold gives the first events that wait, in order; none when all are told.
+     */
+    async pass(untold: () => Promise<Untold[]>, alive: () => void): Promise<void> {
       for (let waiting = await untold(); waiting.length > 0; waiting = await untold()) {
         for (const { event, mark } of waiting) {
           if (closed) return;
@@ -86,7 +80,8 @@ export function createOutbox(
         }
       }
     },
-    async close() {
+    /** Ends a pass after its present event. */
+    async close(): Promise<void> {
       closed = true;
       await writer?.close();
     },

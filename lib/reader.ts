@@ -83,18 +83,8 @@ export async function follow(
   watcher.close();
 }
 
-/** The new events of one turn. */
-interface NewEvents {
-  /** Urgent first, then oldest first. */
-  events: ReadEvent[];
-  /** Notes that the next of them was handed over. Call it right after each. */
-  handedOver: () => void;
-  /** Ends the turn: so many more were handed over at once. Makes the mark durable and lets other readers in. */
-  done: (more?: number) => void;
-}
-
 /** The events that the reader's mark doesn't cover. Two readers of one recipient take turns: `done` ends the turn. */
-export async function readNew(options: ReadOptions, cursor?: Cursor): Promise<NewEvents> {
+export async function readNew(options: ReadOptions, cursor?: Cursor) {
   const own = cursor ?? inboxCursor(options);
   const release = await takeTurn(options);
   const end = (): void => {
@@ -113,7 +103,7 @@ interface Found extends Spot {
   event: ReadEvent;
 }
 
-async function collectNew(options: ReadOptions, cursor: Cursor, end: () => void): Promise<NewEvents> {
+async function collectNew(options: ReadOptions, cursor: Cursor, end: () => void) {
   const path = join(options.dir, `${options.recipient}.mark`);
   const text = existsSync(path) ? readFileSync(path, "utf8") : "";
   const before = parseMark(text);
@@ -135,11 +125,15 @@ async function collectNew(options: ReadOptions, cursor: Cursor, end: () => void)
     }
     return false;
   });
-  const ordered = [...ready.filter((one) => isUrgent(one)), ...ready.filter((one) => !isUrgent(one))];
+  const isUrgent = ({ event }: Found): number => Number(event.priority === "urgent");
+  const ordered = ready.toSorted((a, b) => isUrgent(b) - isUrgent(a));
   let next = 0;
   return {
+    /** Urgent first, then oldest first. */
     events: ordered.map(({ event }) => event),
+    /** Notes that the next of them was handed over. Call it right after each. */
     handedOver: () => mark.note(ordered[next++]!),
+    /** Ends the turn: so many more were handed over at once. Makes the mark durable and lets other readers in. */
     done(more = 0) {
       try {
         for (const one of ordered.slice(next, next + more)) mark.add(one);
@@ -149,10 +143,6 @@ async function collectNew(options: ReadOptions, cursor: Cursor, end: () => void)
       }
     },
   };
-}
-
-function isUrgent({ event }: Found): boolean {
-  return event.priority === "urgent";
 }
 
 function waits(event: ReadEvent): boolean {
