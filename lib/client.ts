@@ -66,21 +66,7 @@ export interface Ask {
   timeoutMs?: number | null;
 }
 
-/** An answer with a status from 200 to 299, from the peer itself. */
-export interface Reply {
-  status: number;
-  headers: Headers;
-  /** The parsed body; undefined if it isn't JSON. */
-  json: unknown;
-  /** The parsed body if it is an object, else an empty one. */
-  body: Record<string, unknown>;
-}
-
-export interface Client {
-  readonly url: string;
-  /** @throws TransportError, HttpError; the signal's reason if it was aborted. */
-  ask(request: Ask): Promise<Reply>;
-}
+export type Client = ReturnType<typeof openClient>;
 
 /** No answer. */
 export class TransportError extends Error {
@@ -143,7 +129,7 @@ export interface RawAnswer {
 }
 
 /** A client for one peer. Reads the certificates. @throws Error when one can't be read. */
-export function openClient(peer: Peer): Client {
+export function openClient(peer: Peer) {
   const { url, unix, secrets = [], timeoutMs, own } = peer;
   const certificates = certificatesOf(peer);
   const send =
@@ -152,7 +138,8 @@ export function openClient(peer: Peer): Client {
       : overPinned(peer, { certificates, fingerprint: peer.fingerprint });
   return {
     url,
-    async ask({ what, method = "GET", path, headers, body, json, signal, timeoutMs: limit = timeoutMs }) {
+    /** Gives an answer with a status from 200 to 299, from the peer itself. @throws TransportError, HttpError; the signal's reason if it was aborted. */
+    async ask({ what, method = "GET", path, headers, body, json, signal, timeoutMs: limit = timeoutMs }: Ask) {
       using late = deadline(limit);
       let answer: RawAnswer;
       try {
@@ -183,8 +170,10 @@ export function openClient(peer: Peer): Client {
         );
       }
       if (answer.status < 200 || answer.status > 299) throw new HttpError(what, answer);
+      const { status, headers: given } = answer;
       const value = parse(answer.text);
-      return { status: answer.status, headers: answer.headers, json: value, body: asMapping(value) };
+      // `json` is undefined if the body isn't JSON; `body` is empty unless it is an object.
+      return { status, headers: given, json: value, body: asMapping(value) };
     },
   };
 }

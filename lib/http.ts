@@ -63,17 +63,10 @@ interface ServeOptions {
 }
 
 /** A running server. */
-export interface Server {
-  /** Where it listens; the port is the real one. */
-  address: Listen;
-  /** Takes over who may connect, and renewed certificates, without dropping a connection. Throws, and changes nothing, when a certificate is invalid. */
-  reload(connection: Connection): void;
-  /** Takes nothing new, lets what is in flight finish, and closes. */
-  stop(): Promise<void>;
-}
+export type Server = ReturnType<typeof serve>;
 
 /** Starts to listen. Throws when it can't: port taken, certificate unreadable. */
-export function serve(options: ServeOptions): Server {
+export function serve(options: ServeOptions) {
   const { log, shown = (pathname) => pathname } = options;
   const measure = measures(options.metrics, options.role);
   const refusals = refusalLog(log);
@@ -147,7 +140,7 @@ function listening(
   fetch: Fetch,
   measure: ReturnType<typeof measures>,
   adopt: (connection: Connection) => void,
-): Server {
+) {
   const open = (port: number, tls: TlsFiles | null): Bun.Server<undefined> =>
     Bun.serve({
       hostname: listen.host,
@@ -166,8 +159,10 @@ function listening(
   let server = opened(() => open(listen.port, tls), listen);
   const port = server.port ?? listen.port;
   return {
+    /** The port is the real one. */
     address: listenAddress(listen.host, port),
-    reload(next) {
+    /** Takes over who may connect, and renewed certificates, without dropping a connection. Throws, and changes nothing, when a certificate is invalid. */
+    reload(next: Connection): void {
       // What may fail comes first: a reload that is refused changes nothing.
       const renewed = readTls(next);
       if (renewed && JSON.stringify(renewed) !== JSON.stringify(tls)) {
@@ -179,7 +174,8 @@ function listening(
       }
       adopt(next);
     },
-    async stop() {
+    /** Takes nothing new, lets what is in flight finish, and closes. */
+    async stop(): Promise<void> {
       void server.stop();
       await Promise.race([measure.idle(), Bun.sleep(STOP_MS)]);
       await Promise.race([server.stop(true), Bun.sleep(200)]);

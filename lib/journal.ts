@@ -227,11 +227,7 @@ interface Place {
   before: number;
 }
 
-interface Intent {
-  path: string;
-  note(place: Place, bytes: Buffer): void;
-  close(): void;
-}
+type Intent = ReturnType<typeof claimIntent>;
 
 /** Heals every journal of a folder whose writer died in the middle of a line. For a daemon's start. */
 export function healFolder(intents: string, journals: string): void {
@@ -258,7 +254,7 @@ function healIntent(path: string, journal: string): void {
 }
 
 /** Takes the first intent file of a journal that no living process holds, after healing what its last owner left. */
-function claimIntent(folder: string, journal: string): Intent {
+function claimIntent(folder: string, journal: string) {
   // Without flock every process would claim the first intent: better no healing than a wrong one.
   if (!hasLibc()) return { path: dirname(journal), note: () => {}, close: () => {} };
   makeFolder(folder, 0o700);
@@ -278,7 +274,7 @@ function claimIntent(folder: string, journal: string): Intent {
     }
     return {
       path,
-      note(place, bytes) {
+      note(place: Place, bytes: Buffer): void {
         const header = `${JSON.stringify({ ...place, length: bytes.length, hash: Bun.hash(bytes).toString(16) })}\n`;
         const noted = Buffer.concat([Buffer.from(header), bytes]);
         writeSync(fd, noted, 0, noted.length, 0);
