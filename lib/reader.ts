@@ -134,7 +134,7 @@ async function collectNew(options: ReadOptions, cursor: Cursor, end: () => void)
     /** Notes that the next of them was handed over. Call it right after each. */
     handedOver: () => mark.note(ordered[next++]!),
     /** Ends the turn: so many more were handed over at once. Makes the mark durable and lets other readers in. */
-    done(more = 0) {
+    done: (more = 0): void => {
       try {
         for (const one of ordered.slice(next, next + more)) mark.add(one);
         mark.close(found);
