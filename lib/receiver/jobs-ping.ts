@@ -36,7 +36,7 @@ export interface TakenPing extends Ping {
   duration_ms: number | null;
 }
 
-/** Stores a ping and what follows from it. Gives whether that is an event; null where the job is gone. */
+/** Stores a ping and what follows from it. Gives whether an alert began or ended; null where the job is gone. */
 export async function takePing(
   tx: Queries,
   id: number,
@@ -94,7 +94,7 @@ function after(job: Job, ping: Ping, { at, ran, due }: { at: number; ran: number
   };
 }
 
-/** Raises or closes the job's alerts; gives whether that is an event. A failure replaces the alert of silence. */
+/** Raises or closes the job's alerts; gives whether that changed one. A failure replaces the alert of silence. */
 async function tell(
   tx: Queries,
   job: Job,

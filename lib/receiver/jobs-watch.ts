@@ -16,8 +16,8 @@ export interface Look {
   backAt: number;
 }
 
-/** A look over the jobs of a store; gives the number of events that it stored. */
-export function createJobWatch(store: Store): (look: Look) => Promise<number> {
+/** Looks over the jobs of a store. */
+export function createJobWatch(store: Store): (look: Look) => Promise<void> {
   let seen: number | null = null;
   return async (look) => {
     if (look.backAt !== seen) {
@@ -30,8 +30,7 @@ export function createJobWatch(store: Store): (look: Look) => Promise<number> {
       [look.now, look.ran],
     );
     // Together, so that they share transactions.
-    const told = await Promise.all(jobs.map((job) => store.write((tx) => fallBehind(tx, job, look))));
-    return told.filter(Boolean).length;
+    await Promise.all(jobs.map((job) => store.write((tx) => fallBehind(tx, job, look))));
   };
 }
 
@@ -53,8 +52,8 @@ async function expectAnew(tx: Queries, { now, backAt }: Look): Promise<void> {
   }
 }
 
-/** Moves a job to late or down; true where that was told. Nothing changes where a ping came first. */
-async function fallBehind(tx: Queries, job: Job, { now, ran }: Look): Promise<boolean> {
+/** Moves a job to late or down. Nothing changes where a ping came first. */
+async function fallBehind(tx: Queries, job: Job, { now, ran }: Look): Promise<void> {
   const claim = (set: string, values: (number | null)[]) =>
     tx.run(`UPDATE jobs SET ${set} WHERE id = $1 AND pings = $2 AND status = $3`, [
       job.id,
@@ -65,17 +64,17 @@ async function fallBehind(tx: Queries, job: Job, { now, ran }: Look): Promise<bo
   const endless = job.started_ran !== null && job.started_ran <= ran - job.grace_ms;
   if (!endless && job.status === "up") {
     await claim("status = 'late', late_ran = $4", [ran]);
-    return false;
+    return;
   }
   const claimed = await claim(
     `status = 'down', due_at = NULL, late_ran = NULL, down_at = COALESCE(down_at, $4)${endless ? ", started_ran = NULL" : ""}`,
     [now],
   );
-  if (claimed === 0) return false;
+  if (claimed === 0) return;
   const why = endless
     ? `it started ${duration(now - job.started_at!)} ago and has not ended`
     : `no ping for ${duration(now - job.last_ping_at!)}`;
   const expected = endless ? "" : `${scheduleText(job)}, `;
   const text = `${job.name} is down: ${why} (${expected}grace ${duration(job.grace_ms)}); ${showCommand(job)}`;
-  return raise(tx, { job: job.id, type: "job.down", text, at: now });
+  await raise(tx, { job: job.id, type: "job.down", text, at: now });
 }
