@@ -6,6 +6,7 @@
 import { parseArgs } from "node:util";
 import { LEVELS, type Level } from "./log.ts";
 import { nearest } from "./nearest.ts";
+import { columns } from "./text.ts";
 
 /** Flags as `node:util` parseArgs has them. */
 type Flags = Record<string, { type: "string" | "boolean"; short?: string; multiple?: boolean }>;
@@ -17,11 +18,11 @@ export type Args = Record<string, string | boolean | (string | boolean)[] | unde
 export interface Calling {
   /** What it does, for the list of commands: a few words in lower case. */
   summary: string;
-  /** What `COMMAND --help` prints below the summary: how it is called, its flags, an example. */
+  /**
+   * What `COMMAND --help` prints below the summary: how it is called, its flags, an example. The first paragraph declares what it
+   * takes: `usage: PROGRAM COMMAND HOST [FILE] [--json] --limit N`. `NAME…` is one word or more, `[--flag VALUE]…` a flag that may repeat.
+   */
   usage: string;
-  options?: Flags;
-  /** How many words may follow the command's name (default none), and what they are called. */
-  positionals?: { min: number; max: number; names: readonly string[] };
 }
 
 export interface Request {
@@ -82,9 +83,8 @@ export function parseCommandLine(argv: string[], commands: Record<string, Callin
   for (const flag of flags) refuseUnknown(flag, every);
   const asksHelp = flags.some((flag) => flag.name === "help");
   const { command, words, group } = chooseCommand(tokens, commands, asksHelp);
-  const calling = command === null ? undefined : commands[command];
-  const own: Flags = { ...COMMON, ...(command === null ? DAEMON : calling?.options) };
-  if (command?.startsWith("--")) own[command.slice(2)] = { type: "boolean" };
+  const declared = command === null ? { flags: DAEMON, names: [] } : declaredBy(command, commands[command]!);
+  const own: Flags = { ...COMMON, ...declared.flags };
   for (const flag of flags) {
     if (group === null) refuseForeign(flag, command, own, commands);
     refuseMalformed(flag, every);
@@ -93,7 +93,7 @@ export function parseCommandLine(argv: string[], commands: Record<string, Callin
   if (args.print && !args.check) throw new UsageError('flag "--print" needs "--check"');
   const level = levelOf(args["log-level"] ?? "info");
   const request = { command, group, level, args, positionals: parsed.positionals.slice(words) };
-  if (!args.help && !args.version) checkPositionals(request, calling);
+  if (!args.help && !args.version) checkPositionals(request, declared.names);
   return request;
 }
 
@@ -110,9 +110,8 @@ export function commandOf(argv: string[], commands: Record<string, Calling>): st
 
 function everyFlag(commands: Record<string, Calling>): Flags {
   const every: Flags = { ...COMMON, ...DAEMON };
-  for (const [command, { options = {} }] of Object.entries(commands)) {
-    if (command.startsWith("--")) every[command.slice(2)] = { type: "boolean" };
-    for (const [name, flag] of Object.entries(options)) {
+  for (const [command, calling] of Object.entries(commands)) {
+    for (const [name, flag] of Object.entries(declaredBy(command, calling).flags)) {
       if ((every[name] ?? flag).type !== flag.type) {
         throw new Error(`declare flag --${name} alike in all commands: ${command} differs`);
       }
@@ -120,6 +119,19 @@ function everyFlag(commands: Record<string, Calling>): Flags {
     }
   }
   return every;
+}
+
+/** The flags of a command, and the names of the words that follow it, as its usage shows them. */
+function declaredBy(command: string, { usage }: Calling): { flags: Flags; names: string[] } {
+  const [synopsis = ""] = usage.trim().split("\n\n");
+  const flags: Flags = {};
+  for (const [, name = "", value, more] of synopsis.matchAll(/--([a-z-]+)(?: ([A-Z][A-Z=]*))?(?:\](…))?/g)) {
+    flags[name] = { type: value === undefined ? "boolean" : "string", multiple: more !== undefined };
+  }
+  const [line = ""] = synopsis.split("\n");
+  const words = line.slice(line.indexOf(` ${command}`) + command.length + 1);
+  const withoutFlags = words.replaceAll(/\[[^\]]*--[^\]]*\]|--[a-z-]+( [A-Z]+)?/g, "");
+  return { flags, names: withoutFlags.match(/\[?[A-Z][A-Z/]*\]?…?/g) ?? [] };
 }
 
 /** The longest leading words that name a command; without words a flag that is one; else the daemon. */
@@ -179,7 +191,9 @@ function refuseUnknown(flag: FlagToken, every: Flags): void {
 /** Refuses a flag that exists, but not for this command. */
 function refuseForeign(flag: FlagToken, command: string | null, own: Flags, commands: Record<string, Calling>): void {
   if (Object.hasOwn(own, flag.name)) return;
-  const homes = Object.keys(commands).filter((name) => Object.hasOwn(commands[name]?.options ?? {}, flag.name));
+  const homes = Object.keys(commands).filter((name) =>
+    Object.hasOwn(declaredBy(name, commands[name]!).flags, flag.name),
+  );
   const target = command === null ? "without a sub-command" : `with ${quote(command)}`;
   const hint = homes.length > 0 ? `it belongs to: ${homes.join(", ")}` : "it stands without a sub-command";
   throw new UsageError(`flag ${quote(flag.rawName)} has no meaning ${target}`, hint);
@@ -205,13 +219,12 @@ function levelOf(given: string): Level {
   throw new UsageError(`unknown log level ${quote(given)}`, hint);
 }
 
-function checkPositionals({ command, positionals }: Request, calling: Calling | undefined): void {
-  const { min, max, names } = calling?.positionals ?? { min: 0, max: 0, names: [] };
+function checkPositionals({ command, positionals }: Request, names: string[]): void {
   const hint = command === null ? undefined : `${command} --help shows how it is called`;
-  if (positionals.length < min) {
-    throw new UsageError(`missing ${names.slice(positionals.length, min).join(" and ")}`, hint);
-  }
-  const extra = positionals[max];
+  const required = names.filter((name) => !name.startsWith("["));
+  const missing = required.slice(positionals.length);
+  if (missing.length > 0) throw new UsageError(`missing ${missing.join(" and ").replace("…", "")}`, hint);
+  const extra = names.at(-1)?.endsWith("…") ? undefined : positionals[names.length];
   if (extra !== undefined) throw new UsageError(`unexpected argument ${quote(extra)}`, hint);
 }
 
@@ -237,17 +250,14 @@ export function groupHelp(program: string, group: string, commands: Record<strin
 }
 
 function commandTable(commands: Record<string, Calling>): string {
-  const rows = Object.entries(commands).map(([name, { summary, positionals }]): [string, string] => {
-    const words = positionals?.names.map((word, index) => (index < positionals.min ? word : `[${word}]`)) ?? [];
-    return [[name, ...words].join(" "), summary];
-  });
+  const rows = Object.entries(commands).map(([name, calling]): [string, string] => [
+    [name, ...declaredBy(name, calling).names].join(" "),
+    calling.summary,
+  ]);
   return table(rows);
 }
 
-function table(rows: [string, string][]): string {
-  const width = Math.max(0, ...rows.map(([left]) => left.length));
-  return rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}`).join("\n");
-}
+const table = (rows: string[][]): string => columns(rows).replaceAll(/^/gm, "  ");
 
 function quote(text: string): string {
   return JSON.stringify(text);

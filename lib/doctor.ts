@@ -58,7 +58,6 @@ export function doctorCommand<C>(
 Exit code 0 all green, 1 a yellow check, 2 a red check or an invalid configuration.
 
 example: picket-${role} doctor`,
-    options: { json: { type: "boolean" } },
     async run(context) {
       const checks = await examined();
       if (context.args["json"]) context.print(JSON.stringify({ state: overall(checks), checks }));

@@ -191,7 +191,6 @@ function builtIn(role: string, example: string, command: string[]): Record<strin
     unit: {
       summary: "print the systemd unit for where this program lies (--user: a user unit)",
       usage: `usage: ${program} unit [--user]\n\nexample: ${program} unit > /etc/systemd/system/${program}.service`,
-      options: { user: { type: "boolean" } },
       async run({ args, print }) {
         print(unitText(role, args["user"] === true ? "user" : "system", command));
       },

@@ -133,17 +133,17 @@ export const COMMANDS = {
   },
   selftest: {
     summary: "collect one report, show it, send it, show the answer",
-    usage: `usage: picket-agent selftest [hub|docker|proxmox|host]
+    usage: `usage: picket-agent selftest [SOURCE] [--json]
 
+SOURCE is one of
   hub       collect from all sources, send one report, show it and the answer (the default)
   docker    show only the containers
   proxmox   show only the node, its guests, storages and backups
   host      show only the host itself, in words: figures, disks, units, pools …
-  --json    show that as it is in a report
+
+With --json the host is shown as it is in a report.
 
 example: picket-agent selftest host`,
-    options: { json: { type: "boolean" } },
-    positionals: { min: 0, max: 1, names: ["SOURCE"] },
     run: selftest,
   },
   doctor,
@@ -165,7 +165,6 @@ example: picket-agent --once`,
   "quarantine retry": {
     summary: "move a rejected episode back, to ship it again",
     usage: "usage: picket-agent quarantine retry ID\n\nexample: picket-agent quarantine retry ep-1",
-    positionals: { min: 1, max: 1, names: ["ID"] },
     run: retryQuarantined,
   },
   "quarantine drain-unstamped": {
@@ -177,7 +176,6 @@ example: picket-agent --once`,
 Safe while the agent runs: an episode that it is shipping stays (exit code ${EXIT_RETRY}: run this again).
 
 example: picket-agent quarantine drain-unstamped --dry-run`,
-    options: { "dry-run": { type: "boolean" } },
     run: drainUnstamped,
   },
 } satisfies Record<string, Command<Config>>;

@@ -165,13 +165,6 @@ export const COMMANDS = {
   --sentinel  readers hold the event back until this path exists
 
 example: picket-collector ping bob "the build is green"`,
-    options: {
-      type: { type: "string" },
-      priority: { type: "string" },
-      from: { type: "string" },
-      sentinel: { type: "string" },
-    },
-    positionals: { min: 2, max: 2, names: ["RECIPIENT", "TEXT"] },
     run: ping,
   },
   read: {
@@ -184,13 +177,6 @@ example: picket-collector ping bob "the build is green"`,
   --limit     at most so many: the newest, with --new the first ones
 
 example: picket-collector read bob --new`,
-    options: {
-      new: { type: "boolean" },
-      follow: { type: "boolean" },
-      json: { type: "boolean" },
-      limit: { type: "string" },
-    },
-    positionals: { min: 1, max: 1, names: ["RECIPIENT"] },
     run: read,
   },
   hook: {
@@ -202,7 +188,6 @@ example: picket-collector read bob --new`,
 Prints at most ${HOOK_CHARACTERS} characters, nothing when there is nothing new, and ends with 0 whatever happens.
 
 example: PICKET_IDENTITY=bob picket-collector hook`,
-    options: { as: { type: "string" } },
     neverFails: true,
     run: hook,
   },
@@ -215,7 +200,6 @@ example: PICKET_IDENTITY=bob picket-collector hook`,
   --json      one line of JSON a delivery: ts, status, size, id, route, reason
 
 example: picket-collector deliveries --failed --limit 20`,
-    options: { failed: { type: "boolean" }, limit: { type: "string" }, json: { type: "boolean" } },
     run: deliveries,
   },
 } satisfies Record<string, Command<Config>>;

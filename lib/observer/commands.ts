@@ -122,7 +122,6 @@ export const COMMANDS = {
   stats: {
     summary: "show how many operations there were, by outcome and source",
     usage: "usage: picket-observer stats [--json]\n\nexample: picket-observer stats",
-    options: { json: { type: "boolean" } },
     run: stats,
   },
   clusters: {
@@ -130,8 +129,6 @@ export const COMMANDS = {
     usage: `usage: picket-observer clusters [FINGERPRINT] [--json]
 
 example: picket-observer clusters f2:0123456789abcdef`,
-    positionals: { min: 0, max: 1, names: ["FINGERPRINT"] },
-    options: { json: { type: "boolean" } },
     run: clusters,
   },
   tail: {
@@ -142,7 +139,6 @@ example: picket-observer clusters f2:0123456789abcdef`,
   --limit    how many of the newest (${SHOWN})
 
 example: picket-observer tail --follow`,
-    options: { follow: { type: "boolean" }, limit: { type: "string" }, json: { type: "boolean" } },
     run: tail,
   },
   check: {

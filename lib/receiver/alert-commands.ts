@@ -5,7 +5,7 @@ import { cut, printable } from "../text.ts";
 import { acknowledge, alertOf, listAlerts } from "./alerts.ts";
 import type { Config } from "./config.ts";
 import { time } from "./hosts.ts";
-import { type Context, JSON_FLAG, change, table, withStore } from "./store-command.ts";
+import { type Context, change, table, withStore } from "./store-command.ts";
 
 /** The most alerts that are shown. */
 const MOST = 1000;
@@ -47,7 +47,6 @@ export const ALERT_COMMANDS = {
   --all   those that are over, too; the newest ${MOST} at most
 
 example: picket-receiver alerts`,
-    options: { all: { type: "boolean" }, ...JSON_FLAG },
     run: show,
   },
   "alerts ack": {
@@ -55,8 +54,6 @@ example: picket-receiver alerts`,
     usage: `usage: picket-receiver alerts ack ID [--by NAME]
 
 example: picket-receiver alerts ack 17 --by bob`,
-    options: { by: { type: "string" } },
-    positionals: { min: 1, max: 1, names: ["ID"] },
     run: ack,
   },
 } satisfies Record<string, Command<Config>>;

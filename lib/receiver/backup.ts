@@ -178,8 +178,6 @@ function makeIndex(from: string, path: string): void {
   );
 }
 
-const FILE = { min: 1, max: 1, names: ["FILE"] };
-
 /** The commands, as data. */
 export const BACKUP_COMMANDS = {
   backup: {
@@ -191,8 +189,6 @@ export const BACKUP_COMMANDS = {
 Never overwrites a file. The copy is checked before it gets its name.
 
 example: picket-receiver backup /var/backups/receiver-$(date +%F).db --episodes`,
-    options: { episodes: { type: "boolean" } },
-    positionals: FILE,
     run: backup,
   },
   restore: {
@@ -203,7 +199,6 @@ Stop the daemon first. A backup of an older version is updated, one of a newer v
 tokens that were made since, are gone. Events may be told again.
 
 example: picket-receiver restore /var/backups/receiver-2026-11-28.db`,
-    positionals: FILE,
     run: restore,
   },
 } satisfies Record<string, Command<Config>>;

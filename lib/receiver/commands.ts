@@ -25,10 +25,10 @@ import {
 } from "./hosts.ts";
 import type { Queries } from "./database.ts";
 import { JOB_COMMANDS } from "./job-commands.ts";
-import { LOCAL_URL, URL_FLAG, checkUrl, publicUrl } from "./public-url.ts";
+import { LOCAL_URL, checkUrl, publicUrl } from "./public-url.ts";
 import type { RefusedReports } from "./report-alerts.ts";
 import type { Store } from "./store.ts";
-import { type Context, JSON_FLAG, change, many, table, withStore } from "./store-command.ts";
+import { type Context, change, many, table, withStore } from "./store-command.ts";
 
 async function giveToken(
   context: Context<{ url?: string }>,
@@ -134,7 +134,6 @@ async function showTokens(context: Context<{ json?: boolean }>): Promise<void> {
   });
 }
 
-const HOST = { min: 1, max: 1, names: ["HOST"] };
 const URL_HELP = "  --url       how agents reach this receiver, for the lines to paste; remembered";
 
 /** The commands, as data. */
@@ -142,8 +141,6 @@ export const COMMANDS = {
   "host add": {
     summary: "make a host and print its token, once",
     usage: `usage: picket-receiver host add HOST [--url URL]\n\n${URL_HELP}\n\nexample: picket-receiver host add web-1 --url https://hub.example`,
-    options: URL_FLAG,
-    positionals: HOST,
     run: (context: Context<{ url?: string }>) =>
       giveToken(context, addHost, {
         said: "added",
@@ -154,14 +151,12 @@ export const COMMANDS = {
   "host list": {
     summary: "show all hosts",
     usage: "usage: picket-receiver host list [--json]\n\nexample: picket-receiver host list",
-    options: JSON_FLAG,
     run: showHosts,
   },
   "host archive": {
     summary: "take a host out of service: its token is revoked, its history stays",
     usage:
       "usage: picket-receiver host archive HOST\n\nTo bring it back: picket-receiver host add HOST\n\nexample: picket-receiver host archive web-1",
-    positionals: HOST,
     run: (context: Context) =>
       change(context, async (tx, name) => {
         await archiveHost(tx, name, Date.now());
@@ -172,7 +167,6 @@ export const COMMANDS = {
     summary: "let a reinstalled machine bind its token again",
     usage:
       "usage: picket-receiver host rebind HOST\n\nWith auth.bind_fingerprint: the next request binds the token.\n\nexample: picket-receiver host rebind web-1",
-    positionals: HOST,
     run: (context: Context) =>
       change(context, async (tx, name) => {
         await rebindHost(tx, name);
@@ -182,8 +176,6 @@ export const COMMANDS = {
   "token rotate": {
     summary: "revoke a host's tokens and print a new one, once",
     usage: `usage: picket-receiver token rotate HOST [--url URL]\n\n${URL_HELP}\n\nexample: picket-receiver token rotate web-1`,
-    options: URL_FLAG,
-    positionals: HOST,
     run: (context: Context<{ url?: string }>) =>
       giveToken(context, rotateToken, {
         said: "its former tokens are revoked",
@@ -194,7 +186,6 @@ export const COMMANDS = {
   "token revoke": {
     summary: "revoke all tokens of a host",
     usage: "usage: picket-receiver token revoke HOST\n\nexample: picket-receiver token revoke web-1",
-    positionals: HOST,
     run: (context: Context) =>
       change(
         context,
@@ -204,8 +195,6 @@ export const COMMANDS = {
   "token list": {
     summary: "show when tokens were made and last used",
     usage: "usage: picket-receiver token list [HOST] [--json]\n\nexample: picket-receiver token list",
-    options: JSON_FLAG,
-    positionals: { min: 0, max: 1, names: ["HOST"] },
     run: showTokens,
   },
   doctor,

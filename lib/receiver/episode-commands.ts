@@ -8,7 +8,7 @@ import { type Check, EpisodeIndex, rebuild, verify } from "./episode-index.ts";
 import { type EpisodeKey, EpisodeFolder, episodesFolder } from "./episodes.ts";
 import { chosen, remove } from "./removal.ts";
 import type { Store } from "./store.ts";
-import { type Context, JSON_FLAG, many, withStore } from "./store-command.ts";
+import { type Context, many, withStore } from "./store-command.ts";
 
 /** Opens the index for one command, which logs now and then how many episodes it has looked at. */
 export function withIndex<T>(
@@ -143,8 +143,6 @@ Safe while the daemon runs. Also notes an episode whose file you removed by hand
 Exit code 1 when there is no such episode.
 
 example: picket-receiver episodes rm web-1/ep-17`,
-    options: JSON_FLAG,
-    positionals: { min: 1, max: Infinity, names: ["HOST/EPISODE"] },
     run: removeEpisodes,
   },
   "episodes prune": {
@@ -160,14 +158,6 @@ example: picket-receiver episodes rm web-1/ep-17`,
 Safe while the daemon runs.
 
 example: picket-receiver episodes prune --keep 30d --dry-run`,
-    options: {
-      keep: { type: "string" },
-      quota: { type: "string" },
-      missing: { type: "boolean" },
-      host: { type: "string" },
-      "dry-run": { type: "boolean" },
-      ...JSON_FLAG,
-    },
     run: pruneEpisodes,
   },
 } satisfies Record<string, Command<Config>>;

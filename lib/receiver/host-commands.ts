@@ -104,8 +104,6 @@ async function pausable(tx: Queries, name: string): Promise<Whose> {
   return { host: id };
 }
 
-const HOST = { min: 1, max: 1, names: ["HOST"] };
-
 /** The commands, as data. */
 export const HOST_COMMANDS = {
   "host set": {
@@ -118,13 +116,6 @@ export const HOST_COMMANDS = {
   --offline-is-fine   its silence is no alert, as of a laptop; --offline-is-alert takes that back
 
 example: picket-receiver host set nas --alert disk_percent./backup=98 --alert temperature_c=off`,
-    options: {
-      interval: { type: "string" },
-      alert: { type: "string", multiple: true },
-      "offline-is-fine": { type: "boolean" },
-      "offline-is-alert": { type: "boolean" },
-    },
-    positionals: HOST,
     run: set,
   },
   "host rename": {
@@ -135,7 +126,6 @@ Safe while the daemon runs. An agent whose host_id is OLD goes on: OLD stays ano
 renamed to it. If this is killed, run it again.
 
 example: picket-receiver host rename nas nas-old`,
-    positionals: { min: 2, max: 2, names: ["OLD", "NEW"] },
     run: rename,
   },
   "host delete": {
@@ -148,8 +138,6 @@ example: picket-receiver host rename nas nas-old`,
 To keep the history, use: picket-receiver host archive HOST
 
 example: picket-receiver host delete web-1 --yes`,
-    options: { yes: { type: "boolean" }, episodes: { type: "boolean" } },
-    positionals: HOST,
     run: deleteIt,
   },
   "host pause": {
@@ -159,14 +147,11 @@ example: picket-receiver host delete web-1 --yes`,
 DURATION is such as 30m, 2h or 3d. The pause ends by itself; what is still wrong then is told then.
 
 example: picket-receiver host pause nas 30m --reason "new disk"`,
-    options: { reason: { type: "string" } },
-    positionals: { min: 2, max: 2, names: ["HOST", "DURATION"] },
     run: (context: Context<{ reason?: string }>) => pauseCommand(context, pausable),
   },
   "host resume": {
     summary: "end a host's pause now",
     usage: "usage: picket-receiver host resume HOST\n\nexample: picket-receiver host resume nas",
-    positionals: HOST,
     run: (context: Context) => resumeCommand(context, async (tx, name) => ({ host: (await findHost(tx, name)).id })),
   },
 } satisfies Record<string, Command<Config>>;

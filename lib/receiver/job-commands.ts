@@ -22,9 +22,9 @@ import { type TakenPing, listPings } from "./jobs-ping.ts";
 import { type ScheduleFlags, readSchedule, readSpan, scheduleText } from "./jobs-schedule.ts";
 import { jobView, pingView } from "./jobs-view.ts";
 import { pauseCommand, resumeCommand } from "./pause-commands.ts";
-import { LOCAL_URL, URL_FLAG, checkUrl, publicUrl } from "./public-url.ts";
+import { LOCAL_URL, checkUrl, publicUrl } from "./public-url.ts";
 import type { Store } from "./store.ts";
-import { type Context, JSON_FLAG, change, table, withStore } from "./store-command.ts";
+import { type Context, change, table, withStore } from "./store-command.ts";
 
 interface Flags extends ScheduleFlags {
   grace?: string;
@@ -136,13 +136,6 @@ async function set(context: Context<Flags & { name?: string }>): Promise<void> {
 
 const find = async (tx: Queries, name: string): Promise<Whose> => ({ job: (await findJob(tx, name)).id });
 
-const JOB = { min: 1, max: 1, names: ["JOB"] };
-const EXPECTED = {
-  every: { type: "string" },
-  schedule: { type: "string" },
-  tz: { type: "string" },
-  grace: { type: "string" },
-} as const;
 const EXPECTED_HELP = `  --every     how long after its last success the next is expected: 5m, 24h, 7d
   --schedule  or when, as a cron expression: minute, hour, day, month, weekday
   --tz        the time zone of --schedule; default: this machine's
@@ -160,21 +153,16 @@ ${EXPECTED_HELP}
 ${URL_HELP}
 
 example: picket-receiver job add backup-nas --schedule "0 3 * * *" --tz Europe/Berlin --grace 2h`,
-    options: { ...EXPECTED, ...URL_FLAG },
-    positionals: JOB,
     run: add,
   },
   "job list": {
     summary: "show all jobs",
     usage: "usage: picket-receiver job list [--json]\n\nexample: picket-receiver job list",
-    options: JSON_FLAG,
     run: list,
   },
   "job show": {
     summary: "show a job, its URL, its last pings and what they sent",
     usage: "usage: picket-receiver job show JOB [--json]\n\nexample: picket-receiver job show backup-nas",
-    options: JSON_FLAG,
-    positionals: JOB,
     run: show,
   },
   "job set": {
@@ -185,8 +173,6 @@ ${EXPECTED_HELP}
   --name      another name; the URL stays
 
 example: picket-receiver job set backup-nas --grace 4h`,
-    options: { ...EXPECTED, name: { type: "string" } },
-    positionals: JOB,
     run: set,
   },
   "job pause": {
@@ -196,21 +182,17 @@ example: picket-receiver job set backup-nas --grace 4h`,
 DURATION is such as 30m, 2h or 3d. The pause ends by itself; what is still wrong then is told then.
 
 example: picket-receiver job pause backup-nas 3d --reason "new disk"`,
-    options: { reason: { type: "string" } },
-    positionals: { min: 2, max: 2, names: ["JOB", "DURATION"] },
     run: (context: Context<{ reason?: string }>) => pauseCommand(context, find),
   },
   "job resume": {
     summary: "end a job's pause now",
     usage: "usage: picket-receiver job resume JOB\n\nexample: picket-receiver job resume backup-nas",
-    positionals: JOB,
     run: (context: Context) => resumeCommand(context, find),
   },
   "job rm": {
     summary: "delete a job with its pings and events",
     usage:
       "usage: picket-receiver job rm JOB\n\nIts URL answers 404 from then on.\n\nexample: picket-receiver job rm backup-nas",
-    positionals: JOB,
     run: (context: Context) =>
       change(context, async (tx, name) => {
         await removeJob(tx, name);
@@ -227,7 +209,6 @@ A ping of URL/backup-nas is one of the job "backup-nas"; with ?create=1 the job 
 ${URL_HELP}
 
 example: picket-receiver job key`,
-    options: { new: { type: "boolean" }, ...URL_FLAG },
     run: key,
   },
 } satisfies Record<string, Command<Config>>;

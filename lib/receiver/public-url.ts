@@ -10,8 +10,6 @@ import { getNote, setNote } from "./store.ts";
 /** The note of the last --url. */
 const PUBLIC_URL = "public_url";
 
-export const URL_FLAG = { url: { type: "string" } } as const;
-
 /** @throws UsageError where --url is no URL. */
 export function checkUrl(given: string | undefined): void {
   if (given === undefined || (/^https?:\/\/[\w.~:/@%[\]-]+$/.test(given) && URL.canParse(given))) return;

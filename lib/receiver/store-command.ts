@@ -45,5 +45,3 @@ export function many(count: number, what: string): string {
 
 /** Rows in columns, below their titles. */
 export const table = (head: string[], rows: string[][]): string => columns([head, ...rows]);
-
-export const JSON_FLAG = { json: { type: "boolean" } } as const;
