@@ -10,12 +10,14 @@ import example from "./etc/agent.yaml" with { type: "text" };
 import { Backlog } from "./lib/agent/backlog.ts";
 import { COMMANDS } from "./lib/agent/commands.ts";
 import { Config } from "./lib/agent/config.ts";
+import { serverOf } from "./lib/agent/disks.ts";
 import { examine, ownFolders, queueDirOf } from "./lib/agent/doctor.ts";
 import { EpisodeFolders } from "./lib/agent/episodes.ts";
 import { exitIfRefused, hostOf, openHub } from "./lib/agent/hub.ts";
 import { FIRST_SAMPLE_MS, Sampler } from "./lib/agent/report.ts";
 import { Reporter } from "./lib/agent/reporter.ts";
 import { Shipping } from "./lib/agent/shipping.ts";
+import { createTroubles } from "./lib/agent/source.ts";
 import { isLoopback } from "./lib/config.ts";
 import { overall, unlessDead } from "./lib/doctor.ts";
 import { cannotWrite } from "./lib/files.ts";
@@ -130,6 +132,10 @@ function startShipping(live: () => Live, { log, stopping, loop: addLoop }: Servi
     log,
     signal: stopping,
   });
+  const { note, troubles: unanswered } = createTroubles((_, text) => log.warn(text));
+  const servers = folders.all.map((folder) => serverOf(folder, note));
+  /** Known from the last pass: only right after the servers have answered it is safe to look. */
+  let unwritable: string | null = null;
   let watcher: FSWatcher | null = null;
   const startWatcher = () =>
     watchFor(folders.episodes, { log, onMarker: () => loop.wake(), onEnd: () => (watcher = null) });
@@ -138,6 +144,8 @@ function startShipping(live: () => Live, { log, stopping, loop: addLoop }: Servi
     name: "ship",
     every: () => settings().scan_seconds,
     async pass(alive) {
+      if ((await Promise.all(servers.map((answers) => answers()))).includes(false)) return;
+      unwritable = existsSync(folders.outbox) ? cannotWrite(folders.outbox) : null;
       watcher ??= startWatcher();
       const { shipped, fatal } = await shipping.pass({ alive });
       // A folder that was moved stays watched, and the kernel limits the number of watches.
@@ -156,7 +164,7 @@ function startShipping(live: () => Live, { log, stopping, loop: addLoop }: Servi
     },
   });
   return {
-    troubles: () => [...(existsSync(folders.outbox) ? [cannotWrite(folders.outbox)] : []), ...shipping.troubles],
+    troubles: () => [unwritable, ...Array.from(unanswered, ([what, why]) => `${what}: ${why}`), ...shipping.troubles],
     retryAll: () => shipping.retryAll(),
     close: () => watcher?.close(),
   };

@@ -5,7 +5,7 @@
 // ended, not even by the process' end: that is asked by a process of its own, stat(1). A local file system answers from memory, but
 // some wait for a disk that hangs: they are asked in a thread, one after the other, and by processes while that thread waits.
 
-import { readlinkSync } from "node:fs";
+import { readFileSync, readlinkSync } from "node:fs";
 import { statfs } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { type KernelFiles, asPercent, oneDecimal } from "./kernel-files.ts";
@@ -235,6 +235,23 @@ async function localSpace(path: string): Promise<Space> {
 }
 
 /** @throws Error when the path doesn't exist, or when there is no stat(1). */
+/**
+ * Asks whether a folder can be looked at: a thread that looks at one whose server doesn't answer never comes back.
+ * Nothing is asked of a local file system.
+ */
+export function serverOf(folder: string, note: Note): () => Promise<boolean> {
+  const ask = source(
+    `folder "${folder}"`,
+    () =>
+      spaceByProcess(folder)
+        .catch(() => null)
+        .then(() => true),
+    note,
+  );
+  return async () =>
+    !isRemote(mountOf(folder, mountTable(readFileSync("/proc/self/mountinfo", "utf8")))) || (await ask()) === true;
+}
+
 async function spaceByProcess(path: string): Promise<Space> {
   const command = ["stat", "-f", "-c", "%S %b %f %a %c %d", "--", path];
   const child = Bun.spawn(command, { stdout: "pipe", stderr: "pipe", stdin: "ignore" });

@@ -58,6 +58,22 @@ test.skipIf(!canMount)(
   },
 );
 
+test.skipIf(!canMount)(
+  "episodes wait while the server of one of their folders doesn't answer; reports don't",
+  async () => {
+    const hub = new FakeHub({ "/v1/host-report": () => Response.json({ blocked: false }) });
+    using place = new Lab(hub, { more: `interval_seconds: 0.2\nhost_id: web-1\ndisks: ["/"]\n` });
+    await using disk = await mountOddDisk(place.folder, "quarantine");
+    await disk.tell("hang");
+    place.episode("ep-1");
+    await using agent = await place.start();
+    await agent.said(`folder "${disk.path}" not read: no answer within 2 s`);
+    await until("reports", () => hub.asked.filter((path) => path === "/v1/host-report").length > 3);
+    expect([place.in("episodes"), place.in("outbox")]).toEqual([["ep-1"], []]);
+    expect(await agent.kill()).toBe(0);
+  },
+);
+
 test.skipIf(!canMount)("space is counted in fragments; more free than there is is no figure", async () => {
   using folder = new Folder();
   await using disk = await mountOddDisk(folder, "odd");
