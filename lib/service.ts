@@ -290,11 +290,7 @@ async function runDaemon<C>(life: Life<C>, log: Log): Promise<number> {
       if (!stopping.aborted) notify(ready(status()));
     };
     reloads = loops.loop({ name: "reload", every: () => Infinity, pass });
-    if (!notify(ready(status())) && managed()) {
-      log.warn(
-        "systemd can't be notified: its socket is gone, or libc is unreachable (is MemoryDenyWriteExecute set?)",
-      );
-    }
+    announce(log, status());
     loops.start();
     await once(stopping, "abort");
   }
@@ -328,6 +324,12 @@ function statusLine(running: Running<never> | undefined, others: (string | null)
     parts.push(`no figures: ${errorChain(error)}`);
   }
   return parts.filter(Boolean).join("; ").replace(/\s+/g, " ").trim();
+}
+
+/** Tells systemd that it serves. */
+function announce(log: Log, status: string): void {
+  if (notify(ready(status)) || !managed()) return;
+  log.warn("systemd can't be notified: its socket is gone, or libc is unreachable (is MemoryDenyWriteExecute set?)");
 }
 
 function ready(status: string): string {
