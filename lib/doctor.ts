@@ -65,15 +65,22 @@ example: picket-${role} doctor`,
       return EXIT[overall(checks)];
 
       async function examined(): Promise<Check[]> {
-        try {
-          const config = await context.loadConfig();
-          const checks = async () => [...(await configuration(role, context)), ...(await examine(config, context))];
-          return await unlessDead(folders(config), checks);
-        } catch (error) {
-          const invalid = error instanceof ConfigError;
-          const others = invalid ? await unit(role) : [red("doctor", errorChain(error), `picket-${role} --check`)];
-          return [...(await configuration(role, context)), ...others];
-        }
+        const config = await context.loadConfig().catch((error: unknown) => {
+          if (error instanceof ConfigError) return null;
+          throw error;
+        });
+        if (config === null) return [...(await configuration(role, context)), ...(await unit(role))];
+        const asked = folders(config);
+        return unlessDead(asked, async () => {
+          const valid = await configuration(role, context);
+          try {
+            return [...valid, ...(await examine(config, context))];
+          } catch (error) {
+            const { path } = error as NodeJS.ErrnoException;
+            const broken = red("doctor", errorChain(error), path ? `ls -ld ${path}` : `picket-${role} --check`);
+            return [...valid, ...space(asked), ...rights(role, asked), broken];
+          }
+        });
       }
     },
   };

@@ -10,6 +10,7 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { canMount, mountOddDisk } from "./agent/odd-disk.ts";
@@ -129,6 +130,24 @@ test("a collector that works is green, and each trouble has its row", async () =
   );
   expect([broken.state, broken.of("configuration")]).toEqual(["red", expect.stringContaining("agents: unknown key")]);
   expect(broken.of("unit")).toBe("yellow: active: old configuration: 1 error");
+});
+
+test("a check that can't be made hides no other one", async () => {
+  using folder = new Folder();
+  const config = collectorConfig(folder, freePort());
+  mkdirSync(folder.at("inbox"));
+  symlinkSync("/nonexistent/inbox", folder.at("inbox/eve.inbox"));
+  expect((await examine("collector", config)).of("inboxes")).toContain("yellow: no event has come");
+  folder.write("drops", "not a folder");
+  const { of, checks } = await examine("collector", config);
+  expect([of("configuration"), of(`rights ${folder.at("drops")}`)]).toEqual([
+    "green: valid",
+    "red: cannot be written to: EACCES",
+  ]);
+  expect(checks.at(-1)).toMatchObject({
+    detail: expect.stringContaining("ENOTDIR"),
+    fix: `ls -ld ${folder.at("drops")}`,
+  });
 });
 
 test("the state of a unit has the command that changes it, for the system's and the user's", async () => {

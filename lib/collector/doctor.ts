@@ -18,7 +18,7 @@ const folders = ({ inbox_dir, drop_folder }: Config) => [inbox_dir, ...(drop_fol
 
 export const doctor = doctorCommand<Config>("collector", folders, async (config) => {
   const { inbox_dir, webhook, drop_folder } = config;
-  const inboxes = listed(inbox_dir).filter((name) => name.endsWith(".inbox"));
+  const inboxes = listed(inbox_dir).filter((name) => name.endsWith(".inbox") && existsSync(join(inbox_dir, name)));
   const newest = Math.max(0, ...inboxes.map((name) => statSync(join(inbox_dir, name)).mtimeMs));
   const about = {
     ...config,
