@@ -7,8 +7,8 @@
 //   3. tokens: replace numbers, ids, hashes, paths, hosts, times; keep a number that is the cause (HTTP 429, exit code 137)
 //
 // A version is frozen once it is released: clusters are stored by fingerprint, and any change of a shape would split them. Clusters of
-// f1 (0.1.0) stay as they are until they are forgotten; new failures get f2, which knows more dates, hosts and ids. Every pattern is bounded or starts only at the start of a word, so time grows linearly with
-// the text; and the text is capped first.
+// f1 (0.1.0) stay until they are dropped; new failures get f2, which recognises more dates, hosts and ids. Every pattern is bounded or
+// starts at the start of a word, so time grows linearly with the text; and the text is capped first.
 
 /** The fields of an operation that the fingerprint is made of. */
 interface Failure {

@@ -105,9 +105,9 @@ export class EpisodeFolder implements EpisodeStore {
     const writer = new FileWriter(file);
     inheritOwner(partial);
     const finish = async (): Promise<void> => {
+      if (!this.#open.delete(partial)) return;
       await writer.close();
       if (existsSync(partial)) unlinkSync(partial);
-      this.#open.delete(partial);
     };
     return {
       write: (chunk) => writer.write(chunk),
@@ -269,7 +269,6 @@ class FileWriter {
   #unsynced = 0;
   #writing: Promise<void> = Promise.resolve();
   #syncing: Promise<void> = Promise.resolve();
-  #closed = false;
 
   constructor(file: FileHandle) {
     this.#file = file;
@@ -294,8 +293,6 @@ class FileWriter {
   }
 
   async close(): Promise<void> {
-    if (this.#closed) return;
-    this.#closed = true;
     await this.#writing.catch(() => {});
     await this.#syncing.catch(() => {});
     await this.#file.close();
