@@ -15,7 +15,7 @@ import { type Bindings, type Server, answersOf, serve } from "./lib/http.ts";
 import { type Log, errorChain, seldom } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
 import { createOutbox } from "./lib/outbox.ts";
-import { Admission, type Door, type Sender, asRefusal, mustBe, stamp } from "./lib/receiver/admission.ts";
+import { Admission, type Door, type Sender, mustBe, stamp } from "./lib/receiver/admission.ts";
 import { announce } from "./lib/receiver/announce.ts";
 import { COMMANDS } from "./lib/receiver/commands.ts";
 import { Config } from "./lib/receiver/config.ts";
@@ -47,8 +47,8 @@ import { hasNoStore } from "./lib/receiver/sqlite.ts";
 import { Store } from "./lib/receiver/store.ts";
 import { createTakeReport } from "./lib/receiver/take-report.ts";
 import { takeHealth } from "./lib/receiver/take-health.ts";
-import { type TakenEpisode, createTurns, episodeName, takeEpisode } from "./lib/receiver/take-episode.ts";
-import { quietPass, uploadRefused, uploadTaken } from "./lib/receiver/upload-alerts.ts";
+import { takeUpload } from "./lib/receiver/take-upload.ts";
+import { quietPass } from "./lib/receiver/upload-alerts.ts";
 import { VersionGate } from "./lib/receiver/version-gate.ts";
 import { type Called, type LoopOptions, type Running, type Service, run } from "./lib/service.ts";
 
@@ -228,7 +228,7 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
     admitted(c, "upload", async (sender) => {
       // A slow link is no stalled one: the upload itself notices when nothing comes.
       c.env.idle(0);
-      const uploading = takeUpload(receiver, { sender, request: c.req.raw, ...c.req.param() });
+      const uploading = takeUpload(taking, { sender, request: c.req.raw, ...c.req.param() });
       const { outcome, sha256, size } = await uploading.finally(() => c.env.idle(30));
       return Response.json({ sha256, size }, { status: outcome === "stored" ? 201 : 200 });
     }),
@@ -241,47 +241,6 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
   app.route("/v1", readingRoutes({ store, index, episodes, news, config: () => receiver.config, stopping }));
   return app;
 }
-
-// ---------------------------------------------------------------------------------------------------------------
-// Reports and episodes
-
-async function takeUpload(
-  receiver: Receiver,
-  { sender, request, host, file }: { sender: Sender; request: Request; host: string; file: string },
-): Promise<TakenEpisode> {
-  const { store, figures, news, log } = receiver;
-  await store.write((tx) => stamp(tx, sender)).catch((error: Error) => log.warn("use of a token not noted", { error }));
-  try {
-    await mustBe(store, sender, host);
-    const key = { host: sender.name, episode: episodeName(file) };
-    const taking = { ...receiver, maxBytes: receiver.config.max_episode_bytes, inTurn };
-    const taken = await takeEpisode(taking, key, request);
-    // The episode is in its place and in the index: a failure from here on must not refuse it.
-    await store
-      .write((tx) => uploadTaken(tx, sender, { at: Date.now(), stamped: taken.stamped }))
-      .catch((error: unknown) => log.warn("upload not noted at its host", { error }));
-    figures.episodes(taken.outcome).add();
-    if (taken.outcome === "stored") {
-      figures.bytes.add(taken.size);
-      log.info("episode stored", { ...key, size: taken.size });
-    }
-    return taken;
-  } catch (error) {
-    if (request.signal.aborted) throw error;
-    const refusal = asRefusal(error);
-    const { status, code } = refusal;
-    figures.episodes("refused").add();
-    // A failure on this side says nothing of the host.
-    if (status < 500) {
-      const refused = { at: Date.now(), why: `${status} ${code}`, unstamped: code === "unstamped" };
-      await store.write((tx) => uploadRefused(tx, sender, refused)).catch(() => {});
-      news.emit("event");
-    }
-    throw refusal;
-  }
-}
-
-const inTurn = createTurns();
 
 // ---------------------------------------------------------------------------------------------------------------
 // Loops

@@ -89,18 +89,21 @@ function fullDisk({ name, settings, paceOf }: Judged, disk: One<"disks">): Findi
   const value = Math.max(used ?? 0, inodes ?? 0);
   const ofInodes = (inodes ?? 0) > (used ?? 0);
   const level = [limit, ...DISK_LEVELS].filter((step) => typeof step === "number" && step <= value) as number[];
-  const left = hoursLeft(disk, paceOf(mount));
-  const pace = left === null ? "" : `, full in about ${roughly(left * HOUR_MS)} at this pace`;
-  const what = ofInodes ? `has used ${percent(value)} of its inodes` : `is ${percent(value)} full${sizes(disk)}`;
-  const hint = ofInodes ? `df -i ${shellWord(mount)}` : `du -xh ${shellWord(mount)} | sort -h | tail`;
+  const what = () =>
+    ofInodes ? `has used ${percent(value)} of its inodes` : `is ${percent(value)} full${sizes(disk)}`;
   return {
     type: "disk.high",
     subject: mount,
     state: stateOf(value, limit),
     level: Math.max(0, ...level),
     ...(value >= 99 ? { severity: "critical" as const } : {}),
-    text: () => `${name}: ${mount} ${what}${ofInodes ? "" : pace}; ${hint}`,
-    recovered: () => `${name}: ${mount} has room again: it ${what}`,
+    text: () => {
+      const left = hoursLeft(disk, paceOf(mount));
+      const pace = left === null || ofInodes ? "" : `, full in about ${roughly(left * HOUR_MS)} at this pace`;
+      const hint = ofInodes ? `df -i ${shellWord(mount)}` : `du -xh ${shellWord(mount)} | sort -h | tail`;
+      return `${name}: ${mount} ${what()}${pace}; ${hint}`;
+    },
+    recovered: () => `${name}: ${mount} has room again: it ${what()}`,
     figures: { ...disk, limit },
   };
 }
