@@ -6,11 +6,14 @@ import { namesIn, textOf } from "../files.ts";
 /** The files of one report: several figures are in the same file, and /proc/stat is long on a machine with many CPUs. */
 export interface KernelFiles {
   text(path: string): string | null;
-  /** A folder's names, `hwmon2` before `hwmon10`; empty if it can't be read. */
+  /** A folder's names in any order; empty if it can't be read. */
   names(path: string): string[];
 }
 
 const byNumber = new Intl.Collator("en", { numeric: true }).compare;
+
+/** `hwmon2` before `hwmon10`. Names are sorted only where their order shows: that takes longer than reading them. */
+export const inOrder = (names: string[]): string[] => names.toSorted(byNumber);
 
 /** @param root the folder of proc/, sys/ and etc/: "/" except in tests. */
 export function openKernelFiles(root: string): KernelFiles {
@@ -23,7 +26,7 @@ export function openKernelFiles(root: string): KernelFiles {
       texts.set(path, text);
       return text;
     },
-    names: (path) => namesIn(join(root, path)).toSorted(byNumber),
+    names: (path) => namesIn(join(root, path)),
   };
 }
 

@@ -4,7 +4,7 @@
 //   degraded   a disk is missing, or data was damaged: what is left works
 //   failed     it doesn't work any more
 
-import { type KernelFiles, numberIn } from "./kernel-files.ts";
+import { type KernelFiles, inOrder, numberIn } from "./kernel-files.ts";
 
 interface Pool {
   name: string;
@@ -18,7 +18,7 @@ interface Pool {
 export const readPools = (files: KernelFiles): Pool[] => [...zfsPools(files), ...mdArrays(files), ...btrfs(files)];
 
 function zfsPools(files: KernelFiles): Pool[] {
-  return files.names("proc/spl/kstat/zfs").flatMap((name): Pool[] => {
+  return inOrder(files.names("proc/spl/kstat/zfs")).flatMap((name): Pool[] => {
     const state = files.text(`proc/spl/kstat/zfs/${name}/state`)?.trim();
     if (state === undefined) return [];
     if (state === "ONLINE" || state === "DEGRADED")
@@ -63,8 +63,8 @@ function mdArrays(files: KernelFiles): Pool[] {
 /** A btrfs's counters of errors stay until `btrfs device stats -z`. */
 function btrfs(files: KernelFiles): Pool[] {
   const folder = "sys/fs/btrfs";
-  return files.names(folder).flatMap((uuid): Pool[] => {
-    const devices = files.names(`${folder}/${uuid}/devinfo`);
+  return inOrder(files.names(folder)).flatMap((uuid): Pool[] => {
+    const devices = inOrder(files.names(`${folder}/${uuid}/devinfo`));
     if (devices.length === 0) return [];
     const said = devices.flatMap((device) => {
       const about = `${folder}/${uuid}/devinfo/${device}`;

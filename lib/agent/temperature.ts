@@ -3,7 +3,7 @@
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type KernelFiles, numberIn, openKernelFiles } from "./kernel-files.ts";
+import { type KernelFiles, inOrder, numberIn, openKernelFiles } from "./kernel-files.ts";
 
 interface Sensor {
   /** The driver of the chip, or the type of the thermal zone. */
@@ -74,11 +74,11 @@ export function createTemperatures(root: string, clock: () => number): () => Pro
 
 /** Before kernel 3.15 a chip's files are in its folder `device`. */
 function hwmonSensors(files: KernelFiles): Sensor[] {
-  return files.names("sys/class/hwmon").flatMap((hwmon) => {
+  return inOrder(files.names("sys/class/hwmon")).flatMap((hwmon) => {
     const folders = [`sys/class/hwmon/${hwmon}`, `sys/class/hwmon/${hwmon}/device`];
     const chip = folders.map((folder) => files.text(`${folder}/name`)?.trim()).find(Boolean) ?? "unknown";
     const sensors = folders.flatMap((folder) =>
-      files.names(folder).flatMap((input) => {
+      inOrder(files.names(folder)).flatMap((input) => {
         if (!/^temp\d+_input$/.test(input)) return [];
         const about = (what: string) => files.text(`${folder}/${input.replace("input", what)}`);
         const mark = (what: string) => celsiusOf(about(what) ?? null);
@@ -92,7 +92,7 @@ function hwmonSensors(files: KernelFiles): Sensor[] {
 }
 
 function thermalZones(files: KernelFiles): Sensor[] {
-  const zones = files.names("sys/class/thermal").filter((zone) => zone.startsWith("thermal_zone"));
+  const zones = inOrder(files.names("sys/class/thermal").filter((zone) => zone.startsWith("thermal_zone")));
   return zones.map((zone) => {
     const folder = `sys/class/thermal/${zone}`;
     const points = files.names(folder).filter((name) => /^trip_point_\d+_type$/.test(name));
