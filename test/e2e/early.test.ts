@@ -1,6 +1,7 @@
 // Answers that a role decides on before the body has come: each client that people use sees them, whatever the size of its body.
 // Not tested: links so slow that a body takes longer than the bound; bodies over the bound, which only clients see that look early.
-// PICKET_EARLY_TRIES is how often each client asks for each answer (5), PICKET_EARLY_MB the size of the large body (20).
+// PICKET_EARLY_TRIES is how often each client asks for each answer (5), PICKET_EARLY_MB the size of the large body (20);
+// PICKET_TEST_TARGET=binary asks the compiled program.
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -151,7 +152,7 @@ const INSTALLED = Object.entries(CLIENTS).filter(([name]) => have(name.split(" "
 
 describe("answers before the end of the body", () => {
   const folder = new Folder();
-  let collector: Daemon, fenced: Daemon, secure: Daemon;
+  let collector: Daemon, fenced: Daemon, secure: Daemon, secureHub: Hub | undefined;
   let hub: Hub, limited: Hub, gated: Hub, full: Hub | undefined, observer: Observer;
   let disk: Awaited<ReturnType<typeof smallDisk>> | undefined;
   const json = { "content-type": "application/json" };
@@ -181,10 +182,9 @@ describe("answers before the end of the body", () => {
     observer = await Observer.start({ more: "auth: { token: tell-me }" });
     if (have("openssl", "early answers over TLS")) {
       await certificates(folder);
-      secure = await start(
-        own("three"),
-        `tls: { cert_file: ${folder.at("server.pem")}, key_file: ${folder.at("server.key")} }\n`,
-      );
+      const tls = `tls: { cert_file: ${folder.at("server.pem")}, key_file: ${folder.at("server.key")} }`;
+      secureHub = await Hub.start({ more: `max_episode_bytes: 1000\nrate_limit_per_minute: 100000\n${tls}` });
+      secure = await start(own("three"), `${tls}\n`);
     }
     if (INSTALLED.some(([name]) => name === "go")) {
       writeFileSync(folder.at("main.go"), GO);
@@ -193,7 +193,7 @@ describe("answers before the end of the body", () => {
     }
   });
   afterAll(async () => {
-    for (const one of [collector, fenced, hub, limited, gated, full, disk, observer, secure])
+    for (const one of [collector, fenced, hub, limited, gated, full, disk, observer, secure, secureHub])
       await one?.[Symbol.asyncDispose]();
     folder[Symbol.dispose]();
   });
@@ -241,6 +241,12 @@ describe("answers before the end of the body", () => {
         ["/nowhere", 404],
       ] as const)
         cases.push(["POST", url + path, status, json, "large"]);
+    }
+    if (secureHub) {
+      const url = secureHub.url.replace("http:", "https:");
+      const mine = { ...upload, ...secureHub.bearer() };
+      cases.push(["POST", `${url}/v1/host-report`, 401, json], ["POST", `${url}/v1/host-report`, 413, mine]);
+      cases.push(["PUT", `${url}/v1/episodes/web-1/a.tar.zst`, 413, mine, "large"]);
     }
     return cases.flatMap(([method, url, status, headers, large]) => {
       const one = (size: string, chunked = false): Asked => ({
