@@ -1,4 +1,4 @@
-// What smartctl says of disks: its JSON as it was recorded for disks of each kind, shortened, from a smartctl that is a script.
+// What smartctl says of disks: JSON in the form that smartctl documents, for disks of each kind, from a smartctl that is a script.
 
 import { expect, test } from "bun:test";
 import { chmodSync, existsSync, readFileSync } from "node:fs";
