@@ -124,7 +124,7 @@ async function keepSamples(tx: Queries, host: Host, report: Report, interval: nu
     const samples =
       used === null ? null : withSample(history[mount]?.samples ?? [], [report.recorded_at, used], windowMs);
     if (samples === null) continue;
-    history[mount] = { pace: paceOf(samples, windowMs), samples };
+    history[mount] = { pace: paceOf(samples), samples };
     changed = true;
   }
   if (changed) {

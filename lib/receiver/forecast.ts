@@ -1,7 +1,7 @@
 // When a file system will be full, at the pace of the last six hours.
 //
 // One sample of each mount is kept for each 36th of the window. The window is 360 report intervals, at most six hours: 6 hours at
-// one report a minute, 6 minutes at one a second. A forecast needs an eighth of the window.
+// one report a minute, 6 minutes at one a second. A forecast needs six samples: 50 minutes at one report a minute.
 //
 // The pace is the median of the slopes between all pairs of samples (Theil and Sen). It counts only where
 //
@@ -15,7 +15,6 @@ const SAMPLES = 36;
 const WINDOW_INTERVALS = 360;
 const LONGEST_WINDOW_MS = 6 * 3_600_000;
 const LEAST_SAMPLES = 6;
-const LEAST_PART = 1 / 8;
 const DEVIATIONS = 2.5;
 const BURST_PART = 0.6;
 
@@ -35,10 +34,10 @@ export function withSample(samples: readonly Sample[], sample: Sample, windowMs:
 }
 
 /** The pace in GiB a millisecond; null where it does not grow steadily, or there are too few samples to tell. */
-export function paceOf(samples: readonly Sample[], windowMs: number): number | null {
+export function paceOf(samples: readonly Sample[]): number | null {
   const [first, last] = [samples[0], samples.at(-1)];
-  const span = first && last ? last[0] - first[0] : 0;
-  if (samples.length < LEAST_SAMPLES || span < windowMs * LEAST_PART) return null;
+  if (!first || !last || samples.length < LEAST_SAMPLES) return null;
+  const span = last[0] - first[0];
   const slopes: number[] = [];
   let [rising, burst] = [0, 0];
   for (const [index, [at, used]] of samples.entries()) {
@@ -51,6 +50,6 @@ export function paceOf(samples: readonly Sample[], windowMs: number): number | n
   const n = samples.length;
   const deviation = Math.sqrt((n * (n - 1) * (2 * n + 5)) / 18);
   const pace = slopes.toSorted((a, b) => a - b)[Math.floor(slopes.length / 2)]!;
-  const steady = rising - 1 >= DEVIATIONS * deviation && burst <= BURST_PART * (last![1] - first![1]);
+  const steady = rising - 1 >= DEVIATIONS * deviation && burst <= BURST_PART * (last[1] - first[1]);
   return steady && pace > 0 ? pace : null;
 }

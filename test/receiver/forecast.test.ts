@@ -15,7 +15,7 @@ function after(hours: number, used: (hour: number) => number): number | null {
     samples = withSample(samples, [at, rounded], windowMs) ?? samples;
   }
   expect(samples.length).toBeLessThanOrEqual(37);
-  const pace = paceOf(samples, windowMs);
+  const pace = paceOf(samples);
   return pace === null ? null : pace * HOUR_MS;
 }
 
@@ -39,7 +39,7 @@ test.each([
 test.each([
   ["half an hour", 0.5, (hour: number) => 100 + 5 * hour],
   ["a disk at rest", 6, () => 100],
-  ["noise", 6, (hour: number) => 100 + 8 * noise(hour)],
+  ...Array.from({ length: 20 }, (_, seed) => ["noise", 6, (hour: number) => 100 + 8 * noise(hour + seed)] as const),
   ["a burst of ten minutes", 6, (hour: number) => 100 + 300 * Math.min(Math.max(hour - 4, 0), 1 / 6)],
   ["a burst in the middle", 6, (hour: number) => (hour < 3 ? 100 : 150)],
   ["a burst of an hour", 6, (hour: number) => 100 + 50 * Math.min(Math.max(hour - 3, 0), 1)],
