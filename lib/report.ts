@@ -14,14 +14,9 @@ const text = (most: number) => {
 };
 
 /** A number, also as text. */
-const numeric = (message: string) =>
-  v.pipe(
-    v.unknown(),
-    v.transform((given) =>
-      typeof given === "string" && /^\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*$/i.test(given) ? Number(given) : given,
-    ),
-    v.number(message),
-  );
+const asNumber = (given: unknown): unknown =>
+  typeof given === "string" && /^\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*$/i.test(given) ? Number(given) : given;
+const numeric = (message: string) => v.pipe(v.unknown(), v.transform(asNumber), v.number(message));
 
 const count = v.pipe(
   numeric("expected a whole number of 0 or more"),
@@ -101,32 +96,8 @@ function atMost<T>(most: number, what: string, element: v.GenericSchema<unknown,
 /** A field that agents don't need to share: a value that doesn't fit is unknown, and costs no report. */
 const odd = <T>(schema: v.GenericSchema<unknown, T>) => v.fallback(known(schema), null);
 
-/** Text that is cut. */
-const cut = (most: number) =>
-  v.pipe(
-    v.string(),
-    v.transform((given) => given.slice(0, most)),
-  );
-const name = v.pipe(cut(255), v.minLength(1));
 const percent = between(0, 100);
 const celsius = between(-1000, 10_000);
-
-/** A list of what agents don't need to share: elements that don't fit are left out, and so are those past the limit. */
-const some = <T>(most: number, element: v.GenericSchema<unknown, T>) =>
-  odd(
-    orEmpty(
-      [],
-      v.pipe(
-        v.array(v.unknown()),
-        v.transform((all) =>
-          all.slice(0, most).flatMap((one) => {
-            const { success, output } = v.safeParse(element, one);
-            return success ? [output] : [];
-          }),
-        ),
-      ),
-    ),
-  );
 
 const Sampled = {
   cpu_percent: known(percent),
@@ -157,86 +128,93 @@ const HostMetrics = fields({
   cpu_steal_percent: odd(percent),
 });
 
-/** A local file system, or a pool of them. GiB with one decimal. */
-const Disk = fields({
-  mount: v.pipe(cut(1024), v.minLength(1)),
-  device: odd(cut(255)),
-  fstype: odd(cut(32)),
-  used_gb: odd(atLeastZero),
-  total_gb: odd(atLeastZero),
-  used_percent: odd(percent),
-  inodes_used_percent: odd(percent),
-  read_only: odd(v.boolean()),
-});
+/** A field of an element: null for a value that doesn't fit. Schemas with fallbacks take more than twice as long, and a report has hundreds of these. */
+type Field<T> = (given: unknown) => T | null;
 
-/** A block device. Counters since boot; `busy_ms`: how long it had something to do. */
-const Device = fields({ name, read_bytes: odd(count), write_bytes: odd(count), busy_ms: odd(count) });
+const words =
+  (most: number): Field<string> =>
+  (given) =>
+    typeof given === "string" ? given.slice(0, most) : null;
+const figure =
+  (least: number, most: number): Field<number> =>
+  (given) => {
+    const n = asNumber(given);
+    return typeof n === "number" && n >= least && n <= most ? n : null;
+  };
+const whole: Field<number> = (given) => {
+  const n = asNumber(given);
+  return Number.isSafeInteger(n) && (n as number) >= 0 ? (n as number) : null;
+};
+const amount = figure(0, Number.MAX_VALUE);
+const share = figure(0, 100);
+const degrees = figure(-1000, 10_000);
+const yesOrNo: Field<boolean> = (given) => (typeof given === "boolean" ? given : null);
 
-/** A network interface. Counters since boot; `counted`: they are part of network_rx_bytes and network_tx_bytes. */
-const Interface = fields({
-  name,
-  rx_bytes: odd(count),
-  tx_bytes: odd(count),
-  up: odd(v.boolean()),
-  speed_mbit: odd(count),
-  counted: odd(v.boolean()),
-});
+/** An element: the text that names it, and its other fields. */
+type Element<K extends string, F extends Record<string, Field<unknown>>> = Record<K, string> & {
+  [P in keyof F]: ReturnType<F[P]>;
+};
 
-/** `high` and `critical`: the sensor's own marks. */
-const Temperature = fields({
-  chip: name,
-  label: odd(cut(64)),
-  celsius: odd(celsius),
-  high: odd(celsius),
-  critical: odd(celsius),
-});
+/** A list of what agents don't need to share: elements without a name are left out, and so are those past the limit. */
+function some<K extends string, F extends Record<string, Field<unknown>>>(most: number, key: K, rest: F) {
+  const named = words(key === "mount" ? 1024 : 255);
+  const others = Object.entries(rest);
+  const readElement = (given: unknown): Element<K, F>[] => {
+    const element = given as Record<string, unknown> | null;
+    const name = named(element?.[key]);
+    if (!name) return [];
+    const read: Record<string, unknown> = { [key]: name };
+    for (const [field, valueOf] of others) read[field] = valueOf(element![field]);
+    return [read as Element<K, F>];
+  };
+  const elements = v.pipe(
+    v.array(v.unknown()),
+    v.transform((all) => all.slice(0, most).flatMap(readElement)),
+  );
+  return odd(orEmpty([], elements));
+}
 
-/** A unit of the system manager. `state` and `sub` are systemd's words; `since`: RFC 3339; `detail`: why it failed, such as "exit 1". */
-const Unit = fields({
-  name,
-  state: odd(cut(32)),
-  sub: odd(cut(32)),
-  since: odd(cut(64)),
-  detail: odd(cut(128)),
-});
-
-/** 100 percent are one CPU. */
-const Process = fields({ pid: odd(count), name, cpu_percent: odd(atLeastZero), memory_mb: odd(atLeastZero) });
-
-/** `kind`: zfs, md or btrfs. `state`: online, degraded (redundancy is lost, or data is damaged) or failed. `detail`: the rest, in words. */
-const Pool = fields({ name, kind: odd(cut(32)), state: odd(cut(32)), detail: odd(cut(255)) });
-
-/** A disk's own judgement; all but its name null until it has been awake. `errors`: media errors, or sectors that can't be read. */
-const Smart = fields({
-  device: name,
-  model: odd(cut(128)),
-  passed: odd(v.boolean()),
-  temperature: odd(celsius),
-  power_on_hours: odd(count),
-  wear_percent: odd(between(0, 255)),
-  errors: odd(count),
-});
-
-/** A battery, or another supply of power. `kind` and `state` are the kernel's words in lower case. */
-const Power = fields({
-  name,
-  kind: odd(cut(32)),
-  state: odd(cut(32)),
-  percent: odd(percent),
-  online: odd(v.boolean()),
-});
-
-/** What a host has, each a list; null where the agent can't tell. */
+/** What a host has, each a list; null where the agent can't tell. Counters count since boot. */
 export const HOST_LISTS = {
-  disks: some(128, Disk),
-  devices: some(128, Device),
-  interfaces: some(128, Interface),
-  temperatures: some(128, Temperature),
-  units: some(128, Unit),
-  processes: some(20, Process),
-  pools: some(64, Pool),
-  smart: some(64, Smart),
-  power: some(16, Power),
+  /** Local file systems, or pools of them. GiB with one decimal. */
+  disks: some(128, "mount", {
+    device: words(255),
+    fstype: words(32),
+    used_gb: amount,
+    total_gb: amount,
+    used_percent: share,
+    inodes_used_percent: share,
+    read_only: yesOrNo,
+  }),
+  /** `busy_ms`: how long it had something to do. */
+  devices: some(128, "name", { read_bytes: whole, write_bytes: whole, busy_ms: whole }),
+  /** `counted`: they are part of network_rx_bytes and network_tx_bytes. */
+  interfaces: some(128, "name", {
+    rx_bytes: whole,
+    tx_bytes: whole,
+    up: yesOrNo,
+    speed_mbit: whole,
+    counted: yesOrNo,
+  }),
+  /** `high` and `critical`: the sensor's own marks. */
+  temperatures: some(128, "chip", { label: words(64), celsius: degrees, high: degrees, critical: degrees }),
+  /** Units of the system manager. `state` and `sub` are systemd's words; `since`: RFC 3339; `detail`: why it failed, such as "exit 1". */
+  units: some(128, "name", { state: words(32), sub: words(32), since: words(64), detail: words(128) }),
+  /** 100 percent are one CPU. */
+  processes: some(20, "name", { pid: whole, cpu_percent: amount, memory_mb: amount }),
+  /** `kind`: zfs, md or btrfs. `state`: online, degraded (redundancy is lost, or data is damaged) or failed. `detail`: the rest, in words. */
+  pools: some(64, "name", { kind: words(32), state: words(32), detail: words(255) }),
+  /** A disk's own judgement; all but its name null until it has been awake. `errors`: media errors, or sectors that can't be read. */
+  smart: some(64, "device", {
+    model: words(128),
+    passed: yesOrNo,
+    temperature: degrees,
+    power_on_hours: whole,
+    wear_percent: figure(0, 255),
+    errors: whole,
+  }),
+  /** Batteries, and other supplies of power. `kind` and `state` are the kernel's words in lower case. */
+  power: some(16, "name", { kind: words(32), state: words(32), percent: share, online: yesOrNo }),
 };
 
 const HostFacts = fields({
