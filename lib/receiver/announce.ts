@@ -8,7 +8,7 @@
 //   the same again within an hour      told once it has lasted for four report intervals
 //   the sixth change within an hour    told as flapping; then nothing until it has been still for half an hour
 //   a critical one that stays open     told again after remind_hours, unless it is acknowledged
-//   what ends before it was told       an alert, and no event
+//   what ends before it was told       an alert, and no event; but a job's failure, which is told, and then its end
 //
 // A group is closed when nothing has joined it for a look (a quarter of the report interval, at most 15 s), or after two minutes. A paused host tells ends only.
 
@@ -101,8 +101,8 @@ async function ready(db: Queries, look: Look): Promise<Due[][]> {
   const changes = await recentChanges(db, look.ran);
   const groups = Map.groupBy(
     (await subjects(db, look)).flatMap((subject) => dueOf(subject, changes(subject), look) ?? []),
-    ({ subject: { type, closed_ran: closed }, change }) =>
-      change === "ended" ? (wellOf(type) ?? type) : `${change} ${type} ${closed === null}`,
+    ({ subject: { type, closed_ran: closed, recovery }, change }) =>
+      change === "ended" ? `${wellOf(type) ?? type} ${recovery === null}` : `${change} ${type} ${closed === null}`,
   );
   return [...groups.values()].filter((group) => {
     const intervals = group.map(({ subject }) => subject.interval);
@@ -120,8 +120,8 @@ const COLUMNS = `a.id, a.host, a.job, a.type, a.subject, a.severity, a.level, a.
   t.flapping, t.steady`;
 const SAME = "b.host IS t.host AND b.job IS t.job AND b.type = t.type AND b.subject = t.subject";
 
-/** The subjects that have an open alert, or of which something was told lately. */
-async function subjects(db: Queries, { interval }: Look): Promise<Subject[]> {
+/** The subjects that have an open alert, or of which something was told lately, and the jobs that failed and have succeeded since. */
+async function subjects(db: Queries, { interval, ran }: Look): Promise<Subject[]> {
   const open = await db.all<Subject>(
     `SELECT ${COLUMNS} FROM alerts a LEFT JOIN hosts h ON h.id = a.host LEFT JOIN jobs j ON j.id = a.job
      LEFT JOIN told t ON t.host IS a.host AND t.job IS a.job AND t.type = a.type AND t.subject = a.subject
@@ -134,7 +134,14 @@ async function subjects(db: Queries, { interval }: Look): Promise<Subject[]> {
      WHERE a.closed_ran IS NOT NULL`,
     [interval],
   );
-  return [...open, ...over];
+  const missed = await db.all<Subject>(
+    `SELECT ${COLUMNS} FROM alerts a JOIN jobs j ON j.id = a.job LEFT JOIN hosts h ON h.id = a.host
+     LEFT JOIN told t ON t.host IS a.host AND t.job IS a.job AND t.type = a.type AND t.subject = a.subject
+     WHERE a.changed_ran > $2 AND a.type = 'job.failed' AND a.closed_ran IS NOT NULL AND a.recovery IS NOT NULL AND t.id IS NULL
+     AND a.id = (SELECT MAX(b.id) FROM alerts b WHERE b.host IS NULL AND b.job = a.job AND b.type = a.type)`,
+    [interval, ran - HOUR_MS],
+  );
+  return [...open, ...over, ...missed];
 }
 
 /** How often each subject changed within the last hour, since it was last told to be steady. */
@@ -167,7 +174,13 @@ function dueOf(subject: Subject, changes: { count: number; first: number }, look
   if (paused && (isOpen || !told)) return null;
   if (subject.flapping !== null) return due("steady", changed + STILL_MS);
   if (changes.count >= FLAPPING_CHANGES) return { subject, change: "flapping", since: changed, changes };
-  if (!isOpen) return told ? due("ended", lasting(ended)) : null;
+  if (!isOpen && told) return due("ended", lasting(ended));
+  // A job that fails and is run again at once has failed nevertheless. Where it was paused, `recovery` is null (jobs-ping.ts).
+  const isMissed =
+    subject.type === "job.failed" &&
+    subject.recovery !== null &&
+    Math.max(began ?? -Infinity, ended ?? -Infinity) < opened;
+  if (!isOpen) return isMissed ? due("began", changed) : null;
   if (!told) return due("began", lasting(began));
   if (subject.level > subject.told_level) return { subject, change: "level", since: changed };
   if (subject.severity !== "critical" || subject.acknowledged) return null;
@@ -192,7 +205,8 @@ async function tell(tx: Queries, group: Due[], { now, ran }: Look): Promise<0 | 
 }
 
 async function keepTold(tx: Queries, subject: Subject, change: Change, ran: number): Promise<void> {
-  const open = subject.closed_ran === null;
+  // What is told late is told as open: its end follows.
+  const open = subject.closed_ran === null || change === "began";
   const begins = change === "began" || (change === "steady" && open);
   const ends = change === "ended" || (change === "steady" && !open);
   const { host, job, type, subject: name, told_id: id } = subject;
@@ -248,7 +262,7 @@ function eventOf(group: Due[], ran: number): { type: EventType; severity: Severi
       text: only === null ? listed(names, `are flapping (${type})`) : text,
     };
   }
-  const isOpen = subject.closed_ran === null;
+  const isOpen = subject.closed_ran === null || change === "began";
   const since = duration(ran - Math.min(...group.map((due) => due.subject.opened_ran)));
   const after = change === "steady" ? `, for ${duration(STILL_MS)} now, after flapping` : "";
   if (!isOpen) {

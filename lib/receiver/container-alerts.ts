@@ -135,7 +135,8 @@ export async function alertOfRestarts(
   present: Described[],
 ): Promise<boolean> {
   if (restarted.length === 0 && host.restarts === null) return false;
-  const all = JSON.parse(host.restarts ?? "{}") as Restarts;
+  // Without a prototype: a container may be named "constructor".
+  const all = { __proto__: null, ...JSON.parse(host.restarts ?? "{}") } as Restarts;
   for (const role of restarted) (all[role] ??= []).push(ran);
   const windowMs = Math.max(WINDOW_MS, WINDOW_REPORTS * (host.told_interval ?? 0) * 1000);
   for (const [role, times] of Object.entries(all)) {

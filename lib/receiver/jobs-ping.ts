@@ -108,7 +108,12 @@ async function tell(
     return raise(tx, { job: job.id, type: "job.failed", text, at });
   }
   const down = job.down_at === null ? "" : `, after ${duration(at - job.down_at)}`;
-  const recovered = `${job.name} has succeeded again${down}${took === null ? "" : `; the run took ${took}`}`;
+  // What a pause kept quiet from its beginning to its end is not told after it.
+  const isQuiet =
+    job.paused_until !== null && !(await tx.one("SELECT 1 FROM told WHERE job = $1 AND open = 1", [job.id]));
+  const recovered = isQuiet
+    ? undefined
+    : `${job.name} has succeeded again${down}${took === null ? "" : `; the run took ${took}`}`;
   return (await close(tx, { job: job.id, types: ["job.down", "job.failed"], at, recovered })) > 0;
 }
 

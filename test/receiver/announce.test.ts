@@ -187,3 +187,26 @@ test("alerts can be asked for by host and state; a wrong question is 400", async
     expect([query, (await fetch(`${hub.url}/v1/alerts?${query}`)).status]).toEqual([query, status]);
   }
 });
+
+test("an end that is not told joins no group of ends that are", async () => {
+  await using hub = await Hub.start({ more: TELLS_SOON });
+  const all = (state: string, names: string[]) =>
+    lasting({ containers: names.map((name) => container(name, { state, labels: {} })) });
+  await send(hub, all("running", ["app", "db"]));
+  await send(hub, all("exited", ["app", "db"]));
+  await until("both are told", () => texts(hub).length === 1);
+  await send(hub, all("running", ["app"]));
+  await until("one is well", () => texts(hub).length === 2);
+  expect(texts(hub)[1]).toBe("web-1: container app is well again");
+});
+
+test("a container may have the name of what every object has", async () => {
+  await using hub = await Hub.start({ more: TELLS_SOON });
+  for (const started of [1, 2, 3, 4]) {
+    const started_at = `2026-01-31T12:0${started}:00Z`;
+    const named = ["constructor", "__proto__"].map((name) => container(name, { started_at, labels: {} }));
+    await send(hub, lasting({ containers: named }));
+  }
+  await until("it is told", () => texts(hub).length === 1);
+  expect(texts(hub)[0]).toContain("2 containers restart again and again: web-1: __proto__, web-1: constructor");
+});

@@ -99,6 +99,27 @@ test("a pause tells what is still wrong at its end, and nothing that was over by
   ]);
 });
 
+test("a failure is told even where the next run succeeds before the look, each time and then as flapping", async () => {
+  const { hub, ping } = await withJobs({ nas: "--every 24h" });
+  await using _ = hub;
+  const failed = "nas failed with exit status 3; picket-receiver job show nas";
+  const again = expect.stringMatching(/^nas has succeeded again, after \d+s$/);
+  await ping("nas", "/3");
+  await ping("nas");
+  await until("failure and end are told", () => texts(hub).length === 2);
+  expect(texts(hub)).toEqual([failed, again]);
+  await ping("nas", "/3");
+  await ping("nas");
+  await until("the second failure is told", () => texts(hub).length === 3);
+  await ping("nas", "/3");
+  await ping("nas");
+  await until("it is flapping", () => texts(hub).length === 4);
+  expect(texts(hub).slice(2)).toEqual([
+    failed,
+    expect.stringMatching(/^nas \(job.failed\) is flapping: changed 6 times/),
+  ]);
+});
+
 describe.skipIf(!library)("with a clock that is set", () => {
   test("a cron expression is kept in its zone, on the night on which summer time begins", async () => {
     using folder = new Folder();
