@@ -5,7 +5,7 @@
 // receiver's running time (presence.ts), which stands still while it is away.
 //
 //   what begins or ends                told, in one event with all of its kind that do so until the group is closed
-//   the same again within an hour      told once it has lasted for four report intervals
+//   the same again within an hour      told once it has lasted for ten report intervals
 //   the sixth change within an hour    told as flapping; then nothing until it has been still for half an hour
 //   a critical one that stays open     told again after remind_hours, unless it is acknowledged
 //   what ends before it was told       an alert, and no event; but a job's failure, which is told, and then its end
@@ -22,7 +22,7 @@ const MINUTE_MS = 60_000;
 const HOUR_MS = 60 * MINUTE_MS;
 const LONGEST_LOOK_MS = 15_000;
 const LONGEST_GROUP_MS = 2 * MINUTE_MS;
-const LASTING_INTERVALS = 4;
+const LASTING_INTERVALS = 10;
 const FLAPPING_CHANGES = 6;
 const STILL_MS = 30 * MINUTE_MS;
 /** The most names in a text. */
