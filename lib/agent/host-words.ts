@@ -57,7 +57,7 @@ const ROWS: Record<string, (host: Host) => string[][]> = {
     rowsOf(disks, (one) => [
       one.mount,
       given(one.used_percent, "", " %"),
-      `${one.used_gb} of ${one.total_gb} GB`,
+      one.total_gb < 0.1 ? "under 0.1 GB" : `${one.used_gb} of ${one.total_gb} GB`,
       given(one.inodes_used_percent, "", " % of inodes"),
       `${given(one.fstype)} ${given(one.device)}${one.read_only === true ? ", read-only" : ""}`,
     ]),
@@ -88,7 +88,7 @@ const ROWS: Record<string, (host: Host) => string[][]> = {
   units: ({ units }) =>
     rowsOf(units, (one) => [one.name, `${one.state} (${one.sub})`, given(one.detail), given(one.since, "since ")]),
   processes: ({ processes }) =>
-    rowsOf(processes, (one) => [one.name, String(one.pid), `${one.cpu_percent} %`, size(one.memory_mb * 2 ** 20)]),
+    rowsOf(processes, (one) => [one.name, `pid ${one.pid}`, `${one.cpu_percent} %`, size(one.memory_mb * 2 ** 20)]),
   pools: ({ pools }) => rowsOf(pools, (one) => [one.name, one.kind, one.state, given(one.detail)]),
   smart: ({ smart }) =>
     rowsOf(smart, (one) => [
