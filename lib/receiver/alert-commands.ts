@@ -21,12 +21,15 @@ function show(context: Context<{ all?: boolean; json?: boolean }>): Promise<void
       String(row.id),
       row.severity,
       time(row.opened_at),
-      row.closed_at === null ? (row.acknowledged_at === null ? "open" : "acknowledged") : time(row.closed_at),
+      row.closed_at === null ? (row.acknowledged_at === null ? "open" : acknowledgedText(row)) : time(row.closed_at),
       printable(cut(row.text, 200)),
     ]);
     context.print(table(["ID", "SEVERITY", "SINCE", "UNTIL", "WHAT"], shown));
   });
 }
+
+const acknowledgedText = ({ acknowledged_by: by }: { acknowledged_by: string | null }): string =>
+  by === null ? "acknowledged" : printable(`acknowledged by ${by}`);
 
 /** `alerts ack ID`. */
 async function ack(context: Context<{ by?: string }>): Promise<void> {

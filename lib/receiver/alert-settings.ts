@@ -65,6 +65,11 @@ export const Alerts = v.strictObject({
 export type Alerts = v.InferOutput<typeof Alerts>;
 export type AlertKey = keyof typeof ENTRIES;
 
+/** The keys that one mount, unit, pool, disk or sensor can have a setting of its own for. */
+const BY_SUBJECT = new Set(["disk_percent", "disk_full_hours", "units", "pools", "smart", "temperature_c"]);
+
+const EXAMPLE = "such as disk_percent./backup=98";
+
 /** A host's own settings: `disk_percent` or `disk_percent./backup`, and their values. */
 export type OwnSettings = Record<string, unknown>;
 
@@ -87,7 +92,7 @@ export function changeSettings(before: OwnSettings, changes: readonly string[]):
   for (const change of changes) {
     const at = change.lastIndexOf("=");
     const [name, text] = [change.slice(0, at), change.slice(at + 1)];
-    if (at < 1) throw new UsageError(`--alert "${change}" is not KEY=VALUE`, "such as disk_percent./backup=98");
+    if (at < 1) throw new UsageError(`--alert "${change}" is not KEY=VALUE`, EXAMPLE);
     const key = name.split(".", 1)[0]!;
     if (!Object.hasOwn(ENTRIES, key)) {
       const near = nearest(key, Object.keys(ENTRIES));
@@ -98,10 +103,17 @@ export function changeSettings(before: OwnSettings, changes: readonly string[]):
       delete own[name];
       continue;
     }
+    if (name === `${key}.`) throw new UsageError(`--alert "${change}": no name after "${name}"`, EXAMPLE);
+    if (name !== key && !BY_SUBJECT.has(key)) {
+      throw new UsageError(`--alert "${change}": "${key}" is for the whole host only`, `--alert ${key}=${text}`);
+    }
     const words = text.trim() === "" || Number.isNaN(Number(text)) ? text : Number(text);
     const value = key === "containers" && text !== "off" ? text.split(",").map((one) => one.trim()) : words;
     const checked = v.safeParse(ENTRIES[key as AlertKey], value);
-    if (!checked.success) throw new UsageError(`--alert "${change}": ${checked.issues[0].message}, found "${text}"`);
+    if (!checked.success) {
+      const hint = key === "containers" ? "such as containers=stopped,restarting" : undefined;
+      throw new UsageError(`--alert "${change}": ${checked.issues[0].message}, found "${text}"`, hint);
+    }
     own[name] = checked.output;
   }
   return own;

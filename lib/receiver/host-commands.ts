@@ -20,6 +20,7 @@ async function set(context: Context<SetArgs>): Promise<void> {
   if (interval === undefined && alert.length === 0 && !fine && !alarming) {
     throw new UsageError("nothing to set", "give --interval SECONDS, --alert KEY=VALUE or --offline-is-fine");
   }
+  if (fine && alarming) throw new UsageError("give --offline-is-fine or --offline-is-alert, not both");
   const seconds = interval === undefined || interval === "default" ? null : Number(interval);
   if (seconds !== null && !(Number.isInteger(seconds) && seconds >= 1 && seconds <= 86_400)) {
     throw new UsageError(`--interval "${interval}" is not a whole number of seconds from 1 to 86400`);
@@ -111,7 +112,8 @@ export const HOST_COMMANDS = {
     usage: `usage: picket-receiver host set HOST [--interval SECONDS] [--alert KEY=VALUE]… [--offline-is-fine | --offline-is-alert]
 
   --interval          1 to 86400 seconds; "default": as often as all others. picket-agent keeps to 60 to 3600
-  --alert             a key of the configuration's alerts, here alone. For one mount, unit, pool, disk or sensor: KEY.NAME=VALUE.
+  --alert             what is an alert on this host alone: a key of "alerts" in the configuration, except its last three (…_minutes,
+                      remind_hours). For one mount, unit, pool, disk or sensor: KEY.NAME=VALUE; a list: containers=stopped,restarting.
                       "off" switches it off, "default" takes the setting away. May be given several times
   --offline-is-fine   its silence is no alert, as of a laptop; --offline-is-alert takes that back
 

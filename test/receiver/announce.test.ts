@@ -143,6 +143,7 @@ test("a critical alert is told again after a day, unless it is acknowledged", as
   expect((await hub.run("alerts")).stdout).toMatch(new RegExp(`^${id} +critical +\\S+Z +open +web-1 is offline`, "m"));
   expect((await hub.run("alerts", "ack", "999")).code).toBe(2);
   expect((await hub.run("alerts", "ack", String(id), "--by", "bob")).stdout).toContain("acknowledged");
+  expect((await hub.run("alerts")).stdout).toContain("  acknowledged by bob  ");
   await later(hub, day);
   await send(hub, report(), "web-2");
   await until("another host is told", () => texts(hub).length === 3);

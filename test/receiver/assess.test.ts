@@ -285,11 +285,15 @@ test("a host's own settings count, are shown, and can be taken back", async () =
     ["disk_percent", "is not KEY=VALUE"],
     ["disk_percent./=101", "expected a number of percent over 0, up to 100, or off"],
     ["containers=odd", "expected a list of unhealthy, restarting, stopped, or off"],
+    ["containers=[stopped]", "such as containers=stopped,restarting"],
     ["units=on", 'expected "failed", or off'],
+    ["disk_percent.=98", 'no name after "disk_percent."'],
+    ["cpu_percent.eth0=98", '"cpu_percent" is for the whole host only'],
   ] as const) {
     const { code, stderr } = await alert(given);
     expect([given, code, stderr]).toEqual([given, 2, expect.stringContaining(said)]);
   }
+  expect((await set("--offline-is-fine", "--offline-is-alert")).stderr).toContain("not both");
 });
 
 test("a host whose silence is fine goes offline and comes back without a line", async () => {
