@@ -81,6 +81,9 @@ export function duration(ms: number): string {
   return minutes > 0 ? `${minutes}m ${two(seconds)}s` : `${seconds}s`;
 }
 
+/** The same without a second unit that is zero: `1d`, `2h`, `1m`; for a span that was set. */
+export const span = (ms: number): string => duration(ms).replace(/ 00?[hms]$/, "");
+
 /** Rows of cells as lines of text, each column as wide as its longest cell. */
 export function columns(rows: string[][]): string {
   const widths: number[] = [];

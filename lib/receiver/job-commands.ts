@@ -1,7 +1,7 @@
 // The commands of jobs.
 
 import { type Command, UsageError } from "../service.ts";
-import { duration, printable, printableLines } from "../text.ts";
+import { columns, duration, printable, printableLines, span } from "../text.ts";
 import type { Whose } from "./alerts.ts";
 import type { Config } from "./config.ts";
 import type { Queries } from "./database.ts";
@@ -81,7 +81,7 @@ function stateText(job: Job): string {
 
 const tookText = ({ last_duration_ms: ms }: Job): string => (ms === null ? "-" : duration(ms));
 
-const expectedText = (job: Job): string => `${scheduleText(job)}, grace ${duration(job.grace_ms)}`;
+const expectedText = (job: Job): string => `${scheduleText(job)}, grace ${span(job.grace_ms)}`;
 
 async function show(context: Context<{ json?: boolean }>): Promise<void> {
   await withStore(context, async (store, config) => {
@@ -104,21 +104,24 @@ async function show(context: Context<{ json?: boolean }>): Promise<void> {
       ],
       ...(job.started_at === null ? [] : [["started", time(job.started_at)]]),
     ];
-    context.print([table([job.name, ""], rows), "", ...pings.toReversed().map(pingText)].join("\n"));
+    context.print([table([job.name, ""], rows), "", ...pingLines(pings.toReversed())].join("\n"));
   });
 }
 
-/** A ping, and below it its body, set off so that no line of it passes for another ping. */
-function pingText({ at, kind, exit_status, duration_ms, ip, agent, rid, body }: TakenPing): string {
-  const parts = [
-    time(at),
-    exit_status === null ? kind : `${kind} (exit status ${exit_status})`,
-    ...(duration_ms === null ? [] : [`took ${duration(duration_ms)}`]),
-    `from ${[ip, agent].filter(Boolean).join(" ")}`,
-    ...(rid === null ? [] : [`run ${rid}`]),
-  ];
-  const lines = body === null ? [] : printableLines(body.replace(/\r?\n$/, "")).split("\n");
-  return [printable(parts.join("  ")), ...lines.map((line) => `  | ${line}`)].join("\n");
+/** A line for each ping, and below it its body, set off so that no line of it passes for another ping. */
+function pingLines(pings: TakenPing[]): string[] {
+  const lines = columns(pings.map(pingCells)).split("\n");
+  return pings.flatMap(({ body }, n) => {
+    const said = body === null ? [] : printableLines(body.replace(/\r?\n$/, "")).split("\n");
+    return [lines[n]!, ...said.map((line) => `  | ${line}`)];
+  });
+}
+
+function pingCells({ at, kind, exit_status, duration_ms, ip, agent, rid }: TakenPing): string[] {
+  const status = exit_status === null ? "" : ` (exit status ${exit_status})`;
+  const took = duration_ms === null ? "" : `, took ${duration(duration_ms)}`;
+  const from = `from ${[ip, agent].filter(Boolean).join(" ")}`;
+  return [time(at), `${kind}${status}${took}`, from, ...(rid === null ? [] : [`run ${rid}`])].map(printable);
 }
 
 async function set(context: Context<Flags & { name?: string }>): Promise<void> {
@@ -139,7 +142,7 @@ const find = async (tx: Queries, name: string): Promise<Whose> => ({ job: (await
 const EXPECTED_HELP = `  --every     how long after its last success the next is expected: 5m, 24h, 7d
   --schedule  or when, as a cron expression: minute, hour, day, month, weekday
   --tz        the time zone of --schedule; default: this machine's
-  --grace     how late it may be, and how long a run may take (default 1h)`;
+  --grace     how late it may be, and how long a run may take (1h for a new job)`;
 const URL_HELP = "  --url       how this receiver is reached; remembered";
 
 /** The commands, as data. */

@@ -4,7 +4,7 @@
 // twice counts once, and intervals (`*/30`) go on. It is loaded when the first job has an expression.
 
 import { UsageError } from "../command-line.ts";
-import { duration, readDuration } from "../text.ts";
+import { readDuration, span } from "../text.ts";
 
 /** `every_ms`, or `cron` and `tz`; the others are null. */
 export interface Schedule {
@@ -29,7 +29,8 @@ const EARLY_MS = 60_000;
 /** The schedule that the flags give; null where they give none. @throws UsageError. */
 export async function readSchedule({ every, schedule, tz }: ScheduleFlags): Promise<Schedule | null> {
   if (every !== undefined && schedule !== undefined) throw new UsageError("give --every or --schedule, not both");
-  if (tz !== undefined && schedule === undefined) throw new UsageError("--tz is for --schedule");
+  if (tz !== undefined && schedule === undefined)
+    throw new UsageError("--tz is for --schedule", "give --schedule, too");
   if (every !== undefined) return { every_ms: readSpan("every", every), cron: null, tz: null };
   if (schedule === undefined) return null;
   const zone = tz ?? Intl.DateTimeFormat().resolvedOptions().timeZone;
@@ -70,7 +71,7 @@ export async function expectedAfter({ every_ms, cron, tz }: Schedule, at: number
   return next?.getTime() ?? null;
 }
 
-/** `every 1d 00h`, `at "0 3 * * *" (Europe/Berlin)`. */
+/** `every 1d`, `at "0 3 * * *" (Europe/Berlin)`. */
 export function scheduleText({ every_ms, cron, tz }: Schedule): string {
-  return every_ms === null ? `at "${cron}" (${tz})` : `every ${duration(every_ms)}`;
+  return every_ms === null ? `at "${cron}" (${tz})` : `every ${span(every_ms)}`;
 }

@@ -1,6 +1,6 @@
 // Decides that a job is late or down: the dead-man's switch of jobs.
 
-import { duration } from "../text.ts";
+import { duration, span } from "../text.ts";
 import { raise } from "./alerts.ts";
 import type { Queries } from "./database.ts";
 import { type Job, showCommand } from "./jobs.ts";
@@ -75,6 +75,6 @@ async function fallBehind(tx: Queries, job: Job, { now, ran }: Look): Promise<vo
     ? `it started ${duration(now - job.started_at!)} ago and has not ended`
     : `no ping for ${duration(now - job.last_ping_at!)}`;
   const expected = endless ? "" : `${scheduleText(job)}, `;
-  const text = `${job.name} is down: ${why} (${expected}grace ${duration(job.grace_ms)}); ${showCommand(job)}`;
+  const text = `${job.name} is down: ${why} (${expected}grace ${span(job.grace_ms)}); ${showCommand(job)}`;
   await raise(tx, { job: job.id, type: "job.down", text, at: now });
 }
