@@ -29,6 +29,7 @@ import {
   createFigures,
   health,
   hostCount,
+  keepProblem,
   statusLine,
   troublesOf,
 } from "./lib/receiver/figures.ts";
@@ -130,7 +131,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   }).catch(tellDamage);
   await gate.refresh();
   const server = listenToAgents(receiver, service);
-  startLoops(receiver, service, (alive) => outbox.pass(events, alive));
+  startLoops(receiver, service, (alive) => keepProblem(figures.inbox, () => outbox.pass(events, alive)));
   log.info("ready", { listen: String(server.address), data: config.data_dir, hosts: hostCount(receiver) });
   return {
     status: () => statusLine(receiver),
@@ -268,8 +269,11 @@ function startLoops(receiver: Receiver, service: Service, tellEvents: LoopOption
       while ((await rollupPass(store, { now: Date.now(), alive })) && !service.stopping.aborted);
     },
   });
-  const works = async (): Promise<boolean> => (await health(receiver, writtenFolders(receiver))).ok;
-  const heart = { works, last: receiver.figures.heartbeat, signal: service.stopping };
+  const { heartbeat, inbox } = receiver.figures;
+  // One that can't tell what happens is of no use, although it takes all that comes (/health).
+  const works = async (): Promise<boolean> =>
+    inbox.problem === null && (await health(receiver, writtenFolders(receiver))).ok;
+  const heart = { works, last: heartbeat, signal: service.stopping };
   service.loop({
     name: "heartbeat",
     every: () => 60,

@@ -2,6 +2,7 @@
 
 import { cannotWrite } from "../files.ts";
 import type { Health } from "../http.ts";
+import { errorChain } from "../log.ts";
 import type { Registry } from "../metrics.ts";
 import type { EpisodeIndex } from "./episode-index.ts";
 import { addHostSeries } from "./host-series.ts";
@@ -46,10 +47,23 @@ export function createFigures(metrics: Registry, gate: VersionGate, store: Store
     totals,
     /** Why the last heartbeat didn't arrive. */
     heartbeat: { problem: null as string | null },
+    /** Why the inbox can't be told what waits. */
+    inbox: { problem: null as string | null },
     countJobs: jobFigures(metrics, store),
   };
 }
 export type Figures = ReturnType<typeof createFigures>;
+
+/** Does something and keeps why it failed. */
+export async function keepProblem(last: { problem: string | null }, work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
+    last.problem = null;
+  } catch (error) {
+    last.problem = errorChain(error);
+    throw error;
+  }
+}
 
 /** What the figures count. */
 export interface Counted {
@@ -83,9 +97,11 @@ function problemOf({ store }: Pick<Counted, "store">, folders: string[]): string
 
 /** What is wrong now, for `systemctl status`. */
 export function troublesOf(counted: Counted, folders: string[]): (string | null)[] {
-  const { refused } = counted.figures.totals;
+  const { totals, inbox } = counted.figures;
+  const { refused } = totals;
   return [
     problemOf(counted, folders),
+    inbox.problem === null ? null : `events wait: ${inbox.problem}`,
     counted.gate.source === "none" ? GATE_CLOSED : null,
     refused > 0 ? `reports of ${refused} ${refused === 1 ? "host" : "hosts"} refused` : null,
   ];
@@ -108,6 +124,7 @@ export async function health(counted: Counted, folders: string[]): Promise<Healt
       version_gate: gate.source,
       ...(gate.source === "none" ? { version_gate_problem: GATE_CLOSED } : {}),
       ...(figures.heartbeat.problem === null ? {} : { heartbeat_problem: figures.heartbeat.problem }),
+      ...(figures.inbox.problem === null ? {} : { inbox_problem: figures.inbox.problem }),
       ...(problem === null ? {} : { problem }),
     },
   };

@@ -2,7 +2,7 @@
 // The URL is a credential: neither it nor its path is in an error.
 
 import { openClient } from "../client.ts";
-import { errorChain } from "../log.ts";
+import { keepProblem } from "./figures.ts";
 import { Secret } from "../secret.ts";
 
 const TIMEOUT_MS = 10_000;
@@ -19,13 +19,7 @@ interface Heart {
 /** One beat. @throws TransportError, HttpError. */
 export async function beat({ urls, works, last, signal }: Heart): Promise<void> {
   if (urls.length > 0 && !(await works())) return;
-  try {
-    await fetchAll(urls, signal);
-    last.problem = null;
-  } catch (error) {
-    last.problem = errorChain(error);
-    throw error;
-  }
+  await keepProblem(last, () => fetchAll(urls, signal));
 }
 
 async function fetchAll(urls: readonly Secret[], signal: AbortSignal): Promise<void> {

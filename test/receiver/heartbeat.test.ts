@@ -1,10 +1,11 @@
 // The receiver's own heartbeat, towards a job of another receiver and towards a peer that fails.
 
 import { expect, test } from "bun:test";
+import { rmSync, writeFileSync } from "node:fs";
 import { beat } from "../../lib/receiver/heartbeat.ts";
 import { Secret } from "../../lib/secret.ts";
-import { until } from "../kit.ts";
-import { Hub } from "./kit.ts";
+import { inboxLines, until } from "../kit.ts";
+import { Hub, TELLS_SOON, container, report } from "./kit.ts";
 
 test("a receiver that works pings the job that another one has for it", async () => {
   await using other = new Hub();
@@ -49,6 +50,20 @@ test("one that doesn't work is silent", async () => {
   expect(await far.catch((error: Error) => error.message)).toMatch(
     /^heartbeat: no answer from \[redacted\]: .*private/,
   );
+});
+
+test("an inbox that can't be written is shown in /health until what waits is told", async () => {
+  await using hub = await Hub.start({ more: TELLS_SOON });
+  writeFileSync(hub.inbox, "");
+  const app = (more: object) => report({ interval_seconds: 3600, containers: [container("app", { ...more })] });
+  await hub.report(app({}));
+  await hub.report(app({ health_status: "unhealthy" }));
+  const problem = async () => (await hub.get("/health"))["inbox_problem"];
+  await until("it is shown", async () => (await problem()) !== undefined);
+  expect(await problem()).toStartWith("tell the inbox: ");
+  rmSync(hub.inbox);
+  await until("it is told", async () => (await problem()) === undefined);
+  expect(inboxLines(hub.inbox, "ops").map(({ payload }) => payload)).toEqual(["web-1: container app is unhealthy"]);
 });
 
 test.each(["hub.example", "ftp://hub.example/x"])("the URL %s is refused, and not repeated", async (url) => {
