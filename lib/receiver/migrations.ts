@@ -175,10 +175,11 @@ export const MIGRATIONS: readonly (readonly string[])[] = [
       closed_ran INTEGER,
       changed_ran INTEGER
     )`,
-    // Their running times are those of long ago.
+    // When they began in running time follows from the alive mark (presence.ts); that they did is no change of the last hour.
     `INSERT INTO alerts_anew (id, host, type, subject, severity, text, opened_at, closed_at, opened_ran, closed_ran, changed_ran)
       SELECT id, host, substr(what || ' ', 1, instr(what || ' ', ' ') - 1), substr(what, instr(what || ' ', ' ') + 1),
-        severity, text, opened_at, closed_at, -86400000, IIF(closed_at IS NULL, NULL, -86400000), -86400000 FROM alerts`,
+        severity, text, opened_at, closed_at, opened_at + IFNULL((SELECT value ->> '$.ran' - value ->> '$.line' FROM meta
+        WHERE key = 'alive'), -unixepoch() * 1000), IIF(closed_at IS NULL, NULL, -86400000), -86400000 FROM alerts`,
     // What was told of each subject: see announce.ts.
     `CREATE TABLE told (
       id INTEGER PRIMARY KEY,
@@ -195,7 +196,8 @@ export const MIGRATIONS: readonly (readonly string[])[] = [
       steady INTEGER
     )`,
     `INSERT INTO told (host, type, subject, open, level, began, reminded)
-      SELECT a.host, a.type, a.subject, 1, 0, -86400000, 0 FROM alerts b JOIN alerts_anew a ON a.id = b.id
+      SELECT a.host, a.type, a.subject, 1, 0, -86400000, IFNULL((SELECT value ->> '$.ran' FROM meta WHERE key = 'alive'), 0)
+      FROM alerts b JOIN alerts_anew a ON a.id = b.id
       WHERE b.closed_at IS NULL AND b.muted = 0 AND a.type <> 'host.stale'`,
     `DROP TABLE alerts`,
     `ALTER TABLE alerts_anew RENAME TO alerts`,

@@ -2,6 +2,8 @@
 // Time that has to pass is put into the store while the daemon is down: the running time, or how long ago an alert changed.
 
 import { expect, test } from "bun:test";
+import { mkdirSync } from "node:fs";
+import { MIGRATIONS } from "../../lib/receiver/migrations.ts";
 import { inboxLines, until } from "../kit.ts";
 import { Hub, TELLS_SOON, addHosts, container, report, runOn, statuses } from "./kit.ts";
 
@@ -9,6 +11,8 @@ type Row = Record<string, unknown>;
 
 const texts = (hub: Hub): string[] => inboxLines(hub.inbox, "ops").map(({ payload }) => String(payload));
 const MINUTE_MS = 60_000;
+const HOUR_MS = 60 * MINUTE_MS;
+const DAY_MS = 24 * HOUR_MS;
 
 /** Reports of a host that keeps to a long interval: it is not silent soon. */
 const lasting = (more: Row = {}): Row => report({ interval_seconds: 3600, ...more });
@@ -230,4 +234,34 @@ test("a container may have the name of what every object has", async () => {
   }
   await until("it is told", () => texts(hub).length === 1);
   expect(texts(hub)[0]).toContain("2 containers restart again and again: web-1: __proto__, web-1: constructor");
+});
+
+test("a store of before: what was told is told no more, and how long it has been is right", async () => {
+  await using hub = new Hub({ more: TELLS_SOON });
+  mkdirSync(hub.data);
+  const now = Date.now();
+  hub.change((db) => {
+    db.run("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)");
+    for (const step of MIGRATIONS.slice(0, 3).flat()) db.run(step);
+    const alive = JSON.stringify({ ran: 5 * DAY_MS, line: now, doubted: null });
+    db.run("INSERT INTO meta VALUES ('schema_version', '3'), ('alive', ?)", [alive]);
+    db.run(
+      `INSERT INTO hosts (id, name, status, created_at, last_seen_at, heard_ms, told_interval) VALUES
+       (1, 'nas', 'offline', 0, 0, 0, 60), (2, 'pi', 'online', 0, ?1, ?2, 3600)`,
+      [now, 5 * DAY_MS],
+    );
+    db.run(
+      `INSERT INTO alerts (host, what, severity, text, opened_at, muted) VALUES
+       (1, 'host.offline', 'critical', 'nas is offline', ?1, 0), (2, 'container.unhealthy app', 'warning', 'app is ill', ?1, 1)`,
+      [now - HOUR_MS],
+    );
+    db.run(
+      "INSERT INTO events (at, type, severity, host, text, told_at) VALUES (1, 'x', 'info', 2, 'waits', NULL), (1, 'x', 'info', 2, 'told', 0)",
+    );
+  });
+  await hub.up();
+  await until("what waits is told", () => texts(hub).length === 2);
+  await later(hub, DAY_MS);
+  await until("it is told again", () => texts(hub).length === 3);
+  expect(texts(hub)).toEqual(["waits", "app is ill", expect.stringMatching(/^still, for 1d 01h: nas is offline/)]);
 });
