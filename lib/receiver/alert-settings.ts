@@ -18,8 +18,10 @@ const limit = ({ min = 0, max = Number.MAX_VALUE, unit }: { min?: number; max?: 
 const percent = () => limit({ max: 100, unit: "percent" });
 const word = <T extends string>(only: T) => orOff(`"${only}"`, (given): given is T => given === only);
 
-const CONTAINERS = ["unhealthy", "restarting", "stopped"] as const;
+export const CONTAINERS = ["unhealthy", "restarting", "stopped"] as const;
 type ContainerTrouble = (typeof CONTAINERS)[number];
+/** The keys that one subject may have its own setting of. */
+const OF_SUBJECTS = new Set(["disk_percent", "disk_full_hours", "units", "pools", "smart", "temperature_c"]);
 
 /** Each key with its default; `off` switches it off. */
 const ENTRIES = {
@@ -98,6 +100,9 @@ export function changeSettings(before: OwnSettings, changes: readonly string[]):
       const near = nearest(key, Object.keys(ENTRIES));
       const hint = near === undefined ? `known are: ${Object.keys(ENTRIES).join(", ")}` : `did you mean "${near}"?`;
       throw new UsageError(`--alert "${change}": unknown key "${key}"`, hint);
+    }
+    if (name !== key && !OF_SUBJECTS.has(key)) {
+      throw new UsageError(`--alert "${change}": ${key} is set for the host as a whole`, `such as ${key}=${text}`);
     }
     if (text === "default") {
       delete own[name];

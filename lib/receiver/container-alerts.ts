@@ -3,7 +3,7 @@
 
 import type { Container } from "../report.ts";
 import { duration } from "../text.ts";
-import type { Alerts } from "./alert-settings.ts";
+import { type Alerts, CONTAINERS } from "./alert-settings.ts";
 import { type AlertType, close, raise } from "./alerts.ts";
 import type { Queries } from "./database.ts";
 import type { Host } from "./hosts.ts";
@@ -112,6 +112,18 @@ export async function alertOfGone({ tx, host, at }: About, gone: Described, pres
   if (present.some(({ name }) => name === gone.name)) return false;
   const types = ["container.unhealthy", "container.stopped"] as const;
   return (await close(tx, { host: host.id, at, subject: gone.name, types })) > 0;
+}
+
+/** Closes the alerts of a host's containers that are no longer asked for; true where there was one. */
+export async function dropUnwatched({ tx, host, at, watched }: About): Promise<boolean> {
+  let closed = 0;
+  for (const trouble of CONTAINERS.filter((one) => !watched.includes(one))) {
+    closed += await tx.run(
+      "UPDATE alerts SET closed_at = $1, changed_ran = NULL WHERE host = $2 AND type = $3 AND closed_at IS NULL",
+      [at, host.id, `container.${trouble}`],
+    );
+  }
+  return closed > 0;
 }
 
 /** Whether a container has restarted since the last report, or its predecessor in its role was replaced. */

@@ -98,12 +98,13 @@ export async function addHost(tx: Queries, name: string, now: number): Promise<s
     throw new UsageError(`host "${name}" exists already`, `for a new token: picket-receiver token rotate ${name}`);
   }
   if (found) {
-    // Forget its uploads from before: a pause while it was archived is no reason for an alert.
+    // Forget how it was before: what is wrong now begins now, and a pause while it was archived is no reason for an alert.
     await tx.run(
-      `UPDATE hosts SET status = 'pending', archived_at = NULL, last_upload_at = NULL, uploads_refused_since = NULL
-       WHERE id = $1`,
+      `UPDATE hosts SET status = 'pending', archived_at = NULL, last_upload_at = NULL, uploads_refused_since = NULL,
+       refused = NULL, machines = NULL, restarts = NULL WHERE id = $1`,
       [found.id],
     );
+    await tx.run("UPDATE containers SET gone_at = $1 WHERE host = $2 AND gone_at IS NULL", [now, found.id]);
   } else {
     await tx.run("INSERT INTO hosts (name, status, created_at) VALUES ($1, 'pending', $2)", [name, now]);
   }

@@ -14,6 +14,7 @@ import {
   alertOfContainer,
   alertOfGone,
   alertOfRestarts,
+  dropUnwatched,
   hasRestarted,
   roleOf,
 } from "./container-alerts.ts";
@@ -235,6 +236,7 @@ async function updateContainers(update: Update, reported: Container[] | null): P
   const gone = [...known.values()].filter(({ key }) => !seen.has(key));
   await loseContainers(update, gone, present);
   if (await alertOfRestarts(update, restarted, present)) update.changed = true;
+  if (await dropUnwatched(update)) update.changed = true;
   return rows;
 }
 

@@ -36,10 +36,12 @@ export async function takeHealth({ store, config, news }: Taking, sender: Sender
 async function judgeHealth(tx: Queries, { host, name }: Sender, result: unknown, alerts: Alerts): Promise<boolean> {
   const own = await tx.one<Pick<Host, "alert_settings">>("SELECT alert_settings FROM hosts WHERE id = $1", [host]);
   const about = { host, at: Date.now() };
-  const red = settingOf(alerts, own?.alert_settings ?? null)("doctor") === "off" ? [] : redChecks(result);
+  const isOff = settingOf(alerts, own?.alert_settings ?? null)("doctor") === "off";
+  const red = isOff ? [] : redChecks(result);
   const types = ["doctor.red"] as const;
   if (red.length === 0) {
-    return (await close(tx, { ...about, types, recovered: `${name}: the doctor finds no more errors` })) > 0;
+    const recovered = isOff ? undefined : `${name}: the doctor finds no more errors`;
+    return (await close(tx, { ...about, types, recovered })) > 0;
   }
   const what = red.map((check) => cut(check, 200)).join("; ");
   const text = `${name}: the doctor finds ${red.length === 1 ? "an error" : `${red.length} errors`}: ${cut(what, 500)}; picket-agent doctor`;

@@ -213,3 +213,42 @@ test("after a backup is copied back every event is told, and a reader that is ah
   stop.abort();
   await listening;
 });
+
+test("what a setting switches off is over, and not told; a key without subjects takes none", async () => {
+  await using hub = await Hub.start({ more: TELLS_SOON });
+  const send = (health_status: string) =>
+    hub.report(report({ interval_seconds: 3600, containers: [container("app", { health_status })] }));
+  const doctor = () =>
+    fetch(`${hub.url}/v1/host-health/web-1`, {
+      method: "PUT",
+      headers: { ...hub.bearer(), "content-type": "application/json" },
+      body: JSON.stringify({ checks: [{ name: "space", state: "red", detail: "2 % free" }] }),
+    });
+  await send("healthy");
+  await send("unhealthy");
+  await doctor();
+  await until("both are told", () => inboxLines(hub.inbox, "ops").length === 2);
+  const set = (...settings: string[]) =>
+    hub.run("host", "set", "web-1", ...settings.flatMap((one) => ["--alert", one]));
+  expect((await set("containers.app=off")).stderr).toContain("containers is set for the host as a whole");
+  expect((await set("containers=off", "doctor=off")).code).toBe(0);
+  await send("unhealthy");
+  await doctor();
+  expect((await hub.get<{ alerts: Row[] }>("/v1/alerts?state=open")).alerts).toEqual([]);
+  await until("the end is noted", () => hub.rows("SELECT 1 FROM told WHERE ended IS NOT NULL").length === 2);
+  expect(inboxLines(hub.inbox, "ops").length).toBe(2);
+});
+
+test("a host that is brought back begins anew: what is wrong is told, and no refusal of before counts", async () => {
+  await using hub = await Hub.start({ more: TELLS_SOON });
+  const send = () =>
+    hub.report(report({ interval_seconds: 3600, containers: [container("app", { health_status: "unhealthy" })] }));
+  await send();
+  await until("it is told", () => inboxLines(hub.inbox, "ops").length === 1);
+  expect((await hub.report({ host: 1 })).status).toBe(422);
+  await hub.run("host", "archive", "web-1");
+  await hub.addHost("web-1");
+  expect(hub.rows("SELECT refused, machines FROM hosts")).toEqual([{ refused: null, machines: null }]);
+  await send();
+  await until("it is told again", () => inboxLines(hub.inbox, "ops").length === 2);
+});
