@@ -8,7 +8,7 @@ import type { Alerts } from "./alert-settings.ts";
 import { settingOf } from "./alert-settings.ts";
 import { type AlertType, close, raise } from "./alerts.ts";
 import type { Queries } from "./database.ts";
-import { type Sample, paceOf, windowOf, withSample } from "./forecast.ts";
+import { type Sample, isDue, paceOf, windowOf, withSample } from "./forecast.ts";
 import type { Host } from "./hosts.ts";
 import { type Finding, goneText, judge } from "./judge.ts";
 
@@ -40,13 +40,13 @@ interface Assessment {
 /** Opens and closes the alerts of a report that says how things are now. True where one did. */
 export async function assess(tx: Queries, { host, report, at, ran, interval, alerts }: Assessment): Promise<boolean> {
   const judged = JSON.parse(host.judged ?? "{}") as Record<string, Wrong>;
-  const history = await keepSamples(tx, host, report, interval);
+  const paces = await keepSamples(tx, host, report, interval);
   const found = judge({
     name: host.name,
     report,
     cpuCount: report.host.facts?.cpu_count ?? (JSON.parse(host.facts) as { cpu_count?: number }).cpu_count ?? null,
     settings: settingOf(alerts, host.alert_settings),
-    paceOf: (mount) => history[mount]?.pace ?? null,
+    paceOf: (mount) => paces[mount]?.[1] ?? null,
   });
   const whole = { tx, host: host.id, at, ran, alerts };
   let changed = false;
@@ -112,26 +112,36 @@ async function carryOut(
   return (await close(tx, { host, types: [type], subject, at, recovered })) > 0;
 }
 
-/** `hosts.disk_history`: by mount. */
-type DiskHistory = Record<string, { pace: number | null; samples: Sample[] }>;
+/** `hosts.disk_paces`: by mount, the time of the last sample, and the pace since. The samples have a table, which most reports don't touch. */
+type Paces = Record<string, [at: number, pace: number | null]>;
 
-/** Keeps a sample of each mount from time to time; gives them all. */
-async function keepSamples(tx: Queries, host: Host, report: Report, interval: number): Promise<DiskHistory> {
-  const history = JSON.parse(host.disk_history ?? "{}") as DiskHistory;
+/** Keeps a sample of each mount from time to time; gives the paces. */
+async function keepSamples(tx: Queries, host: Host, report: Report, interval: number): Promise<Paces> {
+  const paces = JSON.parse(host.disk_paces ?? "{}") as Paces;
   const windowMs = windowOf(interval);
+  const at = report.recorded_at;
   let changed = false;
   for (const { mount, used_gb: used } of (report.host.disks ?? []).slice(0, MOST_MOUNTS)) {
-    const samples =
-      used === null ? null : withSample(history[mount]?.samples ?? [], [report.recorded_at, used], windowMs);
-    if (samples === null) continue;
-    history[mount] = { pace: paceOf(samples), samples };
+    if (used === null || !isDue(paces[mount]?.[0], at, windowMs)) continue;
+    const kept = await tx.one<{ samples: string }>("SELECT samples FROM disk_history WHERE host = $1 AND mount = $2", [
+      host.id,
+      mount,
+    ]);
+    const samples = withSample(JSON.parse(kept?.samples ?? "[]") as Sample[], [at, used], windowMs);
+    await tx.run(
+      `INSERT INTO disk_history (host, mount, samples) VALUES ($1, $2, $3)
+       ON CONFLICT (host, mount) DO UPDATE SET samples = excluded.samples`,
+      [host.id, mount, JSON.stringify(samples)],
+    );
+    paces[mount] = [at, paceOf(samples)];
     changed = true;
   }
-  if (changed) {
-    for (const [mount, { samples }] of Object.entries(history)) {
-      if (samples.at(-1)![0] < report.recorded_at - windowMs) delete history[mount];
-    }
-    await tx.run("UPDATE hosts SET disk_history = $1 WHERE id = $2", [JSON.stringify(history), host.id]);
+  if (!changed) return paces;
+  for (const [mount, [last]] of Object.entries(paces)) {
+    if (last >= at - windowMs) continue;
+    delete paces[mount];
+    await tx.run("DELETE FROM disk_history WHERE host = $1 AND mount = $2", [host.id, mount]);
   }
-  return history;
+  await tx.run("UPDATE hosts SET disk_paces = $1 WHERE id = $2", [JSON.stringify(paces), host.id]);
+  return paces;
 }

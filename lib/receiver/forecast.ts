@@ -23,14 +23,15 @@ export function windowOf(intervalSeconds: number): number {
   return Math.min(WINDOW_INTERVALS * intervalSeconds * 1000, LONGEST_WINDOW_MS);
 }
 
-/** The samples with a new one; null where it comes too soon after the last, or before it. */
-export function withSample(samples: readonly Sample[], sample: Sample, windowMs: number): Sample[] | null {
-  const last = samples.at(-1);
-  const apart = last === undefined ? windowMs : sample[0] - last[0];
-  // A clock that was set back.
-  if (apart < -windowMs) return [sample];
-  if (apart < windowMs / SAMPLES) return null;
-  return [...samples.filter(([at]) => at >= sample[0] - windowMs), sample].slice(-SAMPLES - 1);
+/** Whether a sample is due. One that lies far before the last one is: the host's clock was set back. */
+export function isDue(last: number | undefined, at: number, windowMs: number): boolean {
+  return last === undefined || at - last >= windowMs / SAMPLES || at - last < -windowMs;
+}
+
+/** The samples with one that is due. */
+export function withSample(samples: readonly Sample[], sample: Sample, windowMs: number): Sample[] {
+  const recent = samples.filter(([at]) => at >= sample[0] - windowMs && at < sample[0]);
+  return [...recent, sample].slice(-SAMPLES - 1);
 }
 
 /** The pace in GiB a millisecond; null where it does not grow steadily, or there are too few samples to tell. */

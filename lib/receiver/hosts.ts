@@ -48,7 +48,7 @@ export interface Host {
   offline_is_fine: 0 | 1;
   /** JSON: see assess.ts. */
   judged: string | null;
-  disk_history: string | null;
+  disk_paces: string | null;
 }
 
 /** A row of `tokens`. */
@@ -135,12 +135,13 @@ export async function archiveHost(tx: Queries, name: string, now: number): Promi
   await tx.run("UPDATE alerts SET closed_at = $1 WHERE host = $2 AND closed_at IS NULL", [now, host.id]);
   // Nothing of it is told any more.
   await tx.run("DELETE FROM told WHERE host = $1", [host.id]);
-  await tx.run("UPDATE hosts SET judged = NULL, disk_history = NULL WHERE id = $1", [host.id]);
+  await tx.run("UPDATE hosts SET judged = NULL, disk_paces = NULL WHERE id = $1", [host.id]);
+  await tx.run("DELETE FROM disk_history WHERE host = $1", [host.id]);
 }
 
 /** What a host has in the store, by tables with its number. */
 const TABLES =
-  "tokens containers guests alerts told events host_aliases host_samples workload_samples host_rollups workload_rollups rollups_due";
+  "tokens containers guests alerts told events disk_history host_aliases host_samples workload_samples host_rollups workload_rollups rollups_due";
 
 /** Deletes a host with all that the store has of it. Its episodes stay. */
 export async function deleteHost(tx: Queries, name: string): Promise<void> {

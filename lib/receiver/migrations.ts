@@ -230,7 +230,13 @@ export const MIGRATIONS: readonly (readonly string[])[] = [
     `ALTER TABLE hosts ADD COLUMN alert_settings TEXT`,
     `ALTER TABLE hosts ADD COLUMN offline_is_fine INTEGER NOT NULL DEFAULT 0`,
     `ALTER TABLE hosts ADD COLUMN judged TEXT`,
-    `ALTER TABLE hosts ADD COLUMN disk_history TEXT`,
+    `ALTER TABLE hosts ADD COLUMN disk_paces TEXT`,
+    `CREATE TABLE disk_history (
+      host INTEGER NOT NULL REFERENCES hosts (id),
+      mount TEXT NOT NULL,
+      samples TEXT NOT NULL,
+      PRIMARY KEY (host, mount)
+    ) WITHOUT ROWID`,
   ],
   [
     // Jobs: see jobs.ts. `uuid` is the credential of their pings.

@@ -85,14 +85,9 @@ export async function storeReport(tx: Queries, received: Received): Promise<Stor
   if (await reportsTaken(tx, host, { at, ran })) update.changed = true;
   const machine = { boot: report.host.facts?.boot_at ?? null, ip: sender.ip };
   if (await machineSeen(tx, host, { machine, at, ran })) update.changed = true;
-  await tx.run("UPDATE hosts SET last_seen_at = $1, heard_ms = $2, told_interval = $3 WHERE id = $4", [
-    at,
-    ran,
-    expected,
-    host.id,
-  ]);
+  const seenNow = { last_seen_at: at, heard_ms: ran, told_interval: expected };
+  await setColumns(tx, host.id, old ? seenNow : { ...seenNow, ...latest(host, report) });
   if (old) return { interval: next, changed: update.changed };
-  await keepLatest(tx, host, report);
   if (await assess(tx, { host, report, at, ran, interval: expected, alerts })) update.changed = true;
   return { interval: next, changed: update.changed };
 }
@@ -116,22 +111,24 @@ function ownInterval({ interval_seconds: seconds }: Report): number | null {
   return seconds !== null && seconds >= 1 && seconds <= 86_400 ? seconds : null;
 }
 
-async function keepLatest(tx: Queries, { id, facts, extras }: Host, report: Report): Promise<void> {
+/** In one statement: a host's row is long, and each writes it anew. */
+async function setColumns(tx: Queries, id: number, columns: Record<string, Value>): Promise<void> {
+  const names = Object.keys(columns).map((name, index) => `${name} = $${index + 2}`);
+  await tx.run(`UPDATE hosts SET ${names.join(", ")} WHERE id = $1`, [id, ...Object.values(columns)]);
+}
+
+/** What the report says of how things are now. */
+function latest({ facts, extras, agent_version }: Host, report: Report): Record<string, Value> {
   const { cloudflared, services, storage_targets, backups, restore_tests, pbs_snapshots, audit_tail } = report;
-  const { metrics: _metrics, facts: _facts, ...lists } = report.host;
+  const { metrics, facts: newFacts, ...lists } = report.host;
   const told = { ...lists, cloudflared, services, storage_targets, backups, restore_tests, pbs_snapshots, audit_tail };
-  await tx.run(
-    `UPDATE hosts SET last_recorded_at = $1, agent_version = COALESCE($2, agent_version), facts = $3, metrics = $4,
-       extras = $5 WHERE id = $6`,
-    [
-      report.recorded_at,
-      report.agent_version,
-      merged(facts, report.host.facts),
-      JSON.stringify(report.host.metrics),
-      merged(extras, told),
-      id,
-    ],
-  );
+  return {
+    last_recorded_at: report.recorded_at,
+    agent_version: report.agent_version ?? agent_version,
+    facts: merged(facts, newFacts),
+    metrics: JSON.stringify(metrics),
+    extras: merged(extras, told),
+  };
 }
 
 /** Writes the status only where it changes. */
@@ -153,11 +150,13 @@ async function comeOnline(update: Update): Promise<void> {
   if (!told) await note(tx, { ...about, type: "host.recovered", severity: "info", text, quiet: true });
 }
 
-/** Only what is given and not null replaces what was known. */
+/** Only what is given and not null replaces what was known, which is parsed only where a null has something to leave. */
 function merged(before: string, now: Record<string, unknown> | null): string {
-  const all = JSON.parse(before) as Record<string, unknown>;
-  for (const [key, value] of Object.entries(now ?? {})) if (value !== null) all[key] = value;
-  return JSON.stringify(all);
+  if (now === null) return before;
+  const all = Object.entries(now);
+  const given = Object.fromEntries(all.filter(([, value]) => value !== null));
+  const keeps = all.some(([name, value]) => value === null && before.includes(`"${name}":`));
+  return JSON.stringify(keeps ? { ...(JSON.parse(before) as object), ...given } : given);
 }
 
 function unique<T>(all: T[], key: (one: T) => string | number): T[] {

@@ -1,7 +1,7 @@
 // When a file system is full: samples in, a pace out.
 
 import { expect, test } from "bun:test";
-import { type Sample, paceOf, windowOf, withSample } from "../../lib/receiver/forecast.ts";
+import { type Sample, isDue, paceOf, windowOf, withSample } from "../../lib/receiver/forecast.ts";
 
 const HOUR_MS = 3_600_000;
 const MINUTE_MS = 60_000;
@@ -12,7 +12,7 @@ function after(hours: number, used: (hour: number) => number): number | null {
   let samples: Sample[] = [];
   for (let at = 0; at <= hours * HOUR_MS; at += MINUTE_MS) {
     const rounded = Math.round(used(at / HOUR_MS) * 10) / 10;
-    samples = withSample(samples, [at, rounded], windowMs) ?? samples;
+    if (isDue(samples.at(-1)?.[0], at, windowMs)) samples = withSample(samples, [at, rounded], windowMs);
   }
   expect(samples.length).toBeLessThanOrEqual(37);
   const pace = paceOf(samples);
@@ -51,6 +51,7 @@ test.each([
 
 test("a clock that was set back begins anew, a report that comes again counts once", () => {
   const windowMs = windowOf(60);
-  expect(withSample([[10 * HOUR_MS, 5]], [10 * HOUR_MS, 6], windowMs)).toBeNull();
+  expect(isDue(10 * HOUR_MS, 10 * HOUR_MS, windowMs)).toBe(false);
+  expect(isDue(10 * HOUR_MS, HOUR_MS, windowMs)).toBe(true);
   expect(withSample([[10 * HOUR_MS, 5]], [HOUR_MS, 6], windowMs)).toEqual([[HOUR_MS, 6]]);
 });
