@@ -129,6 +129,19 @@ describe("ping", () => {
 });
 
 describe("read", () => {
+  test("needs no collector's configuration, as where only a receiver runs; ping needs a sender", async () => {
+    using folder = new Folder();
+    const env = {
+      HOME: folder.path,
+      XDG_CONFIG_HOME: folder.at("none"),
+      PICKET_COLLECTOR_INBOX_DIR: folder.at("inbox"),
+    };
+    const run = (...args: string[]) => runRole("collector", args, { env });
+    expect((await run("ping", "bob", "hello")).stderr).toContain("agent: missing");
+    expect(await run("ping", "bob", "hello", "--from", "cron")).toMatchObject({ code: 0 });
+    expect(await run("read", "bob")).toMatchObject({ code: 0, stdout: expect.stringContaining("cron INFO: hello") });
+  });
+
   test("--new shows each event once, urgent first, and moves the mark", async () => {
     using folder = new Folder();
     const box = new Box(folder);

@@ -16,9 +16,12 @@ const HOOK_CHARACTERS = 10_000;
 
 type Context<A> = CommandContext<Config, A>;
 
+/** A reader names no sender, so an inbox can be read where there is no collector. */
+const READING = [...DAEMON_ONLY, "agent"];
+
 /** The configuration without what the daemon alone needs. Logs when the recipient's inbox is another than the system service's. */
-async function configOf({ loadConfig, log }: Context<unknown>, recipient: string): Promise<Config> {
-  const config = await loadConfig(DAEMON_ONLY);
+async function configOf({ loadConfig, log }: Context<unknown>, recipient: string, unused = READING): Promise<Config> {
+  const config = await loadConfig(unused);
   const inbox = inboxPath(config.inbox_dir, recipient);
   const system = besideService("inbox", inbox);
   if (system) log.warn("this is your own inbox; for the system service's use sudo", { inbox, system });
@@ -35,7 +38,7 @@ async function ping(
   const priority = oneOf("--priority", args.priority || "normal", PRIORITIES);
   const recipient = asRecipient(to);
   const payload = given === "-" ? (await context.stdin()).replace(/\r?\n$/, "") : given;
-  const config = await configOf(context, recipient);
+  const config = await configOf(context, recipient, args.from === undefined ? DAEMON_ONLY : READING);
   const inbox = new InboxWriter({ dir: config.inbox_dir, durability: config.durability, dedupeHours: 0 });
   const sentinel = args.sentinel ? resolve(args.sentinel) : undefined;
   const event = completeEvent({ from: args.from ?? config.agent, to: recipient, type, priority, payload, sentinel });

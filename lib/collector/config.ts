@@ -133,7 +133,7 @@ export const Config = v.pipe(
 
 function* sources(config: Config): Generator<Problem> {
   if (!config.webhook && !config.drop_folder) {
-    yield { path: [], text: 'nothing to collect: set "webhook", "drop_folder" or both' };
+    yield { path: ["webhook"], text: 'nothing to collect: set "webhook", "drop_folder" or both' };
   }
 }
 
@@ -164,5 +164,5 @@ function* openDoors(config: Config): Generator<Problem> {
   if (text) yield { path: ["webhook", "listen"], text };
 }
 
-/** The sections that only the daemon uses: a user's commands need none of their secrets. */
+/** What only the daemon uses: a user's commands need none of its secrets, and no source. */
 export const DAEMON_ONLY = ["webhook", "drop_folder", "auth", "tls", "trusted_proxies"];
