@@ -163,20 +163,16 @@ function isGroup(word: string, commands: Record<string, Calling>): boolean {
 function unknownCommand(first: string, second: string | undefined, commands: Record<string, Calling>): UsageError {
   const names = Object.keys(commands).filter((name) => !name.startsWith("--"));
   const members = names.filter((name) => name.startsWith(`${first} `)).map((name) => name.slice(first.length + 1));
+  const follow = `${first} is followed by one of: ${members.join(", ")}`;
   if (members.length > 0 && second === undefined) {
-    return new UsageError(
-      `sub-command ${quote(first)} is incomplete`,
-      `it is followed by one of: ${members.join(", ")}`,
-    );
+    return new UsageError(`sub-command ${quote(first)} is incomplete`, follow);
   }
   const wrong = members.length > 0 ? `${first} ${second}` : first;
   const known = new Set(members.length > 0 ? names : names.map((name) => name.split(" ")[0] ?? name));
   const flag = nearest(wrong, ["help", "version", "check"]);
   const near = nearest(wrong, known) ?? (flag && `--${flag}`);
-  return new UsageError(
-    `unknown sub-command ${quote(wrong)}`,
-    near === undefined ? `known are: ${[...known].join(", ")}` : didYouMean(near),
-  );
+  const all = members.length > 0 ? follow : `known are: ${[...known].join(", ")}`;
+  return new UsageError(`unknown sub-command ${quote(wrong)}`, near === undefined ? all : didYouMean(near));
 }
 
 function refuseUnknown(flag: FlagToken, every: Flags): void {
