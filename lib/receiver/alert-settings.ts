@@ -20,8 +20,6 @@ const word = <T extends string>(only: T) => orOff(`"${only}"`, (given): given is
 
 export const CONTAINERS = ["unhealthy", "restarting", "stopped"] as const;
 type ContainerTrouble = (typeof CONTAINERS)[number];
-/** The keys that one subject may have its own setting of. */
-const OF_SUBJECTS = new Set(["disk_percent", "disk_full_hours", "units", "pools", "smart", "temperature_c"]);
 
 /** Each key with its default; `off` switches it off. */
 const ENTRIES = {
@@ -100,9 +98,6 @@ export function changeSettings(before: OwnSettings, changes: readonly string[]):
       const near = nearest(key, Object.keys(ENTRIES));
       const hint = near === undefined ? `known are: ${Object.keys(ENTRIES).join(", ")}` : `did you mean "${near}"?`;
       throw new UsageError(`--alert "${change}": unknown key "${key}"`, hint);
-    }
-    if (name !== key && !OF_SUBJECTS.has(key)) {
-      throw new UsageError(`--alert "${change}": ${key} is set for the host as a whole`, `such as ${key}=${text}`);
     }
     if (text === "default") {
       delete own[name];
