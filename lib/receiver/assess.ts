@@ -117,7 +117,8 @@ type Paces = Record<string, [at: number, pace: number | null]>;
 
 /** Keeps a sample of each mount from time to time; gives the paces. */
 async function keepSamples(tx: Queries, host: Host, report: Report, interval: number): Promise<Paces> {
-  const paces = JSON.parse(host.disk_paces ?? "{}") as Paces;
+  // Without a prototype: a mount may have any name.
+  const paces = { __proto__: null, ...JSON.parse(host.disk_paces ?? "{}") } as Paces;
   const windowMs = windowOf(interval);
   const at = report.recorded_at;
   let changed = false;

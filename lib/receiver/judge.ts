@@ -158,16 +158,16 @@ function failedUnit({ name, report, settings }: Judged, unit: One<"units">): Fin
   };
 }
 
-const POOL_COMMANDS: Record<string, (pool: string) => string> = {
-  zfs: (pool) => `zpool status ${pool}`,
-  md: () => "cat /proc/mdstat",
-  btrfs: (pool) => `btrfs device stats ${pool}`,
-};
+const POOL_COMMANDS = new Map<string | null, (pool: string) => string>([
+  ["zfs", (pool) => `zpool status ${pool}`],
+  ["md", () => "cat /proc/mdstat"],
+  ["btrfs", (pool) => `btrfs device stats ${pool}`],
+]);
 
 function degradedPool({ name, settings }: Judged, pool: One<"pools">): Finding | null {
   const { kind, state, detail } = pool;
   if (state === null) return null;
-  const command = POOL_COMMANDS[kind ?? ""]?.(shellWord(pool.name));
+  const command = POOL_COMMANDS.get(kind)?.(shellWord(pool.name));
   const what = `${name}: pool ${pool.name} is ${state}`;
   const wrong = state === "online" ? "well" : "wrong";
   return {

@@ -225,12 +225,13 @@ test("an end that is not told joins no group of ends that are", async () => {
   expect(texts(hub)[1]).toBe("web-1: container app is well again");
 });
 
-test("a container may have the name of what every object has", async () => {
+test("a container and a pool's kind may have the name of what every object has", async () => {
   await using hub = await Hub.start({ more: TELLS_SOON });
   for (const started of [1, 2, 3, 4]) {
     const started_at = `2026-01-31T12:0${started}:00Z`;
     const named = ["constructor", "__proto__"].map((name) => container(name, { started_at, labels: {} }));
-    await send(hub, lasting({ containers: named }));
+    const host = { ...(report()["host"] as Row), pools: [{ name: "tank", kind: "__proto__", state: "online" }] };
+    await send(hub, lasting({ host, containers: named }));
   }
   await until("it is told", () => texts(hub).length === 1);
   expect(texts(hub)[0]).toContain("2 containers restart again and again: web-1: __proto__, web-1: constructor");
