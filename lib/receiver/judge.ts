@@ -161,7 +161,7 @@ function failedUnit({ name, report, settings }: Judged, unit: One<"units">): Fin
 const POOL_COMMANDS = new Map<string | null, (pool: string) => string>([
   ["zfs", (pool) => `zpool status ${pool}`],
   ["md", () => "cat /proc/mdstat"],
-  ["btrfs", (pool) => `btrfs device stats ${pool}`],
+  ["btrfs", (pool) => `btrfs filesystem show ${pool}`],
 ]);
 
 function degradedPool({ name, settings }: Judged, pool: One<"pools">): Finding | null {
