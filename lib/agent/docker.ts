@@ -330,9 +330,13 @@ function nameOf(names: string[], id: string): string {
   return all.find((name) => !name.includes("/")) ?? all[0] ?? id.slice(0, 12);
 }
 
-/** At most 32 characters: `Up About a minute (health: starting)` loses its health, which has its own field. */
+/**
+ * At most 32 characters: `Up About a minute (health: starting)` loses its health, which has its own field, and
+ * `Exited (137) Less than a second ago` becomes `Exited (137) a second ago`.
+ */
 function shortStatus(status: string): string {
-  return (status.length > 32 ? status.replace(/ \((health: )?\w+\)$/, "") : status).slice(0, 32);
+  const cut = status.length > 32 ? status.replace(/ \((health: )?\w+\)$/, "") : status;
+  return (cut.length > 32 ? cut.replace("Less than a second", "a second") : cut).slice(0, 32);
 }
 
 /** "none" (API 1.52) and "" (Podman) mean that there is no health check. */

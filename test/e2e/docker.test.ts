@@ -6,7 +6,8 @@ import { describe, expect, test } from "bun:test";
 import { copyFileSync, mkdirSync, readFileSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import type { DockerContainer } from "../../lib/agent/docker.ts";
-import { Folder, TARGETS, have, runRole, until } from "../kit.ts";
+import { Folder, TARGETS, have, inboxLines, runRole, until } from "../kit.ts";
+import { Hub, TELLS_SOON } from "../receiver/kit.ts";
 import { printedBytes } from "../printed.ts";
 import { isRoot } from "./disk.ts";
 
@@ -305,6 +306,47 @@ describe.skipIf(!HAS_DOCKER)("Docker", () => {
       const use = [rows.get("busy")!.metrics!.cpu_percent, printed.get("busy")!.cpu];
       expect([use, use.every(isATenthOfACpu)]).toEqual([use, true]);
     }
+  });
+
+  test("a restart loop and a container that fails are a line each and a line when they are over; exit code 0 is none", async () => {
+    using folder = new Folder();
+    await using engine = await startDocker(folder);
+    await using hub = await Hub.start({ hosts: ["nas"], more: TELLS_SOON, target: "binary" });
+    const config = folder.write(
+      "hub.yaml",
+      `receiver: { url: "${hub.url}", token: ${hub.tokens.get("nas")} }\ndata_dir: ${folder.at("agent")}\ndocker: { socket: ${engine.socket} }\n`,
+    );
+    const look = async () => {
+      const { code } = await runRole("agent", ["selftest", "hub", "--config", config], { target: "binary" });
+      expect(code).toBe(0);
+    };
+    const texts = () => inboxLines(hub.inbox, "ops").map(({ payload }) => payload!);
+    const told = (what: RegExp) => until(String(what), () => texts().some((text) => what.test(text)));
+    const run = (name: string, ...args: string[]) => engine.cli("run", "-d", "--name", name, ...NO_NETWORK, ...args);
+    const wait = `while [ ! -e /go ]; do ${BUSYBOX} sleep 0.1; done`;
+    await run("done", "box", "/bin/sh", "-c", wait);
+    await run("fails", "box", "/bin/sh", "-c", `${wait}; [ -e /again ] || exit 7; ${SLEEP.join(" ")}`);
+    await run("loops", "--restart", "always", "box", "/bin/sh", "-c", `[ -e /go ] || exit 1; ${SLEEP.join(" ")}`);
+    await look();
+    const touch = (name: string, file: string) => engine.cli("exec", name, "/bin/sh", "-c", `: > ${file}`);
+    await touch("done", "/go");
+    await touch("fails", "/go");
+    await engine.cli("wait", "done", "fails");
+    await until("it is told to loop", async () => {
+      await look();
+      return texts().some((text) => text.startsWith("nas: container loops restarts again and again: 3 times"));
+    });
+    await told(/^nas: container fails has stopped \(Exited \(7\)/);
+    await engine.cli("cp", config, "fails:/again");
+    await engine.cli("start", "fails");
+    await look();
+    await told(/^nas: container fails is well again$/);
+    // Docker shows a container as exited for a moment before it waits for its next start.
+    expect(texts().filter((text) => !text.includes("loops"))).toEqual([
+      expect.stringMatching(/^nas: container fails has stopped \(Exited \(7\) .* ago\)$/),
+      "nas: container fails is well again",
+    ]);
+    expect(texts().filter((text) => text.includes("loops restarts"))).toHaveLength(1);
   });
 
   test("containers that come and go all the while are no trouble", async () => {

@@ -183,7 +183,6 @@ describe.skipIf(reason !== null)("a booted systemd", () => {
     ]);
     expect(processes).toContainEqual(expect.objectContaining({ name: "picket-collecto" }));
     expect(interfaces).toBeArray();
-    await machine.do("rm /etc/systemd/system/backup.service; systemctl daemon-reload; systemctl reset-failed backup");
   });
 
   test("SIGSTOP of each: the watchdog brings it back", async () => {
@@ -216,6 +215,14 @@ describe.skipIf(reason !== null)("a booted systemd", () => {
         },
       );
     }
+  });
+
+  test("the failed unit is a line in the inbox, and so is its end", async () => {
+    const told = (what: string) => until(what, async () => (await inbox(machine)).includes(what));
+    await told("web-1: unit backup failed (exit 3)");
+    await machine.do("rm /etc/systemd/system/backup.service; systemctl daemon-reload; systemctl reset-failed backup");
+    await machine.do("systemctl restart picket-agent");
+    await told("web-1: unit backup is no longer failed");
   });
 
   test("exit codes 2, 3 and 78 are not followed by another start", async () => {
