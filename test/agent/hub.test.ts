@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { FakeHub, Lab, ENVELOPE, waiting } from "./kit.ts";
 import { Folder, certificates, have, until } from "../kit.ts";
-import { Hub } from "../receiver/kit.ts";
+import { Hub, faketime } from "../receiver/kit.ts";
 
 const page = (title: string) => `<!doctype html><html><title>${title}</title><p>No.</html>`;
 const html = { "content-type": "text/html", server: "edge" };
@@ -268,28 +268,27 @@ describe.skipIf(!have("openssl", "trouble with TLS"))(
       for (const [, server] of cases) await server.stop(true);
     }, 120_000);
 
-    test.skipIf(!have("faketime", "a certificate that isn't valid yet"))(
-      "a certificate that isn't valid yet",
-      async () => {
-        using folder = new Folder();
-        await Bun.$`faketime '100 days' openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout a.key -out a.pem -days 2 -subj /CN=a -addext subjectAltName=IP:127.0.0.1`
-          .cwd(folder.path)
-          .quiet();
-        const server = Bun.serve({
-          port: 0,
-          hostname: "127.0.0.1",
-          tls: { cert: read(folder, "a.pem"), key: read(folder, "a.key") },
-          fetch: () => Response.json({}),
-        });
-        using lab = new Lab(`https://127.0.0.1:${server.port}`);
-        writeFileSync(
-          lab.config,
-          read(lab.folder, "agent.yaml").replace("receiver: {", `receiver: { ca_file: ${folder.at("a.pem")},`),
-        );
-        expect((await lab.run(["ping"])).stderr).toContain("its certificate is not valid before");
-        await server.stop(true);
-      },
-    );
+    const library = faketime("a certificate that isn't valid yet");
+    test.skipIf(library === null)("a certificate that isn't valid yet", async () => {
+      using folder = new Folder();
+      await Bun.$`openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout a.key -out a.pem -days 2 -subj /CN=a -addext subjectAltName=IP:127.0.0.1`
+        .cwd(folder.path)
+        .env({ ...process.env, LD_PRELOAD: library!, FAKETIME: "+100d" })
+        .quiet();
+      const server = Bun.serve({
+        port: 0,
+        hostname: "127.0.0.1",
+        tls: { cert: read(folder, "a.pem"), key: read(folder, "a.key") },
+        fetch: () => Response.json({}),
+      });
+      using lab = new Lab(`https://127.0.0.1:${server.port}`);
+      writeFileSync(
+        lab.config,
+        read(lab.folder, "agent.yaml").replace("receiver: {", `receiver: { ca_file: ${folder.at("a.pem")},`),
+      );
+      expect((await lab.run(["ping"])).stderr).toContain("its certificate is not valid before");
+      await server.stop(true);
+    });
 
     test("a proxy that requires a client certificate, or TLS, says so in a page", async () => {
       for (const [text, said] of [

@@ -1,7 +1,7 @@
 // What the receiver's tests share: a receiver as a child process, hosts with tokens, reports and episodes to send.
 
 import { Database } from "bun:sqlite";
-import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { type Daemon, Folder, type Target, runRole, startRole } from "../kit.ts";
@@ -222,6 +222,11 @@ export function faketime(test: string): string | null {
     .map((arch) => `/usr/lib/${arch}-linux-gnu/faketime/libfaketimeMT.so.1`)
     .find((path) => existsSync(path));
   if (!found) console.log(`skipped: ${test}: faketime is not installed`);
+  // A process that was killed leaves files named by its id, which a later one of that id would find.
+  for (const name of found ? readdirSync("/dev/shm") : []) {
+    const pid = /^(?:faketime_shm|sem\.faketime_sem)_(\d+)$/.exec(name)?.[1];
+    if (pid !== undefined && !existsSync(`/proc/${pid}`)) rmSync(join("/dev/shm", name), { force: true });
+  }
   return found ?? null;
 }
 
