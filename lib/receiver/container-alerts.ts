@@ -2,7 +2,7 @@
 // work. A report holds no count of restarts: it is taken from what changes between two reports.
 
 import type { Container } from "../report.ts";
-import { duration } from "../text.ts";
+import { duration, shellWord } from "../text.ts";
 import { type Alerts, CONTAINERS } from "./alert-settings.ts";
 import { type AlertType, close, raise } from "./alerts.ts";
 import type { Queries } from "./database.ts";
@@ -89,14 +89,17 @@ export async function alertOfContainer(
   };
   if (before && before.name !== now.name) await end({ subject: before.name });
   if (isUnhealthy(now) && !isUnhealthy(before) && watched.includes("unhealthy")) {
-    await begin("container.unhealthy", `${who} is unhealthy`);
+    await begin("container.unhealthy", `${who} is unhealthy; ${logsOf(now.name)}`);
   }
   const same = present.filter((other) => other !== now && roleOf(other) === roleOf(now));
   const stops = isStopped(now) && before !== undefined && !isStopped(before) && !endedWell(now);
   if (stops && !same.some(isWell) && watched.includes("stopped")) {
     const how = now.status ? ` (${now.status})` : "";
-    const what = stateOf(now) === "paused" ? "is paused" : "has stopped";
-    await begin("container.stopped", `${who} ${what}${how}`);
+    const text =
+      stateOf(now) === "paused"
+        ? `is paused${how}; docker unpause ${shellWord(now.name)}`
+        : `has stopped${how}; ${logsOf(now.name)}`;
+    await begin("container.stopped", `${who} ${text}`);
   }
   if (!isWell(now)) return changed;
   await end({ recovered: `${who} is well again` });
@@ -137,6 +140,11 @@ export function hasRestarted(before: Described | undefined, now: Described, isNe
   );
 }
 
+/** What shows why. Podman takes the same words. */
+function logsOf(name: string): string {
+  return `docker logs --tail 50 ${shellWord(name)}`;
+}
+
 /** `hosts.restarts`: the running times of each role's latest restarts. */
 export type Restarts = Record<string, number[]>;
 
@@ -157,7 +165,8 @@ export async function alertOfRestarts(
     const now = present.find((one) => roleOf(one) === role);
     const who = `${host.name}: container ${now?.name ?? role}`;
     if (recent.length >= RESTARTS && watched.includes("restarting")) {
-      const text = `${who} restarts again and again: ${recent.length} times in ${duration(ran - recent[0]!)}`;
+      const often = `${recent.length} times in ${duration(ran - recent[0]!)}`;
+      const text = `${who} restarts again and again: ${often}; ${logsOf(now?.name ?? role)}`;
       await raise(tx, { ...about, type: "container.restarting", text });
     }
     if (recent.length > 0 && now) {

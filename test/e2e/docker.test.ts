@@ -343,7 +343,7 @@ describe.skipIf(!HAS_DOCKER)("Docker", () => {
     await told(/^nas: container fails is well again$/);
     // Docker shows a container as exited for a moment before it waits for its next start.
     expect(texts().filter((text) => !text.includes("loops"))).toEqual([
-      expect.stringMatching(/^nas: container fails has stopped \(Exited \(7\) .* ago\)$/),
+      expect.stringMatching(/^nas: container fails has stopped \(Exited \(7\) .* ago\); docker logs --tail 50 fails$/),
       "nas: container fails is well again",
     ]);
     expect(texts().filter((text) => text.includes("loops restarts"))).toHaveLength(1);

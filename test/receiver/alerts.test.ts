@@ -39,8 +39,11 @@ describe("containers", () => {
     expect(await open()).toEqual([]);
     await hub.daemon.kill();
     expect(inboxLines(hub.inbox, "ops").map(({ payload, source }) => [payload, source])).toEqual([
-      ["web-1: container app is unhealthy", "receiver:container.unhealthy"],
-      ["web-1: container app has stopped (Exited (137) 1 second ago)", "receiver:container.stopped"],
+      ["web-1: container app is unhealthy; docker logs --tail 50 app", "receiver:container.unhealthy"],
+      [
+        "web-1: container app has stopped (Exited (137) 1 second ago); docker logs --tail 50 app",
+        "receiver:container.stopped",
+      ],
       ["web-1: container app is well again", "receiver:container.recovered"],
     ]);
   });
@@ -177,7 +180,7 @@ test("after a backup is copied back every event is told, and a reader that is ah
     for (const name of names) {
       const containers = [container(name, { health_status: "unhealthy" })];
       expect((await hub.report(report({ interval_seconds: 3600, containers }))).status).toBe(200);
-      const text = `web-1: container ${name} is unhealthy`;
+      const text = `web-1: container ${name} is unhealthy; docker logs --tail 50 ${name}`;
       await until("it is told", () => inboxLines(hub.inbox, "ops").some(({ payload }) => payload === text));
     }
   };

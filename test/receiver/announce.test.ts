@@ -71,7 +71,7 @@ test("what changes again within an hour has to last, the sixth change is told as
   const open = async () => (await hub.get<{ alerts: Row[] }>("/v1/alerts?state=open")).alerts.length;
   const seen = () =>
     until("both changes are seen", () => hub.rows("SELECT 1 FROM alerts WHERE changed_ran IS NULL").length === 0);
-  const lines = ["web-1: container app is unhealthy", "web-1: container app is well again"];
+  const lines = ["web-1: container app is unhealthy; docker logs --tail 50 app", "web-1: container app is well again"];
   await well();
   await ill();
   await until("the first is told", () => texts(hub).length === 1);
@@ -174,7 +174,10 @@ test("what begins and ends before it is told is an alert and no event; a look th
   await hub.up();
   await send(hub, app({ health_status: "healthy" }));
   await until("its end is told", () => texts(hub).length > 1);
-  expect(texts(hub)).toEqual(["web-1: container app has stopped (Exited (1))", "web-1: container app is well again"]);
+  expect(texts(hub)).toEqual([
+    "web-1: container app has stopped (Exited (1)); docker logs --tail 50 app",
+    "web-1: container app is well again",
+  ]);
   const { alerts } = await hub.get<{ alerts: Row[] }>("/v1/alerts?state=closed");
   expect(alerts.map(({ type }) => type)).toEqual(["container.stopped", "container.unhealthy"]);
   expect(hub.rows("SELECT type FROM events ORDER BY id")).toEqual([
@@ -196,7 +199,7 @@ test("alerts can be asked for by host and state; a wrong question is 400", async
       subject: "app",
       what: "container.unhealthy app",
       severity: "warning",
-      text: "web-1: container app is unhealthy",
+      text: "web-1: container app is unhealthy; docker logs --tail 50 app",
       figures: null,
       opened_at: expect.stringMatching(/Z$/),
       closed_at: null,

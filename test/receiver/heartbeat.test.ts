@@ -63,7 +63,9 @@ test("an inbox that can't be written is shown in /health until what waits is tol
   expect(await problem()).toStartWith("tell the inbox: ");
   rmSync(hub.inbox);
   await until("it is told", async () => (await problem()) === undefined);
-  expect(inboxLines(hub.inbox, "ops").map(({ payload }) => payload)).toEqual(["web-1: container app is unhealthy"]);
+  expect(inboxLines(hub.inbox, "ops").map(({ payload }) => payload)).toEqual([
+    "web-1: container app is unhealthy; docker logs --tail 50 app",
+  ]);
 });
 
 test.each(["hub.example", "ftp://hub.example/x"])("the URL %s is refused, and not repeated", async (url) => {

@@ -162,12 +162,12 @@ test("a paused host raises no events; what is still wrong at the end is told the
   await send("pi", db);
   await until("pi is offline", () => texts(hub).some((text) => text?.includes("pi is offline")));
   expect(texts(hub).filter((text) => text?.startsWith("nas"))).toEqual([
-    "nas: container db is unhealthy",
+    "nas: container db is unhealthy; docker logs --tail 50 db",
     "nas: container db is well again",
   ]);
   expect((await hub.run("host", "resume", "nas")).code).toBe(0);
   await until("nas is offline", () => texts(hub).some((text) => text?.includes("nas is offline")));
-  expect(texts(hub)).toContain("nas: container web has stopped (Exited (137))");
+  expect(texts(hub)).toContain("nas: container web has stopped (Exited (137)); docker logs --tail 50 web");
   setIntervals(hub, 3600);
   await send("nas", db, web);
   await until("all is told", () => texts(hub).some((text) => text?.includes("web is well again")));
