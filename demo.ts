@@ -275,8 +275,8 @@ function createDemo() {
   function admin(command: string[], undoing: string[]): boolean {
     if (ending) throw new Error("the demonstration ends");
     const line = command.join(" ");
-    const program = process.getuid?.() === 0 ? Bun.which(command[0]!) : null;
-    if (program === null || Bun.spawnSync([program, ...command.slice(1)]).exitCode !== 0) {
+    const can = process.getuid?.() === 0 && [command, undoing].every(([program]) => Bun.which(program!) !== null);
+    if (!can || Bun.spawnSync(command).exitCode !== 0) {
       console.log(`(not here, it needs root and a system that can: ${line})`);
       return false;
     }
