@@ -150,7 +150,8 @@ describe.skipIf(!isRoot)("a full disk", () => {
       if (kills % 3 !== 0) return;
       await hub.up();
       await Bun.$`head -c 24M /dev/zero > ${filler}`.quiet().nothrow();
-      await Bun.sleep(500);
+      const before = acknowledged.full;
+      await until("a report finds no room", () => acknowledged.full > before);
       await hub.daemon.kill("SIGKILL");
       rmSync(filler);
     });
