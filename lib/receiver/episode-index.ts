@@ -140,7 +140,7 @@ export class EpisodeIndex {
     return { episodes, bytes };
   }
 
-  /** For reading: on a full disk the table as it is is better than an error. */
+  /** For reading: on a full disk the table may lack the newest lines, which is better than an error. */
   async #followIfRoom(): Promise<void> {
     try {
       await this.follow();

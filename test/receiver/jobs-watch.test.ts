@@ -163,7 +163,7 @@ describe.skipIf(!library)("with a clock that is set", () => {
   });
 
   test.each([740 * 86_400, -740 * 86_400])(
-    "a clock that jumps by %d s and back alarms nobody, and the switch goes on",
+    "a clock that jumps by %d s and back raises no alarm, and the switch goes on",
     async (jump) => {
       using folder = new Folder();
       const clock = new Clock(folder, library!);
