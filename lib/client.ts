@@ -173,7 +173,7 @@ export function openClient(peer: Peer) {
       const { status, headers: given } = answer;
       const value = parse(answer.text);
       // `json` is undefined if the body isn't JSON; `body` is empty unless it is an object.
-      return { status, headers: given, json: value, body: asMapping(value) };
+      return { status, headers: given, text: answer.text, json: value, body: asMapping(value) };
     },
   };
 }

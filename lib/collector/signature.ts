@@ -235,8 +235,8 @@ function asSent(value: string): Buffer {
   return Buffer.from(value, "latin1");
 }
 
-/** `whsec_` (also `v1,whsec_`) is followed by the key in base64; any other text is the key itself. */
-function standardKey(given: Secret): Buffer {
+/** The key of Standard Webhooks: `whsec_` (also `v1,whsec_`) is followed by it in base64; any other text is the key itself. Throws SignatureError. */
+export function standardKey(given: Secret): Buffer {
   const text = given.reveal();
   if (/^(v1a,)?wh[ps]k_/.test(text))
     fail("keys of v1a signatures (whpk_, whsk_) are not supported: use the whsec_ secret");

@@ -152,7 +152,7 @@ test("the queue is looked at only while a sample waits and live reports arrive",
   const hub: Hub = {
     async ask() {
       if (!arrives) throw new TransportError("report: no answer");
-      return { status: 200, json: {}, body: { blocked: false }, headers: new Headers() };
+      return { status: 200, text: "{}", json: {}, body: { blocked: false }, headers: new Headers() };
     },
   };
   const reporter = new Reporter({

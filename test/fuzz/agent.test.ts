@@ -184,7 +184,7 @@ test(
       fc.asyncProperty(damaged(right), async (answer) => {
         const body = (typeof answer === "object" && answer !== null ? answer : {}) as Record<string, unknown>;
         const reporter = new Reporter({
-          hub: { ask: async () => ({ status: 200, json: answer, body, headers: new Headers() }) },
+          hub: { ask: async () => ({ status: 200, text: "", json: answer, body, headers: new Headers() }) },
           backlog: new Backlog(folder.at("queue"), 1 << 20),
           collect: async () => ({ recorded_at: new Date().toISOString() }),
           interval: 60,

@@ -1,12 +1,13 @@
 // What a delivery hands to a channel, and what comes back.
 
-import { HttpError } from "../../client.ts";
-import { asBlock } from "../../frame.ts";
 import type { ReadEvent } from "../../reader.ts";
 
 /** Events of one inbox, sent as one. */
 export interface Message {
-  /** The event's id, or one derived from the ids of all: the same at each try, so that the other side can tell repeats. */
+  /**
+   * The event's id, or one derived from the ids of all: the same at each try, so that the other side can tell repeats. A reminder has
+   * another one each time, or it would pass for a repeat.
+   */
   id: string;
   recipient: string;
   /** Urgent first; at least one. */
@@ -20,27 +21,30 @@ export interface Message {
 export interface Channel {
   /**
    * Sends it, and gives what the other side answered: `200`.
-   * @throws TransportError, HttpError, Refused; the signal's reason if it was aborted.
+   * @throws TransportError, Refused; the signal's reason if it was aborted.
    */
   send(message: Message, signal: AbortSignal): Promise<string>;
   /** Ends what it keeps open. */
   close?(): Promise<void>;
 }
 
-/** The other side says no otherwise than by an HTTP status. */
-export class Refused extends Error {
-  override name = "Refused";
-  /** What it answered: an SMTP server's code, or 200 for an answer that says no. */
-  readonly status: number;
-  /** The same message may be taken later. */
-  readonly later: boolean;
+interface Refusal {
+  /** What it answered: an HTTP status, or an SMTP server's code. */
+  status: number;
+  /** The same message may be taken soon. */
+  later: boolean;
   /** In seconds; null if it doesn't say. */
+  retryAfter: number | null;
+}
+
+/** The other side does not take the message. */
+export class Refused extends Error implements Refusal {
+  override name = "Refused";
+  readonly status: number;
+  readonly later: boolean;
   readonly retryAfter: number | null;
 
-  constructor(
-    message: string,
-    { status, later, retryAfter = null }: Pick<Refused, "status" | "later"> & { retryAfter?: number | null },
-  ) {
+  constructor(message: string, { status, later, retryAfter }: Refusal) {
     super(message);
     this.status = status;
     this.later = later;
@@ -48,26 +52,7 @@ export class Refused extends Error {
   }
 }
 
-/** Answers with 4xx after which the same request is tried again soon: timeout, too early, too many. */
-const SOON = new Set([408, 425, 429]);
-
 /** Whether retrying soon is pointless: the configuration or the message is refused, and the delivery is held. */
 export function isHeld(error: unknown): boolean {
-  if (error instanceof Refused) return !error.later;
-  return error instanceof HttpError && error.status >= 300 && error.status < 500 && !SOON.has(error.status);
-}
-
-/** One line that tells what the message is about. */
-export function titleOf({ recipient, events, omitted, reminder }: Message): string {
-  const count = events.length + omitted;
-  const urgent = events.filter(({ priority }) => priority === "urgent").length;
-  const what = count === 1 ? (events[0]?.type ?? "INFO") : `${count} events`;
-  const marks = [reminder && "reminder", urgent > 0 && (count === 1 ? "urgent" : `${urgent} urgent`)].filter(Boolean);
-  return `${recipient}: ${what}${marks.length > 0 ? ` (${marks.join(", ")})` : ""}`;
-}
-
-/** The events in their frames, and a count of those that are left out. */
-export function textOf({ events, omitted }: Message): string {
-  const more = omitted > 0 ? [`${omitted} more in the inbox`] : [];
-  return [...events.map(asBlock), ...more].join("\n\n");
+  return error instanceof Refused && !error.later;
 }
