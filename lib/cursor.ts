@@ -199,6 +199,8 @@ export interface Pass {
   begin?: () => void;
   /** Called for each new line, in the order of the files and their lines. */
   visit: (line: Line) => unknown;
+  /** Which renamed files are followed on though they were read to their end. */
+  keep?: (generation: number) => boolean;
   /**
    * Called after each piece of a file, or when `visit` answered true. The positions lie behind the piece by then; when it throws they are set
    * back, and the piece is read again next time. Without it every file is one piece.
@@ -243,9 +245,9 @@ export class Cursor {
   }
 
   /** Reads everything that is new. @throws Error when something else than a file lies at the path. */
-  async read({ begin, visit, settle, signal }: Pass): Promise<void> {
+  async read({ begin, visit, keep = () => false, settle, signal }: Pass): Promise<void> {
     this.#locate();
-    this.#letGo();
+    this.#letGo(keep);
     begin?.();
     for (const file of this.#files) {
       while (file.fd >= 0) {
@@ -273,6 +275,19 @@ export class Cursor {
     const earlier = positionAt(file.fd, offset, file.position);
     // Judged after the hashes were taken: what fits now was the same then.
     return fits(file.fd, file.position) ? earlier : null;
+  }
+
+  /** The line at an earlier offset of a file; null when the file is not what was read any more. */
+  lineAt(generation: number, offset: number): Line | null {
+    const file = this.#files.find(({ position, fd }) => position.generation === generation && fd >= 0);
+    if (!file) return null;
+    for (let length = PRINT_BYTES; length <= LONGEST_LINE; length *= 16) {
+      const bytes = readAt(file.fd, offset, length);
+      const end = bytes.indexOf(NEWLINE);
+      if (end >= 0)
+        return fits(file.fd, file.position) ? { bytes, start: 0, end, length: end, offset, generation } : null;
+    }
+    return null;
   }
 
   close(): void {
@@ -345,12 +360,12 @@ export class Cursor {
   }
 
   /** Lets go of renamed files that were read to their end and have no name any more, or newer ones behind them. */
-  #letGo(): void {
+  #letGo(keep: (generation: number) => boolean): void {
     const former = this.#files.slice(0, -1);
     const kept = former.filter(({ fd, position }, index) => {
       if (fd < 0 || !fits(fd, position)) return false;
       const { size, nlink } = fstatSync(fd);
-      return size > position.offset || (nlink > 0 && index >= former.length - MOST_FORMER);
+      return size > position.offset || keep(position.generation) || (nlink > 0 && index >= former.length - MOST_FORMER);
     });
     for (const file of former) if (!kept.includes(file)) shut(file);
     this.#files = [...kept, ...this.#files.slice(-1)];

@@ -1,7 +1,7 @@
 // The inbox: one file a recipient, one event a line, written by every role and by anything that can append a line.
 //
 //   <inbox_dir>/<recipient>.inbox     the events (see `formatEvent`); appended through lib/journal.ts
-//   <inbox_dir>/<recipient>.mark      how far a reader got (lib/reader.ts)
+//   <inbox_dir>/<recipient>.mark      what the agent was shown (lib/mark.ts)
 //   <inbox_dir>/.picket/              what the writers keep for themselves: intents and the ledger of delivered ids
 //
 // Exactly once: an event whose id is derived from what caused it (a delivery, a drop) is written by `deliverOnce`.

@@ -1,57 +1,59 @@
-// Reading an inbox, with a mark that remembers what a reader was shown.
-//
-// <inbox_dir>/<recipient>.mark: the first line is JSON, { files: [{ …position, shown, held }] }: of the file at the path, and of renamed ones
-// before it that are still followed, how far all of it was shown (lib/cursor.ts), which lines behind that were shown too (urgent
-// ones come first), and in how many passes an event waited for its sentinel. Lines are named by their offset and a hash: an
-// inbox that was rewritten can't pass for one that was shown.
-// Each event that is handed over adds a line `<generation> <offset> <hash>`: one write(2), no sync. At the end of a turn the mark is replaced
-// by rename, and synced. So a reader that is killed repeats the event in hand at most; a power cut repeats those of one turn.
-// A mark of 0.1.0, { offset, print, shown, held }, is read as well.
+// Reading an inbox: as it grows, and what is new to a reader, with a mark that remembers what it was shown (lib/mark.ts).
 
-import { closeSync, constants, existsSync, openSync, readFileSync, watch, writeSync } from "node:fs";
-import { basename, join } from "node:path";
+import { existsSync, watch } from "node:fs";
+import { basename } from "node:path";
 import * as v from "valibot";
-import { Cursor, type Line, type Pass, Position, partialPosition } from "./cursor.ts";
-import { inheritOwner, makeFolder, writeWhole } from "./files.ts";
-import { flock, hasLibc } from "./ffi.ts";
+import { Cursor, type Line } from "./cursor.ts";
+import { makeFolder } from "./files.ts";
 import { EventLine, inboxPath, statePath } from "./inbox.ts";
+import { type Reader, type Spot, type Turn, openMark, readMark, spotOf, takeTurn } from "./mark.ts";
 import { parseLine } from "./replay.ts";
 
 /** An event as a reader shows it. */
 export type ReadEvent = v.InferOutput<typeof EventLine>;
 
-/** After this many passes over a held event, one warning. */
-const PASSES_BEFORE_WARNING = 3;
+/** After this many looks at a held event, one warning. */
+const LOOKS_BEFORE_WARNING = 3;
+/** So many events are in memory in a turn, and so many bytes of their lines. */
+export const MOST_KEPT = 1000;
+const MOST_KEPT_BYTES = 16 << 20;
+/** With more lines shown ahead of their turn than this, urgent events wait for theirs. It bounds the mark. */
+const MOST_AHEAD = 10_000;
 
-interface ReadOptions {
+interface Source {
   dir: string;
   recipient: string;
   /** Told of malformed lines, and of events that wait long for their sentinel. */
   warn: (message: string) => void;
 }
 
+export interface ReadOptions extends Source, Reader {}
+
 /** Reads an inbox as it grows. */
-export function inboxCursor({ dir, recipient }: ReadOptions): Cursor {
+export function inboxCursor({ dir, recipient }: Pick<Source, "dir" | "recipient">): Cursor {
   return new Cursor({ path: inboxPath(dir, recipient) });
 }
 
 /** Shows the events behind the cursor, oldest first, with flat memory. Those whose sentinel is absent are left out. */
-export function readEvents(cursor: Cursor, options: ReadOptions, show: (event: ReadEvent) => void): Promise<void> {
-  return scan(cursor, options, (event) => {
-    if (!waits(event)) show(event);
+export function readEvents(cursor: Cursor, source: Source, show: (event: ReadEvent) => void): Promise<void> {
+  return cursor.read({
+    visit(line) {
+      const event = eventIn(line, source);
+      if (event && !waits(event)) show(event);
+    },
   });
 }
 
 /** Shows the newest `limit` of them, oldest first. */
 export async function readLast(
   cursor: Cursor,
-  options: ReadOptions & { limit: number },
+  source: Source & { limit: number },
   show: (event: ReadEvent) => void,
 ): Promise<void> {
-  const { limit } = options;
-  if (limit === Number.POSITIVE_INFINITY) return readEvents(cursor, options, show);
+  const { limit } = source;
+  if (limit === Number.POSITIVE_INFINITY) return readEvents(cursor, source, show);
   const last: ReadEvent[] = [];
-  await readEvents(cursor, options, (event) => {
+  await readEvents(cursor, source, (event) => {
     last.push(event);
     if (last.length > limit) last.shift();
   });
@@ -62,11 +64,7 @@ export async function readLast(
  * Calls `pass` whenever the inbox may have changed, until `signal` is aborted. The watch is a hint; a look every second
  * is what counts, and sees sentinels appear, too.
  */
-export async function follow(
-  { dir, recipient }: ReadOptions,
-  signal: AbortSignal,
-  pass: () => Promise<void>,
-): Promise<void> {
+export async function follow({ dir, recipient }: Source, signal: AbortSignal, pass: () => Promise<void>) {
   const name = basename(inboxPath(dir, recipient));
   makeFolder(dir, 0o755);
   let wake = (): void => {};
@@ -83,16 +81,30 @@ export async function follow(
   watcher.close();
 }
 
-/** The events that the reader's mark doesn't cover. Two readers of one recipient take turns: `done` ends the turn. */
-export async function readNew(options: ReadOptions, cursor?: Cursor) {
+export interface NewOptions extends ReadOptions {
+  /** At most so many events in this turn; the others wait for the next. */
+  limit?: number | undefined;
+  /** `file`: oldest first; the reading ends at the limit. `urgent-first`: urgent ones before the others, each oldest first. */
+  order?: "urgent-first" | "file" | undefined;
+  /** `now`: to a reader without a mark, only what comes from now on is new. */
+  begin?: "now" | undefined;
+  /** Events that it refuses stay new. */
+  only?: ((event: ReadEvent) => boolean) | undefined;
+  /** Nothing is noted. */
+  peek?: boolean | undefined;
+}
+
+/** The events that the reader's mark doesn't cover. Two processes that read for one reader take turns: `done` ends the turn. */
+export async function readNew(options: NewOptions, cursor?: Cursor) {
   const own = cursor ?? inboxCursor(options);
-  const release = await takeTurn(options);
+  if (options.begin === "now") makeFolder(statePath(options.dir), 0o700);
+  const turn: Turn = options.peek ? { isOurs: () => false, end: () => {} } : await takeTurn(options);
   const end = (): void => {
     if (!cursor) own.close();
-    release();
+    turn.end();
   };
   try {
-    return await collectNew(options, own, end);
+    return await collectNew(options, own, { ...turn, end });
   } catch (error) {
     end();
     throw error;
@@ -103,44 +115,90 @@ interface Found extends Spot {
   event: ReadEvent;
 }
 
-async function collectNew(options: ReadOptions, cursor: Cursor, end: () => void) {
-  const path = join(options.dir, `${options.recipient}.mark`);
-  const text = existsSync(path) ? readFileSync(path, "utf8") : "";
-  const before = parseMark(text);
-  cursor.positions = before;
-  const found: Found[] = [];
-  let starts: readonly Position[] = [];
-  await scan(cursor, { ...options, begin: () => (starts = cursor.positions) }, (event, spot) =>
-    found.push({ event, ...spot }),
-  );
-  const mark = openMark({ path, text, before, starts, cursor });
-  const ready = found.filter((one) => {
-    if (mark.isShown(one)) return false;
-    if (!waits(one.event)) return true;
-    if (mark.hold(one) === PASSES_BEFORE_WARNING) {
-      const { id, sentinel } = one.event;
-      options.warn(
-        `event ${id} has been held back ${PASSES_BEFORE_WARNING} times: its sentinel "${sentinel}" does not exist`,
-      );
-    }
-    return false;
+async function collectNew(options: NewOptions, cursor: Cursor, turn: Turn) {
+  const { limit = MOST_KEPT, only = () => true } = options;
+  const stored = readMark(options);
+  cursor.positions = stored.files;
+  if (options.begin === "now" && stored.text === "") await cursor.read({ visit() {} });
+  let mark!: ReturnType<typeof openMark>;
+  const enough = new AbortController();
+  const [urgent, others] = [createShelf(limit), createShelf(limit)];
+  let order = options.order;
+  let [more, waiting] = [false, 0];
+  const visit = (line: Line): void => {
+    // Only an urgent one would be taken now.
+    if (others.isFull() && !/urgent/i.test(line.bytes.toString("latin1", line.start, line.end))) return leave(line);
+    const spot = spotOf(line);
+    if (mark.isShown(spot)) return;
+    const event = eventIn(line, options);
+    // One warning is enough.
+    if (!event) return mark.ahead < MOST_AHEAD ? mark.add(spot) : undefined;
+    const shelf = event.priority === "urgent" && order !== "file" ? urgent : others;
+    if (!only(event)) return leave(line, false);
+    if (shelf.isFull()) return leave(line);
+    if (waits(event)) return hold(event, spot);
+    shelf.add({ event, ...spot }, line.length);
+    if ((order === "file" ? others : urgent).isFull()) enough.abort();
+  };
+  const leave = (line: Line, isMore = true): void => {
+    more ||= isMore;
+    mark.leave(line);
+  };
+  const hold = ({ id, sentinel }: ReadEvent, spot: Spot): void => {
+    waiting++;
+    if (mark.hold(spot, LOOKS_BEFORE_WARNING + 1) !== LOOKS_BEFORE_WARNING) return;
+    const text = `held back ${LOOKS_BEFORE_WARNING} times: its sentinel "${sentinel}" does not exist`;
+    options.warn(`event ${id} has been ${text}`);
+  };
+  await cursor.read({
+    keep: (generation) =>
+      stored.files.some((file) => file.generation === generation && Object.keys(file.held).length > 0),
+    begin() {
+      mark = openMark({ reader: options, stored, starts: cursor.positions, turn });
+      if (mark.ahead > MOST_AHEAD) order = "file";
+      for (const line of mark.heldLines(cursor)) visit(line);
+    },
+    visit(line) {
+      visit(line);
+      return enough.signal.aborted;
+    },
+    signal: enough.signal,
   });
-  const isUrgent = ({ event }: Found): number => Number(event.priority === "urgent");
-  const ordered = ready.toSorted((a, b) => isUrgent(b) - isUrgent(a));
+  const found = [...urgent.found, ...others.found];
+  const ordered = found.slice(0, limit);
   let next = 0;
   return {
     /** Urgent first, then oldest first. */
     events: ordered.map(({ event }) => event),
-    /** Notes that the next of them was handed over. Call it right after each. */
-    handedOver: () => mark.note(ordered[next++]!),
+    /** Whether others wait for the next turn, as far as was read. */
+    more: more || enough.signal.aborted || found.length > limit,
+    /** How many wait for their sentinel. */
+    waiting,
+    /** Notes that the next of them was handed over. Call it right after each. False: another process took the turn over; end it. */
+    handedOver: (): boolean => options.peek === true || (mark.note(ordered[next]!) && next++ >= 0),
     /** Ends the turn: so many more were handed over at once. Makes the mark durable and lets other readers in. */
-    done: (more = 0): void => {
+    done: (count = 0): void => {
       try {
-        for (const one of ordered.slice(next, next + more)) mark.add(one);
-        mark.close(found);
+        for (const one of ordered.slice(next, next + count)) mark.add(one);
+        for (const one of found) if (!mark.isShown(one)) mark.leave(one);
+        if (!options.peek) mark.close(cursor, options.begin === "now");
       } finally {
-        end();
+        turn.end();
       }
+    },
+  };
+}
+
+/** Takes events until it is full. */
+function createShelf(limit: number) {
+  const found: Found[] = [];
+  let bytes = 0;
+  return {
+    found,
+    isFull: (): boolean => found.length >= limit || bytes >= MOST_KEPT_BYTES,
+    add(one: Found, length: number): void {
+      found.push(one);
+      bytes += length;
     },
   };
 }
@@ -149,147 +207,13 @@ function waits(event: ReadEvent): boolean {
   return event.sentinel !== undefined && event.sentinel !== "" && !existsSync(event.sentinel);
 }
 
-function scan(
-  cursor: Cursor,
-  options: ReadOptions & Pick<Pass, "begin">,
-  each: (event: ReadEvent, spot: Spot) => void,
-): Promise<void> {
-  const path = inboxPath(options.dir, options.recipient);
-  return cursor.read({
-    begin: options.begin ?? (() => {}),
-    visit(line) {
-      const found = parseLine(line);
-      if (found === null) return;
-      const parsed = "value" in found ? v.safeParse(EventLine, found.value) : null;
-      if (parsed?.success) return each(parsed.output, spotOf(line));
-      const reason = "malformed" in found ? found.malformed : "not an event";
-      options.warn(`${path}: skipped the line at byte ${line.offset}: ${reason}`);
-    },
-  });
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// The mark
-
-/** A line of an inbox, by its place and its text. */
-interface Spot {
-  generation: number;
-  offset: number;
-  hash: string;
-}
-
-function spotOf({ bytes, start, end, generation, offset }: Line): Spot {
-  return { generation, offset, hash: Bun.hash(bytes.subarray(start, end)).toString(16) };
-}
-
-const MarkFile = v.object({
-  ...Position.entries,
-  /** Hashes of lines that were shown, by their offset; "" fits any line. */
-  shown: v.record(v.string(), v.string()),
-  /** Passes in which an event waited, by its offset. */
-  held: v.record(v.string(), v.number()),
-});
-type MarkFile = v.InferOutput<typeof MarkFile>;
-
-const Mark = v.object({ files: v.array(MarkFile) });
-const OldMark = v.object({
-  offset: v.pipe(v.number(), v.integer(), v.minValue(0)),
-  print: v.string(),
-  shown: v.array(v.number()),
-  held: v.record(v.string(), v.number()),
-});
-
-interface Turn {
-  path: string;
-  /** What is there, and what it says. */
-  text: string;
-  before: MarkFile[];
-  /** Where the files were read from. */
-  starts: readonly Position[];
-  /** It has read everything by now. */
-  cursor: Cursor;
-}
-
-/** The mark during a turn: what is shown is added to what was shown before. */
-function openMark({ path, text, before, starts, cursor }: Turn) {
-  const files = starts.map((position): MarkFile => {
-    const known = before.find(({ generation }) => generation === position.generation);
-    return { ...position, shown: { ...known?.shown }, held: { ...known?.held } };
-  });
-  const fileOf = ({ generation }: { generation: number }): MarkFile =>
-    files.find((file) => file.generation === generation)!;
-  const isShown = (spot: Spot): boolean => ["", spot.hash].includes(fileOf(spot).shown[spot.offset] ?? "-");
-  const add = (spot: Spot): void => void (fileOf(spot).shown[spot.offset] = spot.hash);
-  let fd = -1;
-  const replaceBy = (replacement: MarkFile[]): void => {
-    const fresh = `${JSON.stringify({ files: replacement })}\n`;
-    if (fresh !== text && replacement.length + text.length > 0) writeWhole(path, fresh, 0o600);
-  };
-  const ended = (end: Position, found: Found[]): MarkFile => {
-    const file = fileOf(end);
-    const lines = found.filter((one) => one.generation === end.generation);
-    const first = lines.find((one) => !isShown(one));
-    // What was rewritten meanwhile is not what was read: then the mark stays.
-    const position = first ? (cursor.back(end.generation, first.offset) ?? file) : end;
-    const later = lines.filter((one) => one.offset >= position.offset);
-    const shown = later.filter(isShown).map(({ offset, hash }) => [offset, hash]);
-    const waiting = later.filter((one) => !isShown(one) && one.offset in file.held);
-    const held = waiting.map(({ offset }) => [offset, file.held[offset]]);
-    return { ...position, shown: Object.fromEntries(shown), held: Object.fromEntries(held) };
-  };
-  return {
-    isShown,
-    add,
-    /** In how many passes it has waited by now. */
-    hold(spot: Spot): number {
-      const { held } = fileOf(spot);
-      return (held[spot.offset] = Math.min((held[spot.offset] ?? 0) + 1, PASSES_BEFORE_WARNING + 1));
-    },
-    /** Adds it to the file, for a reader that is killed before the end. */
-    note(spot: Spot): void {
-      if (fd < 0) {
-        replaceBy(files);
-        fd = openSync(path, constants.O_WRONLY | constants.O_APPEND);
-      }
-      writeSync(fd, `${spot.generation} ${spot.offset} ${spot.hash}\n`);
-      add(spot);
-    },
-    close(found: Found[]): void {
-      if (fd >= 0) closeSync(fd);
-      replaceBy(cursor.positions.map((end) => ended(end, found)));
-    },
-  };
-}
-
-/** What a mark says, the file at the path last; nothing where it was edited, since showing everything again loses nothing. */
-export function parseMark(text: string): MarkFile[] {
-  const [first, ...notes] = text.split("\n");
-  try {
-    const given: unknown = JSON.parse(first!);
-    const old = v.safeParse(OldMark, given);
-    if (old.success) {
-      const { offset, print: tail, shown, held } = old.output;
-      return [{ ...partialPosition({ offset, tail }), shown: Object.fromEntries(shown.map((at) => [at, ""])), held }];
-    }
-    const { files } = v.parse(Mark, given);
-    for (const note of notes) {
-      const [, generation, offset, hash] = /^(\d+) (\d+) ([0-9a-f]+)$/.exec(note) ?? [];
-      const file = files.find((one) => String(one.generation) === generation);
-      if (file) file.shown[offset!] = hash!;
-    }
-    return files;
-  } catch {
-    return [];
-  }
-}
-
-async function takeTurn({ dir, recipient }: ReadOptions): Promise<() => void> {
-  inboxPath(dir, recipient);
-  if (!existsSync(dir) || !hasLibc()) return () => {};
-  makeFolder(statePath(dir), 0o700);
-  const fd = openSync(join(statePath(dir), `${recipient}.reader`), constants.O_RDWR | constants.O_CREAT, 0o600);
-  inheritOwner(join(statePath(dir), `${recipient}.reader`));
-  // Turns are short: a reader that holds one for five seconds is stopped, not slow, and mustn't stop the others.
-  for (let tries = 0; tries < 100 && !flock(fd); tries++) await Bun.sleep(50);
-  return () => closeSync(fd);
+/** What a line says; null where it is no event, with a warning where it isn't empty. */
+function eventIn(line: Line, { dir, recipient, warn }: Source): ReadEvent | null {
+  const found = parseLine(line);
+  if (found === null) return null;
+  const parsed = "value" in found ? v.safeParse(EventLine, found.value) : null;
+  if (parsed?.success) return parsed.output;
+  const reason = "malformed" in found ? found.malformed : "not an event";
+  warn(`${inboxPath(dir, recipient)}: skipped the line at byte ${line.offset}: ${reason}`);
+  return null;
 }

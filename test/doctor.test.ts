@@ -113,7 +113,7 @@ test("a collector that works is green, and each trouble has its row", async () =
   folder.write("drops/.dead-letter/x.json.reason", "what: not JSON");
   await runRole("collector", ["read", "bob", "--new", "--config", config]);
   expect((await post('{"text":"not seen"}')).status).toBe(202);
-  Bun.spawnSync(["touch", "-d", "3 days ago", folder.at("inbox/bob.mark")]);
+  Bun.spawnSync(["touch", "-d", "3 days ago", folder.at("inbox/.picket/person@bob.mark")]);
   await until("it is listed, too", () => readFileSync(list, "utf8").includes("400"));
   const ill = await examine("collector", config, saying(folder, unitSays(), { clock: "no" }));
   expect(ill.state).toBe("yellow");

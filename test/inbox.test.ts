@@ -272,7 +272,7 @@ describe("read", () => {
     });
     // It has begun to print, and the pipe holds less than all of it.
     await until("the first event is noted", () => {
-      const mark = folder.at("inbox", "bob.mark");
+      const mark = folder.at("inbox", ".picket", "person@bob.mark");
       return existsSync(mark) && readFileSync(mark, "utf8").split("\n").length > 3;
     });
     appendFileSync(inbox, lines("rest", 2).join(""));
@@ -339,7 +339,7 @@ describe("read", () => {
     folder.write("inbox/bob.mark", mark);
     expect(await box.read("--new")).toEqual(["b", "d"]);
     expect(await box.read("--new")).toEqual([]);
-    folder.write("inbox/bob.mark", mark);
+    folder.write("inbox/.picket/person@bob.mark", mark);
     renameSync(folder.at("inbox", "bob.inbox"), folder.at("inbox", "bob.inbox.1"));
     await box.ping("bob", "e");
     expect(await box.read("--new")).toEqual(["b", "d", "e"]);

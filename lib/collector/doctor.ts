@@ -3,7 +3,8 @@
 import { existsSync, readFileSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { type Check, ago, doctorCommand, examineListener, green, yellow } from "../doctor.ts";
-import { parseMark } from "../reader.ts";
+import { statePath } from "../inbox.ts";
+import { markPath, parseMark } from "../mark.ts";
 import { duration, size } from "../text.ts";
 import type { Config } from "./config.ts";
 import { readDeliveries } from "./deliveries.ts";
@@ -83,8 +84,8 @@ function unread(folder: string, file: string): Check[] {
   if (bytes > LARGE_BYTES) {
     checks.push(yellow(`inbox ${recipient}`, `has ${size(bytes)}`, `mv ${path} ${path}.1`));
   }
-  const mark = join(folder, `${recipient}.mark`);
-  if (!existsSync(mark)) return checks;
+  const mark = newestMark(folder, recipient);
+  if (mark === undefined) return checks;
   const behind = bytes - (parseMark(readFileSync(mark, "utf8")).at(-1)?.offset ?? Infinity);
   const since = Date.now() - statSync(mark).mtimeMs;
   if (behind > 0 && since > DAY_MS) {
@@ -92,4 +93,17 @@ function unread(folder: string, file: string): Check[] {
     checks.push(yellow(`inbox ${recipient}`, detail, `picket-collector read ${recipient} --new`));
   }
   return checks;
+}
+
+/** Of the reader that came last; deliveries have checks of their own. */
+function newestMark(folder: string, recipient: string): string | undefined {
+  const beside = listed(statePath(folder)).filter(
+    (name) => name.endsWith(`@${recipient}.mark`) && !name.startsWith("deliver:"),
+  );
+  const marks = [
+    markPath({ dir: folder, recipient, reader: "agent" }),
+    ...beside.map((name) => join(statePath(folder), name)),
+  ];
+  const age = (path: string): number => statSync(path).mtimeMs;
+  return marks.filter((path) => existsSync(path)).toSorted((a, b) => age(b) - age(a))[0];
 }

@@ -1,10 +1,11 @@
 // `hook`: the new events of an identity, for the prompt hook of a coding agent.
 
 import { asBlock } from "../frame.ts";
+import { identityOf } from "../identity.ts";
 import { type ReadEvent, readNew } from "../reader.ts";
-import { type Command, UsageError } from "../service.ts";
+import type { Command } from "../service.ts";
 import type { Config } from "./config.ts";
-import { type Context, asRecipient, configOf } from "./inbox-command.ts";
+import { type Context, configOf } from "./inbox-command.ts";
 
 const HOOK_CHARACTERS = 10_000;
 
@@ -14,16 +15,16 @@ const HOOK_CHARACTERS = 10_000;
  */
 async function hook(context: Context<{ as?: string }>): Promise<void> {
   const { args, env, log } = context;
-  const recipient = env["PICKET_IDENTITY"] || args.as;
   try {
-    if (!recipient) throw new UsageError("no recipient: set PICKET_IDENTITY or give --as NAME");
-    const { inbox_dir: dir } = await configOf(context, asRecipient(recipient));
-    const { events, done } = await readNew({
+    const recipient = identityOf(args.as, env);
+    const { inbox_dir: dir } = await configOf(context, recipient);
+    const { events, more, done } = await readNew({
       dir,
       recipient,
+      reader: "agent",
       warn: (message) => log.warn(message),
     });
-    const { text, count } = fit(recipient, events);
+    const { text, count } = fit(recipient, events, more);
     if (count > 0) context.print(text);
     done(count);
   } catch (error) {
@@ -32,10 +33,10 @@ async function hook(context: Context<{ as?: string }>): Promise<void> {
 }
 
 /** As many events as fit into a hook's text, in their order; the rest waits for the next turn. */
-function fit(recipient: string, events: ReadEvent[]): { text: string; count: number } {
+function fit(recipient: string, events: ReadEvent[], isMore: boolean): { text: string; count: number } {
   const parts: string[] = [];
   const title = (count: number, more: number) =>
-    `${count} new in the inbox of ${recipient}${more > 0 ? `, ${more} more next time` : ""}:`;
+    `${count} new in the inbox of ${recipient}${more > 0 ? `, ${more}${isMore ? "+" : ""} more next time` : ""}:`;
   // The longest that it can be, and the line break at the end.
   let left = HOOK_CHARACTERS - title(events.length, events.length).length - 1;
   for (const event of events) {
@@ -62,7 +63,7 @@ export const HOOK_COMMANDS = {
     summary: "print new events as plain text, for the prompt hook of a coding agent",
     usage: `usage: PICKET_IDENTITY=NAME picket-collector hook [--as NAME]
 
-  --as        whose inbox, where PICKET_IDENTITY is not set
+  --as        whose inbox (default: $PICKET_IDENTITY, $PING_AGENT_IDENTITY, or the name in $CLAUDE_HOME/ping-agent or ~/.ping-agent)
 
 Prints at most ${HOOK_CHARACTERS} characters, nothing when there is nothing new, and ends with 0 whatever happens.
 

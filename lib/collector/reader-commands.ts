@@ -2,7 +2,7 @@
 
 import { asLine } from "../frame.ts";
 import { wellFormed } from "../json.ts";
-import { type ReadEvent, follow, inboxCursor, readEvents, readLast, readNew } from "../reader.ts";
+import { MOST_KEPT, type ReadEvent, follow, inboxCursor, readEvents, readLast, readNew } from "../reader.ts";
 import type { Command } from "../service.ts";
 import { printable } from "../text.ts";
 import type { Config } from "./config.ts";
@@ -16,17 +16,23 @@ async function read(
   const recipient = asRecipient(positionals[0] ?? "");
   const limit = args.limit === undefined ? Number.POSITIVE_INFINITY : atLeastOne("--limit", args.limit);
   const { inbox_dir: dir } = await configOf(context, recipient);
-  const source = { dir, recipient, warn: (message: string) => log.warn(message) };
+  const source = { dir, recipient, reader: "person", warn: (message: string) => log.warn(message) };
   const show = (event: ReadEvent) =>
     context.print(args.json ? printable(JSON.stringify(event, wellFormed)) : asLine(event));
   const cursor = inboxCursor(source);
   const showNew = async () => {
-    const { events, handedOver, done } = await readNew(source, cursor);
-    for (const event of events.slice(0, limit)) {
-      show(event);
-      handedOver();
+    for (let [left, more, order] = [limit, true, "urgent-first" as "urgent-first" | "file"]; more && left > 0;) {
+      const turn = await readNew({ ...source, limit: Math.min(left, MOST_KEPT), order }, cursor);
+      for (const event of turn.events) {
+        show(event);
+        if (!turn.handedOver()) break;
+      }
+      turn.done();
+      ({ more } = turn);
+      left -= turn.events.length;
+      // All urgent ones were shown.
+      if (turn.events.at(-1)?.priority !== "urgent") order = "file";
     }
-    done();
   };
   if (args.new) await showNew();
   else await readLast(cursor, { ...source, limit }, show);

@@ -61,7 +61,12 @@ test(
         folder.write("bob.inbox", bytes);
         folder.write("bob.mark", marked ?? "");
         const warnings: string[] = [];
-        const source = { dir: folder.path, recipient: "bob", warn: (message: string) => warnings.push(message) };
+        const source = {
+          dir: folder.path,
+          recipient: "bob",
+          reader: "agent",
+          warn: (message: string) => warnings.push(message),
+        };
         const all: string[] = [];
         await readEvents(inboxCursor(source), source, ({ payload }) => all.push(payload));
         expect(all.filter(numbered)).toEqual(good);
