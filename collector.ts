@@ -1,7 +1,7 @@
 #!/usr/bin/env bun
 // picket-collector: webhooks and dropped files in, inbox lines out.
 // Reads its YAML. Listens on <webhook.listen>, watches <drop_folder.path>. Writes <inbox_dir>/*.inbox, and for itself
-// <inbox_dir>/.picket/. Killed at any moment it loses nothing it acknowledged, and doubles no drop and no delivery that has
+// <inbox_dir>/.picket/. Sends what inboxes hold on to `deliver` (lib/collector/deliver/). Killed at any moment it loses nothing it acknowledged, and doubles no drop and no delivery that has
 // an id: what a crash leaves behind is healed by the next start (lib/journal.ts, lib/inbox.ts).
 
 import type * as v from "valibot";
@@ -11,6 +11,7 @@ import { COMMANDS } from "./lib/collector/commands.ts";
 import { Config, type Route } from "./lib/collector/config.ts";
 import { readPayload, unpacking } from "./lib/collector/body.ts";
 import { Deliveries, type DeliveryRecord } from "./lib/collector/deliveries.ts";
+import { openChannels, startDeliveries } from "./lib/collector/deliver/loop.ts";
 import { askedOf, deliveryId, eventId } from "./lib/collector/delivery.ts";
 import type { Drop } from "./lib/collector/drop.ts";
 import { type DropFigures, DropFolder } from "./lib/collector/drop-folder.ts";
@@ -54,7 +55,9 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   const figures = { ...createFigures(metrics, drops), drops };
   const deliveries = new Deliveries(config.inbox_dir);
   const routes = compileRoutes(config);
-  const collector: Collector = { config, inbox, deliveries, log, metrics, figures, routes, folder: null };
+  const agent = (): string => collector.config.agent;
+  const outgoing = await startDeliveries(config.deliver, { inbox, agent, log, metrics, service });
+  const collector: Collector = { config, inbox, deliveries, outgoing, log, metrics, figures, routes, folder: null };
   collector.folder = openDropFolder(collector, config);
   const emptying = emptyDropFolder(collector, service);
   const server = config.webhook ? listenForWebhooks(collector, config.webhook.listen) : null;
@@ -65,12 +68,14 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     inbox: config.inbox_dir,
     routes: collector.routes.size,
     drops: config.drop_folder?.path,
+    deliver: config.deliver.map(({ name }) => name).join(", ") || undefined,
   });
   return {
     status: () => statusLine(collector),
     troubles: () => troublesOf(collector),
-    reload(next) {
+    async reload(next) {
       // What can fail comes first, so that a refused reload changes nothing.
+      const channels = openChannels(next.deliver);
       const { folder } = collector;
       const opened = openDropFolder(collector, next);
       try {
@@ -83,9 +88,10 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       Object.assign(collector, { config: next, routes: compileRoutes(next), folder: opened });
       inbox.dedupeHours = next.webhook?.dedupe_hours ?? DEDUPE_HOURS;
       emptying.wake();
+      await outgoing.reload(channels);
     },
     async stop() {
-      await server?.stop();
+      await Promise.all([server?.stop(), outgoing.stop()]);
       collector.folder?.close();
       await Promise.all([deliveries.close(), inbox.close()]);
     },
@@ -99,7 +105,10 @@ interface Collector {
   /** The drop folder; null without one. */
   folder: DropFolder | null;
   inbox: InboxWriter;
+  /** What came over webhooks, for people. */
   deliveries: Deliveries;
+  /** Sends events on. */
+  outgoing: Awaited<ReturnType<typeof startDeliveries>>;
   figures: Figures;
   metrics: Registry;
   log: Log;
@@ -285,7 +294,7 @@ function createFigures(metrics: Registry, drops: DropFigures) {
 }
 
 /** `/health`: whether the inbox can be written now, and the figures. */
-function health({ figures, inbox, config, folder }: Collector): Health {
+function health({ figures, inbox, config, folder, outgoing }: Collector): Health {
   const problem = cannotWrite(inbox.dir);
   return {
     ok: problem === null,
@@ -297,18 +306,20 @@ function health({ figures, inbox, config, folder }: Collector): Health {
       filtered: figures.filtered.value,
       duplicates: figures.duplicates.value,
       ...(folder ? { drops: figures.drops } : {}),
+      ...(config.deliver.length > 0 ? { deliver: outgoing.standing() } : {}),
       durability: config.durability,
       ...(problem === null ? {} : { problem }),
     },
   };
 }
 
-function troublesOf({ inbox, deliveries, figures }: Collector): (string | null)[] {
+function troublesOf({ inbox, deliveries, outgoing, figures }: Collector): (string | null)[] {
   const { waiting } = figures.drops;
   return [
     cannotWrite(inbox.dir),
     deliveries.refused > 0 ? `${deliveries.refused} deliveries refused in 10 min` : null,
     waiting > 0 ? `${waiting} drops waiting` : null,
+    ...outgoing.troubles(),
   ];
 }
 

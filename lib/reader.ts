@@ -203,12 +203,12 @@ function createShelf(limit: number) {
   };
 }
 
-function waits(event: ReadEvent): boolean {
+export function waits(event: ReadEvent): boolean {
   return event.sentinel !== undefined && event.sentinel !== "" && !existsSync(event.sentinel);
 }
 
 /** What a line says; null where it is no event, with a warning where it isn't empty. */
-function eventIn(line: Line, { dir, recipient, warn }: Source): ReadEvent | null {
+export function eventIn(line: Line, { dir, recipient, warn }: Source): ReadEvent | null {
   const found = parseLine(line);
   if (found === null) return null;
   const parsed = "value" in found ? v.safeParse(EventLine, found.value) : null;

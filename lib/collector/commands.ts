@@ -5,6 +5,7 @@ import { EVENT_TYPES, InboxWriter, PRIORITIES, completeEvent } from "../inbox.ts
 import { printable } from "../text.ts";
 import type { Command } from "../service.ts";
 import { type Config, DAEMON_ONLY } from "./config.ts";
+import { DELIVER_COMMANDS } from "./deliver-commands.ts";
 import { SHOWN, readDeliveries } from "./deliveries.ts";
 import { doctor } from "./doctor.ts";
 import { HOOK_COMMANDS } from "./hook.ts";
@@ -73,4 +74,5 @@ example: picket-collector ping bob "the build is green"`,
 example: picket-collector deliveries --failed --limit 20`,
     run: deliveries,
   },
+  ...DELIVER_COMMANDS,
 } satisfies Record<string, Command<Config>>;

@@ -19,6 +19,7 @@ import {
 import { connectionEntries, whoMayConnect } from "../guard.ts";
 import { comparable } from "../http.ts";
 import { EVENT_TYPES, PRIORITIES } from "../inbox.ts";
+import { DeliverySettings, takenNames } from "./deliver/config.ts";
 import { type Verify, VerifySettings, compileVerifier } from "./signature.ts";
 import { compileTemplate } from "./template.ts";
 
@@ -121,6 +122,8 @@ const Settings = v.strictObject({
       settle_ms: v.optional(number({ min: 0, unit: "milliseconds" }), 1000),
     }),
   ),
+  /** Where the events of inboxes are sent: see deliver/config.ts. */
+  deliver: v.optional(v.array(DeliverySettings), []),
   ...connectionEntries,
 });
 
@@ -128,12 +131,17 @@ const Settings = v.strictObject({
 export type Config = v.InferOutput<typeof Settings>;
 export const Config = v.pipe(
   Settings,
-  rule((config: Config) => [...sources(config), ...routes(config), ...openDoors(config)]),
+  rule((config: Config) => [
+    ...sources(config),
+    ...routes(config),
+    ...takenNames(config.deliver),
+    ...openDoors(config),
+  ]),
 );
 
 function* sources(config: Config): Generator<Problem> {
-  if (!config.webhook && !config.drop_folder) {
-    yield { path: ["webhook"], text: 'nothing to collect: set "webhook", "drop_folder" or both' };
+  if (!config.webhook && !config.drop_folder && config.deliver.length === 0) {
+    yield { path: ["webhook"], text: 'nothing to do: set "webhook", "drop_folder" or "deliver"' };
   }
 }
 
@@ -165,4 +173,4 @@ function* openDoors(config: Config): Generator<Problem> {
 }
 
 /** What only the daemon uses: a user's commands need none of its secrets, and no source. */
-export const DAEMON_ONLY = ["webhook", "drop_folder", "auth", "tls", "trusted_proxies"];
+export const DAEMON_ONLY = ["webhook", "drop_folder", "deliver", "auth", "tls", "trusted_proxies"];

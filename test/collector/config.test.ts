@@ -6,12 +6,26 @@ import { Folder, TARGETS, inboxLines, runRole, startRole, until } from "../kit.t
 
 const HEAD = "agent: foreman\ninbox_dir: /tmp/inbox\nwebhook:\n  routes:\n";
 const route = (fields: string) => `${HEAD}    - { path: /a, recipient: bob, type: INFO, template: "x"${fields} }\n`;
+const HUB = ', webhook: { url: "https://hub.example/in" }';
+const delivery = (fields: string) =>
+  `agent: foreman\ninbox_dir: /tmp/inbox\ndeliver:\n  - { name: hub, recipients: [ops]${HUB}${fields} }\n`;
 
 const BROKEN: [name: string, text: string, place: string, says: string][] = [
   ["an unknown key at the top", "agnt: x\nagent: y\ndrop_folder: { path: /d }\n", "1:1", 'did you mean "agent"?'],
   ["an unknown key in a route", route(", recipint: x"), "5:62", 'did you mean "recipient"?'],
   ["a missing agent", "drop_folder: { path: /d }\n", "1:1", "agent"],
-  ["nothing to collect", "agent: x\n", "1:1", '"webhook", "drop_folder" or both'],
+  ["nothing to do", "agent: x\n", "1:1", '"webhook", "drop_folder" or "deliver"'],
+  ["a delivery without a channel", delivery("").replace(HUB, ""), "4:5", "no channel: set one of"],
+  ["hours that are never quiet", delivery(', quiet: "07:00-07:00"'), "4:88", "begins when it ends"],
+  ["a zone that is none", delivery(', quiet: "07:00-08:00 Berlin"'), "4:88", '"Berlin" is not a time zone'],
+  ["an end without reminders", delivery(", until: handled"), "4:88", 'set "remind_minutes"'],
+  ["a delivery to nobody", delivery("").replace("[ops]", "[]"), "4:30", "at least one recipient"],
+  [
+    "two deliveries of one name",
+    delivery("") + delivery("").split("\n").slice(3).join("\n"),
+    "5:13",
+    '"hub" is taken already',
+  ],
   ["a negative poll", "agent: x\ndrop_folder:\n  path: /d\n  poll_fallback_seconds: -1\n", "4:26", "0 or more"],
   [
     "a poll that is a word",

@@ -1,0 +1,121 @@
+// What a delivery sends next, or when it has to look again. Nothing here reads a clock or a file.
+//
+//   a message        what waits in one inbox, up to MOST_EVENTS; the rest is the next one
+//   group_seconds    so long after the first event of a message came it is sent
+//   quiet            urgent events go through; the others wait, and are one message afterwards
+//   max_per_hour     the last message that is allowed takes everything that waits, and counts what it doesn't show. Then all
+//                    waits until the first message of the hour is an hour old
+//   remind_minutes   an urgent event, and one that needs a response, is sent again until it was handled
+//
+// Times are those of the wall clock, in milliseconds since 1970; a clock that is set back delays nothing for longer than an hour.
+
+import type { ReadEvent } from "../../reader.ts";
+import type { Quiet } from "./quiet.ts";
+
+export const MINUTE_MS = 60_000;
+const HOUR_MINUTES = 60;
+
+/** What waits in an inbox, by urgency: how many events, and since when. */
+export interface Waiting {
+  recipient: string;
+  urgent: Pile;
+  normal: Pile;
+}
+
+export interface Pile {
+  count: number;
+  /** When the first of them came; of no meaning where there is none. */
+  since: number;
+}
+
+/** An event that is sent again until it was handled. */
+export interface Reminder {
+  recipient: string;
+  /** When next. */
+  at: number;
+  event: ReadEvent;
+}
+
+/** How many messages were sent, by the minute since 1970. */
+export type Sent = Record<string, number>;
+
+export interface Rules {
+  group_seconds: number;
+  max_per_hour: number;
+  quiet?: Quiet | undefined;
+}
+
+/** What is to be sent to whom. */
+export type Next =
+  | { kind: "events"; recipient: string; urgentOnly: boolean; all: boolean }
+  | { kind: "reminder"; recipient: string; events: ReadEvent[] }
+  /** Nothing before then; `why` for people. */
+  | { kind: "wait"; until: number; why: string };
+
+/** @param given.now milliseconds since 1970. */
+export function nextMessage(given: {
+  waiting: readonly Waiting[];
+  reminders: readonly Reminder[];
+  sent: Sent;
+  rules: Rules;
+  now: number;
+}): Next {
+  const { waiting, reminders, sent, rules, now } = given;
+  const isQuiet = rules.quiet?.holds(now) === true;
+  const group = rules.group_seconds * 1000;
+  const ready = waiting
+    .map(({ recipient, urgent, normal }) => {
+      const piles = (isQuiet ? [urgent] : [urgent, normal]).filter(({ count }) => count > 0);
+      // The clock was set back since.
+      return { recipient, due: Math.min(...piles.map(({ since }) => (since > now ? now : since + group))) };
+    })
+    .toSorted((a, b) => a.due - b.due);
+  const [first] = ready;
+  const due = reminders.filter(({ at, event }) => at <= now && (!isQuiet || event.priority === "urgent"));
+  const quietly = isQuiet && (waiting.some(({ normal }) => normal.count > 0) || reminders.some(({ at }) => at <= now));
+  const isDue = first !== undefined && first.due <= now;
+  if (!isDue && due.length === 0) {
+    const until = Math.min(first?.due ?? Infinity, quietly ? nextMinute(now) : Infinity, ...reminders.map(later(now)));
+    return { kind: "wait", until, why: whyNot({ quietly, grouped: (first?.due ?? Infinity) < Infinity, rules }) };
+  }
+  const room = rules.max_per_hour - sentWithinHour(sent, now);
+  if (room <= 0) {
+    return {
+      kind: "wait",
+      until: nextMinute(now),
+      why: `max_per_hour: ${rules.max_per_hour} were sent within an hour`,
+    };
+  }
+  if (isDue) return { kind: "events", recipient: first.recipient, urgentOnly: isQuiet, all: room === 1 };
+  const { recipient } = due[0]!;
+  const events = due.filter((one) => one.recipient === recipient).map(({ event }) => event);
+  return { kind: "reminder", recipient, events };
+}
+
+const later =
+  (now: number) =>
+  ({ at }: Reminder): number =>
+    at > now ? at : Infinity;
+
+const nextMinute = (now: number): number => (Math.floor(now / MINUTE_MS) + 1) * MINUTE_MS;
+
+function whyNot({ quietly, grouped, rules }: { quietly: boolean; grouped: boolean; rules: Rules }): string {
+  if (grouped) return `group_seconds: ${rules.group_seconds}`;
+  return quietly ? `quiet: ${String(rules.quiet)}` : "";
+}
+
+/** Counts one more message. Minutes that are over an hour old go. */
+export function countSent(sent: Sent, now: number): Sent {
+  const minute = Math.floor(now / MINUTE_MS);
+  const recent = Object.entries(sent).filter(([at]) => isRecent(Number(at), minute));
+  const kept: Sent = Object.fromEntries(recent);
+  return { ...kept, [minute]: (kept[minute] ?? 0) + 1 };
+}
+
+function sentWithinHour(sent: Sent, now: number): number {
+  const minute = Math.floor(now / MINUTE_MS);
+  return Object.entries(sent).reduce((sum, [at, count]) => sum + (isRecent(Number(at), minute) ? count : 0), 0);
+}
+
+/** A time ahead of now is one of a clock that was set back since. */
+const isRecent = (at: number, minute: number): boolean => Math.abs(minute - at) < HOUR_MINUTES;

@@ -1,0 +1,149 @@
+import { expect, test } from "bun:test";
+import { once } from "node:events";
+import { type IncomingMessage, type ServerResponse, createServer } from "node:http";
+import { CuttingProxy } from "../../cutting-proxy.ts";
+import { Folder, inboxLines, until } from "../../kit.ts";
+import { type Got, Sink, append, came, configure, numbered, run, start } from "./kit.ts";
+
+const to = (sink: Sink, more = ""): string =>
+  `{ name: hub, recipients: [ops], webhook: { url: "${sink.url}" }${more} }`;
+
+test("a delivery begins with what comes, and goes on where it was after a restart", async () => {
+  using folder = new Folder();
+  using sink = new Sink();
+  append(folder, "ops", ["old 1", "old 2"]);
+  configure(folder, [to(sink)]);
+  {
+    await using daemon = await start(folder);
+    append(folder, "ops", ["a", "b"]);
+    await came(sink, ["a", "b"]);
+    // A stop lets what is under way end.
+    expect(await daemon.kill()).toBe(0);
+  }
+  append(folder, "ops", ["c"]);
+  await using _again = await start(folder);
+  await came(sink, ["c"]);
+  append(folder, "ops", ["d"]);
+  await came(sink, ["d"]);
+  expect(sink.payloads).toEqual(["a", "b", "c", "d"]);
+});
+
+test('"*" is every inbox, also one that appears later, and `min: urgent` leaves out the rest', async () => {
+  using folder = new Folder();
+  using all = new Sink();
+  using urgent = new Sink();
+  append(folder, "bob", ["old"]);
+  configure(folder, [
+    `{ name: all, recipients: ["*"], webhook: { url: "${all.url}" } }`,
+    `{ name: urgent, recipients: ["*"], min: urgent, webhook: { url: "${urgent.url}" } }`,
+  ]);
+  await using _daemon = await start(folder);
+  append(folder, "bob", ["b"]);
+  append(folder, "eve", ["e1"], { priority: "urgent" });
+  append(folder, "eve", ["e2"]);
+  await came(all, ["b", "e1", "e2"]);
+  await came(urgent, ["e1"]);
+  expect(urgent.payloads).toEqual(["e1"]);
+  expect(all.payloads.toSorted()).toEqual(["b", "e1", "e2"]);
+});
+
+test("a server that fails in every way gets every event, in order, and knows repeats by their id", async () => {
+  using folder = new Folder();
+  const later = (status: number, headers = {}) => new Response("no", { status, headers });
+  using second = new Sink((n) => (n % 2 === 1 ? later(500) : new Response("ok")));
+  using tooMany = new Sink((n) => (n === 1 ? later(429, { "retry-after": "1" }) : new Response("ok")));
+  using unread = new Sink();
+  // One is cut off in its request, one while it reads the answer: the message was taken by then.
+  using cutting = await CuttingProxy.to(Number(new URL(unread.url).port));
+  cutting.nextCut = () => (unread.asked === 0 ? 300 : Infinity);
+  using half = new Sink();
+  using halves = await answerHalf(half);
+  const urls = { second: second.url, many: tooMany.url, cut: `http://127.0.0.1:${cutting.port}/in`, half: halves.url };
+  configure(
+    folder,
+    Object.entries(urls).map(([name, url]) => `{ name: ${name}, recipients: [ops], webhook: { url: "${url}" } }`),
+  );
+  await using daemon = await start(folder);
+  append(folder, "ops", numbered(2));
+  for (const name of Object.keys(urls))
+    await daemon.said(new RegExp(`delivery failed, it is tried again.*delivery=${name}`));
+  cutting.nextCut = null;
+  append(folder, "ops", numbered(3, 3));
+  for (const sink of [second, tooMany, unread, half]) {
+    await came(sink, numbered(5));
+    const unique = new Map(sink.got.map((message): [string, Got] => [message.id, message]));
+    expect([...unique.values()].flatMap(({ events }) => events.map(({ payload }) => payload))).toEqual(numbered(5));
+  }
+  expect(half.got[0]).toEqual(half.got[1]);
+});
+
+/** Hands requests on, and breaks off in the middle of the first answer. */
+async function answerHalf(sink: Sink): Promise<Disposable & { url: string }> {
+  let broken = false;
+  const answer = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
+    const body = Buffer.concat(await Array.fromAsync(request as AsyncIterable<Buffer>));
+    await fetch(sink.url, { method: "POST", body });
+    if (broken) response.end("ok");
+    else {
+      response.writeHead(200, { "content-length": "100" });
+      response.write("half");
+      setImmediate(() => response.socket?.destroy());
+    }
+    broken = true;
+  };
+  const server = createServer((request, response) => void answer(request, response));
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  const { port } = server.address() as { port: number };
+  return { url: `http://127.0.0.1:${port}/in`, [Symbol.dispose]: () => void server.close() };
+}
+
+test("a delivery that hangs, and one that is refused, hold up no other and no webhook", async () => {
+  using folder = new Folder();
+  using hanging = new Sink(() => new Promise<Response>(() => {}));
+  using refusing = new Sink(() => new Response("gone", { status: 410 }));
+  using well = new Sink();
+  configure(folder, [
+    `{ name: hangs, recipients: [ops], webhook: { url: "${hanging.url}" } }`,
+    `{ name: refused, recipients: [ops], webhook: { url: "${refusing.url}" } }`,
+    `{ name: well, recipients: [ops], webhook: { url: "${well.url}" } }`,
+  ]);
+  await using daemon = await start(folder);
+  const url = await daemon.url();
+  append(folder, "ops", ["a"]);
+  const told = await until("the inbox says that one is held", () => inboxLines(folder.at("inbox"), "ops")[1]);
+  expect(told).toMatchObject({ from: "foreman", priority: "urgent", source: "collector:delivery.failing:refused" });
+  expect(told["payload"]).toMatch(
+    /^delivery refused is held: webhook: answered 410.*; picket-collector deliver test refused$/,
+  );
+  append(folder, "ops", ["b"]);
+  await came(well, ["a", told["payload"]!, "b"]);
+  const health = (await (await fetch(`${url}/health`)).json()) as { deliver: Record<string, Record<string, unknown>> };
+  expect(health.deliver["refused"]).toMatchObject({
+    state: "held",
+    waiting: 2,
+    failed: 1,
+    error: expect.stringContaining("answered 410") as string,
+  });
+  expect(health.deliver["well"]).toMatchObject({ state: "ok", waiting: 0, delivered: 3, error: null });
+  const metrics = await (await fetch(`${url}/metrics`)).text();
+  for (const line of ['held{delivery="refused"} 1', 'held{delivery="hangs"} 0', 'waiting_events{delivery="refused"} 2'])
+    expect(metrics).toContain(`picket_delivery_${line}\n`);
+  expect(metrics).toContain('picket_delivered_events_total{delivery="well"} 3\n');
+  expect(metrics).toContain('picket_delivery_failures_total{delivery="refused"} 1\n');
+  const { stdout } = await run(folder, "deliver", "list");
+  expect(stdout).toMatch(/^refused +webhook +ops +held +2 +held, until .*: webhook: answered 410/m);
+  expect(stdout).toMatch(/^well +webhook +ops +ok +0$/m);
+  // A reload tries again; what it says about itself it leaves out.
+  refusing.answer = () => new Response("ok");
+  daemon.child.kill("SIGHUP");
+  await came(refusing, ["a", "b"]);
+  expect(refusing.payloads).toEqual(["a", "b"]);
+  await daemon.said(/delivery works again.*delivery=refused/);
+  // A stop doesn't wait for the one that hangs; its event stays undelivered.
+  expect(await daemon.kill()).toBe(0);
+  expect(daemon.log.join(" ")).not.toContain("stopped before everything had ended");
+  hanging.answer = () => new Response("ok");
+  await using _again = await start(folder);
+  await came(hanging, ["a", told["payload"]!, "b"]);
+  expect(hanging.payloads).toEqual(["a", told["payload"]!, "b"]);
+});
