@@ -1,10 +1,11 @@
-// The few calls that only libc has, through bun:ffi: flock(2), leases, AF_UNIX datagrams, CLOCK_MONOTONIC.
+// The few calls that only libc has, through bun:ffi: flock(2), leases, AF_UNIX datagrams, what a pipe holds, CLOCK_MONOTONIC.
 //
 // bun:ffi needs a JIT and a libc that it can open. A unit with MemoryDenyWriteExecute=yes has no JIT, another system may
 // have another libc: then every function here returns null or false. Neither a call nor the import throws. The first call
 // opens libc, so that a command without need for it doesn't wait.
 
 import { dlopen, read } from "bun:ffi";
+import { fstatSync } from "node:fs";
 
 // Numbers from the kernel's headers, the same on x86-64 and arm64 (asm-generic).
 const LOCK_EX = 2;
@@ -24,6 +25,10 @@ const SOL_SOCKET = 1;
 const SO_SNDTIMEO = 21;
 const MSG_NOSIGNAL = 0x4000;
 const CLOCK_MONOTONIC = 1;
+const FIONREAD = 0x541b;
+const SIOCOUTQ = 0x5411;
+const POLLERR = 0x008;
+const POLLHUP = 0x010;
 
 /** Size of `sun_path`, see unix(7). */
 const MAX_SOCKET_NAME_BYTES = 108;
@@ -59,6 +64,8 @@ function openLinux() {
     close: { args: ["i32"], returns: "i32" },
     fcntl: { args: ["i32", "i32", "i32"], returns: "i32" },
     flock: { args: ["i32", "i32"], returns: "i32" },
+    ioctl: { args: ["i32", "u64", "ptr"], returns: "i32" },
+    poll: { args: ["ptr", "u64", "i32"], returns: "i32" },
     sendto: { args: ["i32", "ptr", "u64", "i32", "ptr", "u32"], returns: "i64" },
     setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" },
     socket: { args: ["i32", "i32", "i32"], returns: "i32" },
@@ -145,6 +152,24 @@ function socketAddress(name: string): Buffer | null {
   address.writeUInt16LE(AF_UNIX); // in host order, and every machine Bun runs on is little-endian
   address.set(bytes, 2);
   return address;
+}
+
+/**
+ * Whether the other end of a pipe or a unix socket has read everything that was written to this end: FIONREAD of pipe(7), SIOCOUTQ of
+ * unix(7). False when that end was closed, and the kernel may have thrown away what a socket held.
+ * @returns null where that can't be known: it is neither, or there is no libc.
+ */
+export function isReadOut(fd: number): boolean | null {
+  const c = libc();
+  if (c === null) return null;
+  const count = new Int32Array(1);
+  const kind = fstatSync(fd);
+  if (!kind.isFIFO() && !kind.isSocket()) return null;
+  if (c.ioctl(fd, kind.isFIFO() ? FIONREAD : SIOCOUTQ, count) !== 0) return null;
+  if (count[0] !== 0 || kind.isFIFO()) return count[0] === 0;
+  // struct pollfd { int fd; short events; short revents }. A socket is shut down before what it holds goes: asked in this order, the answer is true.
+  const asked = new Int32Array([fd, 0]);
+  return c.poll(asked, 1, 0) < 0 || ((asked[1]! >> 16) & (POLLHUP | POLLERR)) === 0;
 }
 
 /**

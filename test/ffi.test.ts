@@ -2,10 +2,11 @@
 // Not tested: musl, other systems than Linux.
 
 import { afterAll, expect, test } from "bun:test";
-import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs";
+import { dlopen } from "bun:ffi";
+import { closeSync, constants, mkdtempSync, openSync, readSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { flock, monotonicMicroseconds, sendDatagram, writeLease } from "../lib/ffi.ts";
+import { flock, isReadOut, monotonicMicroseconds, sendDatagram, writeLease } from "../lib/ffi.ts";
 import { until } from "./fixtures/service/start.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "picket-ffi-"));
@@ -65,9 +66,37 @@ test("a datagram to nobody, or to a name that is none, is not sent", () => {
 
 test("where bun:ffi has no JIT, everything says no and nothing throws", async () => {
   const script = `
-    import { flock, monotonicMicroseconds, sendDatagram, writeLease } from ${JSON.stringify(join(import.meta.dir, "../lib/ffi.ts"))};
+    import { flock, isReadOut, monotonicMicroseconds, sendDatagram, writeLease } from ${JSON.stringify(join(import.meta.dir, "../lib/ffi.ts"))};
     console.log(flock(1), writeLease(1), sendDatagram("@x", "x"), monotonicMicroseconds());`;
   const child = Bun.spawn([process.execPath, "-e", script], { env: { BUN_JSC_useJIT: "0" }, stdout: "pipe" });
   expect(await child.stdout.text()).toBe("false null false null\n");
   expect(await child.exited).toBe(0);
+});
+
+test("what was written to a pipe or a socket counts as read when the other end has read all of it", async () => {
+  await Bun.$`mkfifo ${join(folder, "fifo")}`;
+  const reader = openSync(join(folder, "fifo"), constants.O_RDONLY | constants.O_NONBLOCK);
+  const writer = openSync(join(folder, "fifo"), "w");
+  const { socketpair } = dlopen("libc.so.6", {
+    socketpair: { args: ["i32", "i32", "i32", "ptr"], returns: "i32" },
+  }).symbols;
+  const pair = new Int32Array(2);
+  expect(socketpair(1, 1, 0, pair)).toBe(0);
+  const ends = { pipe: [reader, writer], socket: [pair[0]!, pair[1]!] } as const;
+  for (const [from, to] of Object.values(ends)) {
+    expect(isReadOut(to)).toBe(true);
+    writeSync(to, "hello");
+    expect(isReadOut(to)).toBe(false);
+    readSync(from, Buffer.alloc(3));
+    expect(isReadOut(to)).toBe(false);
+    readSync(from, Buffer.alloc(3));
+    expect(isReadOut(to)).toBe(true);
+    writeSync(to, "lost");
+    closeSync(from);
+    expect(isReadOut(to)).toBe(false);
+    closeSync(to);
+  }
+  const plain = openSync(file(), "r+");
+  expect(isReadOut(plain)).toBe(null);
+  closeSync(plain);
 });
