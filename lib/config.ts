@@ -30,7 +30,7 @@ import { decodeText } from "./json.ts";
 import { Secret } from "./secret.ts";
 
 export { type Cidr, cidr, holding, isLoopback, isPrivate, unmapped } from "./config/cidr.ts";
-export { secret } from "./config/credentials.ts";
+export { secret, tokenReadable } from "./config/credentials.ts";
 export type { ShortForms } from "./config/environment.ts";
 export {
   httpUrl,

@@ -1,13 +1,9 @@
 // The agent's configuration: the schema is the documentation of the defaults.
 
-import { isIP } from "node:net";
 import * as v from "valibot";
 import { HOST_LISTS } from "../report.ts";
 import {
-  type Problem,
   httpUrl,
-  isLoopback,
-  isPrivate,
   nameSegment,
   number,
   dataFolder,
@@ -19,6 +15,7 @@ import {
   rule,
   seconds,
   secret,
+  tokenReadable,
 } from "../config.ts";
 
 const Receiver = v.pipe(
@@ -45,20 +42,6 @@ const Receiver = v.pipe(
     return problems;
   }),
 );
-
-/** A token goes to another machine only encrypted, or to a private address where that is allowed. A name is judged at each request. */
-function tokenReadable(key: string, url: string, allowHttp?: boolean): Problem[] {
-  const { protocol, hostname } = new URL(url);
-  if (protocol === "https:" || isLoopback(hostname)) return [];
-  const address = hostname.replace(/^\[|\]$/g, "");
-  if (allowHttp === true && (isIP(address) === 0 || isPrivate(address))) return [];
-  const more = {
-    true: `: "allow_http" is for private addresses only, and "${address}" is public`,
-    false: ': only https, or http to this machine; in a private network or VPN: "allow_http: true"',
-    undefined: ": only https, or http to this machine",
-  }[String(allowHttp) as "true"];
-  return [{ path: [key], text: `http would send the token unencrypted${more}` }];
-}
 
 const ProxmoxNode = v.pipe(
   v.strictObject({

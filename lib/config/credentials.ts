@@ -6,12 +6,14 @@
 // another service because both keys are called "token".
 
 import { closeSync, constants, fstatSync, openSync, readFileSync } from "node:fs";
+import { isIP } from "node:net";
 import { join } from "node:path";
 import * as v from "valibot";
 import { decodeText } from "../json.ts";
 import { Secret } from "../secret.ts";
 import type { Mapping, Path } from "./data.ts";
 import { unreadable } from "./access.ts";
+import { isLoopback, isPrivate } from "./cidr.ts";
 import { resolvePath, type Surroundings } from "./paths.ts";
 import { marked, markOf, type Shape, settings } from "./shape.ts";
 import { found, type Problem } from "./wording.ts";
@@ -39,6 +41,20 @@ export function secret(key: string, options?: { required: true }): Record<string
   // never parsed: loadConfig takes it out; it is here so that the key is known
   const file = v.optional(v.pipe(v.union([v.string(), v.array(v.string())]), marked({ kind: "secret_file", key })));
   return { [key]: options?.required === true ? value : v.optional(value, []), [`${key}_file`]: file };
+}
+
+/** A token goes to another machine only encrypted, or to a private address where that is allowed. A name is judged at each request. */
+export function tokenReadable(key: string, url: string, allowHttp?: boolean): Problem[] {
+  const { protocol, hostname } = new URL(url);
+  if (protocol === "https:" || isLoopback(hostname)) return [];
+  const address = hostname.replace(/^\[|\]$/g, "");
+  if (allowHttp === true && (isIP(address) === 0 || isPrivate(address))) return [];
+  const more = {
+    true: `: "allow_http" is for private addresses only, and "${address}" is public`,
+    false: ': only https, or http to this machine; in a private network or VPN: "allow_http: true"',
+    undefined: ": only https, or http to this machine",
+  }[String(allowHttp) as "true"];
+  return [{ path: [key], text: `http would send the token unencrypted${more}` }];
 }
 
 /** Which setting a bare credential name serves: key → the setting's path with list indexes as 0. */
