@@ -337,6 +337,20 @@ test("what is shown as JSON is JSON", () => {
   for (const text of shown) expect(() => JSON.parse(text) as unknown).not.toThrow();
 });
 
+test("the settings for MCP clients are valid, and what they start is there", async () => {
+  const json = blocks(PAGES.get("docs/readers.md")!, "json").map(
+    (text) => JSON.parse(text) as { mcpServers?: Servers },
+  );
+  const toml = blocks(PAGES.get("docs/readers.md")!, "toml").map(
+    (text) => Bun.TOML.parse(text) as { mcp_servers?: Servers },
+  );
+  type Servers = { picket: { command: string; args: string[] } };
+  const servers = [...json.map(({ mcpServers }) => mcpServers), ...toml.map(({ mcp_servers }) => mcp_servers)];
+  const started = servers.flatMap((one) => one?.picket ?? []);
+  expect(started.map(({ command: name }) => name)).toEqual(["picket-collector", "picket-collector"]);
+  for (const { args } of started) expect((await runRole("collector", [...args, "--help"])).code).toBe(0);
+});
+
 const commandsOf = (role: Role): string => blocks(pageOf(role), "sh").find((block) => block.startsWith("curl"))!;
 
 test.skipIf(!have("curl", "the receiver page's curl commands"))(

@@ -63,6 +63,18 @@ example: picket-collector ping bob "the build is green"`,
   },
   ...READER_COMMANDS,
   ...HOOK_COMMANDS,
+  mcp: {
+    summary: "serve an inbox to a coding agent's session over MCP, on stdin and stdout",
+    usage: `usage: picket-collector mcp [--channel] [--as NAME]
+
+  --as        whose inbox (default: $PICKET_IDENTITY, $PING_AGENT_IDENTITY, or the name in $CLAUDE_HOME/ping-agent or ~/.ping-agent)
+  --channel   push each new event into the session: for clients with Claude Code's channels
+
+A client starts it and ends it. Set it up there, for example:
+
+example: claude mcp add picket --env PICKET_IDENTITY=bob -- picket-collector mcp`,
+    run: async (context) => (await import("./mcp.ts")).mcp(context),
+  },
   deliveries: {
     summary: "show the last deliveries over webhooks, and why some failed",
     usage: `usage: picket-collector deliveries [--failed] [--limit N] [--json]

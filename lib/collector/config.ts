@@ -4,17 +4,21 @@ import * as v from "valibot";
 import {
   type Problem,
   dataFolder,
+  httpUrl,
   isLoopback,
   listen,
   nameSegment,
   number,
   parsed,
   path,
+  readableFile,
   writableFolder,
   restart,
   restartToSwitch,
   rule,
   seconds,
+  secret,
+  tokenReadable,
 } from "../config.ts";
 import { connectionEntries, whoMayConnect } from "../guard.ts";
 import { comparable } from "../http.ts";
@@ -91,6 +95,20 @@ export const Route = v.strictObject({
   verify: v.optional(v.pipe(VerifySettings, rule(verifyProblems))),
 });
 
+/** A receiver or an observer that `mcp` asks. */
+const Peer = v.pipe(
+  v.strictObject({
+    url: httpUrl(),
+    /** The operator's; not needed where the peer lets this machine read without one. */
+    ...secret("token"),
+    /** Plain http towards private addresses: where a VPN encrypts, or nobody else can listen. */
+    allow_http: v.optional(v.boolean(), false),
+    /** Trusted instead of the system's authorities. */
+    ca_file: v.optional(readableFile()),
+  }),
+  rule(({ url, token, allow_http }) => (token.length === 0 ? [] : tokenReadable("url", url, allow_http))),
+);
+
 const Settings = v.strictObject({
   /** The `from` of every event. */
   agent: v.pipe(v.string(), v.trim(), v.minLength(1, "expected a name"), v.maxLength(128)),
@@ -125,6 +143,8 @@ const Settings = v.strictObject({
   /** Where the events of inboxes are sent: see deliver/config.ts. */
   deliver: v.optional(v.array(DeliverySettings), []),
   ...connectionEntries,
+  /** What the tools of `mcp` ask beside the inbox. */
+  mcp: v.optional(v.strictObject({ receiver: v.optional(Peer), observer: v.optional(Peer) })),
 });
 
 /** What the configuration file gives. */
@@ -172,5 +192,5 @@ function* openDoors(config: Config): Generator<Problem> {
   if (text) yield { path: ["webhook", "listen"], text };
 }
 
-/** What only the daemon uses: a user's commands need none of its secrets, and no source. */
-export const DAEMON_ONLY = ["webhook", "drop_folder", "deliver", "auth", "tls", "trusted_proxies"];
+/** What only the daemon uses, or `mcp`: a user's other commands need none of its secrets, and no source. */
+export const DAEMON_ONLY = ["webhook", "drop_folder", "deliver", "auth", "tls", "trusted_proxies", "mcp"];

@@ -8,19 +8,24 @@ export const MOST_CHARACTERS = 10_000;
 
 interface Fit {
   recipient: string;
-  /** Others are new, besides these. */
+  /** What they are; `new` unless given. */
+  what?: string;
+  /** There are others besides these. */
   isMore: boolean;
   /** How an agent gets the rest: `next time`. */
   rest: string;
 }
 
 /** The events in their order, below a title; `count` says how many are in the text. A single one that is too long is cut. */
-export function fit(events: readonly ReadEvent[], { recipient, isMore, rest }: Fit): { text: string; count: number } {
-  if (events.length === 0) return { text: `nothing new in the inbox of ${recipient}`, count: 0 };
+export function fit(
+  events: readonly ReadEvent[],
+  { recipient, what = "new", isMore, rest }: Fit,
+): { text: string; count: number } {
+  if (events.length === 0) return { text: `nothing ${what} in the inbox of ${recipient}`, count: 0 };
   const parts: string[] = [];
   const title = (count: number, more: number) => {
     const others = more > 0 || isMore ? `, ${more}${isMore ? "+" : ""} more ${rest}` : "";
-    return `${count} new in the inbox of ${recipient}${others}:`;
+    return `${count} ${what} in the inbox of ${recipient}${others}:`;
   };
   // The longest that it can be, and the line break at the end.
   let left = MOST_CHARACTERS - title(events.length, events.length).length - 1;
