@@ -8,10 +8,12 @@
 // the answer's Retry-After; hourly where the other side refuses it (it is "held"), and at a reload. The times are those of the wall
 // clock, so that a restart changes nothing.
 
+import { join } from "node:path";
 import { NAME_SEGMENT } from "../../config.ts";
-import { namesIn } from "../../files.ts";
+import { holdAlone, namesIn } from "../../files.ts";
 import { handledOf } from "../../handled.ts";
 import { type Log, errorChain, seldom } from "../../log.ts";
+import { statePath } from "../../inbox.ts";
 import { derivedId } from "../../outbox.ts";
 import type { ReadEvent } from "../../reader.ts";
 import { cut } from "../../text.ts";
@@ -51,6 +53,8 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
   const handled = new Map<string, ReturnType<typeof handledOf>>();
   const rare = seldom(log);
   const figures = { delivered: 0, failed: 0 };
+  // Two collectors would send everything twice.
+  const release = holdAlone("picket-collector", join(statePath(dir), `deliver:${name}.lock`));
   let state = readState(dir, name);
   /** What a reload gave; it counts from the next turn on. */
   let given: Settings | null = null;
@@ -75,10 +79,14 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
   async function open(): Promise<void> {
     if (given !== null) {
       await channel.close?.();
-      for (const lane of lanes.values()) lane.close();
-      lanes.clear();
       ({ settings, channel } = given);
       given = null;
+      for (const lane of lanes.values()) {
+        lane.close();
+        // A recipient that is configured again begins anew.
+        if (!recipientsOf(dir, settings).includes(lane.recipient)) lane.forget();
+      }
+      lanes.clear();
     }
     // What is there already when it begins isn't sent; an inbox that appears later is new as a whole.
     const begins = !Bun.deepEquals(state.recipients.toSorted(), settings.recipients.toSorted());
@@ -107,8 +115,8 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
       }
     }
     const { reminders } = state;
-    const open =
-      settings.remind_minutes === undefined ? [] : reminders.filter((one) => one.at > now || !isHandled(one));
+    const isOpen = (one: Reminder): boolean => lanes.has(one.recipient) && (one.at > now || !isHandled(one));
+    const open = settings.remind_minutes === undefined ? [] : reminders.filter(isOpen);
     if (open.length < reminders.length) keep({ reminders: open });
   }
 
@@ -246,6 +254,7 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
       await channel.close?.();
       for (const lane of lanes.values()) lane.close();
       keep({});
+      release();
     },
     /** Removes what it keeps: a delivery that is configured again begins anew. */
     forget(): void {

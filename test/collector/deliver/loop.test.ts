@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
 import { once } from "node:events";
+import { writeFileSync } from "node:fs";
 import { type IncomingMessage, type ServerResponse, createServer } from "node:http";
 import { CuttingProxy } from "../../cutting-proxy.ts";
 import { Folder, inboxLines, until } from "../../kit.ts";
@@ -146,4 +147,97 @@ test("a delivery that hangs, and one that is refused, hold up no other and no we
   await using _again = await start(folder);
   await came(hanging, ["a", told["payload"]!, "b"]);
   expect(hanging.payloads).toEqual(["a", told["payload"]!, "b"]);
+});
+
+test("a skip is obeyed while a message hangs, and no second collector sends the same", async () => {
+  using folder = new Folder();
+  using sink = new Sink(() => new Promise<Response>(() => {}));
+  configure(folder, [to(sink)]);
+  await using _daemon = await start(folder);
+  append(folder, "ops", ["a", "b"]);
+  await until("the message hangs", () => sink.asked);
+  const { stdout } = await run(folder, "deliver", "list", "--json");
+  expect(JSON.parse(stdout)).toMatchObject([{ name: "hub", channel: "webhook", waiting: 2, state: "ok" }]);
+  expect(await run(folder, "deliver", "skip", "hub")).toMatchObject({ code: 0, stdout: "hub: 2 events skipped\n" });
+  sink.answer = () => new Response("ok");
+  append(folder, "ops", ["c"]);
+  await came(sink, ["c"]);
+  expect(sink.payloads).toEqual(["c"]);
+  const second = await run(folder);
+  expect(second).toMatchObject({ code: 1, stderr: expect.stringContaining("another picket-collector uses") as string });
+});
+
+test("`deliver test` says what the other side answers, and writes into no inbox", async () => {
+  using folder = new Folder();
+  using sink = new Sink();
+  append(folder, "ops", ["a"]);
+  configure(folder, [to(sink)]);
+  const test = (name: string) => run(folder, "deliver", "test", name);
+  expect(await test("hub")).toEqual({
+    code: 0,
+    stdout: expect.stringMatching(/^webhook: 200 in \d+ ms\n$/) as string,
+    stderr: "",
+  });
+  expect(sink.payloads).toEqual(["a test of the delivery hub"]);
+  expect(inboxLines(folder.at("inbox"), "ops")).toHaveLength(1);
+  sink.answer = () => new Response("no", { status: 401 });
+  expect(await test("hub")).toMatchObject({ code: 1, stderr: expect.stringContaining("answered 401") as string });
+  expect(await test("hup")).toMatchObject({ code: 2, stderr: expect.stringContaining("one of hub") as string });
+});
+
+test("a reload adds, changes and removes deliveries", async () => {
+  using folder = new Folder();
+  using first = new Sink();
+  using second = new Sink();
+  using third = new Sink();
+  configure(folder, [to(first)]);
+  await using daemon = await start(folder);
+  let reloads = 0;
+  const reload = async (deliver: string[]) => {
+    configure(folder, deliver);
+    daemon.child.kill("SIGHUP");
+    reloads++;
+    await until(
+      "it is reloaded",
+      () => daemon.log.filter((line) => line.includes("configuration reloaded")).length === reloads,
+    );
+  };
+  append(folder, "ops", ["a"]);
+  await came(first, ["a"]);
+  const other = to(third).replace("hub", "other");
+  await reload([to(second), other]);
+  append(folder, "ops", ["b"]);
+  await came(second, ["b"]);
+  await came(third, ["b"]);
+  await reload([other]);
+  append(folder, "ops", ["c"]);
+  await came(third, ["c"]);
+  await reload([to(second), other]);
+  append(folder, "ops", ["d"]);
+  await came(second, ["d"]);
+  await came(third, ["d"]);
+  expect([first.payloads, second.payloads, third.payloads]).toEqual([["a"], ["b", "d"], ["b", "c", "d"]]);
+});
+
+test("an event waits for its sentinel, also across a restart, and holds up no other", async () => {
+  using folder = new Folder();
+  using sink = new Sink();
+  configure(folder, [to(sink)]);
+  const sentinel = folder.at("ready");
+  {
+    await using daemon = await start(folder);
+    append(folder, "ops", ["held"], { sentinel });
+    append(folder, "ops", ["a"]);
+    await came(sink, ["a"]);
+    append(folder, "ops", ["b"]);
+    await came(sink, ["b"]);
+    expect(await daemon.kill()).toBe(0);
+  }
+  append(folder, "ops", ["c"]);
+  await using daemon = await start(folder);
+  await came(sink, ["c"]);
+  await daemon.said(`waits for its sentinel "${sentinel}"`);
+  writeFileSync(sentinel, "");
+  await came(sink, ["held"]);
+  expect(sink.payloads).toEqual(["a", "b", "c", "held"]);
 });
