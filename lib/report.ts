@@ -158,20 +158,19 @@ type Element<K extends string, F extends Record<string, Field<unknown>>> = Recor
 /** A list of what agents don't need to share: elements without a name are left out, and so are those past the limit. */
 function some<K extends string, F extends Record<string, Field<unknown>>>(most: number, key: K, rest: F) {
   const named = words(key === "mount" ? 1024 : 255);
-  const others = Object.entries(rest);
-  const readElement = (given: unknown): Element<K, F>[] => {
-    const element = given as Record<string, unknown> | null;
-    const name = named(element?.[key]);
-    if (!name) return [];
-    const read: Record<string, unknown> = { [key]: name };
-    for (const [field, valueOf] of others) read[field] = valueOf(element![field]);
-    return [read as Element<K, F>];
+  const [fields, readers] = [Object.keys(rest), Object.values(rest)];
+  return (given: unknown): Element<K, F>[] | null => {
+    if (!Array.isArray(given)) return isEmpty(given) ? [] : null;
+    const elements: Element<K, F>[] = [];
+    for (const element of given.slice(0, most) as (Record<string, unknown> | null)[]) {
+      const name = named(element?.[key]);
+      if (!name) continue;
+      const read: Record<string, unknown> = { [key]: name };
+      for (let n = 0; n < fields.length; n++) read[fields[n]!] = readers[n]!(element![fields[n]!]);
+      elements.push(read as Element<K, F>);
+    }
+    return elements;
   };
-  const elements = v.pipe(
-    v.array(v.unknown()),
-    v.transform((all) => all.slice(0, most).flatMap(readElement)),
-  );
-  return odd(orEmpty([], elements));
 }
 
 /** What a host has, each a list; null where the agent can't tell. Counters count since boot. */
@@ -282,6 +281,17 @@ const Guest = fields({
   controller_version: known(text(64)),
 });
 
+const Host = v.pipe(
+  v.looseObject({ metrics: orEmpty({}, HostMetrics), facts: known(orEmpty({}, HostFacts)) }, "expected a mapping"),
+  v.transform(({ metrics, facts, ...rest }) => ({ metrics, facts, ...listsOf(rest) })),
+);
+
+type Lists = { [L in keyof typeof HOST_LISTS]: ReturnType<(typeof HOST_LISTS)[L]> };
+
+function listsOf(given: Record<string, unknown>): Lists {
+  return Object.fromEntries(Object.entries(HOST_LISTS).map(([list, read]) => [list, read(given[list])])) as Lists;
+}
+
 /** A report as it is sent. */
 export const Report = fields({
   recorded_at: dateTime,
@@ -289,7 +299,7 @@ export const Report = fields({
   host_id: known(text(128)),
   agent_version: known(text(64)),
   interval_seconds: known(atLeastZero),
-  host: fields({ metrics: orEmpty({}, HostMetrics), facts: known(orEmpty({}, HostFacts)), ...HOST_LISTS }),
+  host: Host,
   containers: known(atMost(500, "containers", Container)),
   guests: known(atMost(1000, "guests", Guest)),
   cloudflared: known(
