@@ -50,26 +50,26 @@ export async function assess(tx: Queries, { host, report, at, ran, interval, ale
   });
   const whole = { tx, host: host.id, at, ran, alerts };
   let changed = false;
-  const seen = new Set<string>();
-  for (const finding of [...found.values()].flat()) {
-    const key = `${finding.type} ${finding.subject}`;
-    // Two sensors of one name: the first counts.
-    if (seen.has(key)) continue;
-    seen.add(key);
-    const step = nextOf(judged[key], finding, whole);
-    if (step.act) changed = (await carryOut(whole, finding, step.act)) || changed;
-    if (step.wrong) judged[key] = step.wrong;
-    else delete judged[key];
-  }
-  for (const key of Object.keys(judged)) {
-    const [, type = "", subject = ""] = /^(\S+) (.*)$/s.exec(key) ?? [];
-    if (seen.has(key) || !found.has(type as AlertType)) continue;
-    const gone = { type: type as AlertType, subject, state: "well", level: 0, figures: {} } as const;
-    const recovered = () => goneText(host.name, gone.type, subject);
-    const { wrong, act } = nextOf(judged[key], gone, whole);
-    if (act) changed = (await carryOut(whole, { ...gone, text: recovered, recovered }, act)) || changed;
+  const take = async (key: string, finding: Finding): Promise<void> => {
+    const { wrong, act } = nextOf(judged[key], finding, whole);
+    if (act) changed = (await carryOut(whole, finding, act)) || changed;
     if (wrong) judged[key] = wrong;
     else delete judged[key];
+  };
+  const known = Object.keys(judged);
+  for (const [type, findings] of found) {
+    for (const finding of findings) {
+      const { subject, state } = finding;
+      if (state !== "wrong" && (known.length === 0 || !judged[`${type} ${subject}`])) continue;
+      // Two sensors of one name: the first counts.
+      if (findings.find((one) => one.subject === subject) === finding) await take(`${type} ${subject}`, finding);
+    }
+  }
+  for (const key of known) {
+    const [type, subject] = [key.split(" ", 1)[0] as AlertType, key.slice(key.indexOf(" ") + 1)];
+    if (!found.get(type)?.every((one) => one.subject !== subject)) continue;
+    const gone = goneText(host.name, type, subject);
+    await take(key, { type, subject, state: "well", say: () => ({ text: gone, recovered: gone, figures: {} }) });
   }
   const text = Object.keys(judged).length === 0 ? null : JSON.stringify(judged);
   if (text !== host.judged) await tx.run("UPDATE hosts SET judged = $1 WHERE id = $2", [text, host.id]);
@@ -79,7 +79,7 @@ export async function assess(tx: Queries, { host, report, at, ran, interval, ale
 /** What follows from a finding: what is kept of it, and whether its alert is opened or closed now. */
 function nextOf(
   before: Wrong | undefined,
-  { type, state, level }: Pick<Finding, "type" | "state" | "level">,
+  { type, state, level = 0 }: Finding,
   { ran, alerts }: { ran: number; alerts: Alerts },
 ): { wrong?: Wrong; act?: "raise" | "close" | "drop" } {
   const open = before?.open;
@@ -103,12 +103,9 @@ async function carryOut(
   finding: Finding,
   act: "raise" | "close" | "drop",
 ): Promise<boolean> {
-  const { type, subject, level, severity, figures } = finding;
-  if (act === "raise") {
-    const text = finding.text();
-    return raise(tx, { host, type, subject, text, at, level, figures, ...(severity ? { severity } : {}) });
-  }
-  const recovered = act === "close" ? finding.recovered() : undefined;
+  const { type, subject, level = 0, say } = finding;
+  if (act === "raise") return raise(tx, { host, type, subject, at, level, ...say() });
+  const recovered = act === "close" ? say().recovered : undefined;
   return (await close(tx, { host, types: [type], subject, at, recovered })) > 0;
 }
 

@@ -37,7 +37,7 @@ export function withSample(samples: readonly Sample[], sample: Sample, windowMs:
 /** The pace in GiB a millisecond; null where it does not grow steadily, or there are too few samples to tell. */
 export function paceOf(samples: readonly Sample[]): number | null {
   const [first, last] = [samples[0], samples.at(-1)];
-  if (!first || !last || samples.length < LEAST_SAMPLES) return null;
+  if (!first || !last || samples.length < LEAST_SAMPLES || last[1] <= first[1]) return null;
   const span = last[0] - first[0];
   const slopes: number[] = [];
   let [rising, burst] = [0, 0];

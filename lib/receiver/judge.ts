@@ -13,13 +13,19 @@ export interface Finding {
   type: AlertType;
   subject: string;
   state: "wrong" | "near" | "well" | "off";
-  /** A higher one is told again. */
-  level: number;
+  /** A higher one is told again. Default: 0. */
+  level?: number;
+  /** Most findings say that all is well as before: nothing is made of them. */
+  say: () => Said;
+}
+
+/** An alert in words. */
+export interface Said {
   severity?: Severity;
-  /** While it is wrong or near. */
-  text: () => string;
+  /** When it begins. */
+  text: string;
   /** When it is over. */
-  recovered: () => string;
+  recovered: string;
   figures: Record<string, unknown>;
 }
 
@@ -52,11 +58,9 @@ export function judge(judged: Judged): Map<AlertType, Finding[]> {
   const { host } = judged.report;
   const found = new Map<AlertType, Finding[]>();
   const add = <T>(type: AlertType, list: readonly T[] | null, find: (one: T) => Finding | null): void => {
-    if (list !== null)
-      found.set(
-        type,
-        list.map(find).filter((one) => one !== null),
-      );
+    if (list === null) return;
+    const all = list.map(find).filter((one) => one !== null);
+    found.set(type, all);
   };
   const disks = host.disks?.filter((disk) => disk.read_only !== true) ?? null;
   add("disk.high", disks, (disk) => fullDisk(judged, disk));
@@ -65,7 +69,10 @@ export function judge(judged: Judged): Map<AlertType, Finding[]> {
   add("pool.degraded", host.pools, (pool) => degradedPool(judged, pool));
   add("smart.failing", host.smart, (disk) => failingDisk(judged, disk));
   add("temperature.high", host.temperatures, (sensor) => hotSensor(judged, sensor));
-  for (const load of loads(judged)) add(load.type, load.value === null ? null : [load], (one) => ofLoad(judged, one));
+  for (const load of LOADS) {
+    const value = load.valueOf(host.metrics, judged.cpuCount);
+    add(load.type, value === null ? null : [value], (one) => ofLoad(judged, load, one));
+  }
   return found;
 }
 
@@ -87,25 +94,23 @@ function fullDisk({ name, settings, paceOf }: Judged, disk: One<"disks">): Findi
   if (used === null && inodes === null) return null;
   const limit = settings("disk_percent", mount);
   const value = Math.max(used ?? 0, inodes ?? 0);
-  const ofInodes = (inodes ?? 0) > (used ?? 0);
-  const level = [limit, ...DISK_LEVELS].filter((step) => typeof step === "number" && step <= value) as number[];
-  const what = () =>
-    ofInodes ? `has used ${percent(value)} of its inodes` : `is ${percent(value)} full${sizes(disk)}`;
-  return {
-    type: "disk.high",
-    subject: mount,
-    state: stateOf(value, limit),
-    level: Math.max(0, ...level),
-    ...(value >= 99 ? { severity: "critical" as const } : {}),
-    text: () => {
-      const left = hoursLeft(disk, paceOf(mount));
-      const pace = left === null || ofInodes ? "" : `, full in about ${roughly(left * HOUR_MS)} at this pace`;
-      const hint = ofInodes ? `df -i ${shellWord(mount)}` : `du -xh ${shellWord(mount)} | sort -h | tail`;
-      return `${name}: ${mount} ${what()}${pace}; ${hint}`;
-    },
-    recovered: () => `${name}: ${mount} has room again: it ${what()}`,
-    figures: { ...disk, limit },
+  const state = stateOf(value, limit);
+  const say = (): Said => {
+    const ofInodes = (inodes ?? 0) > (used ?? 0);
+    const what = ofInodes ? `has used ${percent(value)} of its inodes` : `is ${percent(value)} full${sizes(disk)}`;
+    const left = hoursLeft(disk, paceOf(mount));
+    const pace = left === null || ofInodes ? "" : `, full in about ${roughly(left * HOUR_MS)} at this pace`;
+    const hint = ofInodes ? `df -i ${shellWord(mount)}` : `du -xh ${shellWord(mount)} | sort -h | tail`;
+    return {
+      ...(value >= 99 ? { severity: "critical" } : {}),
+      text: `${name}: ${mount} ${what}${pace}; ${hint}`,
+      recovered: `${name}: ${mount} has room again: it ${what}`,
+      figures: { ...disk, limit },
+    };
   };
+  if (state !== "wrong") return { type: "disk.high", subject: mount, state, say };
+  const level = Math.max(Number(limit), ...DISK_LEVELS.filter((step) => step <= value));
+  return { type: "disk.high", subject: mount, state, level, say };
 }
 
 function fillingDisk({ name, settings, paceOf }: Judged, disk: One<"disks">): Finding | null {
@@ -117,13 +122,14 @@ function fillingDisk({ name, settings, paceOf }: Judged, disk: One<"disks">): Fi
     type: "disk.filling",
     subject: mount,
     state: limit === "off" ? "off" : left !== null && left <= limit ? "wrong" : near,
-    level: 0,
-    text: () => {
-      const when = `will be full in about ${roughly(left! * HOUR_MS)} at the pace of the last hours`;
-      return `${name}: ${mount} ${when}${sizes(disk)}; du -xh ${shellWord(mount)} | sort -h | tail`;
+    say: () => {
+      const when = `will be full in about ${roughly((left ?? 0) * HOUR_MS)} at the pace of the last hours`;
+      return {
+        text: `${name}: ${mount} ${when}${sizes(disk)}; du -xh ${shellWord(mount)} | sort -h | tail`,
+        recovered: `${name}: ${mount} no longer fills up${sizes(disk)}`,
+        figures: { ...disk, limit, hours_left: left },
+      };
     },
-    recovered: () => `${name}: ${mount} no longer fills up${sizes(disk)}`,
-    figures: { ...disk, limit, hours_left: left },
   };
 }
 
@@ -142,19 +148,22 @@ function hoursLeft(disk: One<"disks">, pace: number | null): number | null {
 
 function failedUnit({ name, report, settings }: Judged, unit: One<"units">): Finding {
   const { state, detail, since } = unit;
-  const short = unit.name.replace(/\.service$/, "");
-  const ago = since === null ? Number.NaN : report.recorded_at - Date.parse(since);
-  const when = ago >= 0 ? ` ${roughly(ago)} ago` : "";
-  const why = detail === null ? "" : ` (${detail})`;
   const wrong = state === "failed" ? "wrong" : "well";
   return {
     type: "unit.failed",
     subject: unit.name,
     state: settings("units", unit.name) === "off" ? "off" : wrong,
-    level: 0,
-    text: () => `${name}: unit ${short} failed${why}${when}; systemctl status ${shellWord(short)}`,
-    recovered: () => `${name}: unit ${short} is ${state}`,
-    figures: unit,
+    say: () => {
+      const short = unit.name.replace(/\.service$/, "");
+      const ago = since === null ? Number.NaN : report.recorded_at - Date.parse(since);
+      const when = ago >= 0 ? ` ${roughly(ago)} ago` : "";
+      const why = detail === null ? "" : ` (${detail})`;
+      return {
+        text: `${name}: unit ${short} failed${why}${when}; systemctl status ${shellWord(short)}`,
+        recovered: `${name}: unit ${short} is ${state}`,
+        figures: unit,
+      };
+    },
   };
 }
 
@@ -167,8 +176,6 @@ const POOL_COMMANDS = new Map<string | null, (pool: string) => string>([
 function degradedPool({ name, settings }: Judged, pool: One<"pools">): Finding | null {
   const { kind, state, detail } = pool;
   if (state === null) return null;
-  const command = POOL_COMMANDS.get(kind)?.(shellWord(pool.name));
-  const what = `${name}: pool ${pool.name} is ${state}`;
   const wrong = state === "online" ? "well" : "wrong";
   return {
     type: "pool.degraded",
@@ -176,26 +183,35 @@ function degradedPool({ name, settings }: Judged, pool: One<"pools">): Finding |
     state: settings("pools", pool.name) === "off" ? "off" : wrong,
     // A pool that fails after it was degraded is told again.
     level: state === "failed" ? 2 : 1,
-    text: () => what + (detail ? `: ${detail}` : "") + (command ? `; ${command}` : ""),
-    recovered: () => `${what} again`,
-    figures: pool,
+    say: () => {
+      const command = POOL_COMMANDS.get(kind)?.(shellWord(pool.name));
+      const what = `${name}: pool ${pool.name} is ${state}`;
+      return {
+        text: what + (detail ? `: ${detail}` : "") + (command ? `; ${command}` : ""),
+        recovered: `${what} again`,
+        figures: pool,
+      };
+    },
   };
 }
 
 function failingDisk({ name, settings }: Judged, disk: One<"smart">): Finding | null {
   const { device, model, passed } = disk;
   if (passed === null) return null;
-  const what = `${name}: disk ${device}${model ? ` (${model})` : ""}`;
-  const errors = disk.errors ? `, ${disk.errors} errors` : "";
-  const path = device.startsWith("/") ? device : `/dev/${device}`;
   return {
     type: "smart.failing",
     subject: device,
     state: settings("smart", device) === "off" ? "off" : passed ? "well" : "wrong",
-    level: 0,
-    text: () => `${what} says that it is failing${errors}; smartctl -a ${shellWord(path)}`,
-    recovered: () => `${what} passes its own test again`,
-    figures: disk,
+    say: () => {
+      const what = `${name}: disk ${device}${model ? ` (${model})` : ""}`;
+      const errors = disk.errors ? `, ${disk.errors} errors` : "";
+      const path = device.startsWith("/") ? device : `/dev/${device}`;
+      return {
+        text: `${what} says that it is failing${errors}; smartctl -a ${shellWord(path)}`,
+        recovered: `${what} passes its own test again`,
+        figures: disk,
+      };
+    },
   };
 }
 
@@ -210,68 +226,65 @@ function hotSensor({ name, settings }: Judged, sensor: One<"temperatures">): Fin
     type: "temperature.high",
     subject,
     state: stateOf(celsius, limit),
-    level: 0,
-    text: () => `${name}: ${subject} is at ${celsius} °C (limit ${limit} °C); sensors`,
-    recovered: () => `${name}: ${subject} has cooled down to ${celsius} °C`,
-    figures: { ...sensor, limit },
+    say: () => ({
+      text: `${name}: ${subject} is at ${celsius} °C (limit ${limit} °C); sensors`,
+      recovered: `${name}: ${subject} has cooled down to ${celsius} °C`,
+      figures: { ...sensor, limit },
+    }),
   };
 }
 
 interface Load {
   type: AlertType;
   key: "cpu_percent" | "memory_percent" | "swap_percent" | "load_per_cpu";
-  value: number | null;
+  valueOf: (metrics: Report["host"]["metrics"], cpuCount: number | null) => number | null;
   /** The figure in words. */
   said: (value: string) => string;
   command: string;
 }
 
-function loads({ report, cpuCount }: Judged): Load[] {
-  const { metrics } = report.host;
-  const part = (used: number | null, total: number | null) => (used === null || !total ? null : (used / total) * 100);
-  const load = metrics.load_average;
-  return [
-    {
-      type: "cpu.high",
-      key: "cpu_percent",
-      value: metrics.cpu_percent,
-      said: (value) => `its CPUs are ${value} % busy`,
-      command: "ps -eo pcpu,pid,comm --sort -pcpu | head",
-    },
-    {
-      type: "memory.high",
-      key: "memory_percent",
-      value: part(metrics.memory_used_mb, metrics.memory_total_mb),
-      said: (value) => `${value} % of its memory is used`,
-      command: "ps -eo rss,pid,comm --sort -rss | head",
-    },
-    {
-      type: "swap.high",
-      key: "swap_percent",
-      value: part(metrics.swap_used_mb, metrics.swap_total_mb),
-      said: (value) => `${value} % of its swap is used`,
-      command: "free -m",
-    },
-    {
-      type: "load.high",
-      key: "load_per_cpu",
-      value: load === null || cpuCount === null ? null : load / cpuCount,
-      said: (value) => `its load is ${value} for each CPU`,
-      command: "uptime",
-    },
-  ];
-}
+const part = (used: number | null, total: number | null) => (used === null || !total ? null : (used / total) * 100);
 
-function ofLoad({ name, settings }: Judged, { type, key, value, said, command }: Load): Finding {
+const LOADS: readonly Load[] = [
+  {
+    type: "cpu.high",
+    key: "cpu_percent",
+    valueOf: ({ cpu_percent: busy }) => busy,
+    said: (value) => `its CPUs are ${value} % busy`,
+    command: "ps -eo pcpu,pid,comm --sort -pcpu | head",
+  },
+  {
+    type: "memory.high",
+    key: "memory_percent",
+    valueOf: ({ memory_used_mb: used, memory_total_mb: total }) => part(used, total),
+    said: (value) => `${value} % of its memory is used`,
+    command: "ps -eo rss,pid,comm --sort -rss | head",
+  },
+  {
+    type: "swap.high",
+    key: "swap_percent",
+    valueOf: ({ swap_used_mb: used, swap_total_mb: total }) => part(used, total),
+    said: (value) => `${value} % of its swap is used`,
+    command: "free -m",
+  },
+  {
+    type: "load.high",
+    key: "load_per_cpu",
+    valueOf: ({ load_average: load }, cpus) => (load === null || cpus === null ? null : load / cpus),
+    said: (value) => `its load is ${value} for each CPU`,
+    command: "uptime",
+  },
+];
+
+function ofLoad({ name, settings }: Judged, { type, key, said, command }: Load, value: number): Finding {
   const limit = settings(key);
-  const words = () => `${name}: ${said(value!.toFixed(1).replace(/\.0$/, ""))} (limit ${limit})`;
   return {
     type,
     subject: "",
-    state: stateOf(value!, limit),
-    level: 0,
-    text: () => `${words()}; ${command}`,
-    recovered: words,
-    figures: { value, limit },
+    state: stateOf(value, limit),
+    say: () => {
+      const words = `${name}: ${said(value.toFixed(1).replace(/\.0$/, ""))} (limit ${limit})`;
+      return { text: `${words}; ${command}`, recovered: words, figures: { value, limit } };
+    },
   };
 }
