@@ -323,10 +323,11 @@ function troublesOf({ inbox, deliveries, outgoing, figures }: Collector): (strin
   ];
 }
 
-function statusLine({ figures }: Collector): string {
+function statusLine({ figures, outgoing, config }: Collector): string {
   const { dead_letters } = figures.drops;
   const dead = dead_letters > 0 ? `, ${dead_letters} dead letters` : "";
-  return `${figures.emitted.value} events, ${figures.errors.value} errors${dead}`;
+  const sent = config.deliver.length > 0 ? `, ${outgoing.delivered()} delivered` : "";
+  return `${figures.emitted.value} events, ${figures.errors.value} errors${dead}${sent}`;
 }
 
 /** Runs the role: by itself, or as a part of picket.ts. */

@@ -70,7 +70,7 @@ export function markPath({ dir, recipient, reader }: Reader): string {
   return reader === "agent" ? join(dir, `${recipient}.mark`) : join(statePath(dir), `${reader}@${recipient}.mark`);
 }
 
-interface StoredMark {
+export interface StoredMark {
   path: string;
   /** "" where there is none. */
   text: string;

@@ -98,7 +98,7 @@ async function skip(context: Context): Promise<void> {
     for (const lane of lanes) {
       const { urgent, normal } = lane.waiting();
       count += urgent.count + normal.count;
-      await lane.begin();
+      await lane.begin("now");
     }
     return count;
   });

@@ -10,9 +10,8 @@
 
 import { existsSync, rmSync, statSync } from "node:fs";
 import type { Cursor, Line } from "../../cursor.ts";
-import { textOf, writeWhole } from "../../files.ts";
 import { type Priority, inboxPath } from "../../inbox.ts";
-import { type MarkFile, type Spot, markPath, parseMark, spotOf, takeTurn } from "../../mark.ts";
+import { type StoredMark, type Turn, markPath, openMark, readMark, spotOf, takeTurn } from "../../mark.ts";
 import { type ReadEvent, eventIn, inboxCursor, waits } from "../../reader.ts";
 import type { Pile, Waiting } from "./batch.ts";
 
@@ -87,17 +86,16 @@ export function openLane({ dir, delivery, recipient, min, warn }: LaneOptions) {
     for (const [path, looks] of absent) absent.set(path, patience(path, looks));
     // A file that was renamed may still be written to.
     if (!fresh && is.inbox === seen.inbox && counting.positions.length < 2) return;
-    const text = textOf(mark) ?? "";
-    const files = parseMark(text);
+    const stored = readMark(options);
     if (fresh) {
-      counting.positions = files;
+      counting.positions = stored.files;
       waiting = piles();
       absent.clear();
     }
-    await count({ files, fresh, now });
+    const move = await count({ stored, fresh, now });
     Object.assign(seen, is);
     const found = KINDS.some((kind) => waiting[kind].count > 0) || absent.size > 0;
-    if (!found && isFar(files.at(-1), counting)) await replace(text, counting.positions.map(bare));
+    if (!found && isFar(stored, counting)) await move();
   }
 
   function patience(path: string, looks: number): number {
@@ -106,78 +104,84 @@ export function openLane({ dir, delivery, recipient, min, warn }: LaneOptions) {
     return Math.min(looks, LOOKS_BEFORE_WARNING) + 1;
   }
 
-  async function count({ files, fresh, now }: { files: MarkFile[]; fresh: boolean; now: number }): Promise<void> {
+  function count({ stored, fresh, now }: { stored: StoredMark; fresh: boolean; now: number }) {
     const full = new AbortController();
-    const visit = (event: ReadEvent): boolean => {
-      if (waits(event)) {
-        absent.set(event.sentinel!, absent.get(event.sentinel!) ?? 1);
-        if (absent.size >= MOST_HELD) full.abort();
-        return full.signal.aborted;
-      }
+    const take = (event: ReadEvent): void => {
       const pile = waiting[kindOf(event)];
       // What is there at the start may have waited for long.
       if (pile.count++ === 0) pile.since = Math.min((fresh && Date.parse(event.ts)) || now, now);
-      return false;
     };
-    await readOn(counting, { files, held: fresh, signal: full.signal, visit });
+    const hold = ({ sentinel = "" }: ReadEvent): void => {
+      absent.set(sentinel, absent.get(sentinel) ?? 1);
+      if (absent.size >= MOST_HELD) full.abort();
+    };
+    return readFrom(counting, stored, { urgentOnly: false, held: fresh, signal: full.signal, take, hold });
   }
 
-  /** Visits the events for this delivery that the mark doesn't cover, from where a cursor is; `held`: with those before it that wait. */
-  async function readOn(cursor: Cursor, { files, held, signal, visit }: Reading): Promise<void> {
-    const isShown = shownIn(files);
-    const visitLine = (line: Line): boolean => {
+  /** Reads from where a cursor is what the mark doesn't cover. Gives what moves the mark behind that, unless it was moved meanwhile. */
+  async function readFrom(cursor: Cursor, stored: StoredMark, { urgentOnly, held, signal, take, hold }: Reading) {
+    let turn: Turn | null = null;
+    let open!: ReturnType<typeof openMark>;
+    /** Generations of which something is left for later. */
+    const left = new Set<number>();
+    let waited = true;
+    const visit = (line: Line): boolean => {
       const spot = spotOf(line);
-      const event = isShown(spot) ? null : eventIn(line, options);
-      return event !== null && isFor(event) && visit(event, spot);
+      const event = open.isShown(spot) ? null : eventIn(line, options);
+      if (event === null || !isFor(event)) return false;
+      if (urgentOnly && kindOf(event) !== "urgent") {
+        open.leave(spot);
+        left.add(spot.generation);
+      } else if (waits(event)) {
+        open.hold(spot, 1);
+        hold(event);
+      } else {
+        // Where nothing is left, the position says it.
+        if (left.has(spot.generation) || waited) open.add(spot);
+        take(event);
+      }
+      return signal.aborted;
     };
-    const heldLines = files.flatMap((file) =>
-      Object.keys(file.held).map((offset) => [file.generation, Number(offset)] as const),
-    );
     await cursor.read({
       signal,
-      keep: (generation) => heldLines.some(([one]) => one === generation),
+      keep: (generation) =>
+        stored.files.some((file) => file.generation === generation && Object.keys(file.held).length > 0),
       begin() {
-        if (!held) return;
-        for (const place of heldLines) {
-          const line = cursor.lineAt(...place);
-          if (line && visitLine(line)) return;
-        }
+        const isOurs = (): boolean => turn?.isOurs() === true;
+        open = openMark({ reader: options, stored, starts: cursor.positions, turn: { isOurs, end() {} } });
+        if (held) open.heldLines(cursor).some(visit);
+        waited = false;
       },
-      visit: visitLine,
+      visit,
     });
-  }
-
-  /** Replaces the mark, if it still is what it was. */
-  async function replace(text: string, files: MarkFile[]): Promise<boolean> {
-    const turn = await takeTurn(options);
-    try {
-      if ((textOf(mark) ?? "") !== text || !turn.isOurs()) return false;
-      writeWhole(mark, `${JSON.stringify({ files })}\n`, 0o600);
-      seen.mark = signature(mark);
-      return true;
-    } finally {
-      turn.end();
-    }
+    return async (): Promise<boolean> => {
+      turn = await takeTurn(options);
+      try {
+        if (readMark(options).text !== stored.text) return false;
+        open.close(cursor, true);
+        seen.mark = signature(mark);
+        return true;
+      } finally {
+        turn.end();
+      }
+    };
   }
 
   /** Reads what the next message takes; null where less is found than was counted: then it is counted again. */
   async function gather({ urgentOnly, all, count: again, now }: Wanted): Promise<Batch | null> {
     const before = { urgent: waiting.urgent.count, normal: urgentOnly ? 0 : waiting.normal.count };
-    const counted = before.urgent + before.normal;
-    const text = textOf(mark) ?? "";
-    const most = Math.min(again ?? (all ? Infinity : MOST_EVENTS), counted);
-    const files = parseMark(text);
-    const isLeft = (event: ReadEvent): boolean => urgentOnly && kindOf(event) !== "urgent";
-    const taking = createTaking({ files, most, whole: all || again !== null, isLeft });
-    reading.positions = files;
-    await readOn(reading, { files, held: true, signal: taking.signal, visit: taking.take });
+    const most = Math.min(again ?? (all ? Infinity : MOST_EVENTS), before.urgent + before.normal);
+    const taking = createTaking(most, all || again !== null);
+    const stored = readMark(options);
+    reading.positions = stored.files;
+    const move = await readFrom(reading, stored, { ...taking, urgentOnly, held: true, hold() {} });
     if (!taking.signal.aborted) {
       seen.mark = "";
       return null;
     }
     const { by } = taking;
     const accept = async (): Promise<boolean> => {
-      if (!(await replace(text, taking.behind(reading)))) return false;
+      if (!(await move())) return false;
       for (const kind of KINDS) {
         waiting[kind].count -= by[kind];
         // What is left came while this was sent.
@@ -193,17 +197,21 @@ export function openLane({ dir, delivery, recipient, min, warn }: LaneOptions) {
     look,
     gather,
     waiting: (): Waiting => ({ recipient, ...waiting }),
-    /** Sentinels that are waited for. */
-    held: (): number => absent.size,
     /** Whether there is a mark. */
     isBegun: (): boolean => existsSync(mark),
     /** Whether another program has moved the mark since the last look. */
     isMoved: (): boolean => seen.mark !== "" && signature(mark) !== seen.mark,
-    /** Begins with what comes from now on, whatever waits. */
-    async begin(): Promise<void> {
-      reading.positions = [];
-      await reading.read({ visit() {} });
-      while (!(await replace(textOf(mark) ?? "", reading.positions.map(bare))));
+    /** Begins at the start of the inbox, or with what comes from now on, whatever waits. */
+    async begin(from: "start" | "now"): Promise<void> {
+      let moved = false;
+      while (!moved) {
+        reading.positions = [];
+        if (from === "now") await reading.read({ visit() {} });
+        const stored = { ...readMark(options), files: [] };
+        const signal = from === "now" ? new AbortController().signal : AbortSignal.abort();
+        const move = await readFrom(reading, stored, { urgentOnly: false, held: false, signal, take() {}, hold() {} });
+        moved = await move();
+      }
     },
     close(): void {
       counting.close();
@@ -222,103 +230,48 @@ function signature(path: string): string {
   return stats ? `${stats.ino} ${stats.size} ${stats.mtimeMs}` : "-";
 }
 
-const bare = (position: Omit<MarkFile, "shown" | "held">): MarkFile => ({ ...position, shown: {}, held: {} });
-
-function isFar(from: MarkFile | undefined, { positions }: Cursor): boolean {
-  const to = positions.at(-1);
+function isFar({ files }: StoredMark, { positions }: Cursor): boolean {
+  const [from, to] = [files.at(-1), positions.at(-1)];
   return to !== undefined && (from?.generation !== to.generation || to.offset - from.offset > FAR_BYTES);
 }
 
 interface Reading {
-  /** What the mark says. */
-  files: MarkFile[];
+  /** Others are left for later. */
+  urgentOnly: boolean;
+  /** Visits also those before the cursor that waited for their sentinel. */
   held: boolean;
+  /** Ends the reading behind the present event. */
   signal: AbortSignal;
-  /** An answer of true ends the reading behind that event. */
-  visit: (event: ReadEvent, spot: Spot) => boolean;
+  take: (event: ReadEvent) => void;
+  /** An event that waits for its sentinel. */
+  hold: (event: ReadEvent) => void;
 }
 
-/** Which lines behind a mark were shown before others: urgent ones in quiet hours. */
-function shownIn(files: MarkFile[]): (spot: Spot) => boolean {
-  const shown = new Map(files.map((file) => [file.generation, file.shown]));
-  return ({ generation, offset, hash }) => shown.get(generation)?.[offset] === hash;
-}
-
-interface Taking {
-  files: MarkFile[];
-  most: number;
-  /** Takes also those that it doesn't show. */
-  whole: boolean;
-  isLeft: (event: ReadEvent) => boolean;
-}
-
-/** Takes up to `most` events for one message. */
-function createTaking({ files, most, whole, isLeft }: Taking) {
+/** Takes up to `most` events for one message; `whole`: also more than it shows. */
+function createTaking(most: number, whole: boolean) {
   const full = new AbortController();
   const by = { urgent: 0, normal: 0 };
   const characters = { urgent: 0, normal: 0 };
   const kept: Record<Kind, ReadEvent[]> = { urgent: [], normal: [] };
   const ids = new Bun.CryptoHasher("sha256");
-  let first: ReadEvent | undefined;
-  /** By generation: those that wait for their sentinel, the first one that is left, and those behind that one that were taken. */
-  const passed = new Map<number, { held: Record<string, number>; left: Spot | null; taken: Spot[] }>();
-
-  function take(event: ReadEvent, spot: Spot): boolean {
-    const file = passedIn(spot.generation);
-    const isHeld = spot.offset in file.held;
-    if (isLeft(event)) {
-      if (!isHeld) file.left ??= spot;
-      return false;
-    }
-    if (waits(event)) {
-      file.held[spot.offset] ??= 1;
-      return false;
-    }
-    delete file.held[spot.offset];
-    if (file.left) file.taken.push(spot);
-    first ??= event;
-    ids.update(`${event.id}\n`);
-    const kind = kindOf(event);
-    by[kind]++;
-    if (by[kind] <= MOST_EVENTS && characters[kind] < MOST_CHARACTERS) kept[kind].push(event);
-    characters[kind] += event.payload.length;
-    const isCut = !whole && characters.urgent + characters.normal >= MOST_CHARACTERS;
-    if (isCut || by.urgent + by.normal >= most) full.abort();
-    return full.signal.aborted;
-  }
-
-  function passedIn(generation: number) {
-    const old = files.find((file) => file.generation === generation);
-    const file = passed.get(generation) ?? { held: { ...old?.held }, left: null, taken: [] };
-    passed.set(generation, file);
-    return file;
-  }
-
-  /** The mark behind what was taken; it doesn't pass what is left. */
-  function behind(cursor: Cursor): MarkFile[] {
-    return cursor.positions.map((end) => {
-      const { generation } = end;
-      const { held, left, taken } = passedIn(generation);
-      const old = files.find((file) => file.generation === generation);
-      // What was rewritten meanwhile is not what was read: then the mark stays.
-      const position = left ? cursor.back(generation, left.offset) : end;
-      if (!position) return old ?? bare(end);
-      const shown = { ...old?.shown, ...Object.fromEntries(taken.map(({ offset, hash }) => [offset, hash])) };
-      const ahead = Object.entries(shown).filter(([offset]) => Number(offset) >= position.offset);
-      const waiting = Object.entries(held).filter(([offset]) => Number(offset) < position.offset);
-      return { ...position, shown: Object.fromEntries(ahead), held: Object.fromEntries(waiting) };
-    });
-  }
-
+  let first = "";
   return {
-    take,
-    behind,
     by,
     /** Aborted when it is full. */
     signal: full.signal,
+    take(event: ReadEvent): void {
+      const kind = kindOf(event);
+      by[kind]++;
+      if (by.urgent + by.normal === 1) first = event.id;
+      ids.update(`${event.id}\n`);
+      if (by[kind] <= MOST_EVENTS && characters[kind] < MOST_CHARACTERS) kept[kind].push(event);
+      characters[kind] += event.payload.length;
+      const isCut = !whole && characters.urgent + characters.normal >= MOST_CHARACTERS;
+      if (isCut || by.urgent + by.normal >= most) full.abort();
+    },
     taken() {
       const count = by.urgent + by.normal;
-      const id = count === 1 && first?.id ? first.id : ids.digest("hex").slice(0, 32);
+      const id = count === 1 && first !== "" ? first : ids.digest("hex").slice(0, 32);
       return { events: [...kept.urgent, ...kept.normal].slice(0, MOST_EVENTS), count, id };
     },
   };

@@ -140,6 +140,8 @@ export async function startDeliveries(
         const { state, waiting } = one.standing();
         return state === "ok" ? null : `delivery ${one.name} ${state}, ${waiting} waiting`;
       }),
+    /** How many events were delivered. */
+    delivered: () => senders.values().reduce((sum, { figures }) => sum + figures.delivered, 0),
     async stop(): Promise<void> {
       watcher?.close();
       if (soon !== null) clearTimeout(soon);

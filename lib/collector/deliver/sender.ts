@@ -99,7 +99,7 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
         min: settings.min,
         warn: (text) => rare.warn(text, text),
       });
-      if (begins && !lane.isBegun()) await lane.begin();
+      if (!lane.isBegun()) await lane.begin(begins ? "now" : "start");
       lanes.set(recipient, lane);
     }
     if (begins) keep({ recipients: settings.recipients });
@@ -131,8 +131,10 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
     const now = Date.now();
     try {
       await open();
-      await owed?.();
-      owed = null;
+      if (owed && !isPaused(state, now)) {
+        await owed();
+        owed = null;
+      }
       await look(now);
       next = decide({ settings, state, waiting: [...lanes.values()].map((lane) => lane.waiting()), now });
       if (next.kind === "wait") return false;
@@ -280,10 +282,13 @@ interface Situation {
 
 function decide({ settings, state, waiting, now }: Situation): Next {
   const { failing, reminders, sent } = state;
-  // A time that lies further ahead comes from a clock that was set back since.
-  const isPaused = failing !== null && now < failing.next_at && failing.next_at - now <= 2 * HOUR_MS;
-  if (isPaused) return { kind: "wait", until: failing.next_at, why: failing.held ? "held" : "retry" };
+  if (isPaused(state, now)) return { kind: "wait", until: failing!.next_at, why: failing!.held ? "held" : "retry" };
   return nextMessage({ waiting, reminders, sent, rules: settings, now });
+}
+
+/** Whether what failed isn't tried again yet. A time that lies further ahead comes from a clock that was set back since. */
+function isPaused({ failing }: State, now: number): boolean {
+  return failing !== null && now < failing.next_at && failing.next_at - now <= 2 * HOUR_MS;
 }
 
 /** Where a delivery stands: for `/health` and `deliver list`. */
