@@ -14,7 +14,7 @@ import type { Subject, World } from "./world.ts";
 const HOST = "web-1";
 const COMMIT = "c".repeat(40);
 /** Producers wait for an agent that is so many behind: on a busy machine they would outrun it for good, and no new one would come through. */
-const MOST_WAITING = 12;
+const MOST_WAITING = 6;
 
 /** What producers hand to an agent, and where its receiver has to have it. */
 export function agentSubject(world: World): Subject {
@@ -98,7 +98,7 @@ ship: { episodes_dir: ${at("episodes")}, scan_seconds: 1 }
       if (id === null) return false;
       // A receiver takes no report from a clock that is wrong.
       const reported = () => subject.clockOffset !== 0 || reports() > before;
-      await until("shipped and reported", () => existsSync(stored(id)) && reported(), 9);
+      await until("shipped and reported", () => existsSync(stored(id)) && reported(), 29);
       return true;
     },
     waiting: () => readdirSync(at("episodes")).filter((id) => finished(at("episodes", id))),

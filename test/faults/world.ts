@@ -11,12 +11,12 @@ import type { Ledger } from "./oracle.ts";
 import { Volume } from "./volume.ts";
 import type { Request } from "./wire.ts";
 
-/** Longer than this after a fault is not "within seconds". */
-const ANSWERS_WITHIN_SECONDS = 10;
+/** Longer than this after a fault is not "within seconds", on a busy machine either. */
+const ANSWERS_WITHIN_SECONDS = 30;
 /** The pause after the few failures of a fault is a matter of seconds, too. */
 const ARRIVES_WITHIN_SECONDS = 45;
 /** A role has 3 s to end; a busy machine may add to that. */
-const ENDS_WITHIN_MS = 6000;
+const ENDS_WITHIN_MS = 15_000;
 /** Descriptors that a role may hold more than at its calmest. */
 const SPARE_DESCRIPTORS = 6;
 const LOOKS = 50;
