@@ -339,19 +339,21 @@ describe.each(TARGETS)("the collector as %s", (target) => {
     await until("a later one is delivered", () => inboxLines(folder.at("inbox"), "grace").length === 4);
   });
 
-  test("10,000 files at once are delivered, each once", async () => {
+  // So many for the compiled program alone: it takes seconds.
+  const many = target === "binary" ? 10_000 : 1000;
+  test(`${many} files at once are delivered, each once`, async () => {
     mkdirSync(folder.at("staged"));
     const before = inboxLines(folder.at("inbox"), "many").length;
-    for (let n = 0; n < 10_000; n++)
+    for (let n = 0; n < many; n++)
       writeFileSync(folder.at("staged", `${n}.json`), `{"recipient":"many","type":"INFO","payload":"${n}"}`);
-    for (let n = 0; n < 10_000; n++) renameSync(folder.at("staged", `${n}.json`), folder.at("drops", `many-${n}.json`));
+    for (let n = 0; n < many; n++) renameSync(folder.at("staged", `${n}.json`), folder.at("drops", `many-${n}.json`));
     await until(
       "all are taken",
       () => readdirSync(folder.at("drops")).filter((name) => name.endsWith(".json")).length === 0,
     );
     const payloads = inboxLines(folder.at("inbox"), "many").map(({ payload }) => Number(payload));
-    expect(payloads.length).toBe(before + 10_000);
-    expect(new Set(payloads).size).toBe(10_000);
+    expect(payloads.length).toBe(before + many);
+    expect(new Set(payloads).size).toBe(many);
   });
 });
 

@@ -1,6 +1,6 @@
 // What the fuzz tests share: how many inputs, from which seed, and the generators of what other programs get wrong.
 //
-//   PICKET_FUZZ_INPUTS   inputs for each property (default 2,000; `bun run fuzz` gives 100,000)
+//   PICKET_FUZZ_INPUTS   inputs for each property (default 1,000; `bun run fuzz` gives 100,000)
 //   PICKET_FUZZ_SEED     the seed; printed, so that what was found can be had again. `bun run fuzz` draws one; among the tests it is
 //                        always the same: a change is judged by itself, and not by what chance brings up that day
 //
@@ -11,7 +11,7 @@ import { connect } from "node:net";
 import { lstatSync, readFileSync, readdirSync } from "node:fs";
 import * as fc from "fast-check";
 
-export const INPUTS = Number(process.env["PICKET_FUZZ_INPUTS"] ?? 2000);
+export const INPUTS = Number(process.env["PICKET_FUZZ_INPUTS"] ?? 1000);
 /** With more inputs than this, time is no matter. */
 const SHORT = 10_000;
 export const SEED = Number(process.env["PICKET_FUZZ_SEED"] ?? (INPUTS > SHORT ? Date.now() % 2 ** 31 : 1));
