@@ -144,7 +144,7 @@ describe.skipIf(!library)("with a clock that is set", () => {
 
   test("a clock that is set while it runs ends no pause; resume does", async () => {
     using folder = new Folder();
-    const { hub, clock } = await startAt(folder, library!, ["web-1"], "poll_interval_seconds: 1");
+    const { hub, clock } = await startAt(folder, library!, ["web-1"], "poll_interval_seconds: 5");
     await using _ = hub;
     await hub.report();
     expect((await hub.run("host", "pause", "web-1", "1h")).code).toBe(0);
