@@ -156,7 +156,8 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
     try {
       const reminder = what.kind === "reminder";
       const message = { id, recipient, events, omitted: count - events.length, reminder };
-      await channel.send(message, AbortSignal.any([closing.signal, stop.signal]));
+      const answer = await channel.send(message, AbortSignal.any([closing.signal, stop.signal]));
+      if (!/^\d+$/.test(answer)) log.warn("delivery is incomplete", { delivery: name, answer });
     } catch (error) {
       if (!closing.signal.aborted && !stop.signal.aborted) await failed(error, recipient);
       return;

@@ -52,7 +52,7 @@ export function fitted(
   return upTo(low);
 }
 
-/** The message's id where an id goes into a URL or a header. Other programs write ids, too. */
-export function plainId({ id }: Message): string {
+/** The id of a message or an event where it goes into a URL or a header. Other programs write ids, too. */
+export function plainId({ id }: { id: string }): string {
   return /^[A-Za-z0-9_-]{1,64}$/.test(id) ? id : derivedId(id);
 }
