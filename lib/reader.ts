@@ -61,10 +61,15 @@ export async function readLast(
 }
 
 /**
- * Calls `pass` whenever the inbox may have changed, until `signal` is aborted. The watch is a hint; a look every second
- * is what counts, and sees sentinels appear, too.
+ * Calls `pass` whenever the inbox may have changed, until `signal` is aborted. The watch is a hint; a look every second, or
+ * every `pauseMs`, is what counts, and sees sentinels appear, too.
  */
-export async function follow({ dir, recipient }: Source, signal: AbortSignal, pass: () => Promise<void>) {
+export async function follow(
+  { dir, recipient }: Source,
+  signal: AbortSignal,
+  pass: () => Promise<void>,
+  pauseMs: () => number = () => 1000,
+) {
   const name = basename(inboxPath(dir, recipient));
   makeFolder(dir, 0o755);
   let wake = (): void => {};
@@ -76,7 +81,7 @@ export async function follow({ dir, recipient }: Source, signal: AbortSignal, pa
   while (!signal.aborted) {
     const changed = new Promise<void>((done) => (wake = done));
     await pass();
-    await Promise.race([changed, aborted, Bun.sleep(1000)]);
+    await Promise.race([changed, aborted, Bun.sleep(pauseMs())]);
   }
   watcher.close();
 }

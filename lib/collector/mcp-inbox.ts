@@ -10,6 +10,10 @@ import { type ReadEvent, follow, inboxCursor, readEvents, readNew } from "../rea
 import { fit } from "./fit.ts";
 import type { Asked } from "./mcp-stdio.ts";
 
+const MISSING = "missing";
+/** How often the inbox is looked at besides the watch: where nothing waits, and else (a sentinel that may appear, a renamed inbox). */
+const IDLE_MS = 5000;
+const BUSY_MS = 1000;
 /** More open events than fit into a text. */
 const MOST_OPEN = 200;
 
@@ -48,7 +52,8 @@ export function openMcpInbox({ dir, recipient, warn, push, changed }: Options) {
   const cursor = inboxCursor(source);
   const waiters = new Set<Waiter>();
   let isPushing = false;
-  let known = "";
+  /** The inbox as it was last seen, and as it was when all of it had been handed over. */
+  let [seen, done] = ["", ""];
   let last: Promise<unknown> = Promise.resolve();
 
   /** Does one thing after the other: a turn ends before the next one begins. */
@@ -58,16 +63,24 @@ export function openMcpInbox({ dir, recipient, warn, push, changed }: Options) {
     return mine;
   }
 
+  const isWanted = (): boolean => isPushing || waiters.size > 0;
   const look = (): Promise<void> => queue(pass);
 
-  /** Hands events over until there are none, or nothing wants them. */
+  /** Hands events over until there are none, or nothing wants them. An idle look is one stat(2). */
   async function pass(): Promise<void> {
-    tellChange();
+    const now = stateOf(inboxPath(dir, recipient));
+    if (seen !== "" && now !== seen) changed();
+    seen = now;
+    if (now === done) return;
     for (;;) {
-      if (!isPushing && waiters.size === 0) return;
+      if (!isWanted()) return;
       const turn = await readNew(source, cursor);
       try {
-        if (!(await handOver(turn))) return;
+        if (await handOver(turn)) continue;
+        // A renamed inbox may still be written to.
+        const isAlone = cursor.positions.length <= (now === MISSING ? 0 : 1);
+        if (turn.events.length + turn.waiting === 0 && isAlone) done = now;
+        return;
       } finally {
         turn.done();
       }
@@ -82,7 +95,8 @@ export function openMcpInbox({ dir, recipient, warn, push, changed }: Options) {
       const isRead = waiter ? await give(waiter, event) : await push!(event);
       // A tool that was cancelled leaves the event to the next turn.
       if (!isRead) return waiter !== undefined;
-      handedOver();
+      // Another process took the turn over: what it has shown isn't new any more.
+      if (!handedOver()) break;
     }
     return events.length > 0;
   }
@@ -94,19 +108,12 @@ export function openMcpInbox({ dir, recipient, warn, push, changed }: Options) {
     return isRead;
   }
 
-  function tellChange(): void {
-    const found = statSync(inboxPath(dir, recipient), { throwIfNoEntry: false });
-    const now = `${found?.ino} ${found?.size} ${found?.mtimeMs}`;
-    if (known !== "" && now !== known) changed();
-    known = now;
-  }
-
   return {
     dir,
     recipient,
     /** Watches the inbox until `signal` is aborted. */
     async watch(signal: AbortSignal): Promise<void> {
-      await follow(source, signal, look);
+      await follow(source, signal, look, () => (seen === done || !isWanted() ? IDLE_MS : BUSY_MS));
       await last;
       cursor.close();
     },
@@ -174,4 +181,9 @@ export function openMcpInbox({ dir, recipient, warn, push, changed }: Options) {
 /** Resolves when the request was answered: whether the client has read that. */
 function answerOf(asked: Asked): Promise<boolean> {
   return new Promise((resolve) => (asked.answered = resolve));
+}
+
+function stateOf(path: string): string {
+  const found = statSync(path, { throwIfNoEntry: false });
+  return found ? `${found.ino} ${found.size} ${found.mtimeMs}` : MISSING;
 }

@@ -6,6 +6,7 @@ import { cpus, release } from "node:os";
 import { join } from "node:path";
 import { drops } from "./drops.ts";
 import { ROOT, type Section } from "./kit.ts";
+import { mcp } from "./mcp.ts";
 import { memory } from "./memory.ts";
 import { operations, remembering, replaying, statsUnderLoad } from "./operations.ts";
 import { reporting } from "./reporting.ts";
@@ -55,6 +56,7 @@ const sections = [
   await statsUnderLoad(),
   await start(),
   await memory(),
+  await mcp(),
 ];
 const peers = [
   `Bun ${Bun.version}`,
