@@ -4,9 +4,10 @@
 // while the memory is measured (100,000).
 
 import { expect, test } from "bun:test";
-import { readFileSync, renameSync } from "node:fs";
-import { Sink, append, configure, numbered, start } from "../collector/deliver/kit.ts";
+import { appendFileSync, readFileSync, renameSync, rmSync, symlinkSync } from "node:fs";
+import { Sink, append, came, configure, numbered, start } from "../collector/deliver/kit.ts";
 import { Folder, until } from "../kit.ts";
+import { isRoot, smallDisk } from "./disk.ts";
 
 const KILLS = 2 * Number(process.env["PICKET_FAULT_SECONDS"] ?? 4);
 const WAITING = Number(process.env["PICKET_FAULT_EVENTS"]) >= 20_000 ? 1_000_000 : 100_000;
@@ -79,3 +80,38 @@ test(`${WAITING} events that wait take no memory, and come in order`, async () =
   expect(messages).toBeLessThan(WAITING / 1000 + 10);
   expect(most - before).toBeLessThan(150);
 });
+
+test.skipIf(!isRoot)(
+  "on a full disk what was delivered isn't sent again, and it goes on when there is room",
+  async () => {
+    using folder = new Folder();
+    await using disk = await smallDisk(folder, "256k");
+    symlinkSync(disk.path, folder.at("inbox"));
+    using sink = new Sink();
+    configure(folder, [`{ name: hub, recipients: [ops], webhook: { url: "${sink.url}" } }`]);
+    await using daemon = await start(folder);
+    append(folder, "ops", ["a"]);
+    await came(sink, ["a"]);
+    await until("the mark moved", async () => {
+      const { deliver } = (await (await fetch(`${await daemon.url()}/health`)).json()) as {
+        deliver: { hub: { waiting: number } };
+      };
+      return deliver.hub.waiting === 0;
+    });
+    // Room for events only: what has no block of its own can't grow.
+    append(folder, "ops", ["b".repeat(6000)], { sentinel: folder.at("ready") });
+    const fill = folder.at("inbox/fill");
+    expect(() => {
+      for (;;) appendFileSync(fill, "x".repeat(4096));
+    }).toThrow("ENOSPC");
+    append(folder, "ops", ["c"]);
+    await came(sink, ["c"]);
+    await daemon.said(/delivery failed, it is tried again.*ENOSPC/);
+    await daemon.said(/delivery failed again.*ENOSPC/);
+    expect(sink.payloads).toEqual(["a", "c"]);
+    rmSync(fill);
+    append(folder, "ops", ["d"]);
+    await came(sink, ["d"]);
+    expect(sink.payloads).toEqual(["a", "c", "d"]);
+  },
+);

@@ -134,6 +134,10 @@ test("a delivery that hangs, and one that is refused, hold up no other and no we
   const { stdout } = await run(folder, "deliver", "list");
   expect(stdout).toMatch(/^refused +webhook +ops +held +2 +held, until .*: webhook: answered 410/m);
   expect(stdout).toMatch(/^well +webhook +ops +ok +0$/m);
+  const { stdout: examined } = await run(folder, "doctor");
+  expect(examined).toMatch(
+    /delivery refused +is held: .*answered 410.*; it began .*\n.*picket-collector deliver test refused/,
+  );
   // A reload tries again; what it says about itself it leaves out.
   refusing.answer = () => new Response("ok");
   daemon.child.kill("SIGHUP");
