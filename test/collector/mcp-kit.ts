@@ -113,6 +113,7 @@ export class Client implements AsyncDisposable {
 
   async answer(id: number): Promise<Message> {
     return until(`request ${id} is answered`, () => {
+      if (this.child.exitCode !== null) throw new Error(`it ended with ${this.child.exitCode}: ${this.stderr}`);
       if (this.#fifo >= 0) this.readSome(1);
       return this.messages.find((message) => message.id === id);
     });

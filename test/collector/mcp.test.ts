@@ -141,7 +141,7 @@ test("the official SDK's client lists and reads, and is told of changes", async 
   await client.callTool({ name: "mark_handled", arguments: { id } });
   expect(await open()).toStartWith("1 open in the inbox of bob:\n\n[INFO from foreman");
   await client.ping();
-  expect(client.readResource({ uri: "inbox://alice" })).rejects.toThrow("not found");
+  expect(await client.readResource({ uri: "inbox://alice" }).catch(String)).toContain("inbox://alice not found");
 });
 
 test("tools of the inbox: read, wait, answer, send", async () => {
