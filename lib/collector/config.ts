@@ -140,9 +140,9 @@ const Settings = v.strictObject({
       settle_ms: v.optional(number({ min: 0, unit: "milliseconds" }), 1000),
     }),
   ),
-  /** Where the events of inboxes are sent: see deliver/config.ts. */
-  deliver: v.optional(v.array(DeliverySettings), []),
   ...connectionEntries,
+  /** Where the events of inboxes are sent: see deliver/config.ts. Behind `auth`, to which a credential called `token` belongs. */
+  deliver: v.optional(v.array(DeliverySettings), []),
   /** What the tools of `mcp` ask beside the inbox. */
   mcp: v.optional(v.strictObject({ receiver: v.optional(Peer), observer: v.optional(Peer) })),
 });

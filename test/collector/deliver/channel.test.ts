@@ -4,7 +4,7 @@ import { expect, test } from "bun:test";
 import { chmodSync } from "node:fs";
 import type { AddressInfo } from "node:net";
 import { SMTPServer } from "smtp-server";
-import { Folder, until } from "../../kit.ts";
+import { Folder, runRole, until } from "../../kit.ts";
 import { append, configure, run, start } from "./kit.ts";
 import { service } from "./services.ts";
 
@@ -56,4 +56,14 @@ test("a phone, a chat, a program and a mailbox get the same event, and no secret
   });
   for (const text of [printed.stdout, daemon.log.join("\n")]) expect(text).not.toContain("secret-in-a-file");
   await new Promise<void>((closed) => smtp.close(closed));
+});
+
+test("a credential called token is the collector's own, and goes to no other server", async () => {
+  using folder = new Folder();
+  using http = service(() => Response.json({}));
+  folder.write("token", "the-collectors-own");
+  configure(folder, [`{ name: phone, recipients: [ops], ntfy: { url: "${http.url}/ops" } }`]);
+  const env = { CREDENTIALS_DIRECTORY: folder.path };
+  await runRole("collector", ["deliver", "test", "phone", "--config", folder.at("c.yaml")], { env });
+  expect(http.all.map(({ headers }) => headers.get("authorization"))).toEqual([null]);
 });
