@@ -288,8 +288,12 @@ const Host = v.pipe(
 
 type Lists = { [L in keyof typeof HOST_LISTS]: ReturnType<(typeof HOST_LISTS)[L]> };
 
+const READ_LISTS = Object.entries(HOST_LISTS);
+
 function listsOf(given: Record<string, unknown>): Lists {
-  return Object.fromEntries(Object.entries(HOST_LISTS).map(([list, read]) => [list, read(given[list])])) as Lists;
+  const lists: Record<string, unknown> = {};
+  for (const [list, read] of READ_LISTS) lists[list] = read(given[list]);
+  return lists as Lists;
 }
 
 /** A report as it is sent. */

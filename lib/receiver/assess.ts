@@ -9,7 +9,7 @@ import { settingOf } from "./alert-settings.ts";
 import { type AlertType, close, raise } from "./alerts.ts";
 import type { Queries } from "./database.ts";
 import { type Sample, isDue, paceOf, windowOf, withSample } from "./forecast.ts";
-import type { Host } from "./hosts.ts";
+import type { ReportingHost } from "./hosts.ts";
 import { type Finding, goneText, judge } from "./judge.ts";
 
 const MINUTE_MS = 60_000;
@@ -28,7 +28,7 @@ interface Wrong {
 }
 
 interface Assessment {
-  host: Host;
+  host: ReportingHost;
   report: Report;
   at: number;
   ran: number;
@@ -113,7 +113,7 @@ async function carryOut(
 type Paces = Record<string, [at: number, pace: number | null]>;
 
 /** Keeps a sample of each mount from time to time; gives the paces. */
-async function keepSamples(tx: Queries, host: Host, report: Report, interval: number): Promise<Paces> {
+async function keepSamples(tx: Queries, host: ReportingHost, report: Report, interval: number): Promise<Paces> {
   // Without a prototype: a mount may have any name.
   const paces = { __proto__: null, ...JSON.parse(host.disk_paces ?? "{}") } as Paces;
   const windowMs = windowOf(interval);

@@ -6,7 +6,7 @@ import { duration, shellWord } from "../text.ts";
 import { type Alerts, CONTAINERS } from "./alert-settings.ts";
 import { type AlertType, close, raise } from "./alerts.ts";
 import type { Queries } from "./database.ts";
-import type { Host } from "./hosts.ts";
+import type { ReportingHost } from "./hosts.ts";
 
 /** A container without its figures, as `containers.description` holds it. */
 export type Described = Omit<Container, "metrics" | "container_id">;
@@ -14,7 +14,7 @@ export type Described = Omit<Container, "metrics" | "container_id">;
 /** The report that an alert is from. */
 interface About {
   tx: Queries;
-  host: Host;
+  host: ReportingHost;
   at: number;
   /** The receiver's running time then. */
   ran: number;

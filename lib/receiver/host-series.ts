@@ -3,6 +3,7 @@
 import type { Labels, Registry } from "../metrics.ts";
 import type { Metric } from "../report.ts";
 import type { Host } from "./hosts.ts";
+import { listsOf } from "./lists.ts";
 import type { Store } from "./store.ts";
 
 /** So many hosts, the first by name, have series; a scrape of them has some 500 kB. */
@@ -11,7 +12,9 @@ const MOST_HOSTS = 500;
 const MOST_MOUNTS = 24;
 const MIB = 2 ** 20;
 
-type Row = Pick<Host, "name" | "status" | "last_seen_at" | "metrics" | "extras"> & {
+type Row = Pick<Host, "name" | "status" | "last_seen_at" | "metrics"> & {
+  rest: string | null;
+  lists: string | null;
   alerts: number;
   urgent: number;
   /** How many hosts there are in all. */
@@ -19,7 +22,7 @@ type Row = Pick<Host, "name" | "status" | "last_seen_at" | "metrics" | "extras">
 };
 
 /** A host at the last scrape. */
-interface Watched extends Omit<Row, "metrics" | "extras"> {
+interface Watched extends Omit<Row, "metrics" | "rest" | "lists"> {
   metrics: Partial<Record<Metric, number | null>>;
   disks: { mount: string; used_percent: number | null; inodes_used_percent: number | null }[];
 }
@@ -58,13 +61,13 @@ export function addHostSeries(registry: Registry, store: Store): void {
   let watched: Watched[] = [];
   const read = async () => {
     const rows = await store.read.all<Row>(
-      `SELECT name, status, last_seen_at, metrics, extras, COUNT(a.id) AS alerts, COUNT(*) FILTER (WHERE a.severity = 'critical') AS urgent,
+      `SELECT name, status, last_seen_at, metrics, rest, lists, COUNT(a.id) AS alerts, COUNT(*) FILTER (WHERE a.severity = 'critical') AS urgent,
          COUNT(*) OVER () AS hosts
-       FROM hosts h LEFT JOIN alerts a ON a.host = h.id AND a.closed_at IS NULL
-       WHERE archived_at IS NULL AND last_seen_at IS NOT NULL GROUP BY h.id ORDER BY name LIMIT ${MOST_HOSTS}`,
+       FROM hosts h LEFT JOIN host_lists l ON l.host = h.id LEFT JOIN alerts a ON a.host = h.id AND a.closed_at IS NULL
+       WHERE archived_at IS NULL AND last_seen_at IS NOT NULL GROUP BY h.id, l.host ORDER BY name LIMIT ${MOST_HOSTS}`,
     );
-    watched = rows.map((row) => {
-      const { disks } = JSON.parse(row.extras) as Partial<Pick<Watched, "disks">>;
+    watched = rows.map(({ rest, lists, ...row }) => {
+      const { disks } = listsOf({ rest: rest ?? "{}", lists: lists ?? "{}" }) as Partial<Pick<Watched, "disks">>;
       return { ...row, metrics: JSON.parse(row.metrics), disks: (disks ?? []).slice(0, MOST_MOUNTS) };
     });
   };

@@ -10,12 +10,11 @@ export const STATUSES = ["pending", "online", "stale", "offline", "archived"] as
 /** `pending`: it has never reported. `archived`: its requests are refused. */
 export type Status = (typeof STATUSES)[number];
 
-/** A row of `hosts`. Times in milliseconds since 1970. */
-export interface Host {
+/** What a report is compared with, of a row of `hosts`. Times in milliseconds since 1970. */
+export interface ReportingHost {
   id: number;
   name: string;
   status: Status;
-  created_at: number;
   archived_at: number | null;
   /** Seconds between reports, set for this host alone. */
   set_interval: number | null;
@@ -29,26 +28,31 @@ export interface Host {
   agent_version: string | null;
   /** JSON. */
   facts: string;
+  /** JSON: see report-alerts.ts and container-alerts.ts. */
+  refused: string | null;
+  machines: string | null;
+  restarts: string | null;
+  /** JSON: see alert-settings.ts. */
+  alert_settings: string | null;
+  /** JSON: see assess.ts. */
+  judged: string | null;
+  disk_paces: string | null;
+}
+
+/** A row of `hosts`. */
+export interface Host extends ReportingHost {
+  created_at: number;
+  /** JSON. */
   metrics: string;
-  extras: string;
   health: string | null;
   health_at: number | null;
   last_upload_at: number | null;
   uploads_refused_since: number | null;
   upload_refused_at: number | null;
-  /** JSON: see report-alerts.ts and container-alerts.ts. */
-  refused: string | null;
-  machines: string | null;
-  restarts: string | null;
   paused_until: number | null;
   pause_reason: string | null;
-  /** JSON: see alert-settings.ts. */
-  alert_settings: string | null;
   /** Its silence raises no alert. */
   offline_is_fine: 0 | 1;
-  /** JSON: see assess.ts. */
-  judged: string | null;
-  disk_paces: string | null;
 }
 
 /** A row of `tokens`. */
@@ -141,7 +145,7 @@ export async function archiveHost(tx: Queries, name: string, now: number): Promi
 
 /** What a host has in the store, by tables with its number. */
 const TABLES =
-  "tokens containers guests alerts told events disk_history host_aliases host_samples workload_samples host_rollups workload_rollups rollups_due";
+  "tokens host_lists containers guests alerts told events disk_history host_aliases host_samples workload_samples host_rollups workload_rollups rollups_due";
 
 /** Deletes a host with all that the store has of it. Its episodes stay. */
 export async function deleteHost(tx: Queries, name: string): Promise<void> {

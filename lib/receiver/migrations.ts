@@ -276,4 +276,15 @@ export const MIGRATIONS: readonly (readonly string[])[] = [
     )`,
     `CREATE INDEX pings_of_job ON job_pings (job)`,
   ],
+  [
+    // See lists.ts.
+    `CREATE TABLE host_lists (
+      host INTEGER PRIMARY KEY REFERENCES hosts (id),
+      names TEXT NOT NULL,
+      rest TEXT NOT NULL,
+      lists TEXT NOT NULL
+    )`,
+    `INSERT INTO host_lists (host, names, rest, lists) SELECT id, '', extras, '{}' FROM hosts WHERE extras <> '{}'`,
+    `ALTER TABLE hosts DROP COLUMN extras`,
+  ],
 ];

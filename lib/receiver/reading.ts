@@ -14,6 +14,7 @@ import type { EpisodeStore } from "./episodes.ts";
 import { CONTAINER_SERIES, type ContainerSeries, readHistory } from "./history.ts";
 import { type Host, hostNamed, listHosts, time } from "./hosts.ts";
 import { jobNamed, listJobs } from "./jobs.ts";
+import { type ListsRow, listsOf } from "./lists.ts";
 import { listPings } from "./jobs-ping.ts";
 import { jobView, pingView } from "./jobs-view.ts";
 import { CONTAINER_METRICS, METRICS, type Metric } from "../report.ts";
@@ -138,12 +139,13 @@ async function oneHost(reading: Reading, host: Host): Promise<unknown> {
       `SELECT * FROM ${table} WHERE host = $1 ORDER BY gone_at IS NOT NULL, gone_at DESC, ${order} LIMIT $2`,
       [host.id, MOST_PARTS],
     );
+  const lists = await store.read.one<ListsRow>("SELECT rest, lists FROM host_lists WHERE host = $1", [host.id]);
   const containers = await parts("containers", "id");
   const guests = await parts("guests", "vmid");
   const alerts = await listAlerts(store.read, { host: host.id, open: true, limit: MOST_PARTS });
   return {
     ...summaryOf(host, reading.config().poll_interval_seconds),
-    ...(JSON.parse(host.extras) as object),
+    ...(lists && listsOf(lists)),
     last_upload_at: time(host.last_upload_at),
     containers: containers.map((one) => ({
       container_id: one.container_id,

@@ -4,7 +4,7 @@ import { cut, duration } from "../text.ts";
 import type { Sender } from "./admission.ts";
 import { close, raise } from "./alerts.ts";
 import type { Queries } from "./database.ts";
-import type { Host } from "./hosts.ts";
+import type { Host, ReportingHost } from "./hosts.ts";
 import { OFFLINE_AFTER } from "./presence.ts";
 
 const HOUR_MS = 3_600_000;
@@ -39,7 +39,7 @@ export async function reportRefused(
 /** A report was taken: they are not refused any more. True where that is an event. */
 export async function reportsTaken(
   tx: Queries,
-  host: Host,
+  host: ReportingHost,
   { at, ran }: { at: number; ran: number },
 ): Promise<boolean> {
   if (host.refused === null) return false;
@@ -68,7 +68,7 @@ interface Machines {
  */
 export async function machineSeen(
   tx: Queries,
-  { id, name, machines }: Host,
+  { id, name, machines }: ReportingHost,
   { machine, at, ran }: { machine: Machine; at: number; ran: number },
 ): Promise<boolean> {
   const seen = machines === null ? null : (JSON.parse(machines) as Machines);

@@ -179,6 +179,7 @@ function databaseOf(writer: Sqlite, reader: Sqlite, dir: string): Database {
     if (said instanceof DatabaseError && said.code === "EDAMAGED") database.damage = said.message;
     return said;
   };
+  const begin = writer.prepare("BEGIN IMMEDIATE");
   const tx = prepared(writer, failed);
   const read = prepared(reader, failed);
   const places = identities(dir);
@@ -186,7 +187,7 @@ function databaseOf(writer: Sqlite, reader: Sqlite, dir: string): Database {
     read,
     damage: null,
     async transaction(work) {
-      await beginPatiently(writer, failed);
+      await beginPatiently(begin, failed);
       try {
         await work(tx);
         await tx.run("COMMIT");
@@ -203,6 +204,7 @@ function databaseOf(writer: Sqlite, reader: Sqlite, dir: string): Database {
       }
     },
     async close() {
+      begin.finalize();
       read.close();
       tx.close();
     },
@@ -219,10 +221,10 @@ function identities(dir: string): string {
 }
 
 /** Tries again while another process has the lock. */
-async function beginPatiently(db: Sqlite, failed: (error: unknown) => Error): Promise<void> {
+async function beginPatiently(begin: Statement, failed: (error: unknown) => Error): Promise<void> {
   for (const end = performance.now() + BUSY_MS; ;) {
     try {
-      db.run("BEGIN IMMEDIATE");
+      begin.run();
       return;
     } catch (error) {
       if (!isLocked(error) || performance.now() > end) throw failed(error);

@@ -19,7 +19,8 @@ import {
   roleOf,
 } from "./container-alerts.ts";
 import { machineSeen, reportsTaken } from "./report-alerts.ts";
-import type { Host } from "./hosts.ts";
+import type { ReportingHost } from "./hosts.ts";
+import { keepLists } from "./lists.ts";
 import { CONTAINER_METRICS, type Container, type Guest, METRICS, type Report } from "../report.ts";
 import { isLate, memoryPercent } from "./report.ts";
 import type { Queries, Value } from "./database.ts";
@@ -44,6 +45,10 @@ interface Received {
   alerts: Alerts;
 }
 
+/** Without what is only shown: a doctor's result may be long. */
+const SELECT_HOST = `SELECT id, name, status, archived_at, set_interval, told_interval, last_seen_at, last_recorded_at, heard_ms,
+  agent_version, facts, refused, machines, restarts, alert_settings, judged, disk_paces FROM hosts WHERE id = $1`;
+
 /** What became of a report. */
 export interface Stored {
   /** Seconds until the host's next report. */
@@ -60,7 +65,7 @@ export interface Stored {
  */
 export async function storeReport(tx: Queries, received: Received): Promise<Stored | null> {
   const { sender, report, oddIds, at, ran, interval, told, alerts } = received;
-  const host = await tx.one<Host>("SELECT * FROM hosts WHERE id = $1", [sender.host]);
+  const host = await tx.one<ReportingHost>(SELECT_HOST, [sender.host]);
   if (!host || host.archived_at !== null) return null;
   const next = host.set_interval ?? interval;
   const own = ownInterval(report);
@@ -88,6 +93,7 @@ export async function storeReport(tx: Queries, received: Received): Promise<Stor
   const seenNow = { last_seen_at: at, heard_ms: ran, told_interval: expected };
   await setColumns(tx, host.id, old ? seenNow : { ...seenNow, ...latest(host, report) });
   if (old) return { interval: next, changed: update.changed };
+  await keepLists(tx, host.id, report);
   if (await assess(tx, { host, report, at, ran, interval: expected, alerts })) update.changed = true;
   return { interval: next, changed: update.changed };
 }
@@ -95,7 +101,7 @@ export async function storeReport(tx: Queries, received: Received): Promise<Stor
 /** What a report does to its host's rows. */
 interface Update {
   tx: Queries;
-  host: Host;
+  host: ReportingHost;
   at: number;
   ran: number;
   watched: Alerts["containers"];
@@ -118,16 +124,13 @@ async function setColumns(tx: Queries, id: number, columns: Record<string, Value
 }
 
 /** What the report says of how things are now. */
-function latest({ facts, extras, agent_version }: Host, report: Report): Record<string, Value> {
-  const { cloudflared, services, storage_targets, backups, restore_tests, pbs_snapshots, audit_tail } = report;
-  const { metrics, facts: newFacts, ...lists } = report.host;
-  const told = { ...lists, cloudflared, services, storage_targets, backups, restore_tests, pbs_snapshots, audit_tail };
+function latest({ facts, agent_version }: ReportingHost, report: Report): Record<string, Value> {
+  const { metrics, facts: newFacts } = report.host;
   return {
     last_recorded_at: report.recorded_at,
     agent_version: report.agent_version ?? agent_version,
     facts: merged(facts, newFacts),
     metrics: JSON.stringify(metrics),
-    extras: merged(extras, told),
   };
 }
 

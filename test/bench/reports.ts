@@ -94,12 +94,15 @@ async function bareLoop(folder: string): Promise<number> {
   const names = METRICS.join(", ");
   const stamp = db.prepare("UPDATE tokens SET last_used_at = ? WHERE id = ?");
   const host = db.prepare(
-    "UPDATE hosts SET last_seen_at = ?, last_recorded_at = ?, facts = ?, metrics = ?, extras = ? WHERE id = ?",
+    "UPDATE hosts SET last_seen_at = ?, last_recorded_at = ?, facts = ?, metrics = ? WHERE id = ?",
   );
   const sample = db.prepare(
     `INSERT INTO host_samples (host, at, ${names}) VALUES (?, ?${", ?".repeat(METRICS.length)})`,
   );
   const workload = db.prepare("INSERT INTO workload_samples (host, at, containers, guests) VALUES (?, ?, ?, ?)");
+  const lists = db.prepare(
+    "INSERT INTO host_lists (host, names, rest, lists) VALUES (?, '', '{}', '{}') ON CONFLICT DO UPDATE SET lists = '{}'",
+  );
   const due = db.prepare("INSERT INTO rollups_due (step, at, host) VALUES (600, ?, ?) ON CONFLICT DO NOTHING");
   const figures = Object.fromEntries(
     Array.from({ length: CONTAINERS }, (_, n) => [n, [1.5, 50, 300, 10, 20, 30, 40, 16.67]]),
@@ -112,7 +115,8 @@ async function bareLoop(folder: string): Promise<number> {
     sample.run(id, at, ...values);
     workload.run(id, at, containers, "{}");
     due.run(Math.floor(at / 600_000) * 600_000, id);
-    host.run(at, at, JSON.stringify(facts), JSON.stringify(metrics), "{}", id);
+    host.run(at, at, JSON.stringify(facts), JSON.stringify(metrics), id);
+    lists.run(id);
   });
   const begin = performance.now();
   let done = 0;

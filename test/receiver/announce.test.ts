@@ -250,8 +250,8 @@ test("a store of before: what was told is told no more, and how long it has been
     const alive = JSON.stringify({ ran: 5 * DAY_MS, line: now, doubted: null });
     db.run("INSERT INTO meta VALUES ('schema_version', '3'), ('alive', ?)", [alive]);
     db.run(
-      `INSERT INTO hosts (id, name, status, created_at, last_seen_at, heard_ms, told_interval) VALUES
-       (1, 'nas', 'offline', 0, 0, 0, 60), (2, 'pi', 'online', 0, ?1, ?2, 3600)`,
+      `INSERT INTO hosts (id, name, status, created_at, last_seen_at, heard_ms, told_interval, extras) VALUES
+       (1, 'nas', 'offline', 0, 0, 0, 60, '{"backups":[7]}'), (2, 'pi', 'online', 0, ?1, ?2, 3600, '{}')`,
       [now, 5 * DAY_MS],
     );
     db.run(
@@ -264,6 +264,7 @@ test("a store of before: what was told is told no more, and how long it has been
     );
   });
   await hub.up();
+  expect(await hub.get("/v1/hosts/nas")).toMatchObject({ backups: [7] });
   await until("what waits is told", () => texts(hub).length === 2);
   await later(hub, DAY_MS);
   await until("it is told again", () => texts(hub).length === 3);

@@ -22,6 +22,24 @@ describe.each(TARGETS)("%s", (target) => {
     expect(await hub.get("/v1/hosts/web-2")).toMatchObject({ facts: { kernel: "6.1", cpu_count: 8, os: "Debian" } });
   });
 
+  test("a list that a report lacks stays as it was known", async () => {
+    const [services, pools] = [[{ name: "caddy", status: "active" }], [{ name: "tank", state: "online" }]];
+    const send = (host: object, more: object = {}) =>
+      hub.report(report({ host: { metrics: {}, ...host }, ...more }), { host: "web-2" });
+    const shown = () => hub.get("/v1/hosts/web-2");
+    await send({ pools, power: [] }, { services });
+    await send({ pools: null, power: [{ name: "BAT0" }] });
+    expect(await shown()).toMatchObject({ pools, power: [{ name: "BAT0" }], services });
+    await send({ power: [] });
+    expect(await shown()).toMatchObject({ pools, power: [], services });
+    await send({ pools: [] });
+    expect(await shown()).toMatchObject({ pools: [], power: [], services });
+    const [{ lists }] = hub.rows<{ lists: string }>(
+      "SELECT lists FROM host_lists JOIN hosts ON id = host AND name = 'web-2'",
+    ) as [{ lists: string }];
+    expect(JSON.parse(lists)).toEqual({ pools: [] });
+  });
+
   test("containers and guests are kept per host, with their figures; a missing one is marked gone and stays known", async () => {
     const guests = [
       {
