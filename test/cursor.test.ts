@@ -331,11 +331,11 @@ function chance(seed: number): (below: number) => number {
   };
 }
 
-test("10,000 random acts of a writer, and a reader that is killed at any moment: no line is skipped, none comes twice but the one in hand", async () => {
+test("5,000 random acts of a writer, and a reader that is killed at any moment: no line is skipped, none comes twice but the one in hand", async () => {
   const any = chance(20_260_131);
   let kills = 0;
   let repeats = 0;
-  for (let round = 0; round < 100; round++) {
+  for (let round = 0; round < 50; round++) {
     using folder = new Folder();
     const path = folder.at("log");
     let next = 0;

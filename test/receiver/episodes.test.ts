@@ -161,7 +161,7 @@ describe.each(TARGETS)("%s", (target) => {
 });
 
 test("an episode of any size goes through with flat memory", async () => {
-  const gib = Number(process.env["PICKET_TEST_UPLOAD_GIB"] ?? 1);
+  const gib = Number(process.env["PICKET_TEST_UPLOAD_GIB"] ?? 0.25);
   await using hub = await Hub.start({ target: "binary" });
   const chunk = bytesOf(1 << 20);
   const hasher = new Bun.CryptoHasher("sha256");
