@@ -1,10 +1,10 @@
 // The commands of deliveries. They read and move the marks themselves, whether the daemon runs or not: it sees a mark that was moved within a second.
 
-import { type Command, type CommandContext, UsageError } from "../service.ts";
+import { type Command, type CommandContext, RefusedCredentials, UsageError } from "../service.ts";
 import { randomId } from "../inbox.ts";
 import { columns, printable } from "../text.ts";
 import { type Config, DAEMON_ONLY } from "./config.ts";
-import { openChannel } from "./deliver/channel.ts";
+import { Refused, openChannel } from "./deliver/channel.ts";
 import { type DeliverySettings, channelOf } from "./deliver/config.ts";
 import { type Lane, openLane } from "./deliver/lane.ts";
 import { recipientsOf, standingOf } from "./deliver/sender.ts";
@@ -85,6 +85,9 @@ async function test(context: Context): Promise<void> {
   try {
     const answer = await channel.send({ id, recipient, events: [event], omitted: 0, reminder: false }, context.signal);
     context.print(`${channelOf(settings)}: ${answer} in ${Math.round(performance.now() - began)} ms`);
+  } catch (cause) {
+    const isRefused = cause instanceof Refused && [401, 403].includes(cause.status);
+    throw isRefused ? new RefusedCredentials("the other side refuses the credentials", { cause }) : cause;
   } finally {
     await channel.close?.();
   }

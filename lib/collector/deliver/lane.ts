@@ -181,7 +181,9 @@ export function openLane({ dir, delivery, recipient, min, warn }: LaneOptions) {
     }
     const { by } = taking;
     const accept = async (): Promise<boolean> => {
-      if (!(await move())) return false;
+      const moved = await move();
+      reading.close();
+      if (!moved) return false;
       for (const kind of KINDS) {
         waiting[kind].count -= by[kind];
         // What is left came while this was sent.
@@ -212,6 +214,8 @@ export function openLane({ dir, delivery, recipient, min, warn }: LaneOptions) {
         const move = await readFrom(reading, stored, { urgentOnly: false, held: false, signal, take() {}, hold() {} });
         moved = await move();
       }
+      reading.close();
+      seen.mark = "";
     },
     close(): void {
       counting.close();

@@ -185,7 +185,7 @@ test("`deliver test` says what the other side answers, and writes into no inbox"
   expect(sink.payloads).toEqual(["a test of the delivery hub"]);
   expect(inboxLines(folder.at("inbox"), "ops")).toHaveLength(1);
   sink.answer = () => new Response("no", { status: 401 });
-  expect(await test("hub")).toMatchObject({ code: 1, stderr: expect.stringContaining("answered 401") as string });
+  expect(await test("hub")).toMatchObject({ code: 3, stderr: expect.stringContaining("answered 401") as string });
   expect(await test("hup")).toMatchObject({ code: 2, stderr: expect.stringContaining("one of hub") as string });
 });
 
