@@ -38,11 +38,17 @@ function smtpServer(text: string) {
   return { host, port: Number(url.port || (secure ? 465 : 587)), secure, toJSON: () => text };
 }
 
-const address = () =>
-  v.pipe(
-    v.string(),
-    v.regex(/^[^\s@<>()[\],:;\\"]+@[^\s@<>()[\],:;\\"]+$/, 'expected an address, such as "ops@example.org"'),
-  );
+const ADDRESS = 'expected an address, such as "ops@example.org"';
+
+/** Its domain in small letters of ASCII, as nodemailer has it in its answers. */
+function mailAddress(text: string): string {
+  const [, local, domain] = /^([^\s@<>()[\],:;\\"]+)@([^\s@<>()[\],:;\\"/?#]+)$/.exec(text) ?? [];
+  const host = domain === undefined ? null : URL.parse(`http://${domain}`);
+  if (!host) throw new Error(ADDRESS);
+  return `${local}@${host.hostname}`;
+}
+
+const address = () => parsed(ADDRESS, mailAddress);
 
 const Settings = v.strictObject({
   smtp: parsed(SMTP, smtpServer),
@@ -69,16 +75,55 @@ function* emailProblems({ smtp, username, password, starttls }: EmailSettings): 
 
 /** Opens it. @throws Error when the certificates can't be read. */
 export function openEmail(settings: EmailSettings): Channel {
-  const { smtp, from, to, username, password, ca_file, starttls } = settings;
-  const { host, port, secure } = smtp;
-  const tls = secure || (starttls ?? !isLoopback(host));
+  const { from, to } = settings;
+  const server = serverOf(settings);
+  /** The message in hand, and the addresses that are done with it: a retry for the others doubles nothing for them. */
+  let hand = { id: "", done: new Set<string>() };
+  /** What became of the message; throws unless all addresses are done with it. */
+  async function sendTo(message: Message, rest: readonly string[], signal: AbortSignal): Promise<string> {
+    const { createTransport } = await import("nodemailer");
+    const mail = { ...mailOf(message, { from, to }), envelope: { from, to: [...rest] }, signal };
+    const { response, accepted, rejectedErrors = [] } = await createTransport(server).sendMail(mail);
+    const refused = rejectedErrors.map((error) => ({ to: String(error.recipient), code: error.responseCode ?? 0 }));
+    const gone = refused.filter(({ code }) => code >= 500).map((one) => one.to);
+    for (const one of [...accepted.map(String), ...gone]) hand.done.add(one);
+    const status = Number(response.slice(0, 3));
+    const text = `${status}${refused.map((one) => `, but ${one.code} for ${one.to}`).join("")}`;
+    if (refused.length === gone.length) return text;
+    throw new Refused(`email: answered ${text}`, { status, later: true, retryAfter: null });
+  }
+  return {
+    async send(message, signal) {
+      using late = deadline(LONGEST_SEND_MS);
+      if (hand.id !== message.id) hand = { id: message.id, done: new Set() };
+      const rest = to.filter((one) => !hand.done.has(one));
+      let answer: string;
+      try {
+        answer = await sendTo(message, rest, AbortSignal.any([signal, late.signal]));
+      } catch (error) {
+        signal.throwIfAborted();
+        const failure = late.signal.aborted ? late.signal.reason : error;
+        const refusal = failure instanceof Refused ? failure : failureOf(failure, settings);
+        // An address that is refused for good holds up no other: those took it at a former try.
+        const isLeft = hand.done.size > 0 && isHeld(refusal) && (error as Partial<SMTPError>).command === "RCPT TO";
+        if (!isLeft) throw refusal;
+        answer = refusal.message;
+      }
+      hand = { id: "", done: new Set() };
+      return answer;
+    },
+  };
+}
+
+function serverOf({ smtp: { host, port, secure }, username, password, ca_file, starttls }: EmailSettings) {
+  const upgrades = !secure && (starttls ?? !isLoopback(host));
   const { ca } = ca_file === undefined ? {} : readPem({ ca: ca_file });
-  const server = {
+  return {
     host,
     port,
     secure,
-    requireTLS: tls && !secure,
-    ignoreTLS: !tls,
+    requireTLS: upgrades,
+    ignoreTLS: !upgrades,
     ...(username === undefined ? {} : { auth: { user: username, pass: password[0]!.reveal() } }),
     tls: ca === undefined ? {} : { ca },
     connectionTimeout: TIMEOUT_MS,
@@ -86,51 +131,12 @@ export function openEmail(settings: EmailSettings): Channel {
     socketTimeout: TIMEOUT_MS,
     dnsTimeout: TIMEOUT_MS,
   };
-  /** Addresses that are done with the message in hand, so that a retry for the others doubles nothing for them. */
-  let done = { id: "", all: new Set<string>() };
-  return {
-    async send(message, signal) {
-      const { createTransport } = await import("nodemailer");
-      using late = deadline(LONGEST_SEND_MS);
-      if (done.id !== message.id) done = { id: message.id, all: new Set() };
-      const mail = {
-        ...mailOf(message, { from, to }),
-        envelope: { from, to: to.filter((one) => !done.all.has(one)) },
-        signal: AbortSignal.any([signal, late.signal]),
-      };
-      try {
-        const { response, accepted, rejectedErrors = [] } = await createTransport(server).sendMail(mail);
-        const refused = rejectedErrors.map((error) => ({ to: String(error.recipient), code: error.responseCode ?? 0 }));
-        for (const one of [...accepted.map(String), ...refused.filter(({ code }) => code >= 500).map((r) => r.to)])
-          done.all.add(one);
-        return answerOf(response, refused);
-      } catch (error) {
-        signal.throwIfAborted();
-        const failure =
-          error instanceof Refused ? error : failureOf(late.signal.aborted ? late.signal.reason : error, settings);
-        // Others took it at a former try.
-        if (done.all.size > 0 && isHeld(failure) && (error as Partial<SMTPError>).command === "RCPT TO")
-          return failure.message;
-        throw failure;
-      }
-    },
-  };
-}
-
-/** The server took it, for some at least. An address that it refuses for good holds up no other. */
-function answerOf(response: string, refused: readonly { to: string; code: number }[]): string {
-  const status = Number(response.slice(0, 3));
-  const but = refused.map(({ to, code }) => `, but ${code} for ${to}`).join("");
-  const text = `${status}${but}`;
-  if (refused.some(({ code }) => code < 500))
-    throw new Refused(`email: answered ${text}`, { status, later: true, retryAfter: null });
-  return text;
 }
 
 /** The message as nodemailer takes it. */
 function mailOf(message: Message, { from, to }: Pick<EmailSettings, "from" | "to">) {
   const { recipient } = message;
-  const domain = new URL(`http://${from.slice(from.indexOf("@") + 1)}`).hostname;
+  const domain = from.slice(from.indexOf("@") + 1);
   const thread = threadOf(message);
   const references = thread === null ? {} : { inReplyTo: `<${thread}@${domain}>`, references: `<${thread}@${domain}>` };
   const most = MOST_CHARACTERS;
