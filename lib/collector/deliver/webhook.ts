@@ -18,7 +18,7 @@ import { fitted, headOf, isUrgent, plainId, textOf, titleOf } from "./text.ts";
 const HeaderName = v.pipe(v.string(), v.regex(/^[\w!#$%&'*+.^`|~-]+$/, "not the name of a header"));
 const HeaderValue = v.pipe(
   v.string("a header's value is text: put it in quotes"),
-  v.regex(/^[^\r\n\0]*$/, "a header's value is one line"),
+  v.regex(/^[\t\x20-\x7e]*$/, "a header's value is one line of ASCII characters"),
   v.transform((value) => new Secret(value)),
 );
 

@@ -327,6 +327,7 @@ test("settings that don't fit are told", () => {
     [{ url: "https://a.example", template: "{{ .text" }, "template", "unclosed"],
     [{ url: "https://a.example", headers: { "a b": "x" } }, "headers.a b", "name of a header"],
     [{ url: "https://a.example", headers: { a: "x\r\ny: z" } }, "headers.a", "one line"],
+    [{ url: "https://a.example", headers: { a: "5 €" } }, "headers.a", "ASCII"],
     [
       { preset: "matrix", url: "https://a.example", token: "t", room_id: "#ops:example.org" },
       "room_id",
