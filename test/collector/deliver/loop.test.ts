@@ -138,7 +138,11 @@ test("a delivery that hangs, and one that is refused, hold up no other and no we
   expect(examined).toMatch(
     /delivery refused +is held: .*answered 410.*; it began .*\n.*picket-collector deliver test refused/,
   );
-  // A reload tries again; what it says about itself it leaves out.
+  // A reload tries again, and tells it once; what it says about itself it leaves out.
+  daemon.child.kill("SIGHUP");
+  await until("it is refused again", () => refusing.asked === 2);
+  await daemon.said(/delivery failed again.*delivery=refused/);
+  expect(inboxLines(folder.at("inbox"), "ops")).toHaveLength(3);
   refusing.answer = () => new Response("ok");
   daemon.child.kill("SIGHUP");
   await came(refusing, ["a", "b"]);
@@ -157,7 +161,7 @@ test("a skip is obeyed while a message hangs, and no second collector sends the 
   using folder = new Folder();
   using sink = new Sink(() => new Promise<Response>(() => {}));
   configure(folder, [to(sink)]);
-  await using _daemon = await start(folder);
+  await using daemon = await start(folder);
   append(folder, "ops", ["a", "b"]);
   await until("the message hangs", () => sink.asked);
   const { stdout } = await run(folder, "deliver", "list", "--json");
@@ -167,6 +171,8 @@ test("a skip is obeyed while a message hangs, and no second collector sends the 
   append(folder, "ops", ["c"]);
   await came(sink, ["c"]);
   expect(sink.payloads).toEqual(["c"]);
+  // It was broken off, not waited for.
+  expect(daemon.log.join(" ")).not.toContain("delivery failed");
   const second = await run(folder);
   expect(second).toMatchObject({ code: 1, stderr: expect.stringContaining("another picket-collector uses") as string });
 });
