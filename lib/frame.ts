@@ -9,13 +9,14 @@ import type { ReadEvent } from "./reader.ts";
 
 const LONGEST_FIELD = 200;
 
-/** A block: the header in brackets, and each line of the payload behind `> `. */
+/** A block: the header in brackets, with the id by which the event can be answered, and each line of the payload behind `> `. */
 export function asBlock(event: ReadEvent): string {
-  const { priority, from, type, ts } = event;
+  const { priority, from, type, ts, id } = event;
   const about = [priority === "urgent" && "URGENT", field(type), from && `from ${field(from)}`]
     .filter(Boolean)
     .join(" ");
-  return `[${[about, ...origin(event), ...(ts ? [field(ts)] : [])].join(", ")}]\n${quoted(event.payload, "> ")}`;
+  const head = [about, ...origin(event), ts && field(ts), id && `id ${field(id)}`].filter(Boolean).join(", ");
+  return `[${head}]\n${quoted(event.payload, "> ")}`;
 }
 
 /** One line for a terminal; further lines of the payload are indented. */

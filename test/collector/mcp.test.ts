@@ -153,6 +153,7 @@ test("tools of the inbox: read, wait, answer, send", async () => {
   ]);
   await using client = await Client.start({ folder, args: [] });
   const peeked = await client.call("read_inbox", { peek: true });
+  expect(peeked.match(/id \w{32}(?=\]$)/gm)).toEqual([second, first, third].map((id) => `id ${id}`));
   expect(peeked.match(/^> .*/gm)).toEqual(["> look", "> here", "> is the build green?", "> from a form"]);
   expect(await client.call("read_inbox", { limit: 1 })).toStartWith(
     "1 new in the inbox of bob, 0+ more with read_inbox:\n\n[URGENT",
