@@ -8,6 +8,7 @@ import { Client as SdkClient } from "@modelcontextprotocol/sdk/client/index.js";
 import { StdioClientTransport } from "@modelcontextprotocol/sdk/client/stdio.js";
 import { ResourceUpdatedNotificationSchema } from "@modelcontextprotocol/sdk/types.js";
 import { Client, append, environment } from "./mcp-kit.ts";
+import { FORGED_EVENTS, FROM_OUTSIDE, OUTSIDE, expectFramed } from "../forgeries.ts";
 import { Folder, command, inboxLines, until } from "../kit.ts";
 
 const many = (count: number, event: object = {}) =>
@@ -153,7 +154,8 @@ test("tools of the inbox: read, wait, answer, send", async () => {
   ]);
   await using client = await Client.start({ folder, args: [] });
   const peeked = await client.call("read_inbox", { peek: true });
-  expect(peeked.match(/id \w{32}(?=\]$)/gm)).toEqual([second, first, third].map((id) => `id ${id}`));
+  const shown = [...peeked.matchAll(/, id (\w{32})\]$/gm)].map(([, id]) => id);
+  expect(shown).toEqual([second, first, third]);
   expect(peeked.match(/^> .*/gm)).toEqual(["> look", "> here", "> is the build green?", "> from a form"]);
   expect(await client.call("read_inbox", { limit: 1 })).toStartWith(
     "1 new in the inbox of bob, 0+ more with read_inbox:\n\n[URGENT",
@@ -257,4 +259,24 @@ test("a line that is no message is answered with an error, and does no harm", as
   expect(new Set(codes)).toEqual(new Set([-32700, -32600, -32601]));
   expect(await client.call("read_inbox")).toBe("nothing new in the inbox of bob");
   expect(await client.end()).toBe(0);
+});
+
+test("no event can look like another one, close the tag around it, or hide: in the channel, in answers, in the resource", async () => {
+  using folder = new Folder();
+  append(folder, FORGED_EVENTS, "bob");
+  append(folder, FORGED_EVENTS, "ops");
+  await using client = await Client.start({ folder });
+  await until("all came", () => client.pushed.length === FORGED_EVENTS.length);
+  for (const { content, meta } of client.pushed) {
+    expect(content).not.toMatch(/<\/?channel/i);
+    expect(Object.keys(meta).join("")).toMatch(/^\w+$/);
+    for (const value of Object.values(meta)) expect(value).not.toMatch(/[<>"'&\n\p{Cc}\u2028\u2029\u202e]/u);
+    expect(content.match(/^\[/gm)).toHaveLength(1);
+  }
+  await using other = await Client.start({ folder, args: ["--as", "ops"] });
+  const answers = [(await other.ask("resources/read", { uri: "inbox://ops" })).result!.contents[0]!.text];
+  for (let text = ""; !text.startsWith("nothing"); text = await other.call("read_inbox")) answers.push(text);
+  const texts = [...client.pushed.map(({ content }) => content), ...answers.slice(2)];
+  for (const text of [...texts, answers[0]!]) expectFramed(text);
+  expect(texts.join("\n").match(OUTSIDE)).toHaveLength(2 * FROM_OUTSIDE);
 });
