@@ -86,7 +86,8 @@ async function test(context: Context): Promise<void> {
     const answer = await channel.send({ id, recipient, events: [event], omitted: 0, reminder: false }, context.signal);
     context.print(`${channelOf(settings)}: ${answer} in ${Math.round(performance.now() - began)} ms`);
   } catch (cause) {
-    const isRefused = cause instanceof Refused && [401, 403].includes(cause.status);
+    // 530 and 535: of an SMTP server (RFC 4954, section 6).
+    const isRefused = cause instanceof Refused && [401, 403, 530, 535].includes(cause.status);
     throw isRefused ? new RefusedCredentials("the other side refuses the credentials", { cause }) : cause;
   } finally {
     await channel.close?.();

@@ -16,7 +16,8 @@ test("a phone, a chat, a program and a mailbox get the same event, and no secret
     authOptional: true,
     disabledCommands: ["STARTTLS"],
     allowInsecureAuth: true,
-    onAuth: ({ password }, _session, done) => done(null, { user: password === "secret-in-a-file" ? "bob" : undefined }),
+    onAuth: ({ password }, _session, done) =>
+      password === "secret-in-a-file" ? done(null, { user: "bob" }) : done(new Error("Invalid login")),
     onData(stream, _session, done) {
       stream.on("data", (chunk: Buffer) => mails.push(chunk.toString()));
       stream.on("end", () => done());
@@ -46,6 +47,10 @@ test("a phone, a chat, a program and a mailbox get the same event, and no secret
     const { stdout, stderr } = await run(folder, "deliver", "test", name);
     expect([name, stdout, stderr]).toEqual([name, expect.stringMatching(answer), ""]);
   }
+  const mail = `email: { smtp: "smtp://127.0.0.1:${port}", from: picket@example.org, to: [me@example.org], username: bob, password: x }`;
+  using other = new Folder();
+  configure(other, [`{ name: locked, recipients: [ops], ${mail} }`]);
+  expect(await run(other, "deliver", "test", "locked")).toMatchObject({ code: 3 });
   const printed = await run(folder, "--check", "--print");
   expect([printed.code, printed.stdout]).toEqual([0, expect.stringContaining("[redacted]")]);
   await using daemon = await start(folder);
