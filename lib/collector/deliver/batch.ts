@@ -49,7 +49,7 @@ export interface Rules {
 export type Next =
   | { kind: "events"; recipient: string; urgentOnly: boolean; all: boolean }
   | { kind: "reminder"; recipient: string; events: ReadEvent[] }
-  /** Nothing before then; `why` for people. */
+  /** Nothing before then, as far as that is known; `why` for people. */
   | { kind: "wait"; until: number; why: string };
 
 /** @param given.now milliseconds since 1970. */
@@ -72,50 +72,40 @@ export function nextMessage(given: {
     .toSorted((a, b) => a.due - b.due);
   const [first] = ready;
   const due = reminders.filter(({ at, event }) => at <= now && (!isQuiet || event.priority === "urgent"));
-  const quietly = isQuiet && (waiting.some(({ normal }) => normal.count > 0) || reminders.some(({ at }) => at <= now));
   const isDue = first !== undefined && first.due <= now;
   if (!isDue && due.length === 0) {
-    const until = Math.min(first?.due ?? Infinity, quietly ? nextMinute(now) : Infinity, ...reminders.map(later(now)));
-    return { kind: "wait", until, why: whyNot({ quietly, grouped: (first?.due ?? Infinity) < Infinity, rules }) };
+    const grouped = first?.due ?? Infinity;
+    const isHeldBack =
+      isQuiet && (waiting.some(({ normal }) => normal.count > 0) || reminders.some(({ at }) => at <= now));
+    const quiet = isHeldBack ? `quiet: ${String(rules.quiet)}` : "";
+    const until = Math.min(grouped, ...reminders.map(({ at }) => (at > now ? at : Infinity)));
+    return { kind: "wait", until, why: grouped < Infinity ? `group_seconds: ${rules.group_seconds}` : quiet };
   }
-  const room = rules.max_per_hour - sentWithinHour(sent, now);
-  if (room <= 0) {
-    return {
-      kind: "wait",
-      until: nextMinute(now),
-      why: `max_per_hour: ${rules.max_per_hour} were sent within an hour`,
-    };
-  }
+  const past = recent(sent, now);
+  const room = past.reduce((left, [, count]) => left - count, rules.max_per_hour);
+  if (room <= 0) return { kind: "wait", until: roomAt(past, 1 - room), why: `max_per_hour: ${rules.max_per_hour}` };
   if (isDue) return { kind: "events", recipient: first.recipient, urgentOnly: isQuiet, all: room === 1 };
   const { recipient } = due[0]!;
   const events = due.filter((one) => one.recipient === recipient).map(({ event }) => event);
   return { kind: "reminder", recipient, events };
 }
 
-const later =
-  (now: number) =>
-  ({ at }: Reminder): number =>
-    at > now ? at : Infinity;
-
-const nextMinute = (now: number): number => (Math.floor(now / MINUTE_MS) + 1) * MINUTE_MS;
-
-function whyNot({ quietly, grouped, rules }: { quietly: boolean; grouped: boolean; rules: Rules }): string {
-  if (grouped) return `group_seconds: ${rules.group_seconds}`;
-  return quietly ? `quiet: ${String(rules.quiet)}` : "";
-}
-
 /** Counts one more message. Minutes that are over an hour old go. */
 export function countSent(sent: Sent, now: number): Sent {
   const minute = Math.floor(now / MINUTE_MS);
-  const recent = Object.entries(sent).filter(([at]) => isRecent(Number(at), minute));
-  const kept: Sent = Object.fromEntries(recent);
-  return { ...kept, [minute]: (kept[minute] ?? 0) + 1 };
+  return { ...Object.fromEntries(recent(sent, now)), [minute]: (sent[minute] ?? 0) + 1 };
 }
 
-function sentWithinHour(sent: Sent, now: number): number {
+/** The minutes of the last hour, the oldest first. A time ahead of now is one of a clock that was set back since. */
+function recent(sent: Sent, now: number): [minute: number, count: number][] {
   const minute = Math.floor(now / MINUTE_MS);
-  return Object.entries(sent).reduce((sum, [at, count]) => sum + (isRecent(Number(at), minute) ? count : 0), 0);
+  const all = Object.entries(sent).map(([at, count]): [number, number] => [Number(at), count]);
+  return all.filter(([at]) => Math.abs(minute - at) < HOUR_MINUTES).toSorted(([a], [b]) => a - b);
 }
 
-/** A time ahead of now is one of a clock that was set back since. */
-const isRecent = (at: number, minute: number): boolean => Math.abs(minute - at) < HOUR_MINUTES;
+/** When so many messages of the last hour are an hour old. */
+function roomAt(past: [minute: number, count: number][], messages: number): number {
+  let left = messages;
+  const [minute] = past.find(([, count]) => (left -= count) <= 0)!;
+  return (minute + HOUR_MINUTES) * MINUTE_MS;
+}
