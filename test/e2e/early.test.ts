@@ -1,6 +1,6 @@
 // Answers that a role decides on before the body has come: each client that people use sees them, whatever the size of its body.
 // Not tested: links so slow that a body takes longer than the bound; bodies over the bound, which only clients see that look early.
-// PICKET_EARLY_TRIES is how often each client asks for each answer (2), PICKET_EARLY_MB the size of the large body (20);
+// PICKET_EARLY_TRIES is how often each client asks for each answer (2), PICKET_EARLY_MB the size of the large body (12);
 // PICKET_TEST_TARGET=binary asks the compiled program.
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
@@ -12,7 +12,7 @@ import { Hub, uploadHeaders } from "../receiver/kit.ts";
 import { isRoot, smallDisk } from "./disk.ts";
 
 const TRIES = Number(process.env["PICKET_EARLY_TRIES"] ?? 2);
-const LARGE = Number(process.env["PICKET_EARLY_MB"] ?? 20) * 1e6;
+const LARGE = Number(process.env["PICKET_EARLY_MB"] ?? 12) * 1e6;
 
 interface Asked {
   method: string;

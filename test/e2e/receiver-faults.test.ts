@@ -46,7 +46,7 @@ function load(hub: Hub, url: () => string, stop: AbortSignal): { ledger: Ledger;
       }).catch(() => null);
       if (answer?.status === 200) ledger.reports.push({ host, at, n: number });
       else if (answer) throw new Error(`a report is answered ${answer.status}: ${await answer.text()}`);
-      else await Bun.sleep(5);
+      await Bun.sleep(answer ? 20 : 5);
     }
   };
   const shipper = async (host: string, who: number): Promise<void> => {
@@ -143,7 +143,8 @@ test("kill -9 at random moments: every acknowledged report and episode is there 
   // As long as that, and longer where a busy machine gets less done in it.
   const enough = () => kills > 3 && ledger.reports.length > 500 && ledger.episodes.length > 20;
   for (const end = performance.now() + SECONDS * 1000; performance.now() < end || !enough(); kills++) {
-    await Bun.sleep(50 + Math.random() * 700);
+    // Longer with time: on a busy machine little is done between two of them.
+    await Bun.sleep(50 + Math.random() * (700 + 20 * kills));
     await hub.daemon.kill("SIGKILL");
     await hub.up();
   }

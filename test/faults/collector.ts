@@ -16,7 +16,7 @@ import { join } from "node:path";
 import { CuttingProxy } from "../cutting-proxy.ts";
 import type { Chance } from "./chance.ts";
 import { type Found, Ledger, digestOf } from "./oracle.ts";
-import { send } from "./load.ts";
+import { MOST_PAUSE_MS, send } from "./load.ts";
 import type { Handover, Subject, World } from "./world.ts";
 
 const ROUTES = { "/hook": ["bob"], "/both": ["carol", "dave"] } as const;
@@ -93,6 +93,7 @@ drop_folder: { path: ${drops}, poll_fallback_seconds: 1 }
         while (!stop.aborted) {
           const fill = chance.text(chance.between(0, 1500));
           await send(world, handover(chance, fill), { stop, tries: chance.pick([1, 3, 1000]) });
+          await Bun.sleep(chance.between(1, MOST_PAUSE_MS));
         }
       };
       const dropper = async (chance: Chance) => {

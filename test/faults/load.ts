@@ -3,6 +3,8 @@
 import type { Handover, World } from "./world.ts";
 
 const PATIENCE_MS = 5000;
+/** How long a client waits at most before its next request: many at once without a pause would only fill the CPU. */
+export const MOST_PAUSE_MS = 40;
 
 /** Sends until it is acknowledged, so many times at most; gives whether it was. Each answer and no answer is noted. */
 export async function send(

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { CuttingProxy } from "../cutting-proxy.ts";
 import type { Chance } from "./chance.ts";
 import { linesOf, litterIn } from "./collector.ts";
-import { send } from "./load.ts";
+import { MOST_PAUSE_MS, send } from "./load.ts";
 import { type Found, Ledger, digestOf } from "./oracle.ts";
 import type { Handover, Subject, World } from "./world.ts";
 
@@ -83,6 +83,7 @@ notify: { recipient: ops, inbox_dir: ${join(world.data, "inbox")} }
             operation(own, own.text(own.between(0, 400))),
           );
           await send(world, handover(some), { stop, tries: own.pick([1, 3, 1000]) });
+          await Bun.sleep(own.between(1, MOST_PAUSE_MS));
         }
       };
       const single = Array.from({ length: chance.between(5, 12) }, (_, n) => recorder(chance.fork(`single ${n}`), 1));

@@ -8,7 +8,7 @@ import { runRole } from "../kit.ts";
 import { container, report, uploadHeaders } from "../receiver/kit.ts";
 import type { Chance } from "./chance.ts";
 import { linesOf, litterIn } from "./collector.ts";
-import { send } from "./load.ts";
+import { MOST_PAUSE_MS, send } from "./load.ts";
 import { type Found, Ledger, digestOf } from "./oracle.ts";
 import type { Handover, Subject, World } from "./world.ts";
 
@@ -167,7 +167,7 @@ notify: { recipient: ops, inbox_dir: ${join(world.data, "inbox")} }
       const reporter = async (own: Chance) => {
         while (!stop.aborted) {
           await send(world, reporting(own.pick(HOSTS)), { stop, tries: own.pick([1, 3, 1000]) });
-          await Bun.sleep(own.between(1, 10));
+          await Bun.sleep(own.between(1, MOST_PAUSE_MS));
         }
       };
       const shipper = async (own: Chance) => {
