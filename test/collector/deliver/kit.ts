@@ -54,22 +54,22 @@ export interface Given {
   ts?: string;
 }
 
+/** Events as the lines of an inbox. */
+export function linesOf(recipient: string, payloads: string[], given: Given = {}): string {
+  const [ts, from] = [new Date().toISOString(), "foreman"];
+  return payloads
+    .map((payload) => {
+      const id = Bun.hash(`${recipient} ${payload}`).toString(16).padStart(32, "0");
+      const event = { ts, id, from, to: recipient, type: "INFO", priority: "normal", ...given, payload };
+      return `${JSON.stringify(event)}\n`;
+    })
+    .join("");
+}
+
 /** Appends events to an inbox, as any program may. */
 export function append(folder: Folder, recipient: string, payloads: string[], given: Given = {}): void {
   mkdirSync(folder.at("inbox"), { recursive: true });
-  const lines = payloads.map((payload) =>
-    JSON.stringify({
-      ts: new Date().toISOString(),
-      id: Bun.hash(`${recipient} ${payload}`).toString(16).padStart(32, "0"),
-      from: "foreman",
-      to: recipient,
-      type: "INFO",
-      priority: "normal",
-      ...given,
-      payload,
-    }),
-  );
-  appendFileSync(folder.at("inbox", `${recipient}.inbox`), `${lines.join("\n")}\n`);
+  appendFileSync(folder.at("inbox", `${recipient}.inbox`), linesOf(recipient, payloads, given));
 }
 
 /** Numbered payloads. */
