@@ -118,9 +118,10 @@ export function openMcpInbox({ dir, recipient, warn, push, changed }: Options) {
       cursor.close();
     },
     /** From now on events are pushed, where they are to be. */
-    async startPushing(): Promise<void> {
+    startPushing(): void {
       isPushing = push !== null;
-      await look();
+      // What fails now fails again at the next look of `watch`.
+      look().catch(() => {});
     },
     /** New events as the text of an answer. */
     read(asked: Asked, { limit, peek, fit }: Look): Promise<string> {

@@ -14,8 +14,9 @@ type Peers = NonNullable<Config["mcp"]>;
 const LARGEST_ANSWER = 32 << 20;
 const TIMEOUT_MS = 15_000;
 const LONGEST_TEXT = 300;
-/** Events that are looked through, operations that are listed. */
+/** Events that are looked through; shown where no time is given. */
 const MOST_EVENTS = 1000;
+const NEWEST = 50;
 const POINTS = 60;
 
 /** A peer's JSON. Its fields are printed as they are found, so that newer ones show. */
@@ -99,7 +100,8 @@ function receiverTools(ask: Ask): Tool[] {
       run: async ({ since, host: name }, { signal }) => {
         const query = new URLSearchParams({ limit: `${MOST_EVENTS}`, ...(since === undefined ? {} : { since }) });
         const events = listOf(await ask(`/v1/events?${query.toString()}`, signal), "events");
-        return eventLines(name === undefined ? events : events.filter((event) => event["host"] === name));
+        const wanted = events.filter((event) => name === undefined || event["host"] === name);
+        return eventLines(since === undefined ? wanted.slice(-NEWEST) : wanted);
       },
     }),
   ];
