@@ -1,12 +1,13 @@
 // Reading an inbox: as it grows, and what is new to a reader, with a mark that remembers what it was shown (lib/mark.ts).
 
-import { existsSync, watch } from "node:fs";
+import { existsSync, statSync, watch } from "node:fs";
 import { basename } from "node:path";
 import * as v from "valibot";
 import { Cursor, type Line } from "./cursor.ts";
 import { makeFolder } from "./files.ts";
 import { EventLine, inboxPath, statePath } from "./inbox.ts";
 import { type Reader, type Spot, type Turn, openMark, readMark, spotOf, takeTurn } from "./mark.ts";
+import { derivedId } from "./outbox.ts";
 import { parseLine } from "./replay.ts";
 
 /** An event as a reader shows it. */
@@ -19,6 +20,7 @@ export const MOST_KEPT = 1000;
 const MOST_KEPT_BYTES = 16 << 20;
 /** With more lines shown ahead of their turn than this, urgent events wait for theirs. It bounds the mark. */
 const MOST_AHEAD = 10_000;
+const IDLE_MS = 5000;
 
 interface Source {
   dir: string;
@@ -44,16 +46,17 @@ export function readEvents(cursor: Cursor, source: Source, show: (event: ReadEve
   });
 }
 
-/** Shows the newest `limit` of them, oldest first. */
+/** Shows the newest `limit` of them, of those that `only` takes, oldest first. */
 export async function readLast(
   cursor: Cursor,
-  source: Source & { limit: number },
+  source: Source & { limit: number; only: (event: ReadEvent) => boolean },
   show: (event: ReadEvent) => void,
 ): Promise<void> {
-  const { limit } = source;
-  if (limit === Number.POSITIVE_INFINITY) return readEvents(cursor, source, show);
+  const { limit, only } = source;
   const last: ReadEvent[] = [];
   await readEvents(cursor, source, (event) => {
+    if (!only(event)) return;
+    if (limit === Number.POSITIVE_INFINITY) return show(event);
     last.push(event);
     if (last.length > limit) last.shift();
   });
@@ -62,26 +65,30 @@ export async function readLast(
 
 /**
  * Calls `pass` whenever the inbox may have changed, until `signal` is aborted. The watch is a hint; a look every second, or
- * every `pauseMs`, is what counts, and sees sentinels appear, too.
+ * every `pauseMs`, is what counts, and sees sentinels appear, too. Where `pass` gave true there is nothing of that kind, and a stat(2)
+ * every five seconds is enough.
  */
 export async function follow(
   { dir, recipient }: Source,
   signal: AbortSignal,
-  pass: () => Promise<void>,
+  pass: () => Promise<boolean | void>,
   pauseMs: () => number = () => 1000,
 ) {
-  const name = basename(inboxPath(dir, recipient));
+  const path = inboxPath(dir, recipient);
   makeFolder(dir, 0o755);
   let wake = (): void => {};
   const watcher = watch(dir, (_event, changed) => {
-    if (changed === null || changed === name) wake();
+    if (changed === null || changed === basename(path)) wake();
   });
   watcher.on("error", () => watcher.close());
   const aborted = new Promise<void>((done) => signal.addEventListener("abort", () => done(), { once: true }));
+  let settled: string | null = null;
   while (!signal.aborted) {
     const changed = new Promise<void>((done) => (wake = done));
-    await pass();
-    await Promise.race([changed, aborted, Bun.sleep(pauseMs())]);
+    const { ino, size, mtimeMs } = statSync(path, { throwIfNoEntry: false }) ?? { ino: 0, size: 0, mtimeMs: 0 };
+    const now = `${ino} ${size} ${mtimeMs}`;
+    if (settled !== now) settled = (await pass()) === true ? now : null;
+    await Promise.race([changed, aborted, Bun.sleep(settled === null ? pauseMs() : IDLE_MS)]);
   }
   watcher.close();
 }
@@ -217,7 +224,11 @@ export function eventIn(line: Line, { dir, recipient, warn }: Source): ReadEvent
   const found = parseLine(line);
   if (found === null) return null;
   const parsed = "value" in found ? v.safeParse(EventLine, found.value) : null;
-  if (parsed?.success) return parsed.output;
+  if (parsed?.success) {
+    const event = parsed.output;
+    // Other programs need not give one: then it is made of the line.
+    return event.id === "" ? { ...event, id: derivedId(line.bytes.subarray(line.start, line.end)) } : event;
+  }
   const reason = "malformed" in found ? found.malformed : "not an event";
   warn(`${inboxPath(dir, recipient)}: skipped the line at byte ${line.offset}: ${reason}`);
   return null;

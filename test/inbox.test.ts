@@ -17,7 +17,7 @@ import {
 import { join } from "node:path";
 import { AS_NOBODY, NOBODY, isRoot } from "./collector/kit.ts";
 import { Folder, ROOT, have, type Outcome, inboxLines, runRole, until } from "./kit.ts";
-import { FORGED_EVENTS, FROM_OUTSIDE, OUTSIDE, expectFramed } from "./forgeries.ts";
+import { FORGED_EVENTS, FROM_OUTSIDE, OUTSIDE, expectFramed, expectNoTag } from "./forgeries.ts";
 
 class Box {
   readonly folder: Folder;
@@ -140,7 +140,10 @@ describe("read", () => {
     const run = (...args: string[]) => runRole("collector", args, { env });
     expect((await run("ping", "bob", "hello")).stderr).toContain("agent: missing");
     expect(await run("ping", "bob", "hello", "--from", "cron")).toMatchObject({ code: 0 });
-    expect(await run("read", "bob")).toMatchObject({ code: 0, stdout: expect.stringContaining("cron INFO: hello") });
+    expect(await run("read", "bob")).toMatchObject({
+      code: 0,
+      stdout: expect.stringMatching(/cron INFO [0-9a-f]{32}: hello/),
+    });
   });
 
   test("--new shows each event once, urgent first, and moves the mark", async () => {
@@ -485,8 +488,12 @@ test("nothing in an event can look like another event, hide, or steer the termin
   folder.write("inbox/bob.inbox", FORGED_EVENTS.map((event) => `${JSON.stringify(event)}\n`).join(""));
   const { stdout: lines } = await box.run(["read", "bob"]);
   const blocks: string[] = [];
-  for (let text = "more"; text !== ""; blocks.push(text)) text = (await box.run(["hook", "--as", "bob"])).stdout;
+  for (let text = "more"; text !== ""; blocks.push(text)) {
+    const how = blocks.length % 2 === 0 ? ["hook"] : ["wait", "--timeout", "0s"];
+    text = (await box.run([...how, "--as", "bob"])).stdout;
+  }
   for (const text of [lines, ...blocks]) expectFramed(text);
+  for (const text of blocks) expectNoTag(text);
   const count = (text: string, part: RegExp) => [...text.matchAll(part)].length;
   expect(count(lines, /^\S.*$/gm)).toBe(FORGED_EVENTS.length);
   expect(count(blocks.join(""), /^\[/gm)).toBe(FORGED_EVENTS.length);
@@ -498,7 +505,7 @@ test("emoji stay as they are", async () => {
   using folder = new Folder();
   const box = new Box(folder);
   await box.ping("bob", "❤️ 👩‍🚀 👩🏽‍🚀");
-  expect((await box.run(["read", "bob"])).stdout).toEndWith("INFO: ❤️ 👩‍🚀 👩🏽‍🚀\n");
+  expect((await box.run(["read", "bob"])).stdout).toMatch(/INFO [0-9a-f]{32}: ❤️ 👩‍🚀 👩🏽‍🚀\n$/u);
 });
 
 describe("hook", () => {

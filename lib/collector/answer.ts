@@ -3,7 +3,9 @@
 import { NAME_SEGMENT } from "../config.ts";
 import { handledOf } from "../handled.ts";
 import { type InboxWriter, completeEvent } from "../inbox.ts";
-import { type ReadEvent, inboxCursor, readEvents } from "../reader.ts";
+import { takeTurn } from "../mark.ts";
+import { derivedId } from "../outbox.ts";
+import { type ReadEvent, eventIn, inboxCursor, waits } from "../reader.ts";
 import { cut, printable } from "../text.ts";
 
 /** How much of an event its acknowledgement repeats, in characters. */
@@ -19,42 +21,65 @@ export interface Answer {
   note?: string | undefined;
 }
 
+/** So long a killed process's answer is found again instead of written twice: `dedupeHours` of the writer. */
+export const DEDUPE_HOURS = 24;
+
 /**
- * Writes the answer into the inbox of the event's sender, and marks the event as handled. Gives what was done, in words.
- * @throws Error in words, and nothing is written: the recipient has no such event, it is handled already, or its sender has no inbox.
+ * Writes the answer into the inbox of the event's sender, and marks the event as handled. Gives what was done, in words. One process at a
+ * time does so for a recipient; one that is killed in between and begins again writes no second answer.
+ * @throws Error in words, and nothing is written: the recipient has no such event, it is handled already, or there is no inbox for an answer.
  */
 export async function answer(
   { writer, recipient }: { writer: InboxWriter; recipient: string },
   { by, id, text, note }: Answer,
 ): Promise<string> {
   const { dir } = writer;
-  const handled = handledOf({ dir, recipient });
-  if (handled.has(id)) throw new Error(`event "${shown(id)}" is handled already`);
-  const event = await find(id, { dir, recipient });
-  if (!event) throw new Error(`there is no event "${shown(id)}" in the inbox of ${recipient}`);
-  const { from } = event;
-  if (by !== "mark_handled") {
-    if (!NAME_SEGMENT.test(from)) {
-      throw new Error(
-        `"${shown(from)}", who wrote event "${shown(id)}", has no inbox: it can only be marked as handled`,
-      );
+  const turn = await takeTurn({ dir, recipient, reader: "handled" });
+  try {
+    const handled = handledOf({ dir, recipient });
+    if (handled.has(id)) throw new Error(`event "${shown(id)}" is handled already`);
+    const event = await find(id, { dir, recipient, warn: () => {} });
+    if (!event) throw new Error(`there is no event "${shown(id)}" in the inbox of ${recipient}`);
+    const { from } = event;
+    const hasInbox = NAME_SEGMENT.test(from);
+    if (by === "respond" && !hasInbox) {
+      const who = `"${shown(from)}", who wrote event "${shown(id)}"`;
+      throw new Error(`${who}, has no inbox: it can only be marked as handled`);
     }
-    const repeated = printable(cut(event.payload, REPEATED));
-    const payload = text === undefined ? `acknowledged ${id}: ${repeated}` : `answer to ${id}: ${text}`;
-    await writer.deliver(completeEvent({ from: recipient, to: from, type: "INFO", priority: "normal", payload }));
+    if (by !== "mark_handled" && hasInbox) {
+      const repeated = printable(cut(event.payload, REPEATED));
+      const payload = text === undefined ? `acknowledged ${id}: ${repeated}` : `answer to ${id}: ${text}`;
+      const about = { id: derivedId(`${recipient} ${by} ${id}`), source: `collector:${by}` };
+      const draft = { ...about, from: recipient, to: from, type: "INFO", priority: "normal", payload } as const;
+      await writer.deliverOnce(completeEvent(draft));
+    }
+    await handled.add(id, { by, note });
+    if (by === "mark_handled") return "marked as handled";
+    if (!hasInbox) return `marked as handled; "${shown(from)}", who wrote it, has no inbox`;
+    return `${by === "ack" ? "acknowledged" : "answered"} to ${from}`;
+  } finally {
+    turn.end();
   }
-  await handled.add(id, { by, note });
-  return by === "mark_handled" ? "marked as handled" : `${by === "ack" ? "acknowledged" : "answered"} to ${from}`;
 }
 
 const shown = (text: string): string => printable(cut(text, REPEATED));
 
-async function find(id: string, source: { dir: string; recipient: string }): Promise<ReadEvent | null> {
+/** How a line of Picket's own begins. */
+const OWN = /^\{"ts":"[^"\\]*","id":"([^"\\]+)"/;
+const OWN_BYTES = 200;
+
+/** The last event of that id that a reader may see. Reads the whole inbox, with flat memory. */
+async function find(id: string, source: Parameters<typeof eventIn>[1]): Promise<ReadEvent | null> {
   const cursor = inboxCursor(source);
   let found: ReadEvent | null = null;
   try {
-    await readEvents(cursor, { ...source, warn: () => {} }, (event) => {
-      if (event.id === id) found = event;
+    await cursor.read({
+      visit(line) {
+        const head = line.bytes.toString("latin1", line.start, Math.min(line.end, line.start + OWN_BYTES));
+        if ((OWN.exec(head)?.[1] ?? id) !== id) return;
+        const event = eventIn(line, source);
+        if (event?.id === id && !waits(event)) found = event;
+      },
     });
   } finally {
     cursor.close();

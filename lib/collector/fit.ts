@@ -1,6 +1,6 @@
 // As many events as fit into a text of limited length: what `hook` prints, and what the tools of `mcp` answer.
 
-import { asBlock } from "../frame.ts";
+import { asModelBlock } from "../frame.ts";
 import type { ReadEvent } from "../reader.ts";
 
 /** So many characters at most are shown to an agent at once. */
@@ -30,7 +30,7 @@ export function fit(
   // The longest that it can be, and the line break at the end.
   let left = MOST_CHARACTERS - title(events.length, events.length).length - 1;
   for (const event of events) {
-    const part = asBlock(event);
+    const part = asModelBlock(event);
     // Two line breaks stand before each.
     left -= 2;
     if (part.length > left && parts.length > 0) break;
@@ -44,7 +44,7 @@ export function fit(
 
 /** A single event, cut where it is too long. */
 export function fitOne(event: ReadEvent, recipient: string): string {
-  return cut(asBlock(event), MOST_CHARACTERS, recipient);
+  return cut(asModelBlock(event), MOST_CHARACTERS, recipient);
 }
 
 function cut(text: string, length: number, recipient: string): string {

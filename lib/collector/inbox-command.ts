@@ -29,10 +29,10 @@ export function oneOf<const T extends string>(flag: string, value: string, allow
   return found;
 }
 
-export function asRecipient(name: string): string {
+export function asRecipient(name: string, what = "recipient"): string {
   if (NAME_SEGMENT.test(name)) return name;
   throw new UsageError(
-    `recipient "${name}" is not a valid name`,
+    `${what} "${name}" is not a valid name`,
     "1 to 128 letters, digits, dots, dashes and underscores, starting with a letter or digit",
   );
 }

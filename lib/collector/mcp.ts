@@ -13,6 +13,7 @@ import { InboxWriter } from "../inbox.ts";
 import type { ReadEvent } from "../reader.ts";
 import { cut, printable } from "../text.ts";
 import { version } from "../version.ts";
+import { DEDUPE_HOURS } from "./answer.ts";
 import { fitOne } from "./fit.ts";
 import { type Context, READING, configOf } from "./inbox-command.ts";
 import { openMcpInbox } from "./mcp-inbox.ts";
@@ -48,7 +49,7 @@ export async function mcp(context: Context<{ as?: string; channel?: boolean }>):
       if (subscribed.has(uri)) void stdio.send(notification("notifications/resources/updated", { uri }));
     },
   });
-  const writer = new InboxWriter({ dir, durability, dedupeHours: 0 });
+  const writer = new InboxWriter({ dir, durability, dedupeHours: DEDUPE_HOURS });
   for (const tool of [...inboxTools({ inbox, writer }), ...peerTools(peers)]) register(server, tool);
   server.resource(
     { uri, name: "inbox", description: `open events of ${recipient}`, mimeType: "text/plain" },
@@ -123,8 +124,7 @@ function pushed(event: ReadEvent, recipient: string) {
   const { id, from, type, priority, ts, source } = event;
   const given = Object.entries({ id, from, type, priority, ts, event_source: source }).filter(([, value]) => value);
   const meta = Object.fromEntries(given.map(([key, value]) => [key, attribute(value!)]));
-  const content = fitOne(event, recipient).replaceAll(/<(?=\/?channel)/gi, String.raw`\u003c`);
-  return notification("notifications/claude/channel", { content, meta });
+  return notification("notifications/claude/channel", { content: fitOne(event, recipient), meta });
 }
 
 function attribute(text: string): string {

@@ -71,7 +71,9 @@ test(
         await readEvents(inboxCursor(source), source, ({ payload }) => all.push(payload));
         expect(all.filter(numbered)).toEqual(good);
         const last: string[] = [];
-        await readLast(inboxCursor(source), { ...source, limit: 3 }, ({ payload }) => last.push(payload));
+        await readLast(inboxCursor(source), { ...source, limit: 3, only: () => true }, ({ payload }) =>
+          last.push(payload),
+        );
         expect(last).toEqual(all.slice(-3));
         const fresh = await readNew(source);
         expect(
@@ -108,13 +110,14 @@ test(
         payload: "\u001b]0;t\u0007\u009b31m\u007f\r",
       });
       folder.write("bob.inbox", Buffer.concat([bytes, Buffer.from(`${steering}\n`)]));
-      folder.write("bob.mark", "{");
       for (const args of [
         ["read", "bob"],
         ["read", "bob", "--json"],
         ["read", "bob", "--new"],
         ["hook", "--as", "bob"],
+        ["wait", "--as", "bob"],
       ]) {
+        folder.write("bob.mark", "{");
         const { code, stdout, stderr } = await runRole("collector", [...args, "--config", config]);
         expect({ args, code }).toEqual({ args, code: 0 });
         expect(stdout).not.toMatch(STEERS);
