@@ -2,7 +2,7 @@
 // Not tested: Claude Code, Codex and Gemini CLI themselves.
 
 import { expect, test } from "bun:test";
-import { existsSync, readdirSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Client as SdkClient } from "@modelcontextprotocol/sdk/client/index.js";
 import { StdioClientTransport } from "@modelcontextprotocol/sdk/client/stdio.js";
@@ -279,4 +279,37 @@ test("no event can look like another one, close the tag around it, or hide: in t
   const texts = [...client.pushed.map(({ content }) => content), ...answers.slice(2)];
   for (const text of [...texts, answers[0]!]) expectFramed(text);
   expect(texts.join("\n").match(OUTSIDE)).toHaveLength(2 * FROM_OUTSIDE);
+});
+
+test("an inbox that five processes fill, that is renamed and whose reader is killed: every event comes, twice only what was in hand", async () => {
+  using folder = new Folder();
+  append(folder, many(1));
+  const inbox = folder.at("inbox", "bob.inbox");
+  const script = `const { appendFileSync } = require("node:fs");
+    for (let n = 0; n < 200; n++) {
+      appendFileSync(process.argv[1], JSON.stringify({ id: process.argv[2] + "-" + n, payload: "x".repeat(n) }) + "\\n");
+      await Bun.sleep(5);
+    }`;
+  const writers = [1, 2, 3, 4, 5].map((name) => Bun.spawn([process.execPath, "-e", script, inbox, `writer-${name}`]));
+  const seen: string[] = [];
+  let kills = 0;
+  for (const isLast of [false, false, false, true]) {
+    await using client = await Client.start({ folder });
+    const all = (): boolean => new Set([...seen, ...client.ids]).size === 1001;
+    await until("some came", () => client.ids.length >= 100 || all());
+    // The file that it reads.
+    if (existsSync(inbox)) renameSync(inbox, folder.at("inbox", `bob.taken-${kills}`));
+    await until("more came", () => client.ids.length >= 200 || all());
+    if (isLast) {
+      await Promise.all(writers.map(({ exited }) => exited));
+      await until("all came", all);
+      expect(await client.end()).toBe(0);
+    } else {
+      await client.kill();
+      kills++;
+    }
+    seen.push(...client.ids);
+  }
+  expect(new Set(seen).size).toBe(1001);
+  expect(seen.length).toBeLessThanOrEqual(1001 + kills);
 });
