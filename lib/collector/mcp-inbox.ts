@@ -3,17 +3,16 @@
 // Both, and `read_inbox`, read with the mark of `agent`, one turn at a time. An event counts as read when the client has read
 // the message that it is in (mcp-stdio.ts): a kill before that repeats this event, and no other.
 
-import { statSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { handledOf } from "../handled.ts";
 import { type Priority, inboxPath } from "../inbox.ts";
 import { type ReadEvent, follow, inboxCursor, readEvents, readNew } from "../reader.ts";
 import { fit } from "./fit.ts";
 import type { Asked } from "./mcp-stdio.ts";
 
-const MISSING = "missing";
-/** How often the inbox is looked at besides the watch: where nothing waits, and else (a sentinel that may appear, a renamed inbox). */
-const IDLE_MS = 5000;
-const BUSY_MS = 1000;
+/** How often the inbox is looked at besides the watch, where a sentinel may appear or a renamed inbox may grow, and where nothing is wanted. */
+const WANTED_MS = 1000;
+const UNWANTED_MS = 5000;
 /** More open events than fit into a text. */
 const MOST_OPEN = 200;
 
@@ -49,11 +48,11 @@ export type McpInbox = ReturnType<typeof openMcpInbox>;
 
 export function openMcpInbox({ dir, recipient, warn, push, changed }: Options) {
   const source = { dir, recipient, reader: "agent", warn };
+  const path = inboxPath(dir, recipient);
   const cursor = inboxCursor(source);
   const waiters = new Set<Waiter>();
   let isPushing = false;
-  /** The inbox as it was last seen, and as it was when all of it had been handed over. */
-  let [seen, done] = ["", ""];
+  let seen = "";
   let last: Promise<unknown> = Promise.resolve();
 
   /** Does one thing after the other: a turn ends before the next one begins. */
@@ -64,27 +63,30 @@ export function openMcpInbox({ dir, recipient, warn, push, changed }: Options) {
   }
 
   const isWanted = (): boolean => isPushing || waiters.size > 0;
-  const look = (): Promise<void> => queue(pass);
+  const look = () => queue(pass);
 
-  /** Hands events over until there are none, or nothing wants them. An idle look is one stat(2). */
-  async function pass(): Promise<void> {
-    const now = stateOf(inboxPath(dir, recipient));
-    if (seen !== "" && now !== seen) changed();
-    seen = now;
-    if (now === done) return;
+  /** Hands events over until there are none, or nothing wants them. @returns whether only a change of the inbox brings more. */
+  async function pass(): Promise<boolean> {
+    tellChange();
     for (;;) {
-      if (!isWanted()) return;
+      if (!isWanted()) return false;
       const turn = await readNew(source, cursor);
       try {
         if (await handOver(turn)) continue;
         // A renamed inbox may still be written to.
-        const isAlone = cursor.positions.length <= (now === MISSING ? 0 : 1);
-        if (turn.events.length + turn.waiting === 0 && isAlone) done = now;
-        return;
+        const isFollowed = cursor.positions.length > Number(existsSync(path));
+        return turn.events.length + turn.waiting === 0 && !isFollowed;
       } finally {
         turn.done();
       }
     }
+  }
+
+  function tellChange(): void {
+    const found = statSync(path, { throwIfNoEntry: false });
+    const now = `${found?.ino} ${found?.size} ${found?.mtimeMs}`;
+    if (seen !== "" && now !== seen) changed();
+    seen = now;
   }
 
   /** @returns whether there may be more to hand over. */
@@ -113,7 +115,7 @@ export function openMcpInbox({ dir, recipient, warn, push, changed }: Options) {
     recipient,
     /** Watches the inbox until `signal` is aborted. */
     async watch(signal: AbortSignal): Promise<void> {
-      await follow(source, signal, look, () => (seen === done || !isWanted() ? IDLE_MS : BUSY_MS));
+      await follow(source, signal, look, () => (isWanted() ? WANTED_MS : UNWANTED_MS));
       await last;
       cursor.close();
     },
@@ -182,9 +184,4 @@ export function openMcpInbox({ dir, recipient, warn, push, changed }: Options) {
 /** Resolves when the request was answered: whether the client has read that. */
 function answerOf(asked: Asked): Promise<boolean> {
   return new Promise((resolve) => (asked.answered = resolve));
-}
-
-function stateOf(path: string): string {
-  const found = statSync(path, { throwIfNoEntry: false });
-  return found ? `${found.ino} ${found.size} ${found.mtimeMs}` : MISSING;
 }
