@@ -27,7 +27,7 @@ export interface Tool {
   title: string;
   description: string;
   schema: Arguments;
-  annotations: { readOnlyHint: boolean };
+  annotations: { readOnlyHint: boolean; destructiveHint: boolean };
   call: (args: unknown, asked: Asked) => Promise<{ content: { type: "text"; text: string }[]; isError?: boolean }>;
 }
 
@@ -48,7 +48,7 @@ export function tool<const S extends Arguments>({ name, description, schema, wri
     title: name.replaceAll("_", " "),
     description,
     schema,
-    annotations: { readOnlyHint: writes !== true },
+    annotations: { readOnlyHint: writes !== true, destructiveHint: false },
     async call(args, asked) {
       try {
         const parsed = v.safeParse(schema, args ?? {});

@@ -130,6 +130,8 @@ test("the official SDK's client lists and reads, and is told of changes", async 
   const { tools } = await client.listTools();
   expect(tools.map(({ name }) => name)).toEqual(TOOLS);
   expect(tools.every(({ description, inputSchema }) => description && inputSchema.type === "object")).toBe(true);
+  // A client asks before it calls what may destroy something.
+  expect(tools.every(({ annotations }) => annotations?.destructiveHint === false)).toBe(true);
   const { resources } = await client.listResources();
   expect(resources.map(({ uri }) => uri)).toEqual(["inbox://bob"]);
   const open = async () => ((await client.readResource({ uri: "inbox://bob" })).contents[0] as { text: string }).text;
