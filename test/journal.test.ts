@@ -173,7 +173,7 @@ describe("a writer killed in the middle of a line", () => {
       [
         "sh",
         "-c",
-        `n=0; while [ ! -e "${folder.at("stop")}" ]; do n=$((n+1)); echo "{\\"id\\":\\"sh-$n\\"}" >> "${path}"; done; echo $n`,
+        `n=0; while [ ! -e "${folder.at("stop")}" ]; do n=$((n+1)); echo "{\\"id\\":\\"sh-$n\\"}" >> "${path}"; [ $((n % 100)) != 0 ] || sleep 0.01; done; echo $n`,
       ],
       { stdout: "pipe" },
     );
