@@ -261,7 +261,7 @@ describe("trouble on the way", () => {
     await hub.addHost("web-1");
     await hub.up();
     using place = new Lab(hub.url, { token: hub.tokens.get("web-1")! });
-    const count = 40;
+    const count = 80;
     const content = new Map<string, string>();
     for (let n = 0; n < count; n++) {
       const data = new Uint8Array(200_000 + n * 5000);
@@ -275,7 +275,7 @@ describe("trouble on the way", () => {
       const agent = await place.start({ target: "binary" });
       await agent.said(" ready ");
       // Longer with time: on a busy machine the first ones may end before they have sent anything.
-      await Bun.sleep(Math.random() * (120 + 5 * kills));
+      await Bun.sleep(Math.random() * (120 + 10 * kills));
       if (kills % 3 === 0) {
         await hub.daemon.kill("SIGKILL");
         await hub.up();

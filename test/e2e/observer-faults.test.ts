@@ -1,6 +1,6 @@
 // What the observer promises when things break: kill -9, a power cut, a full disk. Real processes, real file systems.
 // Not tested: what a disk loses that says "synced" and isn't; file systems other than ext4 and tmpfs.
-// PICKET_FAULT_EVENTS sets how many operations come in during the kills (2000; `bun run test:long` 20000).
+// PICKET_FAULT_EVENTS sets how many operations come in during the kills (5000; `bun run test:long` 20000).
 
 import { describe, expect, test } from "bun:test";
 import { existsSync, readdirSync, rmSync, writeFileSync } from "node:fs";
@@ -9,7 +9,7 @@ import { Folder, freePort, until } from "../kit.ts";
 import { type Op, Observer, lines } from "../observer/kit.ts";
 import { Disk, canCut, isRoot, smallDisk } from "./disk.ts";
 
-const EVENTS = Number(process.env["PICKET_FAULT_EVENTS"] ?? 2000);
+const EVENTS = Number(process.env["PICKET_FAULT_EVENTS"] ?? 5000);
 const CAUSES = 12;
 const LEAST_KILLS = 20;
 

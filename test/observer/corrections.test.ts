@@ -519,7 +519,7 @@ test("killed 40 times at any moment, while lines come and the file is renamed: e
     await lab.start();
     const turns = Math.floor(Math.random() * 12);
     for (let turn = 0; turn < turns; turn++) {
-      append(1000);
+      append(300);
       await Bun.sleep(Math.random() * 20);
     }
     if (round % 5 === 4) {
