@@ -39,8 +39,9 @@ const LOOPS_END_MS = 1500;
 const STOP_MS = 2500;
 /** The exit code of a process that a signal ended: 128 + its number. */
 const STOP_SIGNALS = { SIGINT: 130, SIGTERM: 143 };
-/** How long a silent stdin is waited for. */
+/** How long a silent stdin is waited for; and one that has sent a whole JSON value, but isn't closed. */
 const SILENT_MS = 5000;
+const SETTLED_MS = 300;
 /** How often `STATUS=` is told at most. */
 const STATUS_MS = 5000;
 
@@ -82,6 +83,8 @@ export interface CommandContext<C, A = Args> {
   print: (text: string) => void;
   /** All of stdin as text. */
   stdin: () => Promise<string>;
+  /** The words that start this program again. */
+  command: string[];
   /** Aborted at SIGINT or SIGTERM. A command that hasn't ended 2.5 s later is cut off. */
   signal: AbortSignal;
 }
@@ -92,10 +95,10 @@ export interface CommandContext<C, A = Args> {
  */
 export interface Command<C> extends Calling {
   /**
-   * Ends with 0 whatever happens, wrong usage included: for a caller that takes any other code as "stop the work". It reads stdin to its
-   * end before anything else: for a caller whose long prompt mustn't end in EPIPE.
+   * True for arguments with which it ends with 0 whatever happens, wrong usage included: for a caller that takes any other code as "stop the
+   * work". Stdin is then read to its end before anything else: for a caller whose long prompt mustn't end in EPIPE.
    */
-  neverFails?: boolean;
+  neverFails?: (argv: string[]) => boolean;
   // A method, so that a function that names its flags (see CommandContext) fits.
   run(context: CommandContext<C>): Promise<number | void>;
 }
@@ -135,24 +138,49 @@ export async function run<C>(
     if (argv.includes("--json-log")) top.log = createLog({ role, json: true, level: "error" });
     const commands = { ...options.commands, ...builtIn(role, options.example, command) };
     const called = commandOf(argv, commands);
-    top.neverFails = called !== null && commands[called]?.neverFails === true;
-    if (top.neverFails) await swallowStdin();
+    top.neverFails = called !== null && commands[called]?.neverFails?.(argv) === true;
+    const stdin = top.neverFails ? await readPatiently() : null;
     const request = parseCommandLine(argv, commands);
     top.debug = request.level === "debug";
-    process.exit(await answer({ role, program, options, commands, request, top, command }));
+    process.exit(await answer({ role, program, options, commands, request, top, command, stdin }));
   } catch (error) {
     process.exit(report(error, top));
   }
 }
 
-/** Reads stdin to its end. A terminal isn't read, and a pipe that stays open and silent is left after a while. */
-async function swallowStdin(): Promise<void> {
-  if (isatty(0)) return;
+/** All of stdin. A terminal isn't read, and a pipe that stays open and silent is left after a while. */
+async function readPatiently(): Promise<string> {
+  const parts: Uint8Array[] = [];
+  if (isatty(0)) return "";
   try {
     const reader = Bun.stdin.stream().getReader();
-    while ((await Promise.race([reader.read(), Bun.sleep(SILENT_MS)]))?.done === false);
+    for (;;) {
+      const silent = Bun.sleep(isWholeJson(parts) ? SETTLED_MS : SILENT_MS);
+      const next = await Promise.race([reader.read(), silent]);
+      if (!next?.value) break;
+      parts.push(next.value);
+    }
   } catch {
     // It is closed, or can't be read.
+  }
+  return guessText(Buffer.concat(parts));
+}
+
+function isWholeJson(parts: Uint8Array[]): boolean {
+  // Most parts of a long text don't end like this, and needn't be parsed.
+  if (
+    !/\}\s*$/.test(
+      Buffer.from(parts.at(-1) ?? [])
+        .toString("latin1")
+        .slice(-20),
+    )
+  )
+    return false;
+  try {
+    JSON.parse(guessText(Buffer.concat(parts)));
+    return true;
+  } catch {
+    return false;
   }
 }
 
@@ -165,6 +193,8 @@ interface Life<C> {
   top: Top;
   /** The words that start the role again. */
   command: string[];
+  /** What stdin held, where it has been read. */
+  stdin: string | null;
 }
 
 async function answer<C>(life: Life<C>): Promise<number> {
@@ -251,7 +281,8 @@ async function runCommand<C>(life: Life<C>, command: Command<C>, log: Log): Prom
       return { code: await child.exited, said: text.split("\n").filter(Boolean) };
     },
     print,
-    stdin: async () => guessText(await Bun.stdin.bytes()),
+    stdin: async () => life.stdin ?? guessText(await Bun.stdin.bytes()),
+    command: life.command,
     signal: stop.signal,
   });
   return code ?? 0;

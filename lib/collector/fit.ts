@@ -14,12 +14,17 @@ interface Fit {
   isMore: boolean;
   /** How an agent gets the rest: `next time`. */
   rest: string;
+  /** The size that the text may have, and how much of it a piece of text takes. */
+  most?: number;
+  sizeOf?: (text: string) => number;
 }
+
+const lengthOf = (text: string): number => text.length;
 
 /** The events in their order, below a title; `count` says how many are in the text. A single one that is too long is cut. */
 export function fit(
   events: readonly ReadEvent[],
-  { recipient, what = "new", isMore, rest }: Fit,
+  { recipient, what = "new", isMore, rest, most = MOST_CHARACTERS, sizeOf = lengthOf }: Fit,
 ): { text: string; count: number } {
   if (events.length === 0) return { text: `nothing ${what} in the inbox of ${recipient}`, count: 0 };
   const parts: string[] = [];
@@ -28,14 +33,14 @@ export function fit(
     return `${count} ${what} in the inbox of ${recipient}${others}:`;
   };
   // The longest that it can be, and the line break at the end.
-  let left = MOST_CHARACTERS - title(events.length, events.length).length - 1;
+  let left = most - sizeOf(`${title(events.length, events.length)}\n`);
   for (const event of events) {
     const part = asModelBlock(event);
-    // Two line breaks stand before each.
-    left -= 2;
-    if (part.length > left && parts.length > 0) break;
-    parts.push(part.length > left ? cut(part, left, recipient) : part);
-    left -= part.length;
+    left -= sizeOf("\n\n");
+    const size = sizeOf(part);
+    if (size > left && parts.length > 0) break;
+    parts.push(cut(part, left, { recipient, sizeOf }));
+    left -= size;
     if (left <= 0) break;
   }
   const text = [title(parts.length, events.length - parts.length), ...parts].join("\n\n");
@@ -44,11 +49,15 @@ export function fit(
 
 /** A single event, cut where it is too long. */
 export function fitOne(event: ReadEvent, recipient: string): string {
-  return cut(asModelBlock(event), MOST_CHARACTERS, recipient);
+  return cut(asModelBlock(event), MOST_CHARACTERS, { recipient, sizeOf: lengthOf });
 }
 
-function cut(text: string, length: number, recipient: string): string {
-  if (text.length <= length) return text;
+function cut(text: string, most: number, { recipient, sizeOf }: Required<Pick<Fit, "recipient" | "sizeOf">>): string {
+  if (sizeOf(text) <= most) return text;
   const note = `\n[cut: ${text.length} characters; all of it: picket-collector read ${recipient}]`;
-  return text.slice(0, length - note.length).replace(/[\uD800-\uDBFF]$/, "") + note;
+  const room = most - sizeOf(note);
+  let kept = text.slice(0, room);
+  // A character takes 6 at most: `\u001b`.
+  for (let over = 0; (over = sizeOf(kept) - room) > 0;) kept = kept.slice(0, -Math.ceil(over / 6));
+  return kept.replace(/[\uD800-\uDBFF]$/, "") + note;
 }

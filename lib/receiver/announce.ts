@@ -79,15 +79,9 @@ export interface Look {
   sinking: boolean;
 }
 
-/** Most looks find that nothing is open, and that nothing changed or was told within the hour. */
-const MAY_BE_DUE = `SELECT 1 FROM alerts WHERE closed_at IS NULL UNION ALL SELECT 1 FROM alerts WHERE changed_ran IS NULL
-  UNION ALL SELECT 1 FROM alerts WHERE changed_ran > $1
-  UNION ALL SELECT 1 FROM told WHERE open = 1 OR flapping IS NOT NULL OR IFNULL(ended, began) >= $1 LIMIT 1`;
-
 /** One look. Gives the number of events that it stored. */
 export async function announce(store: Store, look: Look): Promise<number> {
   const { read } = store;
-  if (!(await read.one(MAY_BE_DUE, [look.ran - HOUR_MS]))) return 0;
   const fresh = await read.one("SELECT 1 FROM alerts WHERE changed_ran IS NULL LIMIT 1");
   if (!fresh && (await ready(read, look)).length === 0) return 0;
   return store.write(async (tx) => {

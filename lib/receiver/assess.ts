@@ -59,10 +59,8 @@ export async function assess(tx: Queries, { host, report, at, ran, interval, ale
   const known = Object.keys(judged);
   for (const [type, findings] of found) {
     for (const finding of findings) {
-      const { subject, state, level = 0 } = finding;
-      const before = known.length === 0 ? undefined : judged[`${type} ${subject}`];
-      const asBefore = state === "wrong" ? before?.well === undefined && level <= (before?.open ?? -1) : !before;
-      if (asBefore) continue;
+      const { subject, state } = finding;
+      if (state !== "wrong" && (known.length === 0 || !judged[`${type} ${subject}`])) continue;
       // Two sensors of one name: the first counts.
       if (findings.find((one) => one.subject === subject) === finding) await take(`${type} ${subject}`, finding);
     }
