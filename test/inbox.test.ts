@@ -341,6 +341,9 @@ describe("read", () => {
     const mark = JSON.stringify({ offset, print, shown: [2 * offset], held: {} });
     folder.write("inbox/bob.inbox", lines.join(""));
     folder.write("inbox/bob.mark", mark);
+    // It is the agent's and a person's, whichever of them comes first.
+    expect(await box.read("--new", "--peek")).toEqual(["b", "d"]);
+    expect((await box.run(["hook", "--as", "bob"])).stdout).toMatch(/^2 new [^]*> b\n[^]*> d\n$/);
     expect(await box.read("--new")).toEqual(["b", "d"]);
     expect(await box.read("--new")).toEqual([]);
     folder.write("inbox/.picket/person@bob.mark", mark);

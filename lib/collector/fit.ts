@@ -21,19 +21,20 @@ interface Fit {
 
 const lengthOf = (text: string): number => text.length;
 
-/** The events in their order, below a title; `count` says how many are in the text. A single one that is too long is cut. */
+/** The events in their order, below a title; `count` says how many are in the text, and `parts` is what each became. A single one that is too long is cut. */
 export function fit(
   events: readonly ReadEvent[],
   { recipient, what = "new", isMore, rest, most = MOST_CHARACTERS, sizeOf = lengthOf }: Fit,
-): { text: string; count: number } {
-  if (events.length === 0) return { text: `nothing ${what} in the inbox of ${recipient}`, count: 0 };
+): { text: string; count: number; title: string; parts: string[] } {
   const parts: string[] = [];
-  const title = (count: number, more: number) => {
+  const nothing = `nothing ${what} in the inbox of ${recipient}`;
+  if (events.length === 0) return { text: nothing, count: 0, title: nothing, parts };
+  const titleOf = (count: number, more: number) => {
     const others = more > 0 || isMore ? `, ${more}${isMore ? "+" : ""} more ${rest}` : "";
     return `${count} ${what} in the inbox of ${recipient}${others}:`;
   };
   // The longest that it can be, and the line break at the end.
-  let left = most - sizeOf(`${title(events.length, events.length)}\n`);
+  let left = most - sizeOf(`${titleOf(events.length, events.length)}\n`);
   for (const event of events) {
     const part = asModelBlock(event);
     left -= sizeOf("\n\n");
@@ -43,8 +44,8 @@ export function fit(
     left -= size;
     if (left <= 0) break;
   }
-  const text = [title(parts.length, events.length - parts.length), ...parts].join("\n\n");
-  return { text, count: parts.length };
+  const title = titleOf(parts.length, events.length - parts.length);
+  return { text: [title, ...parts].join("\n\n"), count: parts.length, title, parts };
 }
 
 /** A single event, cut where it is too long. */

@@ -116,10 +116,13 @@ async function wait(context: Context<{ as?: string; timeout?: string; min?: stri
   signal.addEventListener("abort", () => end(INTERRUPTED));
   await follow(source, over.signal, async () => {
     const turn = await readNew({ ...source, only }, cursor);
-    const { text, count } = fit(turn.events, { recipient, isMore: turn.more, rest: "next time" });
-    if (count > 0) context.print(text);
-    turn.done(count);
-    if (count > 0) end(0);
+    const { title, parts } = fit(turn.events, { recipient, isMore: turn.more, rest: "next time" });
+    for (const [index, part] of parts.entries()) {
+      context.print(index === 0 ? `${title}\n\n${part}` : `\n${part}`);
+      if (!turn.handedOver()) break;
+    }
+    turn.done();
+    if (parts.length > 0) end(0);
     return turn.waiting === 0 && cursor.positions.length < 2;
   });
   return code;
