@@ -58,7 +58,7 @@ describe.skipIf(!library)("with a clock that is set", () => {
     "a start with the clock %d days off deletes nothing, alarms nobody, loses no report and logs it once",
     async (days) => {
       using folder = new Folder();
-      const { hub, clock } = await startAt(folder, library!, ["web-1", "web-2"], "poll_interval_seconds: 1");
+      const { hub, clock } = await startAt(folder, library!, ["web-1", "web-2"], "poll_interval_seconds: 2");
       await using _ = hub;
       const ill = { containers: [container("app", { health_status: "unhealthy" })] };
       await hub.report(report(ill));
