@@ -13,6 +13,7 @@ const HELP = `usage: picket try [--once]
 
 Runs all four roles in a temporary folder and shows what they do: a webhook and a dropped file become events, a host reports and
 ships an episode; a full disk, a failed unit (both only as root), a late job, a silent host and a repeated failure become events, too.
+A phone gets what is urgent (from a small server in place of ntfy), and a coding agent waits for it.
 Runs until Ctrl-C, then removes everything.
 
   --once   end when all is shown`;
@@ -54,19 +55,21 @@ export async function start(argv: string[]): Promise<number> {
 }
 
 async function tell(demo: Demo, once: boolean): Promise<number> {
-  const collector = await tellCollector(demo);
+  using phone = openPhone();
+  const collector = await tellCollector(demo, phone);
   const receiver = await tellReceiver(demo);
   const observer = await tellObserver(demo);
   step("the whole story, in one inbox");
   await demo.show("collector", "read", "ops");
+  await tellReaders(demo, phone);
   if (once) return 0;
   yourTurn(demo, { collector, receiver, observer });
   await demo.ended();
   throw new Error("all four have ended");
 }
 
-async function tellCollector(demo: Demo): Promise<string> {
-  step("a collector with one webhook route and one drop folder");
+async function tellCollector(demo: Demo, phone: Phone): Promise<string> {
+  step("a collector with one webhook route, one drop folder, and a delivery of what is urgent");
   mkdirSync(demo.at("drops"));
   const address = await demo.daemon("collector", 18790, (listen) => [
     "agent: demo",
@@ -83,6 +86,8 @@ async function tellCollector(demo: Demo): Promise<string> {
     "      type: INFO",
     "      template: '{{ .text }}'",
     `drop_folder: { path: ${demo.at("drops")} }`,
+    "deliver:",
+    `  - { name: phone, recipients: [ops], min: urgent, ntfy: { url: "${phone.url}" } }`,
   ]);
   step("a push to a repository comes in, as GitHub tells it");
   await send(`http://${address}/github`, PUSH);
@@ -196,12 +201,24 @@ async function tellObserver(demo: Demo): Promise<string> {
   return address;
 }
 
+async function tellReaders(demo: Demo, phone: Phone): Promise<void> {
+  step("what was urgent is on the phone: here it is a server of this demonstration, which gets what ntfy would get");
+  await demo.until("the phone has it", () => phone.notifications.some((one) => one.includes("web-1 is offline")));
+  console.log(phone.notifications.join("\n"));
+  await demo.show("collector", "deliver", "list");
+  step("a coding agent with the name ops waits in the background: what is urgent wakes it");
+  await demo.show("collector", "wait", "--as", "ops", "--min", "urgent");
+  step("at the next prompt its hook adds the rest");
+  await demo.show("collector", "hook", "--as", "ops");
+}
+
 function yourTurn(demo: Demo, { collector, receiver, observer }: Record<string, string>): void {
   const picket = ownCommand().join(" ");
   step("your turn, in another terminal");
   console.log(`curl -d '{"text":"hello"}' http://${collector}/note
 echo '{"recipient":"ops","type":"INFO","payload":"dropped"}' > ${demo.at("drops/mine.json")}
-${picket} collector read ops --new --config ${demo.at("collector.yaml")}
+${picket} collector ping ops "the build is red" --priority urgent --config ${demo.at("collector.yaml")}
+${picket} collector wait --as ops --config ${demo.at("collector.yaml")}
 curl http://${receiver}/v1/hosts/this-machine
 curl 'http://${receiver}/v1/hosts/this-machine/history?metric=load_average'
 ${picket} receiver host add another --config ${demo.at("receiver.yaml")}
@@ -211,6 +228,26 @@ ${picket} observer tail --follow --config ${demo.at("observer.yaml")}
 The host this-machine is silent from now on: in four minutes it is offline, and the inbox of ops says so.
 
 Ctrl-C ends it and leaves nothing behind.`);
+}
+
+type Phone = ReturnType<typeof openPhone>;
+
+/** A server in place of ntfy's: it keeps what comes, as a phone would show it. */
+function openPhone() {
+  const notifications: string[] = [];
+  const server = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    async fetch(request) {
+      const title = request.headers.get("title") ?? "";
+      // What isn't ASCII comes in the form of RFC 2047.
+      const [, encoded] = /^=\?UTF-8\?B\?(.*)\?=$/.exec(title) ?? [];
+      const shown = encoded === undefined ? title : Buffer.from(encoded, "base64").toString();
+      notifications.push(`[${shown}]\n${await request.text()}\n`);
+      return Response.json({ event: "message" });
+    },
+  });
+  return { url: new URL("/ops", server.url).href, notifications, [Symbol.dispose]: () => void server.stop(true) };
 }
 
 type Demo = ReturnType<typeof createDemo>;

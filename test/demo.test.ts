@@ -46,6 +46,9 @@ test("all four have their part in it; Ctrl-C ends it and leaves nothing behind",
     "(not here, it needs root and a system that can: mount",
     "web-1 is offline: no report for 8s",
     "backup keeps failing: 3 failures",
+    "[ops (urgent): web-1 is offline",
+    "$ picket collector wait --as ops --min urgent\n2 new in the inbox of ops",
+    "at the next prompt its hook adds the rest",
   ]) {
     expect(demo.out()).toContain(part);
   }
