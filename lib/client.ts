@@ -39,6 +39,8 @@ export interface Peer {
   timeoutMs: number;
   /** The longest answer in bytes, whole MiB. */
   largestAnswer: number;
+  /** A longer answer is cut instead of refused. */
+  cutsAnswer?: boolean;
   /** Certificates to trust, instead of the system's authorities. */
   ca_file?: string | undefined;
   client_cert_file?: string | undefined;
@@ -211,7 +213,7 @@ function certificatesOf({ ca_file: ca, client_cert_file: cert, client_key_file: 
   return Object.keys(pem).length === 0 ? null : pem;
 }
 
-function overFetch({ url, unix, largestAnswer, allow_http }: Peer, tls: Pem | null): Transport {
+function overFetch({ url, unix, largestAnswer, cutsAnswer, allow_http }: Peer, tls: Pem | null): Transport {
   const { protocol, hostname } = new URL(url);
   const direct = isLoopback(hostname) || (allow_http === true && protocol === "http:");
   const judged = direct && unix === undefined && !isLoopback(hostname);
@@ -231,7 +233,7 @@ function overFetch({ url, unix, largestAnswer, allow_http }: Peer, tls: Pem | nu
       ...(body === undefined ? {} : { body }),
     });
     const { status, statusText: reason, headers } = answer;
-    return { status, reason, headers, text: await textOf(answer.body, largestAnswer) };
+    return { status, reason, headers, text: await textOf(answer.body, largestAnswer, cutsAnswer) };
   };
 }
 
@@ -334,11 +336,12 @@ export async function eachOf<T, R>(all: readonly T[], atOnce: number, work: (one
 }
 
 /** A body as UTF-8 text. @throws Error when it is longer than `most` bytes or incomplete. */
-async function textOf(body: AsyncIterable<Uint8Array> | null, most: number): Promise<string> {
+async function textOf(body: AsyncIterable<Uint8Array> | null, most: number, cuts = false): Promise<string> {
   const chunks: Uint8Array[] = [];
   let bytes = 0;
   for await (const chunk of body ?? []) {
     bytes += chunk.length;
+    if (bytes > most && cuts) break;
     if (bytes > most) throw new Error(`the answer is over ${most >> 20} MiB`);
     chunks.push(chunk);
   }

@@ -54,6 +54,8 @@ export function openService({ name, url, secrets, ca_file }: ServiceOptions) {
     secrets: [new Secret(pathname + search), new Secret(pathname), ...secrets],
     timeoutMs: TIMEOUT_MS,
     largestAnswer: LARGEST_ANSWER,
+    // The status decides: a message that was taken is not sent again because of a long page.
+    cutsAnswer: true,
     ca_file,
     // To private addresses only.
     allow_http: protocol === "http:",

@@ -247,6 +247,12 @@ test("too many requests: the wait is taken from the header or the body", async (
   }
 });
 
+test("the status decides, however long the answer's text is", async () => {
+  using server = service(({ path }) => new Response("x".repeat(3 << 20), { status: Number(path.slice(1)) }));
+  expect(await send({ url: `${server.url}/200` }, message("x"))).toBe("200");
+  expect(isHeld(await send({ url: `${server.url}/410` }, message("x")).catch((e) => e))).toBeTrue();
+});
+
 test("no answer and a reset are tried again", async () => {
   using server = service(() => new Response(""));
   const { url } = server;
