@@ -86,10 +86,14 @@ export async function startDeliveries(
   /** Watches while there is a delivery. The watch is a hint: what it misses is seen a second later. */
   function watchInboxes(): void {
     if (senders.size === 0 || watcher !== null) return;
-    watcher = watch(dir, (_event, name) => {
-      if (name === null || name.endsWith(".inbox")) soon ??= setTimeout(wake, GATHER_MS);
-    });
-    watcher.on("error", () => watcher?.close());
+    try {
+      watcher = watch(dir, (_event, name) => {
+        if (name === null || name.endsWith(".inbox")) soon ??= setTimeout(wake, GATHER_MS);
+      });
+      watcher.on("error", () => watcher?.close());
+    } catch (error) {
+      log.warn("inboxes can't be watched; polling only", { path: dir, error });
+    }
   }
 
   function wake(): void {

@@ -99,8 +99,14 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
         min: settings.min,
         warn: (text) => rare.warn(text, text),
       });
-      if (!lane.isBegun()) await lane.begin(begins ? "now" : "start");
-      lanes.set(recipient, lane);
+      // One that can't be read holds up no other, and is sent as a whole once it can.
+      try {
+        if (!lane.isBegun()) await lane.begin(begins ? "now" : "start");
+        lanes.set(recipient, lane);
+      } catch (error) {
+        lane.close();
+        rare.error(recipient, "inbox not read", { delivery: name, recipient, error });
+      }
     }
     if (begins) keep({ recipients: settings.recipients });
   }

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { once } from "node:events";
-import { writeFileSync } from "node:fs";
+import { mkdirSync, rmdirSync, writeFileSync } from "node:fs";
 import { type IncomingMessage, type ServerResponse, createServer } from "node:http";
 import { CuttingProxy } from "../../cutting-proxy.ts";
 import { Folder, inboxLines, until } from "../../kit.ts";
@@ -46,6 +46,25 @@ test('"*" is every inbox, also one that appears later, and `min: urgent` leaves 
   await came(urgent, ["e1"]);
   expect(urgent.payloads).toEqual(["e1"]);
   expect(all.payloads.toSorted()).toEqual(["b", "e1", "e2"]);
+});
+
+test("an inbox that can't be read holds up no other, neither at the start nor when it appears", async () => {
+  using folder = new Folder();
+  using sink = new Sink();
+  mkdirSync(folder.at("inbox/bad.inbox"), { recursive: true });
+  configure(folder, [`{ name: hub, recipients: ["*"], webhook: { url: "${sink.url}" } }`]);
+  await using daemon = await start(folder);
+  append(folder, "ops", ["a"]);
+  await came(sink, ["a"]);
+  mkdirSync(folder.at("inbox/worse.inbox"));
+  await daemon.said(/inbox not read.*recipient=worse/);
+  append(folder, "ops", ["b"]);
+  await came(sink, ["b"]);
+  expect(daemon.log.filter((line) => line.includes("inbox not read"))).toHaveLength(2);
+  expect(daemon.log.join("\n")).not.toContain("delivery failed");
+  rmdirSync(folder.at("inbox/worse.inbox"));
+  append(folder, "worse", ["c"]);
+  await came(sink, ["c"]);
 });
 
 test("a server that fails in every way gets every event, in order, and knows repeats by their id", async () => {
