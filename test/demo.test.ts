@@ -31,12 +31,17 @@ function start(folder: Folder, args: string[], programs: string[] = []) {
       return child.exited;
     },
     exited: child.exited,
+    /** Where a test fails in the middle. */
+    async [Symbol.asyncDispose]() {
+      child.kill();
+      await child.exited;
+    },
   };
 }
 
 test("all four have their part in it; Ctrl-C ends it and leaves nothing behind", async () => {
   using folder = new Folder();
-  const demo = start(folder, []);
+  await using demo = start(folder, []);
   await demo.says("Ctrl-C ends it");
   for (const part of [
     "push to lab/rollouts by mona: refs/heads/main",
@@ -65,7 +70,7 @@ test("all four have their part in it; Ctrl-C ends it and leaves nothing behind",
 
 test.skipIf(!isRoot)("as root it also fills a disk, and unmounts it whenever it is ended", async () => {
   using folder = new Folder();
-  const demo = start(folder, [], ["mount", "umount"]);
+  await using demo = start(folder, [], ["mount", "umount"]);
   await demo.says("web-1 is offline");
   expect(demo.out()).toMatch(/disk is 9\d % full; du -xh /);
   expect(await demo.end("SIGTERM")).toBe(143);
@@ -75,7 +80,7 @@ test.skipIf(!isRoot)("as root it also fills a disk, and unmounts it whenever it 
 
 test("a signal in the middle of it ends it as well", async () => {
   using folder = new Folder();
-  const demo = start(folder, ["--once"]);
+  await using demo = start(folder, ["--once"]);
   await demo.says("a receiver with one host");
   expect(await demo.end("SIGTERM")).toBe(143);
   expect(readdirSync(folder.path)).toEqual([]);
@@ -83,7 +88,7 @@ test("a signal in the middle of it ends it as well", async () => {
 
 test("a flag that it doesn't know is wrong usage", async () => {
   using folder = new Folder();
-  const demo = start(folder, ["--twice"]);
+  await using demo = start(folder, ["--twice"]);
   expect([await demo.exited, await demo.err()]).toEqual([
     2,
     'picket: error: unexpected argument "--twice"\nhint: picket try --help shows how it is called\n',

@@ -71,9 +71,13 @@ describe.skipIf(!have("prometheus", "etc/prometheus.yaml and etc/grafana.json"))
     using folder = new Folder();
     const [port, read] = [freePort(), (name: string) => readFileSync(join(ROOT, "etc", name), "utf8")];
     folder.write("prometheus-rules.yaml", read("prometheus-rules.yaml").replaceAll(/for: \d+m/g, "for: 0s"));
+    // Only the receiver runs, whatever else does on this machine.
+    const scrape = read("prometheus.yaml").replaceAll(/127\.0\.0\.1:(\d+)/g, (_, role) =>
+      role === "18791" ? new URL(hub.url).host : `127.0.0.1:${freePort()}`,
+    );
     const config = folder.write(
       "prometheus.yaml",
-      `global: { scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms }\n${read("prometheus.yaml").replace("127.0.0.1:18791", new URL(hub.url).host)}`,
+      `global: { scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms }\n${scrape}`,
     );
     const daemon = Bun.spawn(
       [
