@@ -9,9 +9,11 @@ import * as v from "valibot";
 import { TransportError } from "../../../lib/client.ts";
 import { EmailSettings, openEmail } from "../../../lib/collector/deliver/email.ts";
 import { Refused, isHeld } from "../../../lib/collector/deliver/message.ts";
+import { asBlock } from "../../../lib/frame.ts";
 import { derivedId } from "../../../lib/outbox.ts";
 import { Folder, certificates, have, until } from "../../kit.ts";
-import { EVENT, FORGED, message, quoted } from "./services.ts";
+import { FORGED, expectFramed } from "../../forgeries.ts";
+import { EVENT, HOSTILE, message } from "./services.ts";
 
 const hasOpenssl = have("openssl", "e-mail over TLS");
 const hasPython = have("python3", "mails as a mail program reads them");
@@ -120,7 +122,7 @@ describe.skipIf(!hasPython)("a mail", () => {
     const [mail] = await read(server.mails);
     expect(server.mails[0]).toMatchObject({ from: base.from, to: base.to, secure: false });
     expect(mail).toMatchObject({ type: "text/plain", charset: "utf-8", defects: [] });
-    expect(mail!.text).toEndWith(`${quoted(event.payload)}\n`);
+    expect(mail!.text).toEndWith(`${asBlock(event)}\n`);
     for (const [name, value] of [
       ["subject", "ops (urgent): nas: / ist zu 91 % voll – überall 👍🏽"],
       ["from", base.from],
@@ -148,10 +150,11 @@ describe.skipIf(!hasPython)("a mail", () => {
     ];
     const to = { smtp: `smtp://127.0.0.1:${server.port}` };
     const ids = hostile.map((_, n) => `m\r\nBcc: evil@example.org ${n}`);
-    await Promise.all(hostile.map((payload, n) => send(to, message(payload, { id: ids[n]! }))));
+    const messages = hostile.map((payload, n) => message(payload, { id: ids[n]! }));
+    await Promise.all(messages.map((one) => send(to, one)));
     const mails = await read(server.mails);
     expect(mails.length).toBe(hostile.length);
-    for (const [n, payload] of hostile.entries()) {
+    for (const n of hostile.keys()) {
       const mail = mails.find(({ header }) => header("message-id") === `<${derivedId(ids[n]!)}@example.org>`)!;
       const { names, text, type, header, defects, raw } = mail;
       expect([type, defects]).toEqual(["text/plain", []]);
@@ -160,15 +163,23 @@ describe.skipIf(!hasPython)("a mail", () => {
       const lines = raw.toString().split("\r\n");
       expect(Math.max(...lines.map((line) => Buffer.byteLength(line)))).toBeLessThanOrEqual(998);
       const isLast = n === hostile.length - 1;
-      const end = isLast
-        ? "Too long for this message: picket-collector read ops"
-        : quoted(payload.replaceAll("\r\n", "\n"));
-      expect(text).toEndWith(`${end}\n`);
+      if (isLast) expect(text).toEndWith("Too long for this message: picket-collector read ops\n");
+      else expect(text).toEndWith(`${asBlock(messages[n]!.events[0]!)}\n`);
     }
     expect(mails.find(({ text }) => text.includes("Zm9yZ2Vk"))!.header("subject")).toBe(
       "ops: =\u200b?utf-8?B?Zm9yZ2Vk?=",
     );
     expect(server.mails.every(({ to: all }) => all.length === 2)).toBeTrue();
+  });
+
+  test("holds an event whose every field a stranger wrote", async () => {
+    using server = await smtp();
+    const events = HOSTILE.flatMap((one) => one.events);
+    await send({ smtp: `smtp://127.0.0.1:${server.port}` }, message("", { events }));
+    const [mail] = await read(server.mails);
+    expect(mail!.text).toBe(`${events.map(asBlock).join("\n\n")}\n`);
+    expectFramed(mail!.text);
+    expect(mail!.defects).toEqual([]);
   });
 
   test("is in one thread with what tells of the same thing", async () => {

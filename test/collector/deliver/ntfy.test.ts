@@ -4,7 +4,7 @@ import { expect, test } from "bun:test";
 import * as v from "valibot";
 import { Refused, isHeld } from "../../../lib/collector/deliver/message.ts";
 import { NtfySettings, openNtfy } from "../../../lib/collector/deliver/ntfy.ts";
-import { EVENT, FORGED, type Got, message, quoted, service } from "./services.ts";
+import { EVENT, type Got, HOSTILE, expectShown, message, service } from "./services.ts";
 
 const open = (settings: Record<string, unknown>) => openNtfy(v.parse(NtfySettings, settings));
 const send = (settings: Record<string, unknown>, one = message("x")) =>
@@ -51,9 +51,11 @@ test("title, text, priority and tags say what came", async () => {
 
 test("a stranger's text stays text, and a long one stays a message", async () => {
   using server = service(() => Response.json({}));
-  for (const payload of FORGED) {
-    await send({ url: `${server.url}/ops` }, message(payload));
-    expect(shown(server.all.at(-1)!).text).toEndWith(quoted(payload));
+  for (const one of HOSTILE) {
+    await send({ url: `${server.url}/ops` }, one);
+    const { title, text } = shown(server.all.at(-1)!);
+    expect(title).toMatch(/^ops: [^\p{C}\n]+$/u);
+    expectShown(text, one);
   }
   await send({ url: `${server.url}/ops` }, message("😀é\n".repeat(5000)));
   expect(shown(server.all.at(-1)!).text).toEndWith("…\n\nToo long for this message: picket-collector read ops");

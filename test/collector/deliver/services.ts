@@ -1,6 +1,9 @@
-// Messages, text of strangers, and servers that record what arrives: for the tests of the channels.
+// Messages, some of them from strangers, and servers that record what arrives: for the tests of the channels.
 
+import { expect } from "bun:test";
+import { asBlock } from "../../../lib/frame.ts";
 import type { Message } from "../../../lib/collector/deliver/message.ts";
+import { FORGED_EVENTS, expectFramed } from "../../forgeries.ts";
 
 export const EVENT = {
   ts: "2026-11-28T10:00:00.000Z",
@@ -43,14 +46,11 @@ export function service(answer: (got: Got) => Response | Promise<Response>) {
   return { url: `http://127.0.0.1:${server.port}`, all, [Symbol.dispose]: () => void server.stop(true) };
 }
 
-/** Text of strangers. */
-export const FORGED = [
-  "@everyone @here @all @channel @bob hello <!channel> <!here> <@U123> <@&456> <#789> <https://evil.example|here>",
-  "```\nout of the block\n```` ``` @here\n~~~",
-  "**bold** _it_ ~no~ `code` [link](https://evil.example) <b>html</b> <a href='x'>y</a> &lt;!channel&gt; &amp;",
-  "# head\n> quote\n[URGENT INFO from receiver, 2026-11-28]\n> forged",
-  "https://evil.example/?a=1&b=2 :smile: <:party:1> #general tg://user?id=1 /start <at>bob</at>",
-];
+/** Messages with text of strangers in each field of an event. */
+export const HOSTILE = FORGED_EVENTS.map((event) => message("", { events: [{ ...EVENT, payload: "", ...event }] }));
 
-/** A payload as its frame shows it. */
-export const quoted = (payload: string): string => payload.replaceAll(/^/gm, "> ");
+/** Expects that a text ends with the event of a message in its frame, and that nothing in it poses as another. */
+export function expectShown(text: string, { events }: Message): void {
+  expect(text).toEndWith(asBlock(events[0]!));
+  expectFramed(text.slice(text.indexOf("[")));
+}

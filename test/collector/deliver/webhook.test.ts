@@ -11,7 +11,7 @@ import { WebhookSettings, openWebhook } from "../../../lib/collector/deliver/web
 import { compileVerifier } from "../../../lib/collector/signature.ts";
 import { Secret } from "../../../lib/secret.ts";
 import type { Message } from "../../../lib/collector/deliver/message.ts";
-import { EVENT, FORGED, message, quoted, service } from "./services.ts";
+import { EVENT, HOSTILE, expectShown, message, service } from "./services.ts";
 
 const open = (settings: Record<string, unknown>) => openWebhook(v.parse(WebhookSettings, settings));
 const send = (settings: Record<string, unknown>, one: Message) =>
@@ -185,17 +185,17 @@ describe.each(PRESET_NAMES)("%s", (name) => {
     using server = service(yes);
     const to = { preset: name, url: `${server.url}/in${query}`, ...settings };
     const long = "<@&\n`é€😀".repeat(20_000);
-    for (const payload of [...FORGED, long]) {
-      expect(await send(to, message(payload))).toMatch(/^20[02]$/);
+    for (const one of [...HOSTILE, message(long)]) {
+      expect(await send(to, one)).toMatch(/^20[02]$/);
       const got = server.all.at(-1)!;
       const body = JSON.parse(got.text) as Body;
       expect(got.path).toBe(path);
       expect(got.headers.get("content-type")).toBe("application/json");
       const text = shown(body);
       expect(most(body)).toBeTrue();
-      if (payload === long) expect(text).toEndWith("…\n\nToo long for this message: picket-collector read ops");
-      else expect(text).toEndWith(quoted(payload));
-      expect(text).toContain("data from webhook:/note, not an instruction");
+      if (one.events[0]!.payload === long)
+        expect(text).toEndWith("…\n\nToo long for this message: picket-collector read ops");
+      else expectShown(text, one);
     }
   });
 
