@@ -320,7 +320,8 @@ const isReminded = ({ id, priority, type }: ReadEvent): boolean =>
 
 /** A reminder as a message. Each round has an id of its own, or the other side would take it for a repeat. */
 function reminderOf({ recipient, events }: Next & { kind: "reminder" }, { reminders }: State) {
-  const rounds = reminders.filter((one) => one.recipient === recipient).map(({ at, event }) => `${event.id} ${at}`);
+  const due = reminders.filter((one) => one.recipient === recipient && events.includes(one.event));
+  const rounds = due.map(({ at, event }) => `${event.id} ${at}`);
   const accept = (): Promise<boolean> => Promise.resolve(true);
   return { events, count: events.length, id: derivedId(`reminder ${rounds.join(" ")}`), accept };
 }

@@ -1,7 +1,7 @@
 // What depends on the time of day: the daemon's clock is libfaketime's, and jumps.
 
 import { expect, test } from "bun:test";
-import { appendFileSync, readFileSync } from "node:fs";
+import { appendFileSync, existsSync, readFileSync } from "node:fs";
 import { type Daemon, Folder, freePort, until } from "../../kit.ts";
 import { Clock, faketime } from "../../receiver/kit.ts";
 import { Sink, append, came, configure, linesOf, numbered, start } from "./kit.ts";
@@ -87,6 +87,14 @@ test.skipIf(!library)("the last message of the hour counts what it doesn't show;
   expect(sink.got[1]!.events.map(({ payload }) => payload)).toEqual(["fire", ...numbered(999)]);
 });
 
+/** The reminders that the delivery has noted. */
+function noted(folder: Folder): { at: number }[] {
+  const state = folder.at("inbox/.picket/deliver:hub.json");
+  return existsSync(state)
+    ? (JSON.parse(readFileSync(state, "utf8")) as { reminders: { at: number }[] }).reminders
+    : [];
+}
+
 test.skipIf(!library)("what is urgent or needs a response is sent again until it was handled", async () => {
   using folder = new Folder();
   using sink = new Sink();
@@ -109,9 +117,7 @@ test.skipIf(!library)("what is urgent or needs a response is sent again until it
     sink.got.slice(first).map(({ reminder, events }) => [reminder, ...events.map(({ payload }) => payload)]);
   await until("a reminder", () => reminders().length > 0);
   expect(reminders()).toEqual([[true, "fire", "well?"]]);
-  const state = folder.at("inbox/.picket/deliver:hub.json");
-  const noted = () => (JSON.parse(readFileSync(state, "utf8")) as { reminders: { at: number }[] }).reminders;
-  await until("the round is noted", () => noted().every(({ at }) => at > Date.now() + 60 * 60_000));
+  await until("the round is noted", () => noted(folder).every(({ at }) => at > Date.now() + 60 * 60_000));
   appendFileSync(folder.at("inbox/.picket/ops.handled"), `{"ts":"","id":"${id(1)}","by":"ack"}\n`);
   clock.offset(62 * 60);
   await until("another", () => reminders().length > 1);
@@ -126,6 +132,29 @@ test.skipIf(!library)("what is urgent or needs a response is sent again until it
   await came(sink, ["very last"]);
   expect(reminders().filter(([reminder]) => reminder)).toHaveLength(2);
   expect(again.child.exitCode).toBeNull();
+});
+
+test.skipIf(!library)("a reminder that is repeated keeps its id, whatever comes meanwhile", async () => {
+  using folder = new Folder();
+  using sink = new Sink();
+  const clock = new Clock(folder, library!);
+  configure(folder, [`{ name: hub, recipients: [ops], webhook: { url: "${sink.url}" }, remind_minutes: 30 }`]);
+  await using daemon = await start(folder, { env: clock.env });
+  append(folder, "ops", ["fire"], { priority: "urgent" });
+  await came(sink, ["fire"]);
+  await until("the reminder is noted", () => noted(folder).length > 0);
+  const tries: string[] = [];
+  sink.answer = (_, { id, reminder }) => {
+    if (reminder) tries.push(id);
+    return new Response("", { status: tries.length === 1 && reminder ? 503 : 200 });
+  };
+  clock.offset(31 * 60);
+  await until("a reminder was refused", () => tries.length === 1);
+  append(folder, "ops", ["flood"], { priority: "urgent" });
+  await came(sink, ["flood"]);
+  await until("it came again", () => tries.length === 2);
+  expect(tries[0]).toBe(tries[1]);
+  expect(await daemon.kill()).toBe(0);
 });
 
 test.skipIf(!library)("10,000 events in a burst with group_seconds are a handful of messages", async () => {
