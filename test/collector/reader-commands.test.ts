@@ -2,7 +2,7 @@
 // Not tested: an inbox of a million lines (test/bench has figures).
 
 import { expect, test } from "bun:test";
-import { appendFileSync, existsSync, mkdirSync, rmSync } from "node:fs";
+import { appendFileSync, closeSync, constants, existsSync, mkdirSync, openSync, readSync, rmSync } from "node:fs";
 import { Folder, type Outcome, command, inboxLines, runRole, until } from "../kit.ts";
 
 class Box {
@@ -124,4 +124,37 @@ test("wait prints what it is asked for and ends; what it passes over stays new, 
   const wrong = ["--timeout soon", "--min high", "--type info", "--as ../x"];
   const codes = wrong.map(async (args) => [args, (await box.run("wait", ...args.split(" "))).code]);
   expect(await Promise.all(codes)).toEqual(wrong.map((args) => [args, 2]));
+});
+
+test("a reader that is killed with its output full leaves the next one the event in hand, and none before it", async () => {
+  using folder = new Folder();
+  const box = new Box(folder);
+  const ids = Array.from({ length: 40 }, (_id, index) => `n${index}`);
+  box.write(...ids.map((id) => ({ id, payload: "x".repeat(10_000) })));
+  expect(Bun.spawnSync(["mkfifo", folder.at("pipe")]).exitCode).toBe(0);
+  const fd = openSync(folder.at("pipe"), constants.O_RDWR | constants.O_NONBLOCK);
+  let text = "";
+  const chunk = Buffer.alloc(16 << 10);
+  const take = (): boolean => {
+    try {
+      text += chunk.toString("latin1", 0, readSync(fd, chunk));
+      return true;
+    } catch {
+      // EAGAIN: nothing is in the pipe.
+      return false;
+    }
+  };
+  const cmd = [...(await command("collector", "source")), "read", "bob", "--new", "--json"];
+  // It opens the pipe itself: Bun makes a descriptor that a child inherits a blocking one.
+  const env = { ...process.env, ...box.env, PIPE: folder.at("pipe") };
+  await using child = Bun.spawn(["sh", "-c", 'exec "$@" >"$PIPE"', "sh", ...cmd], { env, stderr: "inherit" });
+  const whole = (): string[] => [...text.matchAll(/"id":"(n\d+)".*\n/g)].map(([, id]) => id!);
+  await until("half of it was taken", () => (take(), whole().length >= 20));
+  child.kill("SIGKILL");
+  await child.exited;
+  while (take());
+  closeSync(fd);
+  const [first, next] = [whole(), (await box.run("read", "bob", "--new")).stdout.match(/(?<= )n\d+(?=:)/g)!];
+  expect([...new Set([...first, ...next])]).toEqual(ids);
+  expect(first.length + next.length - ids.length).toBeLessThanOrEqual(1);
 });
