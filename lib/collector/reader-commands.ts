@@ -134,16 +134,18 @@ async function ack(context: Context<{ as?: string }>): Promise<void> {
   const recipient = identityOf(args.as, env);
   const { inbox_dir: dir, durability } = await configOf(context, recipient);
   const writer = new InboxWriter({ dir, durability, dedupeHours: DEDUPE_HOURS });
-  const failures: string[] = [];
+  const failures: Error[] = [];
   for (const id of positionals) {
     try {
       print(`${id}: ${await answer({ writer, recipient }, { by: "ack", id })}`);
     } catch (error) {
-      failures.push((error as Error).message);
+      failures.push(error as Error);
     }
   }
   await writer.close();
-  if (failures.length > 0) throw new Error(failures.join("; "));
+  // One has its hint.
+  if (failures.length === 1) throw failures[0]!;
+  if (failures.length > 1) throw new Error(failures.map(({ message }) => message).join("; "));
 }
 
 const AS = "--as        whose inbox (default: $PICKET_IDENTITY, and what docs/readers.md names)";
