@@ -69,8 +69,11 @@ export function handledOf({ dir, recipient }: { dir: string; recipient: string }
     /** Resolves when it is on disk. */
     async add(id: string, { by, note }: Handling): Promise<void> {
       const journal = new Journal({ path, durability: "disk", intents: null });
-      await journal.append(JSON.stringify({ ts: new Date().toISOString(), id, by, note: note || undefined }));
-      await journal.close();
+      try {
+        await journal.append(JSON.stringify({ ts: new Date().toISOString(), id, by, note: note || undefined }));
+      } finally {
+        await journal.close();
+      }
     },
   };
 }

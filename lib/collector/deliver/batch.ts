@@ -45,7 +45,7 @@ export interface Rules {
   quiet?: Quiet | undefined;
 }
 
-/** What is to be sent to whom. */
+/** What is sent, and from which inbox. */
 export type Next =
   | { kind: "events"; recipient: string; urgentOnly: boolean; all: boolean }
   | { kind: "reminder"; recipient: string; events: ReadEvent[] }
