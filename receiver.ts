@@ -37,6 +37,7 @@ import { retentionPass, rollupPass } from "./lib/receiver/history.ts";
 import { beat } from "./lib/receiver/heartbeat.ts";
 import { formerNames } from "./lib/receiver/hosts.ts";
 import { refuseRootOwned } from "./lib/receiver/ownership.ts";
+import { SITE } from "./lib/receiver/page/page.ts";
 import { createJobWatch } from "./lib/receiver/jobs-watch.ts";
 import { createPingDoor } from "./lib/receiver/ping.ts";
 import { Presence } from "./lib/receiver/presence.ts";
@@ -195,7 +196,7 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
   const taking = { ...receiver, config: () => receiver.config, news: () => news.emit("event") };
   const takeReport = createTakeReport(taking);
   const admitted = (c: C, door: Door, work: (sender: Sender) => Promise<Response>): Promise<Response> =>
-    receiver.admission.admit({ request: c.req.raw, ip: c.env.ip(), door }, work);
+    receiver.admission.admit({ request: c.req.raw, ip: c.env.ip(), door }, work).finally(() => news.emit("change"));
 
   app.post("/v1/host-report", (c) =>
     admitted(c, "report", async (sender) => {
@@ -239,7 +240,14 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
     "/ping/*",
     createPingDoor({ ...receiver, perMinute: () => receiver.config.rate_limit_per_minute, taken: figures.pings }),
   );
-  app.route("/v1", readingRoutes({ store, index, episodes, news, config: () => receiver.config, stopping }));
+  const reading = { store, index, episodes, news, config: () => receiver.config, stopping };
+  app.route("/v1", readingRoutes(reading));
+  let site: Promise<(c: C) => Promise<Response>> | null = null;
+  app.on(["GET", "POST"], SITE, async (c) => {
+    // The pages' code is only loaded where somebody looks.
+    site ??= import("./lib/receiver/page/site.tsx").then(({ createSite }) => createSite(reading, receiver.log));
+    return (await site)(c);
+  });
   return app;
 }
 

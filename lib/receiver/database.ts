@@ -19,6 +19,8 @@ export interface Database {
   read: Queries;
   /** Runs `work` in a transaction that is on disk afterwards, or rolled back where it throws. One at a time. */
   transaction(work: (tx: Queries) => Promise<void>): Promise<void>;
+  /** Another number after each commit of another process. */
+  otherChanges(): Promise<number>;
   close(): Promise<void>;
   /** What was found damaged since it was opened, in words; null where nothing was. */
   damage: string | null;

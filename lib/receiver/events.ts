@@ -156,9 +156,12 @@ export async function newestEvent(db: Queries): Promise<number> {
   return (await db.one<{ id: number | null }>("SELECT MAX(id) AS id FROM events"))?.id ?? 0;
 }
 
-/** Emits "event" when there may be a new one: wakes the loops that tell them and the streams that show them. */
-export type News = EventEmitter<{ event: [] }>;
+/**
+ * Emits "event" when there may be a new one: wakes the loops that tell them and the streams that show them. Emits "change" when anything
+ * was taken: wakes the open pages.
+ */
+export type News = EventEmitter<{ event: []; change: [] }>;
 
 export function createNews(): News {
-  return new EventEmitter<{ event: [] }>().setMaxListeners(0);
+  return new EventEmitter<{ event: []; change: [] }>().setMaxListeners(0);
 }

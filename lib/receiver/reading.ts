@@ -70,7 +70,7 @@ export function readingRoutes(reading: Reading): Hono<{ Bindings: Bindings }> {
 }
 
 /** Without an operator's token only this machine may read, and no client that a proxy on it forwards. @throws Refusal 401, 403. */
-function mayRead({ auth }: Pick<Config, "auth">, c: C): void {
+export function mayRead({ auth }: Pick<Config, "auth">, c: C): void {
   if (auth.token.length > 0) return;
   if (c.req.header("authorization") !== undefined) {
     throw new Refusal(401, "invalid_token", "a host's token reads nothing", {

@@ -203,6 +203,9 @@ function databaseOf(writer: Sqlite, reader: Sqlite, dir: string): Database {
         throw error;
       }
     },
+    async otherChanges() {
+      return (await tx.one<{ data_version: number }>("PRAGMA data_version"))!.data_version;
+    },
     async close() {
       begin.finalize();
       read.close();

@@ -66,6 +66,11 @@ export class Store {
     });
   }
 
+  /** Another number after each commit of another process, such as a command's. */
+  otherChanges(): Promise<number> {
+    return this.#db.otherChanges();
+  }
+
   /** Finishes the work that was handed over and closes the database. */
   async close(): Promise<void> {
     this.#closed = true;

@@ -1,0 +1,47 @@
+// What a page is: a path, what it shows, and its forms. Each page is a module of its own; site.tsx serves them.
+
+import type { Child } from "hono/jsx";
+import type { Reading } from "../reading.ts";
+
+/** The paths of all pages, as Hono writes them. `/hosts/*` is `/hosts`, too. */
+export const SITE = [
+  "/",
+  "/assets/*",
+  "/live",
+  "/hosts/*",
+  "/alerts/*",
+  "/events",
+  "/jobs/*",
+  "/episodes",
+  "/inbox/*",
+  "/failures/*",
+];
+
+/** What is asked of a page. */
+export interface Asked {
+  reading: Reading;
+  /** The parameters of its path, decoded. */
+  params: Record<string, string>;
+  query: URLSearchParams;
+  /** Milliseconds since 1970. */
+  now: number;
+}
+
+/** What a page shows. */
+export interface Shown {
+  /** In words what needs you, for the tab; "Picket" is added. */
+  title: string;
+  content: Child;
+}
+
+/** What a form does; gives the path to go to, or what is shown once. @throws Refusal, which is shown as a page. */
+export type Form = (asked: Asked, fields: FormData) => Promise<string | Shown>;
+
+export interface Page {
+  /** As Hono writes paths: `/hosts/:id`. */
+  path: string;
+  /** @throws Refusal, which is shown as a page. */
+  show: (asked: Asked) => Promise<Shown>;
+  /** By the path that they are posted to. */
+  forms?: Record<string, Form>;
+}

@@ -1,0 +1,50 @@
+/** @jsxImportSource hono/jsx */
+// The small parts that pages are made of.
+
+import { roughly } from "../../text.ts";
+
+/** A state's looks: a shape and the class of its colour. Its word says the rest. */
+const LOOKS = {
+  bad: "✕",
+  warn: "▲",
+  ok: "●",
+  off: "◌",
+} as const;
+export type Look = keyof typeof LOOKS;
+
+/** A state: shape, word, and what follows quietly. */
+export function State({ look, word, more }: { look: Look; word: string; more?: string | undefined }) {
+  return (
+    <span class={`state ${look}`}>
+      <span aria-hidden="true">{LOOKS[look]}</span> <b>{word}</b>
+      {more !== undefined && <span class="dim"> {more}</span>}
+    </span>
+  );
+}
+
+/** How long ago; the browser keeps it up to date. @param at milliseconds since 1970. */
+export function Ago({ at, now }: { at: number | null; now: number }) {
+  if (at === null) return <span class="dim">never</span>;
+  return (
+    <time datetime={new Date(at).toISOString()} title={utc(at)} data-as="ago">
+      {`${roughly(now - at)} ago`}
+    </time>
+  );
+}
+
+/** A moment: the time of day, with the date where it is not today. The browser shows it in its own zone. */
+export function At({ at, now }: { at: number; now: number }) {
+  return (
+    <time datetime={new Date(at).toISOString()} title={utc(at)} data-as="clock">
+      {clock(at, now)}
+    </time>
+  );
+}
+
+const utc = (at: number): string => new Date(at).toISOString().replace("T", " ").replace(/\..*/, " UTC");
+
+function clock(at: number, now: number): string {
+  const [date, time] = new Date(at).toISOString().split("T") as [string, string];
+  const isToday = date === new Date(now).toISOString().slice(0, 10);
+  return isToday ? time.slice(0, 5) : `${date} ${time.slice(0, 5)}`;
+}

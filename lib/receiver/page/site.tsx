@@ -1,0 +1,118 @@
+/** @jsxImportSource hono/jsx */
+// Serves the pages: to those who may read, with headers that let a page load and run nothing from elsewhere.
+
+import type { Context } from "hono";
+import { streamSSE } from "hono/streaming";
+import { type Bindings, pathOf } from "../../http.ts";
+import type { Log } from "../../log.ts";
+import { Refusal, unknownPath } from "../../refusal.ts";
+import { type Reading, mayRead } from "../reading.ts";
+import { openAssets } from "./assets.ts";
+import { fleetPage } from "./fleet.tsx";
+import { Layout } from "./layout.tsx";
+import { type Moment, createLive } from "./live.ts";
+import type { Asked, Form, Page, Shown } from "./page.ts";
+import { rendered } from "./regions.tsx";
+
+const PAGES: readonly Page[] = [fleetPage];
+
+const HEADERS = {
+  "content-security-policy":
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+  "x-content-type-options": "nosniff",
+  "referrer-policy": "no-referrer",
+};
+const PAGE_HEADERS = { ...HEADERS, "content-type": "text/html; charset=utf-8", "cache-control": "no-store" };
+const ASSET_HEADERS = { ...HEADERS, "cache-control": "public, max-age=31536000, immutable" };
+
+type C = Context<{ Bindings: Bindings }>;
+
+/** The site; gives what answers its paths. */
+export async function createSite(reading: Reading, log: Log): Promise<(c: C) => Promise<Response>> {
+  const assets = await openAssets();
+  const { store } = reading;
+
+  async function moment({ title, content }: Shown, path: string): Promise<Moment> {
+    const frame = { title, path, assets, counts: await countsOf(reading) };
+    return { ...rendered(() => <Layout {...frame}>{content}</Layout>), title };
+  }
+  async function render(address: string): Promise<Moment> {
+    const { pathname, searchParams: query } = new URL(address, "http://page");
+    const { value, params } = find(SHOWN, pathname);
+    return moment(await value({ reading, params, query, now: Date.now() }), pathname);
+  }
+  const live = createLive({ ...reading, log, render, changes: () => store.otherChanges() });
+
+  async function answer(c: C, path: string): Promise<Response> {
+    if (c.req.method === "GET") return html((await render(path + new URL(c.req.url).search)).html);
+    const { value: form, params } = find(FORMS, path);
+    const query = new URL(c.req.url).searchParams;
+    const done = await form({ reading, params, query, now: Date.now() }, await c.req.formData());
+    return typeof done === "string" ? c.redirect(done, 303) : html((await moment(done, path)).html);
+  }
+
+  return async (c) => {
+    const path = pathOf(c.req.url);
+    const file = assets.files.get(path);
+    if (file) return new Response(file.body, { headers: { ...ASSET_HEADERS, "content-type": file.type } });
+    mayRead(reading.config(), c);
+    try {
+      if (path === "/live") return stream(c, live);
+      return await answer(c, path);
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      return html((await moment(refused(error), path)).html, error);
+    }
+  };
+}
+
+function stream(c: C, live: ReturnType<typeof createLive>): Response {
+  const address = c.req.query("of") ?? "/";
+  c.env.idle(0);
+  // nginx would collect the events until its buffer is full.
+  c.header("x-accel-buffering", "no");
+  return streamSSE(c, (out) => live.stream(address, out, async () => true));
+}
+
+/** What GET shows, and what POST does, by path. */
+const SHOWN = PAGES.map(({ path, show }) => [new URLPattern({ pathname: path }), show] as const);
+const FORMS = PAGES.flatMap(({ forms = {} }) =>
+  Object.entries<Form>(forms).map(([path, form]) => [new URLPattern({ pathname: path }), form] as const),
+);
+
+function find<T>(all: readonly (readonly [URLPattern, T])[], pathname: string): { value: T; params: Asked["params"] } {
+  for (const [pattern, value] of all) {
+    const found = pattern.exec({ pathname });
+    if (!found) continue;
+    const params = Object.entries(found.pathname.groups).map(([name, text = ""]) => [name, decodeURIComponent(text)]);
+    return { value, params: Object.fromEntries(params) as Asked["params"] };
+  }
+  throw unknownPath();
+}
+
+function html(text: string, { status, headers }: Pick<Refusal, "status" | "headers"> = { status: 200, headers: {} }) {
+  return new Response(`<!doctype html>${text}`, { status, headers: { ...headers, ...PAGE_HEADERS } });
+}
+
+function refused({ status, message }: Refusal): Shown {
+  return {
+    title: status === 404 ? "Not found" : "Not possible",
+    content: (
+      <section>
+        <h1>{status === 404 ? "There is no such page" : "That was not possible"}</h1>
+        <p>{message}</p>
+      </section>
+    ),
+  };
+}
+
+/** What is to be seen to, for the links to the pages. */
+async function countsOf({ store }: Reading): Promise<Map<string, number>> {
+  const open = await store.read.one<{ alerts: number }>(
+    "SELECT COUNT(*) AS alerts FROM alerts WHERE closed_at IS NULL AND acknowledged_at IS NULL",
+  );
+  return new Map([
+    ["/", 0],
+    ["/alerts", open?.alerts ?? 0],
+  ]);
+}
