@@ -42,7 +42,7 @@ import { createJobWatch } from "./lib/receiver/jobs-watch.ts";
 import { createPingDoor } from "./lib/receiver/ping.ts";
 import { Presence } from "./lib/receiver/presence.ts";
 import { endPauses } from "./lib/receiver/pause.ts";
-import { readingRoutes } from "./lib/receiver/reading.ts";
+import { readingRoutes } from "./lib/receiver/api.ts";
 import { settleRenames } from "./lib/receiver/rename.ts";
 import { makeShrinkable, shrink } from "./lib/receiver/shrink.ts";
 import { hasNoStore } from "./lib/receiver/sqlite.ts";

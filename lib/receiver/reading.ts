@@ -1,35 +1,24 @@
-// The routes that an operator reads: hosts, their history, events (also as a stream), episodes. JSON with times in RFC 3339.
+// What an operator reads, as data: hosts and what they have, jobs, health. The API (api.ts) and the pages share it.
 
-import { once } from "node:events";
-import { type Context, Hono } from "hono";
-import { streamSSE } from "hono/streaming";
-import { NAME_SEGMENT, isLoopback } from "../config.ts";
-import type { Bindings } from "../http.ts";
 import { Refusal } from "../refusal.ts";
 import { alertOf, listAlerts } from "./alerts.ts";
-import { type EventRow, type News, listEvents, newestEvent } from "./events.ts";
+import type { EventRow, News } from "./events.ts";
 import type { Config } from "./config.ts";
 import type { EpisodeIndex } from "./episode-index.ts";
 import type { EpisodeStore } from "./episodes.ts";
-import { CONTAINER_SERIES, type ContainerSeries, readHistory } from "./history.ts";
 import { type Host, hostNamed, listHosts, time } from "./hosts.ts";
-import { jobNamed, listJobs } from "./jobs.ts";
+import { jobNamed } from "./jobs.ts";
 import { type ListsRow, listsOf } from "./lists.ts";
 import { listPings } from "./jobs-ping.ts";
 import { jobView, pingView } from "./jobs-view.ts";
-import { CONTAINER_METRICS, METRICS, type Metric } from "../report.ts";
+import { CONTAINER_METRICS } from "../report.ts";
 import { AHEAD_MS } from "./report.ts";
 import type { RefusedReports } from "./report-alerts.ts";
 import { type ContainerSample, MEMORY_PERCENT } from "./store-report.ts";
 import type { Store } from "./store.ts";
-import { episodeName } from "./take-episode.ts";
 
-const DAY_MS = 86_400_000;
-const MOST_ROWS = 10_000;
 /** The most containers and guests of a host: present ones first, then those that went last. */
 const MOST_PARTS = 1000;
-/** How often a quiet stream sends a comment, so that proxies and clients keep it open, in milliseconds. */
-const HEARTBEAT_MS = 15_000;
 
 export interface Reading {
   store: Store;
@@ -41,57 +30,13 @@ export interface Reading {
   stopping: AbortSignal;
 }
 
-type C = Context<{ Bindings: Bindings }>;
-
-/** The routes below /v1 that read. */
-export function readingRoutes(reading: Reading): Hono<{ Bindings: Bindings }> {
-  const app = new Hono<{ Bindings: Bindings }>();
-  const get = (path: string, answer: (c: C) => Promise<Response>) =>
-    app.get(path, (c: C) => {
-      mayRead(reading.config(), c);
-      return answer(c);
-    });
-  get("/hosts", async (c) => c.json({ hosts: await allHosts(reading) }));
-  get("/hosts/:id", async (c) => c.json(await oneHost(reading, await hostOf(reading, c.req.param("id")))));
-  get("/hosts/:id/history", (c) => history(reading, c));
-  get("/jobs", async (c) => c.json({ jobs: (await listJobs(reading.store.read)).map(jobView) }));
-  get("/jobs/:name", async (c) => c.json(await oneJob(reading, c.req.param("name") ?? "")));
-  get("/host-health", async (c) => c.json({ health: await allHealth(reading) }));
-  get("/host-health/:host", async (c) => {
-    const host = await hostOf(reading, c.req.param("host"));
-    if (host.health === null) throw new Refusal(404, "no_health", `"${host.name}" has not sent its health yet`);
-    return c.json(healthOf(host));
-  });
-  get("/alerts", (c) => alerts(reading, c));
-  get("/events", (c) => events(reading, c));
-  get("/episodes", (c) => listEpisodes(reading, c));
-  get("/episodes/:host/:file", (c) => download(reading, c));
-  return app;
-}
-
-/** Without an operator's token only this machine may read, and no client that a proxy on it forwards. @throws Refusal 401, 403. */
-export function mayRead({ auth }: Pick<Config, "auth">, c: C): void {
-  if (auth.token.length > 0) return;
-  if (c.req.header("authorization") !== undefined) {
-    throw new Refusal(401, "invalid_token", "a host's token reads nothing", {
-      headers: { "www-authenticate": "Bearer" },
-    });
-  }
-  if (c.env.isForwarded() || !isLoopback(c.env.ip())) {
-    throw new Refusal(403, "local_only", 'only this machine may read: set "auth.token_file" for others');
-  }
-}
-
-async function hostOf({ store }: Reading, name = ""): Promise<Host> {
+export async function hostOf({ store }: Reading, name = ""): Promise<Host> {
   const host = await hostNamed(store.read, name);
   if (!host) throw new Refusal(404, "unknown_host", `there is no host "${name}"`);
   return host;
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// Hosts
-
-async function allHosts(reading: Reading): Promise<unknown[]> {
+export async function allHosts(reading: Reading): Promise<unknown[]> {
   const { store } = reading;
   const open = await store.read.all<{ host: number; alerts: number }>(
     "SELECT host, COUNT(*) AS alerts FROM alerts WHERE host IS NOT NULL AND closed_at IS NULL GROUP BY host",
@@ -126,7 +71,7 @@ function refusedOf({ refused }: Host) {
   return { at: time(at), why };
 }
 
-async function oneHost(reading: Reading, host: Host): Promise<unknown> {
+export async function oneHost(reading: Reading, host: Host): Promise<unknown> {
   const { store } = reading;
   const latest = await store.read.one<{ containers: string }>(
     // One that lies ahead was stored under a wrong clock.
@@ -180,53 +125,24 @@ function metricsOf(sample: ContainerSample | undefined) {
   return { ...Object.fromEntries(figures), memory_percent: sample[MEMORY_PERCENT] ?? null };
 }
 
-async function oneJob({ store }: Reading, name: string): Promise<unknown> {
+export async function oneJob({ store }: Reading, name: string): Promise<unknown> {
   const job = await jobNamed(store.read, name);
   if (!job) throw new Refusal(404, "unknown_job", `there is no job "${name}"`);
   const pings = await listPings(store.read, job.id);
   return { ...jobView(job), last_pings: pings.map(pingView) };
 }
 
-async function allHealth({ store }: Reading): Promise<unknown[]> {
+export async function allHealth({ store }: Reading): Promise<unknown[]> {
   const hosts = await store.read.all<Host>("SELECT * FROM hosts WHERE health IS NOT NULL ORDER BY name");
   return hosts.map(healthOf);
 }
 
-function healthOf({ name, health, health_at }: Host) {
+export function healthOf({ name, health, health_at }: Host) {
   return { host: name, received_at: time(health_at), health: JSON.parse(health ?? "null") };
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// History
-
-async function history(reading: Reading, c: C): Promise<Response> {
-  const host = await hostOf(reading, c.req.param("id"));
-  const now = Date.now();
-  const to = instant(c, "to") ?? now;
-  const from = instant(c, "from") ?? to - DAY_MS;
-  if (from >= to) throw badQuery("from", "lies after to");
-  const points = whole(c, "points", 300);
-  const wanted = c.req.query("container");
-  const container = wanted === undefined ? null : await containerOf(reading, host, wanted);
-  const known: readonly string[] = container === null ? METRICS : CONTAINER_SERIES;
-  const metric = (c.req.query("metric") || known[0]) as Metric | ContainerSeries;
-  if (!known.includes(metric)) throw badQuery("metric", `expected one of ${known.join(", ")}`);
-  const { retention } = reading.config();
-  const query = { host: host.id, metric, container, from, to, points, now, retention };
-  const series = await readHistory(reading.store.read, query);
-  return c.json({
-    host: host.name,
-    metric,
-    ...(wanted === undefined ? {} : { container: wanted }),
-    from: time(from),
-    to: time(to),
-    step_seconds: series.step,
-    points: series.points.map(({ at, ...point }) => ({ at: time(at), ...point })),
-  });
-}
-
 /** A container by its id, or the newest one of that name. */
-async function containerOf({ store }: Reading, host: Host, wanted: string): Promise<number> {
+export async function containerOf({ store }: Reading, host: Host, wanted: string): Promise<number> {
   const found = await store.read.one<Part>(
     `SELECT id FROM containers WHERE host = $1 AND (container_id = $2 OR description ->> 'name' = $2)
      ORDER BY container_id = $2 DESC, id DESC`,
@@ -236,132 +152,6 @@ async function containerOf({ store }: Reading, host: Host, wanted: string): Prom
   return found.id;
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// Alerts and events
-
-/** Open ones first, then the newest. */
-async function alerts(reading: Reading, c: C): Promise<Response> {
-  const name = c.req.query("host") || undefined;
-  const host = name === undefined ? null : (await hostOf(reading, name)).id;
-  const state = c.req.query("state") || "all";
-  if (!["all", "open", "closed"].includes(state)) throw badQuery("state", "expected open, closed or all");
-  const limit = whole(c, "limit", 100);
-  const open = state === "all" ? null : state === "open";
-  return c.json({ alerts: (await listAlerts(reading.store.read, { host, open, limit })).map(alertOf) });
-}
-
-function eventOf({ id, at, quiet, ...event }: EventRow) {
+export function eventOf({ id, at, quiet, ...event }: EventRow) {
   return { id, at: time(at), ...event, quiet: quiet === 1 };
-}
-
-async function events(reading: Reading, c: C): Promise<Response> {
-  if (/\btext\/event-stream\b/.test(c.req.header("accept") ?? "")) return stream(reading, c);
-  const since = c.req.query("since");
-  const limit = whole(c, "limit", 100);
-  const asked = since !== undefined && /^\d{1,15}$/.test(since) ? Number(since) : null;
-  const from = asked === null ? instant(c, "since") : null;
-  const newest = await newestEvent(reading.store.read);
-  // It read what a restored backup lacks: it starts over.
-  const reset = asked !== null && asked > newest;
-  const rows = await listEvents(reading.store.read, { after: reset ? 0 : asked, from, limit });
-  return c.json({ events: rows.map(eventOf), next: rows.at(-1)?.id ?? newest, ...(reset ? { reset } : {}) });
-}
-
-/** Server-sent events: from `Last-Event-ID` or `since` on, else from now on. One that is ahead gets `reset`, and all events. */
-async function stream(reading: Reading, c: C): Promise<Response> {
-  const { store, stopping, news } = reading;
-  const asked = c.req.header("last-event-id") ?? c.req.query("since");
-  if (asked !== undefined && !/^\d{1,15}$/.test(asked)) throw badQuery("since", "expected the number of an event");
-  const newest = await newestEvent(store.read);
-  const reset = Number(asked ?? 0) > newest;
-  let last = asked === undefined ? newest : reset ? 0 : Number(asked);
-  c.env.idle(0);
-  // nginx would collect the events until its buffer is full.
-  c.header("x-accel-buffering", "no");
-  return streamSSE(c, async (out) => {
-    await out.write(": listening\n\n");
-    if (reset) await out.writeSSE({ event: "reset", data: JSON.stringify({ since: Number(asked), newest }) });
-    while (!out.aborted && !stopping.aborted) {
-      // Before the look: an event that comes during it isn't missed.
-      const woken = nextNews(news);
-      const rows = await listEvents(store.read, { after: last, from: null, limit: 500 });
-      for (const row of rows) {
-        await out.writeSSE({ id: String(row.id), event: row.type, data: JSON.stringify(eventOf(row)) });
-        last = row.id;
-      }
-      if (rows.length === 0 && !(await woken)) await out.write(": alive\n\n");
-    }
-  });
-}
-
-/** Waits for news; false where none came for a while. */
-function nextNews(news: News): Promise<boolean> {
-  const came = once(news, "event", { signal: AbortSignal.timeout(HEARTBEAT_MS) });
-  return came.then(
-    () => true,
-    () => false,
-  );
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Episodes
-
-async function listEpisodes({ index }: Reading, c: C): Promise<Response> {
-  const host = c.req.query("host") || null;
-  if (host !== null && !NAME_SEGMENT.test(host)) throw badQuery("host", "is not a valid name");
-  const since = instant(c, "since");
-  const limit = whole(c, "limit", 100);
-  return c.json({ episodes: await index.list({ host, since: time(since), limit }) });
-}
-
-/** An episode's bytes, with RFC 9110's conditional requests (13). Bun answers a request for a range (14). */
-async function download({ episodes, index }: Reading, c: C): Promise<Response> {
-  const host = c.req.param("host") ?? "";
-  const key = { host, episode: episodeName(c.req.param("file") ?? "") };
-  const found = NAME_SEGMENT.test(host) ? await episodes.find(key) : null;
-  if (!found) throw new Refusal(404, "unknown_episode", `there is no episode "${key.episode}" of "${host}"`);
-  const row = await index.find(key);
-  const etag = row ? `"${row.sha256}"` : null;
-  const headers = {
-    "content-type": "application/zstd",
-    "content-length": String(found.size),
-    "accept-ranges": "bytes",
-    ...(etag ? { etag } : {}),
-  };
-  const none = c.req.header("if-none-match");
-  if (etag && none && (none === "*" || none.split(",").some((tag) => tag.trim().replace(/^W\//, "") === etag))) {
-    return new Response(null, { status: 304, headers });
-  }
-  c.env.idle(120);
-  const body = episodes.open(key);
-  const ifRange = c.req.header("if-range");
-  // A part of other bytes is of no use: a stream is answered whole.
-  return new Response(ifRange === undefined || ifRange === etag ? body : body.stream(), { headers });
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Parameters
-
-function badQuery(field: string, what: string): Refusal {
-  return new Refusal(400, "bad_query", `${field}: ${what}`, { extra: { field } });
-}
-
-/** A time: RFC 3339, or milliseconds since 1970. */
-function instant(c: C, name: string): number | null {
-  const given = c.req.query(name) || undefined;
-  if (given === undefined) return null;
-  const at = /^\d{11,15}$/.test(given) ? Number(given) : Date.parse(given);
-  if (Number.isNaN(at)) {
-    const other = name === "since" ? ", or the number of an event" : "";
-    throw badQuery(name, `expected a date-time, such as 2026-01-31T12:00:00Z${other}`);
-  }
-  return at;
-}
-
-/** A number of rows or points. */
-function whole(c: C, name: string, otherwise: number): number {
-  const given = c.req.query(name) || String(otherwise);
-  if (!/^\d{1,9}$/.test(given) || Number(given) < 1)
-    throw badQuery(name, `expected a whole number from 1 to ${MOST_ROWS}`);
-  return Math.min(Number(given), MOST_ROWS);
 }
