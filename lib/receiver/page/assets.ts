@@ -1,35 +1,20 @@
-// The script and the style sheet of the pages, bundled: by the build into the binary, or here where the receiver runs from its source.
+// The script and the style sheet of the pages.
 
-import browser from "./browser/browser.html";
+import { bundled } from "./bundle.ts" with { type: "macro" };
 
 export interface Asset {
-  body: Blob;
+  body: string;
   type: string;
 }
 
-export interface Assets {
-  /** By their path, which tells their content: a browser may keep them. */
-  files: ReadonlyMap<string, Asset>;
-  script: string;
-  style: string;
-}
+const script: Asset = { body: bundled("browser.ts"), type: "text/javascript; charset=utf-8" };
+const style: Asset = { body: bundled("page.css"), type: "text/css; charset=utf-8" };
 
-export async function openAssets(): Promise<Assets> {
-  const files = new Map<string, Asset>();
-  const named = async (kind: "javascript" | "css"): Promise<string> => {
-    const part = all.find(({ type }) => type.startsWith(`text/${kind}`))!;
-    const path = `/assets/${Bun.hash(await part.body.arrayBuffer()).toString(36)}.${kind === "css" ? kind : "js"}`;
-    files.set(path, part);
-    return path;
-  };
-  const all = await parts();
-  return { files, script: await named("javascript"), style: await named("css") };
-}
+const pathOf = ({ body }: Asset, extension: string) => `/assets/${Bun.hash(body).toString(36)}.${extension}`;
 
-async function parts(): Promise<Asset[]> {
-  if (browser.files) {
-    return browser.files.map(({ path, headers }) => ({ body: Bun.file(path), type: headers["content-type"] }));
-  }
-  const { outputs } = await Bun.build({ entrypoints: [browser.index], minify: true });
-  return outputs.map((body) => ({ body, type: body.type }));
-}
+/** Their paths tell their content: a browser may keep them. */
+export const paths = { script: pathOf(script, "js"), style: pathOf(style, "css") };
+export const files: ReadonlyMap<string, Asset> = new Map([
+  [paths.script, script],
+  [paths.style, style],
+]);

@@ -8,7 +8,7 @@ import type { Log } from "../../log.ts";
 import { Refusal, unknownPath } from "../../refusal.ts";
 import { mayRead } from "../api.ts";
 import type { Reading } from "../reading.ts";
-import { openAssets } from "./assets.ts";
+import { files, paths } from "./assets.ts";
 import { fleetPage } from "./fleet.tsx";
 import { Layout } from "./layout.tsx";
 import { type Moment, createLive } from "./live.ts";
@@ -29,12 +29,11 @@ const ASSET_HEADERS = { ...HEADERS, "cache-control": "public, max-age=31536000, 
 type C = Context<{ Bindings: Bindings }>;
 
 /** The site; gives what answers its paths. */
-export async function createSite(reading: Reading, log: Log): Promise<(c: C) => Promise<Response>> {
-  const assets = await openAssets();
+export function createSite(reading: Reading, log: Log): (c: C) => Promise<Response> {
   const { store } = reading;
 
   async function moment({ title, content }: Shown, path: string): Promise<Moment> {
-    const frame = { title, path, assets, counts: await countsOf(reading) };
+    const frame = { title, path, assets: paths, counts: await countsOf(reading) };
     return { ...rendered(() => <Layout {...frame}>{content}</Layout>), title };
   }
   async function render(address: string): Promise<Moment> {
@@ -54,7 +53,7 @@ export async function createSite(reading: Reading, log: Log): Promise<(c: C) => 
 
   return async (c) => {
     const path = pathOf(c.req.url);
-    const file = assets.files.get(path);
+    const file = files.get(path);
     if (file) return new Response(file.body, { headers: { ...ASSET_HEADERS, "content-type": file.type } });
     mayRead(reading.config(), c);
     try {
