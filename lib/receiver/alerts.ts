@@ -4,6 +4,7 @@
 // events.
 
 import type { Queries } from "./database.ts";
+import { type Filter, narrowed } from "./filter.ts";
 import { time } from "./hosts.ts";
 
 export type Severity = "info" | "warning" | "critical";
@@ -161,18 +162,21 @@ export function alertOf(row: AlertRow) {
   };
 }
 
-/** Alerts: open ones first, then the newest. */
+/** Alerts that pass a filter: open ones first, then the newest. `open` narrows them to those that are open, or are not. */
 export function listAlerts(
   db: Queries,
-  { host = null, open = null, limit }: { host?: number | null; open?: boolean | null; limit: number },
+  { open = null, limit, ...filter }: Filter & { open?: boolean | null; limit: number },
 ): Promise<AlertRow[]> {
+  const { where, values } = narrowed("a", filter);
+  const state = open === null ? "" : `AND a.closed_at IS ${open ? "" : "NOT "}NULL`;
+  // Open ones are few: SQLite takes them by their index and sorts them, where it can't go through all rows by number.
+  const order = { null: "a.closed_at IS NOT NULL, a.id", true: "+a.id", false: "a.id" }[`${open}`];
   return db.all<AlertRow>(
     `SELECT a.id, h.name AS host, j.name AS job, a.type, a.subject, a.severity, a.text, a.figures, a.opened_at, a.closed_at,
        a.acknowledged_at, a.acknowledged_by
      FROM alerts a LEFT JOIN hosts h ON h.id = a.host LEFT JOIN jobs j ON j.id = a.job
-     WHERE ($1 IS NULL OR a.host = $1) AND ($2 IS NULL OR (a.closed_at IS NULL) = $2)
-     ORDER BY a.closed_at IS NOT NULL, a.id DESC LIMIT $3`,
-    [host, open === null ? null : Number(open), limit],
+     WHERE ${where} ${state} ORDER BY ${order} DESC LIMIT $${values.length + 1}`,
+    [...values, limit],
   );
 }
 

@@ -108,7 +108,7 @@ async function history(reading: Reading, c: C): Promise<Response> {
 /** Open ones first, then the newest. */
 async function alerts(reading: Reading, c: C): Promise<Response> {
   const name = c.req.query("host") || undefined;
-  const host = name === undefined ? null : (await hostOf(reading, name)).id;
+  const host = name === undefined ? null : (await hostOf(reading, name)).name;
   const state = c.req.query("state") || "all";
   if (!["all", "open", "closed"].includes(state)) throw badQuery("state", "expected open, closed or all");
   const limit = whole(c, "limit", 100);

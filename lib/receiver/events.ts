@@ -5,8 +5,9 @@ import { randomInt } from "node:crypto";
 import { EventEmitter } from "node:events";
 import type { Log } from "../log.ts";
 import { type OutboxEvent, type Untold, derivedId } from "../outbox.ts";
-import type { AlertType, Severity } from "./alerts.ts";
+import { ALERTS, type AlertType, type Severity } from "./alerts.ts";
 import type { Queries, Value } from "./database.ts";
+import { type Filter, narrowed } from "./filter.ts";
 import { RESTORE_HINT } from "./sqlite.ts";
 import { type Store, getNote, setNote } from "./store.ts";
 
@@ -17,6 +18,11 @@ export type EventType = AlertType | `${string}.recovered` | "alert.flapping";
 export function recoveredType(type: AlertType): EventType {
   return `${type.split(".")[0]!}.recovered`;
 }
+
+const TYPES = Object.keys(ALERTS) as AlertType[];
+export const EVENT_TYPES: readonly EventType[] = [
+  ...new Set<EventType>([...TYPES, ...TYPES.map(recoveredType), "alert.flapping"]),
+].toSorted();
 
 /** A row of `events`. Times in milliseconds since 1970. */
 export interface EventRow {
@@ -149,6 +155,13 @@ export async function listEvents(
   if (after !== null) return ask("WHERE e.id > $1 ORDER BY e.id LIMIT $2", [after]);
   if (from !== null) return ask("WHERE e.at >= $1 ORDER BY e.id LIMIT $2", [from]);
   return (await ask("ORDER BY e.id DESC LIMIT $1", [])).toReversed();
+}
+
+/** Events that pass a filter, newest first. */
+export function eventsBefore(db: Queries, { limit, ...filter }: Filter & { limit: number }): Promise<EventRow[]> {
+  const { where, values } = narrowed("e", filter);
+  const text = `SELECT ${COLUMNS} WHERE ${where} ORDER BY e.id DESC LIMIT $${values.length + 1}`;
+  return db.all<EventRow>(text, [...values, limit]);
 }
 
 /** The number of the newest event; 0 where there is none. */

@@ -287,4 +287,14 @@ export const MIGRATIONS: readonly (readonly string[])[] = [
     `INSERT INTO host_lists (host, names, rest, lists) SELECT id, '', extras, '{}' FROM hosts WHERE extras <> '{}'`,
     `ALTER TABLE hosts DROP COLUMN extras`,
   ],
+  [
+    // Each gives the newest rows that pass a filter, without reading the others.
+    `CREATE INDEX events_of_host ON events (host)`,
+    `CREATE INDEX events_of_job ON events (job)`,
+    `CREATE INDEX events_of_type ON events (type)`,
+    `CREATE INDEX events_of_severity ON events (severity)`,
+    `CREATE INDEX alerts_of_type ON alerts (type)`,
+    `CREATE INDEX alerts_of_severity ON alerts (severity)`,
+    `CREATE INDEX episodes_of_host ON episodes (host, received_at)`,
+  ],
 ];

@@ -87,7 +87,7 @@ export async function oneHost(reading: Reading, host: Host): Promise<unknown> {
   const lists = await store.read.one<ListsRow>("SELECT rest, lists FROM host_lists WHERE host = $1", [host.id]);
   const containers = await parts("containers", "id");
   const guests = await parts("guests", "vmid");
-  const alerts = await listAlerts(store.read, { host: host.id, open: true, limit: MOST_PARTS });
+  const alerts = await listAlerts(store.read, { host: host.name, open: true, limit: MOST_PARTS });
   return {
     ...summaryOf(host, reading.config().poll_interval_seconds),
     ...(lists && listsOf(lists)),
