@@ -4,6 +4,10 @@
 import type { Child } from "hono/jsx";
 import { Live, Version } from "./regions.tsx";
 
+/** A fence's picket. In place: a browser asks for /favicon.ico otherwise. */
+const ICON =
+  "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath fill='%232f7d4f' d='M5 15V5l3-4 3 4v10zM1 8h14v2H1z'/%3E%3C/svg%3E";
+
 /** The pages that are linked from each. */
 const PAGES = [
   ["/", "Fleet"],
@@ -34,6 +38,7 @@ export function Layout({ title, path, counts, assets, children }: Frame) {
         <meta name="viewport" content="width=device-width, initial-scale=1" />
         <meta name="color-scheme" content="light dark" />
         <title>{`${title} · Picket`}</title>
+        <link rel="icon" href={ICON} />
         <link rel="stylesheet" href={assets.style} />
         <script type="module" src={assets.script}></script>
       </head>
