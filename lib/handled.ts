@@ -9,9 +9,15 @@ import { join } from "node:path";
 import { openToRead, readAt } from "./files.ts";
 import { inboxPath, statePath } from "./inbox.ts";
 import { Journal } from "./journal.ts";
+import { takeTurn } from "./mark.ts";
+import { cut, printable } from "./text.ts";
 
 /** So many ids are remembered, the newest. */
 const MOST_IDS = 1_000_000;
+/** Of so many, what was noted, too. */
+const MOST_NOTES = 1000;
+/** In characters. */
+const LONGEST_NOTE = 1000;
 const CHUNK = 1 << 20;
 const NEWLINE = 0x0a;
 
@@ -21,20 +27,54 @@ export interface Handling {
   note?: string | undefined;
 }
 
+/** What the journal says about an event. Any program may write it: `ts` need not be a time. */
+export interface Handled extends Handling {
+  ts: string;
+}
+
+interface Inbox {
+  dir: string;
+  recipient: string;
+}
+
+/**
+ * Does what an event needs (`work`), and then marks it as handled. One process at a time does so for a recipient.
+ * @throws Error in words where it is handled already, and what `work` throws: then it is not marked.
+ */
+export async function handleOnce(inbox: Inbox, id: string, work: () => Promise<Handling>): Promise<void> {
+  const turn = await takeTurn({ ...inbox, reader: "handled" });
+  try {
+    const handled = handledOf(inbox);
+    if (handled.has(id)) throw new Error(`event "${printable(cut(id, 80))}" is handled already`);
+    await handled.add(id, await work());
+  } finally {
+    turn.end();
+  }
+}
+
 /** The handled ids of a recipient. */
-export function handledOf({ dir, recipient }: { dir: string; recipient: string }) {
+export function handledOf({ dir, recipient }: Inbox) {
   inboxPath(dir, recipient);
   const path = join(statePath(dir), `${recipient}.handled`);
   // Numbers take a quarter of what texts do.
   const ids = new Set<number>();
+  const notes = new Map<number, Handled>();
   let [inode, offset] = [0, 0];
   const take = (line: string): void => {
     try {
-      ids.add(numberOf(String((JSON.parse(line) as { id?: unknown }).id)));
+      const { id, ts = "", by = "", note } = JSON.parse(line) as Record<string, unknown>;
+      const number = numberOf(String(id));
+      ids.add(number);
+      notes.set(number, {
+        ts: String(ts),
+        by: String(by),
+        note: note === undefined ? note : cut(String(note), LONGEST_NOTE),
+      });
     } catch {
       return;
     }
     if (ids.size > MOST_IDS) ids.delete(ids.values().next().value!);
+    if (notes.size > MOST_NOTES) notes.delete(notes.keys().next().value!);
   };
   const readOn = (fd: number, size: number): void => {
     while (offset < size) {
@@ -51,6 +91,7 @@ export function handledOf({ dir, recipient }: { dir: string; recipient: string }
     if (ino === inode && size === offset) return;
     if (ino !== inode || size < offset) {
       ids.clear();
+      notes.clear();
       [inode, offset] = [ino, 0];
     }
     const fd = openToRead(path);
@@ -65,6 +106,16 @@ export function handledOf({ dir, recipient }: { dir: string; recipient: string }
     has(id: string): boolean {
       refresh();
       return ids.has(numberOf(id));
+    },
+    /** What is known of a handled event: nothing but that it is, where it was handled long ago; null where it is not. */
+    get(id: string): Handled | null {
+      if (!this.has(id)) return null;
+      return notes.get(numberOf(id)) ?? { ts: "", by: "" };
+    },
+    /** Another text after each change. */
+    version(): string {
+      refresh();
+      return `${inode} ${offset}`;
     },
     /** Resolves when it is on disk. */
     async add(id: string, { by, note }: Handling): Promise<void> {

@@ -1,9 +1,8 @@
 // Dealing with an event: acknowledging it, answering it, or only marking it as handled (lib/handled.ts).
 
 import { NAME_SEGMENT } from "../config.ts";
-import { handledOf } from "../handled.ts";
+import { handleOnce } from "../handled.ts";
 import { type InboxWriter, completeEvent } from "../inbox.ts";
-import { takeTurn } from "../mark.ts";
 import { derivedId } from "../outbox.ts";
 import { type ReadEvent, eventIn, inboxCursor, waits } from "../reader.ts";
 import { cut, printable } from "../text.ts";
@@ -34,10 +33,8 @@ export async function answer(
   { by, id, text, note }: Answer,
 ): Promise<string> {
   const { dir } = writer;
-  const turn = await takeTurn({ dir, recipient, reader: "handled" });
-  try {
-    const handled = handledOf({ dir, recipient });
-    if (handled.has(id)) throw new Error(`event "${shown(id)}" is handled already`);
+  let done = "marked as handled";
+  await handleOnce({ dir, recipient }, id, async () => {
     const event = await find(id, { dir, recipient, warn: () => {} });
     if (!event) throw new Error(`there is no event "${shown(id)}" in the inbox of ${recipient}`);
     const { from } = event;
@@ -46,20 +43,20 @@ export async function answer(
       const who = `"${shown(from)}", who wrote event "${shown(id)}"`;
       throw new Error(`${who}, has no inbox: it can only be marked as handled`);
     }
-    if (by !== "mark_handled" && hasInbox) {
+    if (by === "mark_handled") return { by, note };
+    if (hasInbox) {
       const repeated = printable(cut(event.payload, REPEATED));
       const payload = text === undefined ? `acknowledged ${id}: ${repeated}` : `answer to ${id}: ${text}`;
       const about = { id: derivedId(`${recipient} ${by} ${id}`), source: `collector:${by}` };
       const draft = { ...about, from: recipient, to: from, type: "INFO", priority: "normal", payload } as const;
       await writer.deliverOnce(completeEvent(draft));
     }
-    await handled.add(id, { by, note });
-    if (by === "mark_handled") return "marked as handled";
-    if (!hasInbox) return `marked as handled; "${shown(from)}", who wrote it, has no inbox`;
-    return `${by === "ack" ? "acknowledged" : "answered"} to ${from}`;
-  } finally {
-    turn.end();
-  }
+    done = hasInbox
+      ? `${by === "ack" ? "acknowledged" : "answered"} to ${from}`
+      : `marked as handled; "${shown(from)}", who wrote it, has no inbox`;
+    return { by, note };
+  });
+  return done;
 }
 
 const shown = (text: string): string => printable(cut(text, REPEATED));
