@@ -62,14 +62,11 @@ export function handledOf({ dir, recipient }: Inbox) {
   let [inode, offset] = [0, 0];
   const take = (line: string): void => {
     try {
-      const { id, ts = "", by = "", note } = JSON.parse(line) as Record<string, unknown>;
+      const { id, ts, by, note } = JSON.parse(line) as Record<string, unknown>;
       const number = numberOf(String(id));
       ids.add(number);
-      notes.set(number, {
-        ts: String(ts),
-        by: String(by),
-        note: note === undefined ? note : cut(String(note), LONGEST_NOTE),
-      });
+      const text = (value: unknown): string => (typeof value === "string" ? cut(value, LONGEST_NOTE) : "");
+      notes.set(number, { ts: text(ts), by: text(by), note: text(note) || undefined });
     } catch {
       return;
     }

@@ -1,6 +1,7 @@
 // What a page is: a path, what it shows, and its forms. Each page is a module of its own; site.tsx serves them.
 
 import type { Child } from "hono/jsx";
+import type { InboxEnd } from "../inbox-end.ts";
 import type { Reading } from "../reading.ts";
 
 /** The paths of all pages, as Hono writes them. `/hosts/*` is `/hosts`, too. */
@@ -20,6 +21,8 @@ export const SITE = [
 /** What is asked of a page. */
 export interface Asked {
   reading: Reading;
+  /** Null where events go to no inbox. */
+  inbox: InboxEnd | null;
   /** The parameters of its path, decoded. */
   params: Record<string, string>;
   query: URLSearchParams;

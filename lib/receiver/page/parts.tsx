@@ -1,7 +1,7 @@
 /** @jsxImportSource hono/jsx */
 // The small parts that pages are made of.
 
-import { roughly } from "../../text.ts";
+import { printableLines, roughly, size } from "../../text.ts";
 
 /** A state's looks: a shape and the class of its colour. Its word says the rest. */
 const LOOKS = {
@@ -47,4 +47,36 @@ function clock(at: number, now: number): string {
   const [date, time] = new Date(at).toISOString().split("T") as [string, string];
   const isToday = date === new Date(now).toISOString().slice(0, 10);
   return isToday ? time.slice(0, 5) : `${date} ${time.slice(0, 5)}`;
+}
+
+/** What is shown of a text at once, and of one that is folded; in characters. */
+const SHOWN = 400;
+const FOLDED = 10_000;
+
+/** A text from outside, with its line breaks; a long one is folded. */
+export function Text({ text }: { text: string }) {
+  const all = text.replaceAll("\r\n", "\n");
+  const [lines = ""] = /^(?:.*\n){0,5}.*/.exec(all.slice(0, SHOWN)) ?? [];
+  if (lines.length === all.length) return <Words text={all} />;
+  // Ends with a word, unless that is a very long one.
+  const begin = all[lines.length] === "\n" ? lines : lines.replace(/\s\S{0,40}$/, "");
+  const rest = all.slice(begin.length, FOLDED);
+  return (
+    <details class="text">
+      <summary>
+        <Words text={begin} />
+        <span class="more"></span>
+      </summary>
+      <Words text={rest.replace(/^\n/, "")} />
+      {all.length > FOLDED && <p class="dim">The rest of {size(Buffer.byteLength(all))} is not shown.</p>}
+    </details>
+  );
+}
+
+function Words({ text }: { text: string }) {
+  return (
+    <span class="words" dir="auto">
+      {printableLines(text)}
+    </span>
+  );
 }

@@ -7,15 +7,17 @@ import { type Bindings, pathOf } from "../../http.ts";
 import type { Log } from "../../log.ts";
 import { Refusal, unknownPath } from "../../refusal.ts";
 import { mayRead } from "../api.ts";
+import { type InboxEnd, openInboxEnd } from "../inbox-end.ts";
 import type { Reading } from "../reading.ts";
 import { files, paths } from "./assets.ts";
 import { fleetPage } from "./fleet.tsx";
+import { inboxPage, openIn } from "./inbox.tsx";
 import { Layout } from "./layout.tsx";
 import { type Moment, createLive } from "./live.ts";
 import type { Asked, Form, Page, Shown } from "./page.ts";
 import { rendered } from "./regions.tsx";
 
-const PAGES: readonly Page[] = [fleetPage];
+const PAGES: readonly Page[] = [fleetPage, inboxPage];
 
 const HEADERS = {
   "content-security-policy":
@@ -31,23 +33,26 @@ type C = Context<{ Bindings: Bindings }>;
 /** The site; gives what answers its paths. */
 export function createSite(reading: Reading, log: Log): (c: C) => Promise<Response> {
   const { store } = reading;
+  const { notify } = reading.config();
+  const inbox = notify ? openInboxEnd(notify) : null;
 
   async function moment({ title, content }: Shown, path: string): Promise<Moment> {
-    const frame = { title, path, assets: paths, counts: await countsOf(reading) };
+    const frame = { title, path, assets: paths, counts: await countsOf(reading, inbox) };
     return { ...rendered(() => <Layout {...frame}>{content}</Layout>), title };
   }
   async function render(address: string): Promise<Moment> {
     const { pathname, searchParams: query } = new URL(address, "http://page");
     const { value, params } = find(SHOWN, pathname);
-    return moment(await value({ reading, params, query, now: Date.now() }), pathname);
+    return moment(await value({ reading, inbox, params, query, now: Date.now() }), pathname);
   }
-  const live = createLive({ ...reading, log, render, changes: () => store.otherChanges() });
+  const changes = async () => `${await store.otherChanges()} ${inbox?.version()}`;
+  const live = createLive({ ...reading, log, render, changes });
 
   async function answer(c: C, path: string): Promise<Response> {
     if (c.req.method === "GET") return html((await render(path + new URL(c.req.url).search)).html);
     const { value: form, params } = find(FORMS, path);
     const query = new URL(c.req.url).searchParams;
-    const done = await form({ reading, params, query, now: Date.now() }, await c.req.formData());
+    const done = await form({ reading, inbox, params, query, now: Date.now() }, await c.req.formData());
     return typeof done === "string" ? c.redirect(done, 303) : html((await moment(done, path)).html);
   }
 
@@ -107,12 +112,13 @@ function refused({ status, message }: Refusal): Shown {
 }
 
 /** What is to be seen to, for the links to the pages. */
-async function countsOf({ store }: Reading): Promise<Map<string, number>> {
+async function countsOf({ store }: Reading, inbox: InboxEnd | null): Promise<Map<string, number>> {
   const open = await store.read.one<{ alerts: number }>(
     "SELECT COUNT(*) AS alerts FROM alerts WHERE closed_at IS NULL AND acknowledged_at IS NULL",
   );
   return new Map([
     ["/", 0],
     ["/alerts", open?.alerts ?? 0],
+    ...(inbox ? [["/inbox", openIn(inbox.look()).length] as const] : []),
   ]);
 }

@@ -2,6 +2,7 @@
 
 import { expect, test } from "bun:test";
 import { Hub } from "../kit.ts";
+import { follow } from "./stream.ts";
 
 test("a page loads and runs nothing from elsewhere, and its assets may be kept", async () => {
   await using hub = await Hub.start({ hosts: ["nas"] });
@@ -23,9 +24,7 @@ test("a page loads and runs nothing from elsewhere, and its assets may be kept",
 
 test("an open page is sent the regions that changed, in their order", async () => {
   await using hub = await Hub.start({ hosts: ["nas"] });
-  const response = await fetch(`${hub.url}/live?of=/`);
-  expect(response.headers.get("content-type")).toStartWith("text/event-stream");
-  const events = eventsOf(response);
+  const events = follow(hub.url, "/");
   expect((await events.next()).value!.event).toBe("hello");
   await hub.addHost("a-new-one");
   const { value } = await events.next();
@@ -34,20 +33,3 @@ test("an open page is sent the regions that changed, in their order", async () =
   expect(value!.data.lists["hosts"]).toContain("host-a-new-one");
   await events.return();
 });
-
-interface Update {
-  regions: Record<string, string>;
-  lists: Record<string, string[]>;
-}
-
-async function* eventsOf(response: Response): AsyncGenerator<{ event: string; data: Update }, void> {
-  let text = "";
-  for await (const chunk of response.body!.pipeThrough(new TextDecoderStream())) {
-    text += chunk;
-    for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
-      const [, event = "", data = "{}"] = /event: (.*)\ndata: (.*)/.exec(text.slice(0, end)) ?? [];
-      text = text.slice(end + 2);
-      yield { event, data: JSON.parse(data || "{}") as Update };
-    }
-  }
-}
