@@ -27,6 +27,7 @@ import type { Queries } from "./database.ts";
 import { JOB_COMMANDS } from "./job-commands.ts";
 import { LOCAL_URL, checkUrl, publicUrl } from "./public-url.ts";
 import type { RefusedReports } from "./report-alerts.ts";
+import { STATUS_COMMANDS } from "./status.ts";
 import type { Store } from "./store.ts";
 import { type Context, change, many, table, withStore } from "./store-command.ts";
 
@@ -197,6 +198,7 @@ export const COMMANDS = {
     usage: "usage: picket-receiver token list [HOST] [--json]\n\nexample: picket-receiver token list",
     run: showTokens,
   },
+  ...STATUS_COMMANDS,
   doctor,
   ...HOST_COMMANDS,
   ...JOB_COMMANDS,

@@ -216,6 +216,17 @@ export class Presence {
   }
 }
 
+/**
+ * How long ago the daemon last marked that it runs, in milliseconds: a few seconds while it does, infinite where it never has. 0 where the
+ * mark can't be compared with the clock.
+ */
+export async function silenceOf(db: Queries, now: number): Promise<number> {
+  const text = await getNote(db, "alive");
+  if (text === null) return Infinity;
+  const { line, doubted } = JSON.parse(text) as Life;
+  return doubted === null ? Math.max(0, now - line) : 0;
+}
+
 /** Whether a clock that is so far ahead of the line, in milliseconds, is believed. */
 function agrees(off: number): boolean {
   return off >= -AHEAD_MS && off <= BEHIND_MS;

@@ -2,21 +2,13 @@
 // The small parts that pages are made of.
 
 import { printableLines, roughly, size } from "../../text.ts";
-
-/** A state's looks: a shape and the class of its colour. Its word says the rest. */
-const LOOKS = {
-  bad: "✕",
-  warn: "▲",
-  ok: "●",
-  off: "◌",
-} as const;
-export type Look = keyof typeof LOOKS;
+import { type Look, SHAPES } from "../fleet.ts";
 
 /** A state: shape, word, and what follows quietly. */
 export function State({ look, word, more }: { look: Look; word: string; more?: string | undefined }) {
   return (
     <span class={`state ${look}`}>
-      <span aria-hidden="true">{LOOKS[look]}</span> <b>{word}</b>
+      <span aria-hidden="true">{SHAPES[look]}</span> <b>{word}</b>
       {more !== undefined && <span class="dim"> {more}</span>}
     </span>
   );
