@@ -7,7 +7,8 @@ import type { Queries } from "./database.ts";
 import { type Filter, narrowed } from "./filter.ts";
 import { time } from "./hosts.ts";
 
-export type Severity = "info" | "warning" | "critical";
+export const SEVERITIES = ["critical", "warning", "info"] as const;
+export type Severity = (typeof SEVERITIES)[number];
 
 /** A type of alerts. `many` and `well` follow a number, where several begin or end at once; without `well` the end is not told. */
 interface Kind {

@@ -4,7 +4,7 @@
 import type { Metric } from "../report.ts";
 import { type AlertRow, ALERTS, type AlertType, listAlerts } from "./alerts.ts";
 import type { Queries } from "./database.ts";
-import { type EventRow, listEvents } from "./events.ts";
+import { type EventRow, type EventType, listEvents } from "./events.ts";
 import type { Sample } from "./forecast.ts";
 import type { Status } from "./hosts.ts";
 import { type Job, listJobs, stateOf } from "./jobs.ts";
@@ -304,16 +304,16 @@ const ORDERS: Record<Sort, Order> = {
 // ---------------------------------------------------------------------------------------------------------------
 // Words
 
-const LOOK_OF = { critical: "bad", warning: "warn", info: "off" } as const;
+export const LOOK_OF = { critical: "bad", warning: "warn", info: "off" } as const;
 
 /** Whose texts name no command, and may have a semicolon of their own. */
-const WITHOUT_COMMAND: ReadonlySet<AlertType> = new Set(["host.twins", "host.reports_refused", "host.uploads_failing"]);
+const WITHOUT_COMMAND: ReadonlySet<EventType> = new Set(["host.twins", "host.reports_refused", "host.uploads_failing"]);
 /** What tells more of a host that says nothing. */
 const SILENT = "systemctl status picket-agent";
 
 function troublesOf(name: string, rows: readonly AlertRow[] = []): Trouble[] {
   const troubles = rows.map(({ id, type, severity, text, opened_at, acknowledged_at }): Trouble => {
-    const [what, command] = WITHOUT_COMMAND.has(type) ? [text, null] : commandOf(text);
+    const [what, command] = commandOf({ type, text });
     const isSilent = type === "host.offline" || type === "host.stale";
     const own = what.startsWith(`${name}: `) ? what.slice(name.length + 2) : what;
     return {
@@ -331,9 +331,9 @@ function troublesOf(name: string, rows: readonly AlertRow[] = []): Trouble[] {
 }
 
 /** An alert's text is what is wrong, and a command after the last semicolon. */
-export function commandOf(text: string): [what: string, command: string | null] {
+export function commandOf({ type, text }: { type: EventType; text: string }): [what: string, command: string | null] {
   const at = text.lastIndexOf("; ");
-  return at < 0 ? [text, null] : [text.slice(0, at), text.slice(at + 2)];
+  return at < 0 || WITHOUT_COMMAND.has(type) ? [text, null] : [text.slice(0, at), text.slice(at + 2)];
 }
 
 function headlineOf(hosts: readonly FleetHost[], jobs: readonly FleetJob[]): string {

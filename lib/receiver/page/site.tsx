@@ -10,6 +10,8 @@ import { mayRead } from "../api.ts";
 import { type InboxEnd, openInboxEnd } from "../inbox-end.ts";
 import type { Reading } from "../reading.ts";
 import { files, paths } from "./assets.ts";
+import { alertsPage } from "./alerts.tsx";
+import { eventsPage } from "./events.tsx";
 import { fleetPage } from "./fleet.tsx";
 import { inboxPage, openIn } from "./inbox.tsx";
 import { Layout } from "./layout.tsx";
@@ -17,7 +19,7 @@ import { type Moment, createLive } from "./live.ts";
 import type { Asked, Form, Page, Shown } from "./page.ts";
 import { rendered } from "./regions.tsx";
 
-const PAGES: readonly Page[] = [fleetPage, inboxPage];
+const PAGES: readonly Page[] = [fleetPage, alertsPage, eventsPage, inboxPage];
 
 const HEADERS = {
   "content-security-policy":
@@ -120,5 +122,6 @@ async function countsOf({ store }: Reading, inbox: InboxEnd | null): Promise<Map
     ["/", 0],
     ["/alerts", open?.alerts ?? 0],
     ...(inbox ? [["/inbox", openIn(inbox.look()).length] as const] : []),
+    ["/events", 0],
   ]);
 }

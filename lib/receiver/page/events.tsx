@@ -1,0 +1,58 @@
+/** @jsxImportSource hono/jsx */
+// What happened, newest first.
+
+import { SEVERITIES } from "../alerts.ts";
+import { LOOK_OF } from "../fleet.ts";
+import { EVENT_TYPES, type EventRow, eventsBefore } from "../events.ts";
+import { Filters, Paging, ROWS, choicesOf, filterOf } from "./lists.tsx";
+import type { Page } from "./page.ts";
+import { At, State } from "./parts.tsx";
+import { Live } from "./regions.tsx";
+import { Told } from "./told.tsx";
+
+const PATH = "/events";
+
+export const eventsPage: Page = {
+  path: PATH,
+  async show({ reading, query, now }) {
+    const { read } = reading.store;
+    const rows = await eventsBefore(read, { ...filterOf(query), limit: ROWS + 1 });
+    const shown = rows.slice(0, ROWS);
+    const choices = [
+      ...(await choicesOf(read)),
+      { name: "kind", label: "Kind", options: EVENT_TYPES },
+      { name: "priority", label: "Priority", options: SEVERITIES },
+    ];
+    return {
+      title: "Events",
+      content: (
+        <section class="whole">
+          <h1>Events</h1>
+          <Filters path={PATH} query={query} choices={choices} />
+          <Live id="none" as="p" class="none">
+            {shown.length === 0 && "There are no such events."}
+          </Live>
+          <ol class="log" id="events">
+            {shown.map((event) => (
+              <Event event={event} now={now} />
+            ))}
+          </ol>
+          <Paging path={PATH} query={query} older={rows.length > ROWS ? String(shown.at(-1)!.id) : null} />
+        </section>
+      ),
+    };
+  },
+};
+
+function Event({ event, now }: { event: EventRow; now: number }) {
+  const { id, at, type, severity } = event;
+  const isOver = type.endsWith(".recovered");
+  return (
+    <Live id={`event-${id}`} as="li" list="events">
+      <At at={at} now={now} />
+      <State look={isOver ? "ok" : LOOK_OF[severity]} word={severity} />
+      <Told {...event} />
+      <span class="kind">{type}</span>
+    </Live>
+  );
+}

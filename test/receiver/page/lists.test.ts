@@ -1,0 +1,134 @@
+// The pages of events and alerts: filters, paging, acknowledging. Looked at without a browser.
+
+import { expect, test } from "bun:test";
+import { Hub } from "../kit.ts";
+
+/** A page's text as a reader sees it, tag by tag. */
+const linesOf = (html: string): string[] =>
+  html
+    .replace(/<head>.*<\/head>/s, "")
+    .split(/<[^>]*>/)
+    .map((text) => text.trim())
+    .filter(Boolean);
+
+const idsOf = (html: string, kind: string): number[] =>
+  [...html.matchAll(new RegExp(`id="${kind}-(\\d+)"`, "g"))].map(([, id]) => Number(id));
+
+async function page(hub: Hub, path: string): Promise<string> {
+  const answer = await fetch(hub.url + path);
+  expect([path, answer.status]).toEqual([path, 200]);
+  return answer.text();
+}
+
+/** Two hosts and a job with events and alerts: of every ten one is of pi, one of the job; each tenth alert is open. */
+async function seeded(count: number): Promise<Hub> {
+  const hub = new Hub();
+  const now = Date.now() - 3_600_000;
+  for (const name of ["nas", "pi"]) await hub.addHost(name);
+  await hub.run("job", "add", "certs", "--every", "1d");
+  hub.change((db) => {
+    const of = (n: number) => (n % 10 === 1 ? [2, null] : n % 10 === 2 ? [null, 1] : [1, null]);
+    const event = db.query(
+      `INSERT INTO events (id, at, type, severity, host, job, text, told_at) VALUES (?1, ${now} + ?1, ?2, ?3, ?4, ?5, ?6, 1)`,
+    );
+    const alert = db.query(
+      `INSERT INTO alerts (id, type, severity, host, job, subject, text, opened_at, closed_at, opened_ran, changed_ran)
+       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ${now}, ?8, 0, 0)`,
+    );
+    for (let n = 1; n <= count; n++) {
+      const [host, job] = of(n) as [number | null, number | null];
+      const [type, severity] = job === null ? ["unit.failed", "warning"] : ["job.down", "critical"];
+      event.run(n, type, severity, host, job, `about ${n}`);
+      alert.run(
+        n,
+        type,
+        severity,
+        host,
+        job,
+        `unit-${n}`,
+        `about ${n}; systemctl status`,
+        n % 10 === 0 ? null : now + 61_000,
+      );
+    }
+  });
+  await hub.up();
+  return hub;
+}
+
+test("events and alerts are paged and narrowed, open alerts first", async () => {
+  await using hub = await seeded(250);
+  const descending = (ids: number[]) => ids.toSorted((a, b) => b - a);
+  const numbers = (from: number, fits: (n: number) => boolean) =>
+    descending(Array.from({ length: from }, (_, n) => n + 1).filter(fits));
+  const older = (html: string) => /href="([^"]*)" rel="next"/.exec(html)?.[1]!.replaceAll("&amp;", "&");
+
+  const first = await page(hub, "/events");
+  expect(idsOf(first, "event")).toEqual(numbers(250, (n) => n > 150));
+  expect(older(first)).toBe("/events?before=151");
+  const last = await page(hub, "/events?before=51");
+  expect([idsOf(last, "event").length, older(last)]).toEqual([50, undefined]);
+  const cases: [string, (n: number) => boolean][] = [
+    ["host=pi", (n) => n % 10 === 1],
+    ["job=certs", (n) => n % 10 === 2],
+    ["kind=job.down&priority=", (n) => n % 10 === 2],
+    ["priority=critical&before=100", (n) => n % 10 === 2 && n < 100],
+    ["host=pi&priority=critical", () => false],
+    ["host=none", () => false],
+  ];
+  for (const [query, fits] of cases) {
+    const html = await page(hub, `/events?${query}`);
+    expect([query, idsOf(html, "event")]).toEqual([query, numbers(250, fits)]);
+    expect([query, html.includes("There are no such events")]).toEqual([query, !numbers(250, fits).length]);
+    const before = Number(/before=(\d+)/.exec(query)?.[1] ?? Infinity);
+    expect([query, idsOf(await page(hub, `/alerts?${query}`), "over")]).toEqual([
+      query,
+      numbers(250, (n) => fits(n) && n % 10 !== 0 && n < before),
+    ]);
+  }
+  const narrowed = await page(hub, "/events?host=nas&kind=&priority=warning");
+  expect(older(narrowed)).toStartWith("/events?host=nas&priority=warning&before=");
+  expect(narrowed).toContain('<option value="nas" selected="">');
+
+  const alerts = await page(hub, "/alerts");
+  expect(idsOf(alerts, "open")).toEqual(numbers(250, (n) => n % 10 === 0));
+  expect(idsOf(alerts, "over").slice(0, 2)).toEqual([249, 248]);
+  expect(linesOf(alerts)).toContain("25 open alerts");
+  expect(idsOf(await page(hub, older(alerts)!), "open")).toEqual([]);
+});
+
+test("an open alert is acknowledged by a form, which comes back to the same list", async () => {
+  await using hub = await seeded(20);
+  const html = await page(hub, "/alerts?host=nas");
+  const action = /action="(\/alerts\/20\/acknowledge[^"]*)"/.exec(html)![1]!;
+  const post = (path: string) =>
+    fetch(hub.url + path, {
+      method: "POST",
+      redirect: "manual",
+      headers: { origin: hub.url, "content-type": "application/x-www-form-urlencoded" },
+    });
+  const done = await post(action);
+  expect([done.status, done.headers.get("location")]).toEqual([303, "/alerts?host=nas"]);
+  const after = await page(hub, "/alerts?host=nas");
+  expect(linesOf(after)).toContain("1 open alert, 1 acknowledged");
+  expect(after).not.toContain("/alerts/20/acknowledge");
+  // One that is over, or never was.
+  for (const id of ["19", "999", "x"]) expect((await post(`/alerts/${id}/acknowledge`)).status).toBe(404);
+});
+
+test("texts from outside are text, and long ones can be opened", async () => {
+  await using hub = await seeded(1);
+  await hub.daemon[Symbol.asyncDispose]();
+  const text = `pi: <script>alert(1)</script> \u202eevil "${"A".repeat(10_000)}"; rm -rf '<b>'`;
+  hub.change((db) => {
+    db.query("UPDATE events SET text = ?").run(text);
+    db.query("UPDATE alerts SET text = ?, closed_at = NULL").run(text);
+  });
+  await hub.up();
+  for (const path of ["/events", "/alerts"]) {
+    const html = await page(hub, path);
+    expect(html).toContain("&lt;script&gt;alert(1)&lt;/script&gt; \\u202eevil");
+    expect(html).toContain("<code>rm -rf &#39;&lt;b&gt;&#39;</code>");
+    expect(html).toContain('<a href="/hosts/pi">pi</a>');
+    expect(html).toMatch(/<summary>&lt;script[^<]{300,500}…<\/summary>A+/);
+  }
+});
