@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Context, Hono } from "hono";
 import example from "./etc/receiver.yaml" with { type: "text" };
+import type { CredentialsOf } from "./lib/guard.ts";
 import { holdAlone, isDiskFull, makeFolder } from "./lib/files.ts";
 import { type Bindings, type Server, answersOf, serve } from "./lib/http.ts";
 import { type Log, errorChain, seldom } from "./lib/log.ts";
@@ -50,6 +51,7 @@ import { Store } from "./lib/receiver/store.ts";
 import { createTakeReport } from "./lib/receiver/take-report.ts";
 import { takeHealth } from "./lib/receiver/take-health.ts";
 import { takeUpload } from "./lib/receiver/take-upload.ts";
+import { type Sessions, createSessions, toLogin } from "./lib/receiver/sessions.ts";
 import { quietPass } from "./lib/receiver/upload-alerts.ts";
 import { VersionGate } from "./lib/receiver/version-gate.ts";
 import { type Called, type LoopOptions, type Running, type Service, run } from "./lib/service.ts";
@@ -74,6 +76,7 @@ interface Receiver {
   index: EpisodeIndex;
   gate: VersionGate;
   admission: Admission;
+  sessions: Sessions;
   presence: Presence;
   watchJobs: ReturnType<typeof createJobWatch>;
   news: News;
@@ -115,6 +118,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     index: new EpisodeIndex(store),
     gate,
     admission: new Admission({ store, config, presence, figures, log }),
+    sessions: createSessions(store, () => receiver.config.auth.token),
     presence,
     watchJobs: createJobWatch(store),
     news: createNews(),
@@ -141,6 +145,8 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       // What may fail comes first: a reload that is refused changes nothing.
       server.reload(next);
       receiver.config = next;
+      // Streams look whether they may go on.
+      receiver.news.emit("event");
       receiver.admission.configure(next);
       receiver.gate.configure(next.version_gate);
       // So that health and metrics speak of the new list at once.
@@ -172,6 +178,14 @@ function hasOwnCredentials(pathname: string, method: string): boolean {
   return AGENT_DOORS.test(meant) || PING_DOOR.test(meant) || (method === "PUT" && AGENT_PUTS.test(meant));
 }
 
+/** All else is read by operators: with a token, by login, or by this machine alone. */
+function credentialsOf({ auth }: Config, pathname: string, method: string): ReturnType<CredentialsOf> {
+  // A login asks for the token; what the form looks like is no secret.
+  const isOpen = auth.token.length > 0 && /^\/(login$|assets\/)/.test(pathname);
+  if (isOpen || hasOwnCredentials(pathname, method)) return "own";
+  return pathname === "/health" || pathname === "/metrics" ? null : "local";
+}
+
 function listenToAgents(receiver: Receiver, service: Service): Server {
   return serve({
     role: "receiver",
@@ -181,7 +195,9 @@ function listenToAgents(receiver: Receiver, service: Service): Server {
     log: receiver.log,
     metrics: receiver.metrics,
     health: () => health(receiver, writtenFolders(receiver)),
-    credentialsOf: (path, method) => (hasOwnCredentials(path, method) ? "own" : null),
+    credentialsOf: (path, method) => credentialsOf(receiver.config, path, method),
+    hasSession: receiver.sessions.isOpen,
+    refused: toLogin,
   });
 }
 
@@ -245,7 +261,7 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
   let site: Promise<(c: C) => Promise<Response>> | null = null;
   app.on(["GET", "POST"], SITE, async (c) => {
     // The pages' code is only loaded where somebody looks.
-    site ??= import("./lib/receiver/page/site.tsx").then(({ createSite }) => createSite(reading, receiver.log));
+    site ??= import("./lib/receiver/page/site.tsx").then(({ createSite }) => createSite({ ...receiver, reading }));
     return (await site)(c);
   });
   return app;

@@ -1,5 +1,7 @@
 // Who may connect: which addresses, with which token, and whose address a request has behind a proxy.
 
+import { hostname } from "node:os";
+import { isIP } from "node:net";
 import * as v from "valibot";
 import {
   type Listen,
@@ -55,26 +57,33 @@ export function whoMayConnect(settings: Pick<Connection, "auth" | "tls"> & { lis
 
 /**
  * What lets a request in besides the token: `own`, credentials of its own (a webhook's signature, an agent's token), which stand for the token;
- * `none`, where anyone may send unless there is a token.
+ * `none`, where anyone may send unless there is a token; `local`, where this machine may unless there is a token.
  */
-export type CredentialsOf = (pathname: string, method: string) => "own" | "none" | null;
+export type CredentialsOf = (pathname: string, method: string) => "own" | "none" | "local" | null;
+
+/** What the guard asks of a request's connection, where it matters. */
+interface Peer {
+  ip: () => string;
+  isForwarded: () => boolean;
+}
 
 const PROXY_HEADERS =
   /^(?:forwarded|via|x-(?:original-)?forwarded(?:-.+)?|(?:.+-)?(?:client|connecting|real|remote|originating)-(?:ip|addr))$/;
 
 /** Judges requests before a byte of their body is read. */
-export function createGuard({ auth, trusted_proxies }: Connection, credentialsOf: CredentialsOf = () => null) {
+export function createGuard({ auth, tls, trusted_proxies }: Connection, credentialsOf: CredentialsOf = () => null) {
   const isAllowed = holding(auth.allowed_ips);
   const isProxy = holding(trusted_proxies);
   return {
-    /** Why the request may not pass; null when it may. Its address is only asked for where it matters. */
-    refusal(request: Request, pathname: string, { ip, isForwarded }: { ip: () => string; isForwarded: () => boolean }) {
+    /** Why the request may not pass; null when it may. */
+    refusal(request: Request, pathname: string, { ip, isForwarded }: Peer): Refusal | null {
       if (auth.allowed_ips.length > 0 && !isAllowed(ip())) {
         return new Refusal(403, "address_not_allowed", "this address may not connect");
       }
       const credentials = credentialsOf(pathname, request.method);
       if (credentials === "own") return null;
       if (auth.token.length === 0) {
+        if (credentials === "local") return notLocal(request, { ip, isForwarded });
         if (credentials === "none" || !isForwarded()) return null;
         const what =
           'this came through a proxy, and nothing here says who may send it: set "auth.token_file", or "verify" of a webhook';
@@ -105,7 +114,44 @@ export function createGuard({ auth, trusted_proxies }: Connection, credentialsOf
       const isTold = isProxy(unmapped(peer) ?? "") && headers.has("x-forwarded-for") && !headers.has("forwarded");
       return !isTold || (auth.allowed_ips.length === 0 && !isLoopback(this.clientAddress(request, peer)));
     },
+    /** Whether the client's connection is encrypted: the one to here, or to a proxy, as a trusted one or the browser itself says. */
+    isSecure({ headers }: Request, peer: string): boolean {
+      const told = isProxy(unmapped(peer) ?? "") ? (headers.get("x-forwarded-proto") ?? "") : "";
+      return tls !== undefined || /^https\b/i.test(told) || /^https:/i.test(headers.get("origin") ?? "");
+    },
+    /**
+     * Whether a page of this server sent a form, and no other website. Every browser says which one did: in `Sec-Fetch-Site` (W3C Fetch
+     * Metadata) where the connection can be trusted, else in `Origin`. That one is compared with the name under which the browser reached
+     * this server; its scheme is only known to the proxy that ends TLS.
+     */
+    isSameOrigin({ headers }: Request, peer: string): boolean {
+      const site = headers.get("sec-fetch-site");
+      if (site !== null) return site === "same-origin";
+      const origin = URL.parse(headers.get("origin") ?? "")?.host ?? "";
+      const names = [headers.get("host"), isProxy(unmapped(peer) ?? "") ? headers.get("x-forwarded-host") : null];
+      return origin !== "" && names.some((name) => name?.toLowerCase() === origin);
+    },
   };
+}
+
+/**
+ * Without a token only this machine passes: no client that a proxy on it forwards, and no website that its browser shows. Such a one could
+ * give its own name the address 127.0.0.1 (DNS rebinding), so the name has to be this machine's.
+ */
+function notLocal({ headers }: Request, { ip, isForwarded }: Peer): Refusal | null {
+  if (headers.has("authorization")) {
+    const challenge = { headers: { "www-authenticate": "Bearer" } };
+    return new Refusal(401, "invalid_token", "a host's token reads nothing", challenge);
+  }
+  if (isForwarded() || !isLoopback(ip())) {
+    return new Refusal(403, "local_only", 'only this machine may read: set "auth.token_file" for others');
+  }
+  const host = headers.get("host") ?? "";
+  const name = URL.parse(`http://${host}`)?.hostname ?? "";
+  const isOwn = isLoopback(name) || isIP(name.replace(/^\[|\]$/g, "")) > 0 || name.endsWith(".localhost");
+  if (isOwn || host === "" || name === hostname().toLowerCase()) return null;
+  const what = `"${host}" is not the name of this machine: use "localhost", or set "auth.token_file"`;
+  return new Refusal(403, "foreign_host", what);
 }
 
 /** The bearer token of a request (RFC 6750, section 2.1); undefined without one. */

@@ -1,6 +1,6 @@
 // From a role's answers to a listening, guarded, measured server. A request passes, in this order, and before a byte of its body is read:
 //
-//   address allowed? (403) → token right? (401) → /health, /metrics → the role (404, 405, or its answer)
+//   address allowed? (403) → token or session right? (401) → /health, /metrics → the role (404, 405, or its answer)
 //
 // An answer throws `Refusal`; any other error is a 500 that tells the client nothing and the log everything.
 //
@@ -34,6 +34,11 @@ export interface Bindings {
   ip: () => string;
   /** Whether a proxy hands the request on, for a client that nothing is known of (see guard.ts). */
   isForwarded: () => boolean;
+  /** Whether the client's connection is encrypted, and whether a page of this server sent a form (see guard.ts). */
+  isSecure: () => boolean;
+  isSameOrigin: () => boolean;
+  /** Whether the request would still pass: for answers that go on. */
+  mayGoOn: () => Promise<boolean>;
   /** The idle timeout of this request's connection, in seconds; 0 is none. */
   idle: (seconds: number) => void;
 }
@@ -58,8 +63,10 @@ interface ServeOptions {
   credentialsOf?: CredentialsOf;
   /** What stands for a path in the log; a path may hold a secret. */
   shown?: (pathname: string) => string;
-  /** Told of a request to this path that the guard refused; it is logged already. */
-  refused?: (pathname: string, refusal: Refusal) => void;
+  /** Whether a request without the token has a session instead. */
+  hasSession?: (request: Request) => Promise<boolean>;
+  /** Told of a request to this path that the guard refused. What it gives is answered in place of the refusal. */
+  refused?: (pathname: string, refusal: Refusal, request: Request) => Response | void;
 }
 
 /** A running server. */
@@ -72,14 +79,23 @@ export function serve(options: ServeOptions) {
   const refusals = refusalLog(log);
   let guard = createGuard(options.connection, options.credentialsOf);
 
+  const hasSession = async (request: Request, { code }: Refusal): Promise<boolean> =>
+    code === "missing_bearer_token" && (await options.hasSession?.(request)) === true;
   const answer = (request: Request, bindings: Bindings): Response | Promise<Response> => {
     const pathname = pathOf(request.url);
     const refusal = guard.refusal(request, pathname, bindings);
-    if (refusal) {
-      refusals(refusal, bindings.ip(), { path: shown(pathname) });
-      options.refused?.(pathname, refusal);
-      throw refusal;
-    }
+    // Most requests have the token: nothing is awaited for them.
+    return refusal ? unlessSession(refusal, request, bindings) : admitted(pathname, request, bindings);
+  };
+  const unlessSession = async (refusal: Refusal, request: Request, bindings: Bindings): Promise<Response> => {
+    const pathname = pathOf(request.url);
+    if (await hasSession(request, refusal)) return admitted(pathname, request, bindings);
+    const instead = options.refused?.(pathname, refusal, request);
+    if (instead) return instead;
+    refusals(refusal, bindings.ip(), { path: shown(pathname) });
+    throw refusal;
+  };
+  const admitted = (pathname: string, request: Request, bindings: Bindings): Response | Promise<Response> => {
     if (pathname === "/health") return own(request, () => health(options));
     if (pathname === "/metrics") return own(request, async () => new Response(await options.metrics.render(), METRICS));
     return options.answer(request, bindings);
@@ -89,12 +105,24 @@ export function serve(options: ServeOptions) {
     measure.begin();
     let request = incoming;
     let response: Response;
-    const peer = () => server.requestIP(incoming)?.address ?? "";
+    let known: string | undefined;
+    // An answer that goes on asks again, also when the connection is gone.
+    const peer = () => (known ??= server.requestIP(incoming)?.address ?? "");
     const ip = () => guard.clientAddress(incoming, peer());
-    const isForwarded = () => guard.isForwarded(incoming, peer());
+    const bindings: Bindings = {
+      ip,
+      isForwarded: () => guard.isForwarded(incoming, peer()),
+      isSecure: () => guard.isSecure(incoming, peer()),
+      isSameOrigin: () => guard.isSameOrigin(incoming, peer()),
+      async mayGoOn() {
+        const refusal = guard.refusal(request, pathOf(request.url), bindings);
+        return refusal === null || hasSession(request, refusal);
+      },
+      idle: (seconds) => server.timeout(incoming, seconds),
+    };
     try {
       request = withPathAsMeant(incoming);
-      response = await answer(request, { ip, isForwarded, idle: (seconds) => server.timeout(incoming, seconds) });
+      response = await answer(request, bindings);
     } catch (error) {
       if (error instanceof Refusal && request.signal.aborted) refusals(error, ip());
       response = errorResponse(error, { request, log, path: shown(pathOf(request.url)) });

@@ -123,7 +123,9 @@ function prepare(file: string, fresh: string): Backup {
   try {
     copySqlite(file, fresh);
     const [row] = readSqlite<{ value: string }>(fresh, "SELECT value FROM meta WHERE key = 'backup'");
-    alterSqlite({ file: fresh, name: file }, (run) => run("DELETE FROM meta WHERE key IN ('backup', 'instance')"));
+    // Sessions that were ended since stay so.
+    const own = "DELETE FROM meta WHERE key IN ('backup', 'instance', 'sessions')";
+    alterSqlite({ file: fresh, name: file }, (run) => run(own));
     chmodSync(fresh, 0o640);
     inheritOwner(fresh);
     return row ? (JSON.parse(row.value) as Backup) : { at: null, episodes: false };

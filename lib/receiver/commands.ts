@@ -28,6 +28,7 @@ import { JOB_COMMANDS } from "./job-commands.ts";
 import { LOCAL_URL, checkUrl, publicUrl } from "./public-url.ts";
 import type { RefusedReports } from "./report-alerts.ts";
 import { STATUS_COMMANDS } from "./status.ts";
+import { endSessions } from "./sessions.ts";
 import type { Store } from "./store.ts";
 import { type Context, change, many, table, withStore } from "./store-command.ts";
 
@@ -199,6 +200,19 @@ export const COMMANDS = {
     run: showTokens,
   },
   ...STATUS_COMMANDS,
+  "sessions end": {
+    summary: "end all sessions of the page: each browser has to log in again",
+    usage: `usage: picket-receiver sessions end
+
+A session lasts 30 days. A new auth.token ends all of them, too.
+
+example: picket-receiver sessions end`,
+    run: (context: Context) =>
+      withStore(context, async (store) => {
+        await endSessions(store);
+        context.print("all sessions are over: each browser has to log in again");
+      }),
+  },
   doctor,
   ...HOST_COMMANDS,
   ...JOB_COMMANDS,

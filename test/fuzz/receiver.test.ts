@@ -256,7 +256,7 @@ test(
       const lines = range === null ? "" : `Range: ${range}\r\n`;
       const answer = await exchange(
         hub.url,
-        Buffer.from(`GET ${path}?${search} HTTP/1.1\r\nHost: x\r\n${lines}Connection: close\r\n\r\n`),
+        Buffer.from(`GET ${path}?${search} HTTP/1.1\r\nHost: localhost\r\n${lines}Connection: close\r\n\r\n`),
         PATIENCE_MS,
       );
       const [status] = statusesOf(answer ?? "");

@@ -22,6 +22,10 @@ const PAGES = [
 export interface Frame {
   title: string;
   path: string;
+  /** Whether it is kept up to date: not what is shown once. */
+  isLive: boolean;
+  /** Whether there is a session to end. */
+  hasLogout: boolean;
   /** What is to be seen to on a page, by its path; a page without an entry is not linked. */
   counts: ReadonlyMap<string, number>;
   /** The paths of the script and the style sheet. */
@@ -30,12 +34,14 @@ export interface Frame {
 }
 
 /** A page, whole. */
-export function Layout({ title, path, counts, assets, children }: Frame) {
+export function Layout({ title, path, isLive, hasLogout, counts, assets, children }: Frame) {
   return (
     <html lang="en">
       <head>
         <meta charset="utf-8" />
         <meta name="viewport" content="width=device-width, initial-scale=1" />
+        {/* The header says no-referrer: with that alone a browser would not say in Origin who sends a form. */}
+        <meta name="referrer" content="same-origin" />
         <meta name="color-scheme" content="light dark" />
         <title>{`${title} · Picket`}</title>
         <link rel="icon" href={ICON} />
@@ -58,8 +64,13 @@ export function Layout({ title, path, counts, assets, children }: Frame) {
         <main>{children}</main>
         <footer>
           <span id="zone">Times are in UTC</span>
+          {hasLogout && (
+            <form method="post" action="/logout">
+              <button>Log out</button>
+            </form>
+          )}
         </footer>
-        <Version build={assets.script + assets.style} />
+        {isLive && <Version build={assets.script + assets.style} />}
       </body>
     </html>
   );

@@ -81,8 +81,9 @@ export function createLive({ news, log, render, changes, stopping }: Following) 
         const before = channel.moment;
         channel.moment = await render(address);
         took = performance.now() - start;
-        if (before.version === channel.moment.version) continue;
-        const update = JSON.stringify(difference(before, channel.moment));
+        // Those that have nothing to send look whether they may still.
+        const isSame = before.version === channel.moment.version;
+        const update = isSame ? null : JSON.stringify(difference(before, channel.moment));
         for (const listener of channel.listeners) listener(update);
       }
     } finally {

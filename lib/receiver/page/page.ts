@@ -9,6 +9,8 @@ export const SITE = [
   "/",
   "/assets/*",
   "/live",
+  "/login",
+  "/logout",
   "/hosts/*",
   "/alerts/*",
   "/events",

@@ -6,16 +6,18 @@ import { streamSSE } from "hono/streaming";
 import { type Bindings, pathOf } from "../../http.ts";
 import type { Log } from "../../log.ts";
 import { Refusal, unknownPath } from "../../refusal.ts";
-import { mayRead } from "../api.ts";
 import { type InboxEnd, openInboxEnd } from "../inbox-end.ts";
 import type { Reading } from "../reading.ts";
+import type { Sessions } from "../sessions.ts";
 import { files, paths } from "./assets.ts";
 import { alertsPage } from "./alerts.tsx";
 import { eventsPage } from "./events.tsx";
 import { fleetPage } from "./fleet.tsx";
+import { readForm } from "./form.ts";
 import { inboxPage, openIn } from "./inbox.tsx";
 import { Layout } from "./layout.tsx";
 import { type Moment, createLive } from "./live.ts";
+import { createLogin } from "./login.tsx";
 import type { Asked, Form, Page, Shown } from "./page.ts";
 import { rendered } from "./regions.tsx";
 
@@ -32,14 +34,28 @@ const ASSET_HEADERS = { ...HEADERS, "cache-control": "public, max-age=31536000, 
 
 type C = Context<{ Bindings: Bindings }>;
 
-/** The site; gives what answers its paths. */
-export function createSite(reading: Reading, log: Log): (c: C) => Promise<Response> {
-  const { store } = reading;
+interface SiteOptions {
+  reading: Reading;
+  sessions: Sessions;
+  log: Log;
+}
+
+/** The site; gives what answers its paths. The guard has judged who asks (../../guard.ts). */
+export function createSite({ reading, sessions, log }: SiteOptions): (c: C) => Promise<Response> {
+  const { store, news } = reading;
   const { notify } = reading.config();
   const inbox = notify ? openInboxEnd(notify) : null;
+  const needsLogin = () => reading.config().auth.token.length > 0;
 
-  async function moment({ title, content }: Shown, path: string): Promise<Moment> {
-    const frame = { title, path, assets: paths, counts: await countsOf(reading, inbox) };
+  async function moment({ title, content }: Shown, path: string, isLive = true): Promise<Moment> {
+    const frame = {
+      title,
+      path,
+      assets: paths,
+      isLive,
+      counts: await countsOf(reading, inbox),
+      hasLogout: needsLogin(),
+    };
     return { ...rendered(() => <Layout {...frame}>{content}</Layout>), title };
   }
   async function render(address: string): Promise<Moment> {
@@ -49,26 +65,39 @@ export function createSite(reading: Reading, log: Log): (c: C) => Promise<Respon
   }
   const changes = async () => `${await store.otherChanges()} ${inbox?.version()}`;
   const live = createLive({ ...reading, log, render, changes });
+  const login = createLogin({
+    sessions,
+    isNeeded: needsLogin,
+    show({ title, content }, refusal) {
+      // Nothing of the fleet: no links with counts.
+      const frame = { title, path: "/login", assets: paths, isLive: false, counts: new Map(), hasLogout: false };
+      return html(rendered(() => <Layout {...frame}>{content}</Layout>).html, refusal);
+    },
+    log,
+  });
 
   async function answer(c: C, path: string): Promise<Response> {
-    if (c.req.method === "GET") return html((await render(path + new URL(c.req.url).search)).html);
+    if (c.req.method !== "POST") return html((await render(path + new URL(c.req.url).search)).html);
     const { value: form, params } = find(FORMS, path);
     const query = new URL(c.req.url).searchParams;
-    const done = await form({ reading, inbox, params, query, now: Date.now() }, await c.req.formData());
-    return typeof done === "string" ? c.redirect(done, 303) : html((await moment(done, path)).html);
+    const done = await form({ reading, inbox, params, query, now: Date.now() }, await readForm(c));
+    news.emit("change");
+    return typeof done === "string" ? c.redirect(done, 303) : html((await moment(done, path, false)).html);
   }
 
   return async (c) => {
     const path = pathOf(c.req.url);
     const file = files.get(path);
     if (file) return new Response(file.body, { headers: { ...ASSET_HEADERS, "content-type": file.type } });
-    mayRead(reading.config(), c);
+    if (path === "/login") return login(c, path);
+    // The streams of the session end.
+    if (path === "/logout") return login(c, path).finally(() => news.emit("event"));
     try {
       if (path === "/live") return stream(c, live);
       return await answer(c, path);
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
-      return html((await moment(refused(error), path)).html, error);
+      return html((await moment(refused(error), path, false)).html, error);
     }
   };
 }
@@ -78,7 +107,7 @@ function stream(c: C, live: ReturnType<typeof createLive>): Response {
   c.env.idle(0);
   // nginx would collect the events until its buffer is full.
   c.header("x-accel-buffering", "no");
-  return streamSSE(c, (out) => live.stream(address, out, async () => true));
+  return streamSSE(c, (out) => live.stream(address, out, c.env.mayGoOn));
 }
 
 /** What GET shows, and what POST does, by path. */

@@ -15,6 +15,8 @@ const AGAIN_MS = 5000;
 
 /** @param shown called for each element that changed. */
 export function followPage(shown: (element: Element) => void): void {
+  // What is shown once, such as a token, is not followed.
+  if (versionShown() === undefined) return;
   let stream: EventSource | null = null;
   let heard = Date.now();
 
@@ -64,8 +66,8 @@ export function followPage(shown: (element: Element) => void): void {
   setInterval(() => {
     if (document.hidden) return;
     if (Date.now() - heard > OLD_MS) sayOld(heard);
-    // A browser gives up where the answer was an error.
-    if (stream?.readyState === EventSource.CLOSED) open();
+    // A browser gives up where the answer was an error: the session is over, or the page is gone.
+    if (stream?.readyState === EventSource.CLOSED) void fetchPage().then(open);
   }, AGAIN_MS);
 }
 

@@ -1,0 +1,103 @@
+/** @jsxImportSource hono/jsx */
+// The form that asks for the operator's token, and the end of a session.
+
+import type { Context } from "hono";
+import type { Bindings } from "../../http.ts";
+import type { Log } from "../../log.ts";
+import { Refusal, refusalLog } from "../../refusal.ts";
+import { RateLimit } from "../rate-limit.ts";
+import type { Sessions } from "../sessions.ts";
+import { readForm } from "./form.ts";
+import type { Shown } from "./page.ts";
+
+type C = Context<{ Bindings: Bindings }>;
+
+/** So many wrong tokens may come from an address in a minute. */
+const MOST_WRONG = 5;
+
+interface LoginOptions {
+  sessions: Sessions;
+  /** Whether a token is set. */
+  isNeeded: () => boolean;
+  /** The answer that shows a page. */
+  show: (shown: Shown, refusal?: Refusal) => Response;
+  log: Log;
+}
+
+/** Answers /login and /logout. */
+export function createLogin({
+  sessions,
+  isNeeded,
+  show,
+  log,
+}: LoginOptions): (c: C, path: string) => Promise<Response> {
+  const wrong = new RateLimit<string>(MOST_WRONG);
+  const logRefusal = refusalLog(log);
+
+  async function logIn(c: C): Promise<Response> {
+    const given = (await readForm(c)).get("token");
+    const ip = c.env.ip();
+    // From here to `take` nothing is awaited: of many guesses at once no more are judged.
+    const wait = Math.ceil(wrong.wait(ip) / 1000);
+    if (wait > 0) {
+      const what = `${MOST_WRONG} wrong tokens came from this address within a minute: try again in ${wait} s`;
+      throw new Refusal(429, "rate_limited", what, { headers: { "retry-after": String(wait) } });
+    }
+    const token = typeof given === "string" ? sessions.tokenOf(given.trim()) : undefined;
+    if (token) return to(nextOf(c), await sessions.begin(token, c.env.isSecure()));
+    wrong.take(ip);
+    throw new Refusal(401, "invalid_token", "the token is wrong", { headers: { "www-authenticate": "Bearer" } });
+  }
+
+  return async (c, path) => {
+    const isForm = c.req.method === "POST";
+    if (!isNeeded() || (!isForm && (await sessions.isOpen(c.req.raw)))) return to(nextOf(c));
+    if (!isForm) return show(form(nextOf(c)));
+    try {
+      if (path === "/login") return await logIn(c);
+      await readForm(c);
+      return to("/login", await sessions.end(c.req.raw, c.env.isSecure()));
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      logRefusal(error, c.env.ip(), { path });
+      return show(form(nextOf(c), error.message), error);
+    }
+  };
+}
+
+function to(path: string, cookie?: string): Response {
+  const headers = {
+    location: path,
+    "cache-control": "no-store",
+    ...(cookie === undefined ? {} : { "set-cookie": cookie }),
+  };
+  return new Response(null, { status: 303, headers });
+}
+
+/** The page that was asked for: a path of this receiver, whatever stands there. */
+function nextOf(c: C): string {
+  const here = "http://page";
+  const next = URL.parse(c.req.query("next") ?? "/", here);
+  // A path that begins with two slashes names a host.
+  return next?.origin === here ? next.pathname.replace(/^\/+/, "/") + next.search : "/";
+}
+
+function form(next: string, wrong?: string): Shown {
+  return {
+    title: "Log in",
+    content: (
+      <section class="login">
+        <h1>Log in</h1>
+        {wrong !== undefined && <p role="alert">{`${wrong[0]!.toUpperCase()}${wrong.slice(1)}.`}</p>}
+        <form method="post" action={`/login?next=${encodeURIComponent(next)}`}>
+          <label for="token">The operator's token</label>
+          <input id="token" name="token" type="password" autocomplete="current-password" required autofocus />
+          <button>Log in</button>
+        </form>
+        <p class="dim">
+          It stands in the file that <code>auth.token_file</code> of the receiver's configuration names.
+        </p>
+      </section>
+    ),
+  };
+}
