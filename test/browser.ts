@@ -65,6 +65,10 @@ async function openPage(browser: Browser, url: string, sight: Sight, problems: s
   const note = (text: string) => void (sight.expected?.test(text) || problems.push(`${page.url()}: ${text}`));
   page.on("console", (said) => void (said.type() === "error" && note(`${said.text()} ${said.location().url}`)));
   page.on("pageerror", (error) => note(error.stack ?? String(error)));
+  page.on("dialog", (dialog) => {
+    note(`a dialog: ${dialog.message()}`);
+    void dialog.dismiss();
+  });
   page.on("request", (asked) => {
     const { protocol, origin } = new URL(asked.url());
     if (protocol !== "data:" && origin !== new URL(url).origin) note(`asks another place: ${asked.url()}`);
@@ -73,15 +77,16 @@ async function openPage(browser: Browser, url: string, sight: Sight, problems: s
   return page;
 }
 
-/** What axe-core finds that is serious or critical, a line each. */
-export async function faultsOf(page: Page): Promise<string[]> {
+/** What axe-core finds that is serious or critical, a line each. @param rules only these; all where none are given. */
+export async function faultsOf(page: Page, ...rules: string[]): Promise<string[]> {
+  const only = rules.length > 0 ? JSON.stringify(rules) : undefined;
   await page.evaluate(axe.source);
   // A page without script has no timers; axe's short ones only let a page breathe.
   const { violations } = await page.evaluate<axe.AxeResults>(`(async () => {
     const wait = window.setTimeout;
     window.setTimeout = (next, ms) => void (ms > 1000 || Promise.resolve().then(next));
     try {
-      return await axe.run(document, { resultTypes: ["violations"], iframes: false, preload: false });
+      return await axe.run(document, { resultTypes: ["violations"], iframes: false, preload: false, runOnly: ${only} });
     } finally {
       window.setTimeout = wait;
     }
