@@ -227,7 +227,7 @@ const pausedOf = ({ paused_until: until, pause_reason: reason }: Pick<HostRow, "
 const RUNS = `SELECT j.id, (SELECT group_concat(kind, ' ') FROM (SELECT kind FROM job_pings
     WHERE job = j.id AND kind IN ('success', 'fail') ORDER BY id DESC LIMIT ${MOST_RUNS})) AS kinds FROM jobs j`;
 
-const JOB_LOOKS = { new: "off", up: "ok", started: "ok", late: "warn", down: "bad", paused: "off" } as const;
+export const JOB_LOOKS = { new: "off", up: "ok", started: "ok", late: "warn", down: "bad", paused: "off" } as const;
 
 async function jobsOf(db: Queries, alerts: Map<string, AlertRow[]>): Promise<FleetJob[]> {
   const jobs = await listJobs(db);
@@ -256,7 +256,8 @@ function runsOf({ status }: Job, kinds: string | null): FleetJob["runs"] {
   return isMissing ? [...runs, "missing"] : runs;
 }
 
-function sinceOf(job: Job): number | null {
+/** Since when a job is in its state; null where that says nothing. */
+export function sinceOf(job: Job): number | null {
   const since = { down: job.down_at, late: job.due_at, started: job.started_at, new: job.created_at };
   return (since as Partial<Record<string, number | null>>)[stateOf(job)] ?? null;
 }

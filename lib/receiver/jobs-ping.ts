@@ -32,6 +32,7 @@ export interface Ping {
 
 /** A ping that was taken. */
 export interface TakenPing extends Ping {
+  id: number;
   at: number;
   duration_ms: number | null;
 }
@@ -134,7 +135,7 @@ async function forget(tx: Queries, job: number): Promise<void> {
 /** The pings of a job that are kept, newest first. */
 export function listPings(db: Queries, job: number): Promise<TakenPing[]> {
   return db.all<TakenPing>(
-    "SELECT at, kind, exit_status, rid, duration_ms, ip, agent, body FROM job_pings WHERE job = $1 ORDER BY id DESC",
+    "SELECT id, at, kind, exit_status, rid, duration_ms, ip, agent, body FROM job_pings WHERE job = $1 ORDER BY id DESC",
     [job],
   );
 }

@@ -32,8 +32,8 @@ export function jobView(job: Job) {
   };
 }
 
-export function pingView({ at, duration_ms, ...ping }: TakenPing) {
-  return { at: time(at), ...ping, duration_seconds: seconds(duration_ms) };
+export function pingView({ at, kind, exit_status, rid, duration_ms, ip, agent, body }: TakenPing) {
+  return { at: time(at), kind, exit_status, rid, ip, agent, body, duration_seconds: seconds(duration_ms) };
 }
 
 /** Gauges of all jobs; they show the jobs of the last call of what this gives. */

@@ -76,5 +76,6 @@ async function fallBehind(tx: Queries, job: Job, { now, ran }: Look): Promise<vo
     : `no ping for ${duration(now - job.last_ping_at!)}`;
   const expected = endless ? "" : `${scheduleText(job)}, `;
   const text = `${job.name} is down: ${why} (${expected}grace ${span(job.grace_ms)}); ${showCommand(job)}`;
-  await raise(tx, { job: job.id, type: "job.down", text, at: now });
+  const figures = endless ? { started_at: new Date(job.started_at!).toISOString() } : undefined;
+  await raise(tx, { job: job.id, type: "job.down", text, at: now, ...(figures && { figures }) });
 }

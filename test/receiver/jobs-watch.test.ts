@@ -55,6 +55,13 @@ test("a job that falls silent is late, then down, and told once; so is a run wit
     ["idle", "new"],
     ["nas", "down"],
   ]);
+  const bars = async (name: string) =>
+    / aria-label="([^"]*)"[^>]* class="bars"| class="bars"[^>]* aria-label="([^"]*)"/
+      .exec(await (await fetch(`${hub.url}/jobs/${name}`)).text())
+      ?.slice(1)
+      .join("");
+  expect(await bars("db")).toBe("1 did not end");
+  expect(await bars("nas")).toMatch(/^1 succeeded, [1-9]\d* missing$/);
   await ping("nas", "/log");
   await ping("nas");
   await ping("db");

@@ -24,10 +24,16 @@ export const alertsPage: Page = {
       const done = await reading.store.write((tx) => acknowledge(tx, { id, by: null, at: now }));
       if (!done) throw new Refusal(404, "unknown_alert", `There is no open alert "${params["id"]}". It may be over.`);
       reading.news.emit("change");
-      return addressOf(PATH, query);
+      return wayBack(query);
     },
   },
 };
+
+/** Where a form comes back to: a page of this site. */
+function wayBack(query: URLSearchParams): string {
+  const { origin, pathname, search } = new URL(query.get("back") ?? addressOf(PATH, query), "http://page");
+  return origin === "http://page" ? pathname + search : PATH;
+}
 
 async function show({ reading, query, now }: Asked): Promise<Shown> {
   const { read } = reading.store;
@@ -52,7 +58,7 @@ async function show({ reading, query, now }: Asked): Promise<Shown> {
         <Filters path={PATH} query={query} choices={choices} />
         <ol class="log" id="open">
           {open.toSorted(worst).map((alert) => (
-            <Open alert={alert} query={query} now={now} />
+            <OpenAlert alert={alert} back={addressOf(PATH, query)} now={now} />
           ))}
         </ol>
         <Live id="over-heading" as="h2">
@@ -87,7 +93,8 @@ function headline(open: AlertRow[]): string {
   return known === 0 ? counted : `${counted}, ${known} acknowledged`;
 }
 
-function Open({ alert, query, now }: { alert: AlertRow; query: URLSearchParams; now: number }) {
+/** An open alert, in a list `open`. @param back where its form comes back to. */
+export function OpenAlert({ alert, back, now }: { alert: AlertRow; back: string; now: number }) {
   const { id, severity, opened_at, acknowledged_by: by } = alert;
   const look = isKnown(alert) ? "off" : LOOK_OF[severity];
   return (
@@ -104,7 +111,7 @@ function Open({ alert, query, now }: { alert: AlertRow; query: URLSearchParams; 
           since <At at={opened_at} now={now} />
         </span>
         {!isKnown(alert) && (
-          <form method="post" action={addressOf(`${PATH}/${id}/acknowledge`, query)}>
+          <form method="post" action={`${PATH}/${id}/acknowledge?${new URLSearchParams({ back }).toString()}`}>
             <button aria-label={`Acknowledge alert ${id}`}>Acknowledge</button>
           </form>
         )}

@@ -15,13 +15,15 @@ import { eventsPage } from "./events.tsx";
 import { fleetPage } from "./fleet.tsx";
 import { readForm } from "./form.ts";
 import { inboxPage, openIn } from "./inbox.tsx";
+import { jobPage } from "./job.tsx";
+import { jobsPage } from "./jobs.tsx";
 import { Layout } from "./layout.tsx";
 import { type Moment, createLive } from "./live.ts";
 import { createLogin } from "./login.tsx";
 import type { Asked, Form, Page, Shown } from "./page.ts";
 import { rendered } from "./regions.tsx";
 
-const PAGES: readonly Page[] = [fleetPage, alertsPage, eventsPage, inboxPage];
+const PAGES: readonly Page[] = [fleetPage, alertsPage, eventsPage, jobsPage, jobPage, inboxPage];
 
 const HEADERS = {
   "content-security-policy":
@@ -152,5 +154,6 @@ async function countsOf({ store }: Reading, inbox: InboxEnd | null): Promise<Map
     ["/alerts", open?.alerts ?? 0],
     ...(inbox ? [["/inbox", openIn(inbox.look()).length] as const] : []),
     ["/events", 0],
+    ["/jobs", 0],
   ]);
 }

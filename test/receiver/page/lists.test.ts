@@ -129,6 +129,6 @@ test("texts from outside are text, and long ones can be opened", async () => {
     expect(html).toContain("&lt;script&gt;alert(1)&lt;/script&gt; \\u202eevil");
     expect(html).toContain("<code>rm -rf &#39;&lt;b&gt;&#39;</code>");
     expect(html).toContain('<a href="/hosts/pi">pi</a>');
-    expect(html).toMatch(/<summary>&lt;script[^<]{300,500}…<\/summary>A+/);
+    expect(/<summary><span[^>]*>&lt;script[^<]{300,500}<\/span>/.test(html)).toBe(true);
   }
 });
