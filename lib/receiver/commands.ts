@@ -25,7 +25,7 @@ import {
 } from "./hosts.ts";
 import type { Queries } from "./database.ts";
 import { JOB_COMMANDS } from "./job-commands.ts";
-import { LOCAL_URL, checkUrl, publicUrl } from "./public-url.ts";
+import { LOCAL_URL, checkUrl, pasted, publicUrl } from "./public-url.ts";
 import type { RefusedReports } from "./report-alerts.ts";
 import { STATUS_COMMANDS } from "./status.ts";
 import { endSessions } from "./sessions.ts";
@@ -35,7 +35,7 @@ import { type Context, change, many, table, withStore } from "./store-command.ts
 async function giveToken(
   context: Context<{ url?: string }>,
   give: (tx: Queries, name: string, now: number) => Promise<string>,
-  { said, make, line }: { said: string; make: boolean; line: string },
+  { said, make, line }: { said: string; make: boolean; line?: string },
 ): Promise<void> {
   const [name = ""] = context.positionals;
   const { url: given } = context.args;
@@ -46,9 +46,7 @@ async function giveToken(
     );
     context.print(`${name}: ${said}. Paste on that host (the token is not shown again):
 
-export PICKET_URL=${url}
-export PICKET_TOKEN=${token}
-${line}
+${pasted(url, token, line)}
 
 The third line is for root; with sudo after the | for others.`);
     if (isLocal) context.print(`\n${LOCAL_URL}`);
@@ -147,7 +145,6 @@ export const COMMANDS = {
       giveToken(context, addHost, {
         said: "added",
         make: true,
-        line: 'echo "$PICKET_TOKEN" | ./install.sh agent --url "$PICKET_URL" --token-stdin',
       }),
   },
   "host list": {

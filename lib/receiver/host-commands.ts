@@ -3,7 +3,7 @@
 import { type Command, UsageError } from "../service.ts";
 import { size as asSize } from "../text.ts";
 import { type OwnSettings, changeSettings, settingsText } from "./alert-settings.ts";
-import { type Whose, close } from "./alerts.ts";
+import { close } from "./alerts.ts";
 import type { Config } from "./config.ts";
 import type { Queries } from "./database.ts";
 import { withIndex } from "./episode-commands.ts";
@@ -98,12 +98,8 @@ async function* ofHost({ index, episodes }: Removal, name: string): AsyncIterabl
   for await (const stored of episodes.list()) if (stored.host === name) yield stored;
 }
 
-/** The host to pause. @throws UsageError where it is archived. */
-async function pausable(tx: Queries, name: string): Promise<Whose> {
-  const { id, status } = await findHost(tx, name);
-  if (status === "archived") throw new UsageError(`host "${name}" is archived: it raises no events`);
-  return { host: id };
-}
+/** The host to pause: an archived one raises no events. */
+const pausable = async (tx: Queries, name: string) => ({ host: (await findActiveHost(tx, name)).id });
 
 /** The commands, as data. */
 export const HOST_COMMANDS = {

@@ -1,21 +1,16 @@
 // `pause NAME DURATION` and `resume NAME`, for hosts and for jobs.
 
-import { UsageError } from "../service.ts";
-import { readDuration } from "../text.ts";
 import type { Whose } from "./alerts.ts";
 import type { Queries } from "./database.ts";
 import { time } from "./hosts.ts";
-import { pause, resume } from "./pause.ts";
+import { pause, pauseEnd, resume } from "./pause.ts";
 import { type Context, change } from "./store-command.ts";
 
 /** Finds the host or job of a name. @throws UsageError. */
 type Find = (tx: Queries, name: string) => Promise<Whose>;
 
 export async function pauseCommand(context: Context<{ reason?: string }>, find: Find): Promise<void> {
-  const [, text = ""] = context.positionals;
-  const ms = readDuration(text);
-  if (ms === null || ms === 0) throw new UsageError(`"${text}" is not a duration`, "such as 30m, 2h or 3d");
-  const until = Date.now() + ms;
+  const until = pauseEnd(context.positionals[1] ?? "");
   await change(context, async (tx, name) => {
     await pause(tx, await find(tx, name), { until, reason: context.args.reason ?? null });
     return `${name}: paused until ${time(until)}: no events; what is still wrong then is told then`;

@@ -2,12 +2,24 @@
 // if it is still open (announce.ts). Silence is not looked at (presence.ts, jobs-watch.ts); after the pause it counts as a whole. The
 // recovery of what was told before the pause is told at once.
 
+import { UsageError } from "../command-line.ts";
+import { readDuration } from "../text.ts";
 import type { Whose } from "./alerts.ts";
 import type { Queries } from "./database.ts";
 import type { Store } from "./store.ts";
 
 /** The table of a host, or of a job, and its number there. */
 const placeOf = ({ host, job }: Whose) => (host === undefined ? (["jobs", job] as const) : (["hosts", host] as const));
+
+const LONGEST_MS = 366 * 86_400_000;
+
+/** When a pause ends that lasts so long from now on. @throws UsageError. */
+export function pauseEnd(duration: string): number {
+  const ms = readDuration(duration);
+  if (ms === null || ms === 0) throw new UsageError(`"${duration}" is not a duration`, "such as 30m, 2h or 3d");
+  if (ms > LONGEST_MS) throw new UsageError(`"${duration}" is longer than a year`);
+  return Date.now() + ms;
+}
 
 /** Pauses a host or a job until a time, or moves the end of its pause. */
 export async function pause(

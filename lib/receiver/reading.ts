@@ -26,7 +26,7 @@ export interface Reading {
   episodes: EpisodeStore;
   news: News;
   /** The present configuration. */
-  config: () => Pick<Config, "poll_interval_seconds" | "auth" | "retention" | "notify">;
+  config: () => Pick<Config, "poll_interval_seconds" | "auth" | "retention" | "notify" | "listen" | "tls">;
   stopping: AbortSignal;
 }
 

@@ -25,3 +25,9 @@ export async function readForm({ req, env }: Context<{ Bindings: Bindings }>): P
     throw new Refusal(400, "bad_form", "the body is not a form");
   }
 }
+
+/** A field's text; "" where it is missing. */
+export function fieldOf(fields: FormData, name: string): string {
+  const value = fields.get(name);
+  return typeof value === "string" ? value.trim() : "";
+}

@@ -4,6 +4,7 @@
 import { cut, printable } from "../../text.ts";
 import type { End, InboxEnd, InboxLine } from "../inbox-end.ts";
 import { Refusal } from "../../refusal.ts";
+import { fieldOf } from "./form.ts";
 import type { Asked, Page } from "./page.ts";
 import { Ago, State, Text } from "./parts.tsx";
 import { Live } from "./regions.tsx";
@@ -46,8 +47,7 @@ export const inboxPage: Page = {
   },
   forms: {
     "/inbox/handled": async (asked, fields) => {
-      const id = fields.get("id");
-      await inboxOf(asked).handle(typeof id === "string" ? id : "", "page");
+      await inboxOf(asked).handle(fieldOf(fields, "id"), "page");
       return "/inbox";
     },
   },

@@ -7,7 +7,7 @@ import type { Log } from "../../log.ts";
 import { Refusal, refusalLog } from "../../refusal.ts";
 import { RateLimit } from "../rate-limit.ts";
 import type { Sessions } from "../sessions.ts";
-import { readForm } from "./form.ts";
+import { fieldOf, readForm } from "./form.ts";
 import type { Shown } from "./page.ts";
 
 type C = Context<{ Bindings: Bindings }>;
@@ -35,7 +35,7 @@ export function createLogin({
   const logRefusal = refusalLog(log);
 
   async function logIn(c: C): Promise<Response> {
-    const given = (await readForm(c)).get("token");
+    const given = fieldOf(await readForm(c), "token");
     const ip = c.env.ip();
     // From here to `take` nothing is awaited: of many guesses at once no more are judged.
     const wait = Math.ceil(wrong.wait(ip) / 1000);
@@ -43,7 +43,7 @@ export function createLogin({
       const what = `${MOST_WRONG} wrong tokens came from this address within a minute: try again in ${wait} s`;
       throw new Refusal(429, "rate_limited", what, { headers: { "retry-after": String(wait) } });
     }
-    const token = typeof given === "string" ? sessions.tokenOf(given.trim()) : undefined;
+    const token = sessions.tokenOf(given);
     if (token) return to(nextOf(c), await sessions.begin(token, c.env.isSecure()));
     wrong.take(ip);
     throw new Refusal(401, "invalid_token", "the token is wrong", { headers: { "www-authenticate": "Bearer" } });
@@ -86,7 +86,7 @@ function form(next: string, wrong?: string): Shown {
   return {
     title: "Log in",
     content: (
-      <section class="login">
+      <section class="form">
         <h1>Log in</h1>
         {wrong !== undefined && <p role="alert">{`${wrong[0]!.toUpperCase()}${wrong.slice(1)}.`}</p>}
         <form method="post" action={`/login?next=${encodeURIComponent(next)}`}>

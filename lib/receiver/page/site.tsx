@@ -3,6 +3,7 @@
 
 import type { Context } from "hono";
 import { streamSSE } from "hono/streaming";
+import { UsageError } from "../../command-line.ts";
 import { type Bindings, pathOf } from "../../http.ts";
 import type { Log } from "../../log.ts";
 import { Refusal, unknownPath } from "../../refusal.ts";
@@ -17,13 +18,14 @@ import { readForm } from "./form.ts";
 import { inboxPage, openIn } from "./inbox.tsx";
 import { jobPage } from "./job.tsx";
 import { jobsPage } from "./jobs.tsx";
+import { addHostPage } from "./host-forms.tsx";
 import { Layout } from "./layout.tsx";
 import { type Moment, createLive } from "./live.ts";
 import { createLogin } from "./login.tsx";
 import type { Asked, Form, Page, Shown } from "./page.ts";
 import { rendered } from "./regions.tsx";
 
-const PAGES: readonly Page[] = [fleetPage, alertsPage, eventsPage, jobsPage, jobPage, inboxPage];
+const PAGES: readonly Page[] = [fleetPage, addHostPage, alertsPage, eventsPage, jobsPage, jobPage, inboxPage];
 
 const HEADERS = {
   "content-security-policy":
@@ -98,8 +100,8 @@ export function createSite({ reading, sessions, log }: SiteOptions): (c: C) => P
       if (path === "/live") return stream(c, live);
       return await answer(c, path);
     } catch (error) {
-      if (!(error instanceof Refusal)) throw error;
-      return html((await moment(refused(error), path, false)).html, error);
+      const refusal = asRefusal(error);
+      return html((await moment(refused(refusal), path, false)).html, refusal);
     }
   };
 }
@@ -130,6 +132,14 @@ function find<T>(all: readonly (readonly [URLPattern, T])[], pathname: string): 
 
 function html(text: string, { status, headers }: Pick<Refusal, "status" | "headers"> = { status: 200, headers: {} }) {
   return new Response(`<!doctype html>${text}`, { status, headers: { ...headers, ...PAGE_HEADERS } });
+}
+
+/** What a command says in the terminal is said here, too. */
+function asRefusal(error: unknown): Refusal {
+  if (error instanceof Refusal) return error;
+  if (!(error instanceof UsageError)) throw error;
+  const { message, hint } = error;
+  return new Refusal(422, "not_possible", hint === undefined ? message : `${message}: ${hint}`);
 }
 
 function refused({ status, message }: Refusal): Shown {
