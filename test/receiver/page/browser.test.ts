@@ -22,6 +22,26 @@ browserTest("the first page shows a host that goes silent, and one that reports,
   expect(await page.evaluate("window.isTheSame")).toBe(true);
 });
 
+for (const script of [true, false]) {
+  browserTest(`a token logs you in, and you may log out, ${script ? "with" : "without"} script`, async (open) => {
+    await using hub = await Hub.start({ more: 'auth: { token: "op_example" }' });
+    await using page = await open(`${hub.url}/alerts`, { script, expected: /401/ });
+    const logIn = async (token: string) => {
+      await page.getByLabel("token").fill(token);
+      await page.getByRole("button", { name: "Log in" }).click();
+    };
+    await logIn("op_another");
+    await page.getByRole("alert").waitFor();
+    expect([...(await faultsOf(page)), ...(await cutOff(page))]).toEqual([]);
+    await logIn("op_example");
+    await page.waitForURL(`${hub.url}/alerts`);
+    await page.getByRole("button", { name: "Log out" }).click();
+    await page.getByLabel("token").waitFor();
+    await page.goto(hub.url);
+    expect(new URL(page.url()).pathname).toBe("/login");
+  });
+}
+
 browserTest("axe finds nothing serious, by day and by night, and no page scrolls sideways", async (open) => {
   await using hub = await seedHomelab();
   await using page = await open(hub.url, { expected: /404/ });
