@@ -46,7 +46,7 @@ const example = (role: Role): string => read(`etc/${role}.yaml`);
 /** The same with a token in place, for its file isn't here. */
 const withToken = (text: string): string =>
   text
-    .replace("token_file: /etc/picket/token", "token: t")
+    .replace(/token_file: \/etc\/picket\/(operator\.)?token/, "token: t")
     .replaceAll(/client_(cert|key)_file: \S+/g, (line) => line.replace(/: .*/, `: ${join(ROOT, "package.json")}`));
 
 // ---------------------------------------------------------------------------------------------------------------
