@@ -40,6 +40,9 @@ export type IndexRow = v.InferOutput<typeof Line> & {
   backfilled?: boolean;
 };
 
+/** A line's place among all. */
+export type Place = Pick<IndexRow, "received_at" | "host" | "episode">;
+
 /** A line that says that a host has another name from here on. */
 const Renamed = v.object({ renamed_at: Time, renamed_from: v.string(), host: v.string() });
 type Renamed = v.InferOutput<typeof Renamed>;
@@ -96,17 +99,35 @@ export class EpisodeIndex {
   }
 
   /** Lines by their time, oldest first; without `since` the newest ones. */
-  async list(wanted: { host: string | null; since: string | null; limit: number }): Promise<IndexRow[]> {
-    const { host, since, limit } = wanted;
+  async list({
+    host,
+    since,
+    limit,
+  }: {
+    host: string | null;
+    since: string | null;
+    limit: number;
+  }): Promise<IndexRow[]> {
+    if (since === null) return (await this.before({ host, before: null, limit })).toReversed();
     await this.#followIfRoom();
-    const order = since === null ? "DESC" : "ASC";
     const rows = await this.#store.read.all<{ line: string }>(
       `SELECT line FROM episodes WHERE received_at >= $1 AND removed_at IS NULL AND ($2 IS NULL OR host = $2)
-       ORDER BY received_at ${order}, host ${order}, episode ${order} LIMIT $3`,
-      [since ?? "", host, limit],
+       ORDER BY received_at, host, episode LIMIT $3`,
+      [since, host, limit],
     );
-    const lines = rows.map(({ line }) => JSON.parse(line) as IndexRow);
-    return since === null ? lines.toReversed() : lines;
+    return rows.map(({ line }) => JSON.parse(line) as IndexRow);
+  }
+
+  /** Lines before one by their time, all without it; the newest first. */
+  async before(wanted: { host: string | null; before: Place | null; limit: number }): Promise<IndexRow[]> {
+    const { host, before, limit } = wanted;
+    await this.#followIfRoom();
+    const rows = await this.#store.read.all<{ line: string }>(
+      `SELECT line FROM episodes WHERE (received_at, host, episode) < ($1, $2, $3) AND removed_at IS NULL
+       ${host === null ? "" : "AND host = $5"} ORDER BY received_at DESC, host DESC, episode DESC LIMIT $4`,
+      [before?.received_at ?? "~", before?.host ?? "", before?.episode ?? "", limit, ...(host === null ? [] : [host])],
+    );
+    return rows.map(({ line }) => JSON.parse(line) as IndexRow);
   }
 
   /** All lines but those of removed episodes, oldest first, of one host or all. Lines may be added meanwhile. */

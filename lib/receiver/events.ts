@@ -164,6 +164,14 @@ export function eventsBefore(db: Queries, { limit, ...filter }: Filter & { limit
   return db.all<EventRow>(text, [...values, limit]);
 }
 
+/** The number after the last event before a time. */
+export async function numberAt(db: Queries, at: number): Promise<number> {
+  const last = await db.one<{ id: number }>("SELECT id FROM events WHERE at < $1 ORDER BY at DESC, id DESC LIMIT 1", [
+    at,
+  ]);
+  return (last?.id ?? 0) + 1;
+}
+
 /** The number of the newest event; 0 where there is none. */
 export async function newestEvent(db: Queries): Promise<number> {
   return (await db.one<{ id: number | null }>("SELECT MAX(id) AS id FROM events"))?.id ?? 0;

@@ -3,8 +3,8 @@
 
 import { SEVERITIES } from "../alerts.ts";
 import { LOOK_OF } from "../fleet.ts";
-import { EVENT_TYPES, type EventRow, eventsBefore } from "../events.ts";
-import { Filters, Paging, ROWS, choicesOf, filterOf } from "./lists.tsx";
+import { EVENT_TYPES, type EventRow, eventsBefore, numberAt } from "../events.ts";
+import { Filters, Paging, ROWS, choicesOf, endOf, filterOf } from "./lists.tsx";
 import type { Page } from "./page.ts";
 import { At, State } from "./parts.tsx";
 import { Live } from "./regions.tsx";
@@ -16,12 +16,15 @@ export const eventsPage: Page = {
   path: PATH,
   async show({ reading, query, now }) {
     const { read } = reading.store;
-    const rows = await eventsBefore(read, { ...filterOf(query), limit: ROWS + 1 });
+    const [filter, end] = [filterOf(query), endOf(query)];
+    if (end !== null) filter.before ??= await numberAt(read, end);
+    const rows = await eventsBefore(read, { ...filter, limit: ROWS + 1 });
     const shown = rows.slice(0, ROWS);
     const choices = [
       ...(await choicesOf(read)),
       { name: "kind", label: "Kind", options: EVENT_TYPES },
       { name: "priority", label: "Priority", options: SEVERITIES },
+      { name: "until", label: "Until (UTC)", options: null },
     ];
     return {
       title: "Events",

@@ -25,7 +25,14 @@ export interface Choice {
   /** Of the parameter in the address. */
   name: string;
   label: string;
-  options: readonly string[];
+  /** Null for a day. */
+  options: readonly string[] | null;
+}
+
+/** The end of the day that a list is to begin with, in UTC and milliseconds since 1970; null for now. */
+export function endOf(query: URLSearchParams): number | null {
+  const day = Date.parse(`${query.get("until")}T00:00:00Z`);
+  return Number.isNaN(day) ? null : day + 86_400_000;
 }
 
 /** The names of all hosts and jobs, to choose from. */
@@ -43,19 +50,29 @@ export function Filters({ path, query, choices }: { path: string; query: URLSear
       {choices.map(({ name, label, options }) => (
         <label>
           <span>{label}</span>
-          <select name={name}>
-            <option value="">all</option>
-            {options.map((option) => (
-              <option value={option} selected={option === query.get(name)}>
-                {option}
-              </option>
-            ))}
-          </select>
+          {options === null ? (
+            <input type="date" name={name} value={query.get(name) ?? ""} />
+          ) : (
+            <Options name={name} options={options} chosen={query.get(name)} />
+          )}
         </label>
       ))}
       <button>Filter</button>
       {choices.some(({ name }) => query.get(name)) && <a href={path}>Show all</a>}
     </form>
+  );
+}
+
+function Options({ name, options, chosen }: { name: string; options: readonly string[]; chosen: string | null }) {
+  return (
+    <select name={name}>
+      <option value="">all</option>
+      {options.map((option) => (
+        <option value={option} selected={option === chosen}>
+          {option}
+        </option>
+      ))}
+    </select>
   );
 }
 

@@ -12,6 +12,7 @@ import type { Reading } from "../reading.ts";
 import type { Sessions } from "../sessions.ts";
 import { files, paths } from "./assets.ts";
 import { alertsPage } from "./alerts.tsx";
+import { episodesPage } from "./episodes.tsx";
 import { eventsPage } from "./events.tsx";
 import { fleetPage } from "./fleet.tsx";
 import { readForm } from "./form.ts";
@@ -25,7 +26,16 @@ import { createLogin } from "./login.tsx";
 import type { Asked, Form, Page, Shown } from "./page.ts";
 import { rendered } from "./regions.tsx";
 
-const PAGES: readonly Page[] = [fleetPage, addHostPage, alertsPage, eventsPage, jobsPage, jobPage, inboxPage];
+const PAGES: readonly Page[] = [
+  fleetPage,
+  addHostPage,
+  alertsPage,
+  eventsPage,
+  jobsPage,
+  jobPage,
+  episodesPage,
+  inboxPage,
+];
 
 const HEADERS = {
   "content-security-policy":
@@ -165,5 +175,6 @@ async function countsOf({ store }: Reading, inbox: InboxEnd | null): Promise<Map
     ...(inbox ? [["/inbox", openIn(inbox.look()).length] as const] : []),
     ["/events", 0],
     ["/jobs", 0],
+    ["/episodes", 0],
   ]);
 }

@@ -1,7 +1,9 @@
 // The pages of events and alerts: filters, paging, acknowledging. Looked at without a browser.
 
 import { expect, test } from "bun:test";
-import { Hub } from "../kit.ts";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { Hub, archive } from "../kit.ts";
 
 /** A page's text as a reader sees it, tag by tag. */
 const linesOf = (html: string): string[] =>
@@ -85,6 +87,8 @@ test("events and alerts are paged and narrowed, open alerts first", async () => 
       numbers(250, (n) => fits(n) && n % 10 !== 0 && n < before),
     ]);
   }
+  const until = async (day: string) => idsOf(await page(hub, `/events?until=${day}`), "event").length;
+  expect([await until("2020-01-01"), await until("2999-01-01"), await until("yesterday")]).toEqual([0, 100, 100]);
   const narrowed = await page(hub, "/events?host=nas&kind=&priority=warning");
   expect(older(narrowed)).toStartWith("/events?host=nas&priority=warning&before=");
   expect(narrowed).toContain('<option value="nas" selected="">');
@@ -131,4 +135,49 @@ test("texts from outside are text, and long ones can be opened", async () => {
     expect(html).toContain('<a href="/hosts/pi">pi</a>');
     expect(/<summary><span[^>]*>&lt;script[^<]{300,500}<\/span>/.test(html)).toBe(true);
   }
+});
+
+test("episodes are paged by time, of all hosts or one, from a day on, and can be downloaded", async () => {
+  const hub = new Hub();
+  await using _ = hub;
+  for (const name of ["nas", "pi"]) await hub.addHost(name);
+  const start = Date.parse("2026-03-01T00:00:00Z");
+  const lines = Array.from({ length: 230 }, (_, n) => ({
+    // Three at a time.
+    received_at: new Date(start + Math.floor(n / 3) * 3_600_000).toISOString(),
+    host: n % 10 === 0 ? "pi" : "nas",
+    episode: `ep-${String(n).padStart(3, "0")}`,
+    sha256: "0".repeat(64),
+    size: 1024 * (n + 1),
+    schema: 1,
+    ...(n % 2 ? { commit: "a1b2c3d4".repeat(5) } : {}),
+  }));
+  writeFileSync(join(hub.data, "index.jsonl"), lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
+  await hub.up();
+  /** The names on a page and those after it. */
+  async function all(path: string | undefined): Promise<string[][]> {
+    if (path === undefined) return [];
+    const html = await page(hub, path);
+    const names = [...html.matchAll(/<b>(ep-\d+)<\/b>/g)].map(([, name]) => name!);
+    return [names, ...(await all(/href="([^"]*)" rel="next"/.exec(html)?.[1]!.replaceAll("&amp;", "&")))];
+  }
+  const key = ({ received_at, host, episode }: (typeof lines)[0]) => `${received_at} ${host} ${episode}`;
+  const newest = lines.toSorted((a, b) => (key(a) < key(b) ? 1 : -1));
+  const pages = await all("/episodes");
+  expect(pages.map((names) => names.length)).toEqual([100, 100, 30]);
+  expect(pages.flat()).toEqual(newest.map(({ episode }) => episode));
+  expect((await all("/episodes?host=pi")).flat()).toEqual(
+    newest.filter(({ host }) => host === "pi").map(({ episode }) => episode),
+  );
+  expect((await all("/episodes?until=2026-03-02&host=")).flat()).toEqual(
+    newest.filter(({ received_at }) => received_at < "2026-03-03").map(({ episode }) => episode),
+  );
+  expect((await all("/episodes?before=x")).flat().length).toBe(230);
+  expect((await all("/episodes?host=none")).flat()).toEqual([]);
+
+  await hub.ship("ep-new", await archive("x"), { host: "pi" });
+  const html = await page(hub, "/episodes");
+  expect(linesOf(html)).toContain("231 episodes");
+  const [path] = /\/v1\/episodes\/pi\/ep-new.tar.zst/.exec(html)!;
+  expect((await fetch(hub.url + path)).status).toBe(200);
 });
