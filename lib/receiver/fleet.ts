@@ -13,7 +13,7 @@ import { type Sparks, noSparks, readSparks, sparkOf } from "./sparks.ts";
 import type { Store } from "./store.ts";
 
 /** How much a state needs you, and the shape that shows it: `bad` and `warn` do; `off` is known and expected. */
-export const SHAPES = { bad: "✕", warn: "▲", ok: "●", off: "◌" } as const;
+export const SHAPES = { bad: "✕", warn: "▲", ok: "●", off: "○" } as const;
 export type Look = keyof typeof SHAPES;
 
 const MOST_EVENTS = 12;

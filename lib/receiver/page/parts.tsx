@@ -1,45 +1,55 @@
 /** @jsxImportSource hono/jsx */
 // The small parts that pages are made of.
 
-import { printableLines, roughly, size } from "../../text.ts";
+import type { Child } from "hono/jsx";
+import { cut, printable, printableLines, roughly, size } from "../../text.ts";
 import { type Look, SHAPES } from "../fleet.ts";
 
 /** A state: shape, word, and what follows quietly. */
-export function State({ look, word, more }: { look: Look; word: string; more?: string | undefined }) {
+export function State({ look, word, more }: { look: Look; word: string; more?: Child }) {
   return (
     <span class={`state ${look}`}>
       <span aria-hidden="true">{SHAPES[look]}</span> <b>{word}</b>
-      {more !== undefined && <span class="dim"> {more}</span>}
+      {more !== undefined && <small> {more}</small>}
     </span>
   );
 }
 
-/** How long ago; the browser keeps it up to date. @param at milliseconds since 1970. */
-export function Ago({ at, now }: { at: number | null; now: number }) {
+interface Times {
+  /** Milliseconds since 1970; null is never. */
+  at: number | null;
+  now: number;
+}
+
+/** How long ago. The browser keeps it up to date: what a region's times say is no change of it (regions.tsx). */
+export function Ago({ at, now }: Times) {
   if (at === null) return <span class="dim">never</span>;
-  return (
-    <time datetime={new Date(at).toISOString()} title={utc(at)} data-as="ago">
-      {`${roughly(now - at)} ago`}
-    </time>
-  );
+  return <time {...timeOf(at, "ago")}>{`${roughly(now - at)} ago`}</time>;
+}
+
+/** For how long, in the same way. */
+export function For({ at, now }: Times & { at: number }) {
+  return <time {...timeOf(at, "for")}>{roughly(now - at)}</time>;
 }
 
 /** A moment: the time of day, with the date where it is not today. The browser shows it in its own zone. */
 export function At({ at, now }: { at: number; now: number }) {
-  return (
-    <time datetime={new Date(at).toISOString()} title={utc(at)} data-as="clock">
-      {clock(at, now)}
-    </time>
-  );
+  return <time {...timeOf(at, "clock")}>{clock(at, now)}</time>;
 }
 
-const utc = (at: number): string => new Date(at).toISOString().replace("T", " ").replace(/\..*/, " UTC");
+const timeOf = (at: number, as: string) => {
+  const datetime = `${new Date(at).toISOString().slice(0, 19)}Z`;
+  return { datetime, title: datetime.replace("T", " ").replace("Z", " UTC"), "data-as": as };
+};
 
 function clock(at: number, now: number): string {
   const [date, time] = new Date(at).toISOString().split("T") as [string, string];
   const isToday = date === new Date(now).toISOString().slice(0, 10);
   return isToday ? time.slice(0, 5) : `${date} ${time.slice(0, 5)}`;
 }
+
+/** Foreign text in a line or two: nothing in it steers, and the rest of a long one is left out. */
+export const brief = (text: string): string => printable(cut(text, 240));
 
 /** What is shown of a text at once, and of one that is folded; in characters. */
 const SHOWN = 400;

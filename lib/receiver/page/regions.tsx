@@ -21,6 +21,9 @@ const empty = (): Rendered => ({ html: "", regions: new Map(), lists: new Map(),
 /** Rendering is synchronous: one at a time. */
 let now = empty();
 
+/** What a time says without a script: it is another at each rendering, and the browser says it by itself. */
+const TIMES = /(<time [^>]*>)[^<]+/g;
+
 type Attributes = Omit<JSX.HTMLAttributes, "id" | "children">;
 
 /**
@@ -41,15 +44,15 @@ export function Live({
       {children}
     </Tag>,
   );
-  now.regions.set(id, html);
+  now.regions.set(id, html.replace(TIMES, "$1"));
   if (list !== undefined) now.lists.getOrInsertComputed(list, () => []).push(id);
   return raw(html);
 }
 
-/** Tells the browser what it shows. The last part of a page: it stands for those before it. */
+/** Tells the browser what it shows, and the time here. The last part of a page: it stands for those before it. */
 export function Version({ build }: { build: string }) {
   now.version = Bun.hash(`${build}${[...now.regions.values()].join("")}`).toString(36);
-  return <template id="version" data-version={now.version}></template>;
+  return <template id="version" data-version={now.version} data-now={Date.now()}></template>;
 }
 
 /** Renders a page with its regions. */

@@ -1,8 +1,10 @@
 // The page's script: what the pages can do besides what their HTML does alone. Each part finds its elements by itself.
 
 import { followPage } from "./follow.ts";
-import { showTimes } from "./times.ts";
+import { showSpans, showTimes } from "./times.ts";
 
 showTimes(document.body);
-setInterval(() => showTimes(document.body), 1000);
+setInterval(() => showSpans(document.body), 1000);
+// At midnight times of today get a date.
+setInterval(() => showTimes(document.body), 60_000);
 followPage((changed) => showTimes(changed));
