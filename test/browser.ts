@@ -25,7 +25,14 @@ export type Open = (url: string, sight?: Sight) => Promise<Page>;
 export function startBrowser(): Promise<Browser> {
   return chromium.launch({
     executablePath: Bun.which(CHROMIUM)!,
-    args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
+    args: [
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-background-networking",
+      "--disable-component-update",
+      // A browser trusts less what isn't its own machine.
+      "--host-resolver-rules=MAP *.example.org 127.0.0.1",
+    ],
   });
 }
 

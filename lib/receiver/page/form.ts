@@ -18,6 +18,7 @@ export async function readForm({ req, env }: Context<{ Bindings: Bindings }>): P
     throw new Refusal(403, "foreign_origin", what);
   }
   const body = await readBody(req.raw, CAP);
+  if (body.length === 0) return new FormData();
   const headers = { "content-type": req.header("content-type") ?? "" };
   try {
     return (await new Response(Buffer.from(body), { headers }).formData()) as FormData;
