@@ -286,14 +286,15 @@ const Host = v.pipe(
   v.transform(({ metrics, facts, ...rest }) => ({ metrics, facts, ...listsOf(rest) })),
 );
 
-type Lists = { [L in keyof typeof HOST_LISTS]: ReturnType<(typeof HOST_LISTS)[L]> };
+/** What a host has. */
+export type HostLists = { [L in keyof typeof HOST_LISTS]: ReturnType<(typeof HOST_LISTS)[L]> };
 
 const READ_LISTS = Object.entries(HOST_LISTS);
 
-function listsOf(given: Record<string, unknown>): Lists {
+function listsOf(given: Record<string, unknown>): HostLists {
   const lists: Record<string, unknown> = {};
   for (const [list, read] of READ_LISTS) lists[list] = read(given[list]);
-  return lists as Lists;
+  return lists as HostLists;
 }
 
 /** A report as it is sent. */

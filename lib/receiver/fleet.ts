@@ -35,7 +35,7 @@ export interface Trouble {
 }
 
 /** Times in milliseconds since 1970. */
-interface Shown {
+export interface Shown {
   name: string;
   look: Look;
   state: string;
@@ -156,10 +156,6 @@ async function hostsOf(db: Queries, alerts: Map<string, AlertRow[]>, now: number
   const rows = await db.all<HostRow>(HOSTS);
   return rows.map((row) => {
     const metrics = JSON.parse(row.metrics) as Partial<Record<Metric, number | null>>;
-    const open = alerts
-      .get(`host ${row.name}`)
-      ?.filter(({ type }) => type !== "host.stale" || row.offline_is_fine === 0);
-    const troubles = troublesOf(row.name, open);
     const spark = sparks.get(row.id) ?? noSparks();
     const history = JSON.parse(row.disk_samples ?? "[]") as Sample[];
     const [, used] = history.at(-1) ?? [0, 0];
@@ -169,10 +165,7 @@ async function hostsOf(db: Queries, alerts: Map<string, AlertRow[]>, now: number
       spark.disk_percent = sparkOf(used > 0 ? history.map(([at, gb]) => [at, (percent * gb) / used]) : [], now);
     }
     return {
-      name: row.name,
-      ...stateOfHost(row, troubles),
-      paused: pausedOf(row),
-      troubles,
+      ...conditionOf(row, alerts.get(`host ${row.name}`)),
       tags: [],
       figures: {
         disk_percent: percent ?? partOf(metrics.disk_used_gb, metrics.disk_total_gb),
@@ -190,9 +183,29 @@ async function hostsOf(db: Queries, alerts: Map<string, AlertRow[]>, now: number
 const partOf = (used: number | null | undefined, total: number | null | undefined): number | null =>
   typeof used === "number" && total ? (used / total) * 100 : null;
 
+/** What a host's state follows from. */
+type Told = Pick<
+  HostRow,
+  | "name"
+  | "status"
+  | "last_seen_at"
+  | "archived_at"
+  | "created_at"
+  | "paused_until"
+  | "pause_reason"
+  | "offline_is_fine"
+>;
+
+/** How a host is. @param open its open alerts. */
+export function conditionOf(host: Told, open?: readonly AlertRow[]): Shown {
+  const told = open?.filter(({ type }) => type !== "host.stale" || host.offline_is_fine === 0);
+  const troubles = troublesOf(host.name, told);
+  return { name: host.name, ...stateOfHost(host, troubles), paused: pausedOf(host), troubles };
+}
+
 type State = Pick<Shown, "look" | "state" | "since">;
 
-function stateOfHost(row: HostRow, troubles: Trouble[]): State {
+function stateOfHost(row: Told, troubles: Trouble[]): State {
   const { status, last_seen_at: since, archived_at, created_at } = row;
   if (status === "archived") return { look: "off", state: "archived", since: archived_at };
   if (row.paused_until !== null) return { look: "off", state: "paused", since: null };

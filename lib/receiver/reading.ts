@@ -1,7 +1,7 @@
 // What an operator reads, as data: hosts and what they have, jobs, health. The API (api.ts) and the pages share it.
 
 import { Refusal } from "../refusal.ts";
-import { alertOf, listAlerts } from "./alerts.ts";
+import { type AlertRow, alertOf, listAlerts } from "./alerts.ts";
 import type { EventRow, News } from "./events.ts";
 import type { Config } from "./config.ts";
 import type { EpisodeIndex } from "./episode-index.ts";
@@ -11,7 +11,7 @@ import { jobNamed } from "./jobs.ts";
 import { type ListsRow, listsOf } from "./lists.ts";
 import { listPings } from "./jobs-ping.ts";
 import { jobView, pingView } from "./jobs-view.ts";
-import { CONTAINER_METRICS } from "../report.ts";
+import { CONTAINER_METRICS, type Container, type Guest, type HostLists } from "../report.ts";
 import { AHEAD_MS } from "./report.ts";
 import type { RefusedReports } from "./report-alerts.ts";
 import { type ContainerSample, MEMORY_PERCENT } from "./store-report.ts";
@@ -26,7 +26,7 @@ export interface Reading {
   episodes: EpisodeStore;
   news: News;
   /** The present configuration. */
-  config: () => Pick<Config, "poll_interval_seconds" | "auth" | "retention" | "notify" | "listen" | "tls">;
+  config: () => Pick<Config, "poll_interval_seconds" | "auth" | "retention" | "alerts" | "notify" | "listen" | "tls">;
   stopping: AbortSignal;
 }
 
@@ -71,58 +71,78 @@ function refusedOf({ refused }: Host) {
   return { at: time(at), why };
 }
 
-export async function oneHost(reading: Reading, host: Host): Promise<unknown> {
-  const { store } = reading;
-  const latest = await store.read.one<{ containers: string }>(
+/** What a host has besides its own row. Times in milliseconds since 1970. */
+export interface Details {
+  /** Its lists as they were last reported; one that never was is absent. */
+  lists: { [L in keyof HostLists]?: HostLists[L] } & Record<string, unknown>;
+  containers: (Known & Omit<Container, "metrics"> & { metrics: ContainerFigures | null })[];
+  guests: (Known & Guest)[];
+  /** Open ones, the oldest first. */
+  alerts: AlertRow[];
+}
+
+/** When a container or a guest was first reported, and when a report lacked it. */
+interface Known {
+  /** The row's number. */
+  id: number;
+  first_seen_at: number;
+  gone_at: number | null;
+}
+
+type ContainerFigures = Record<(typeof CONTAINER_METRICS)[number] | "memory_percent", number | null>;
+
+export async function detailsOf({ store: { read } }: Reading, host: Host): Promise<Details> {
+  const latest = await read.one<{ containers: string }>(
     // One that lies ahead was stored under a wrong clock.
     "SELECT containers FROM workload_samples WHERE host = $1 AND at <= $2 ORDER BY at DESC LIMIT 1",
     [host.id, Date.now() + AHEAD_MS],
   );
   const figures = JSON.parse(latest?.containers ?? "{}") as Record<string, ContainerSample>;
-  const parts = (table: "containers" | "guests", order: string) =>
-    store.read.all<Part>(
+  const parts = async <T>(table: "containers" | "guests", order: string) => {
+    const rows = await read.all<Known & { host: number; description: string }>(
       `SELECT * FROM ${table} WHERE host = $1 ORDER BY gone_at IS NOT NULL, gone_at DESC, ${order} LIMIT $2`,
       [host.id, MOST_PARTS],
     );
-  const lists = await store.read.one<ListsRow>("SELECT rest, lists FROM host_lists WHERE host = $1", [host.id]);
-  const containers = await parts("containers", "id");
-  const guests = await parts("guests", "vmid");
-  const alerts = await listAlerts(store.read, { host: host.name, open: true, limit: MOST_PARTS });
+    return rows.map(({ host: _host, description, ...row }) => ({ ...row, ...(JSON.parse(description) as T) }));
+  };
+  const lists = await read.one<ListsRow>("SELECT rest, lists FROM host_lists WHERE host = $1", [host.id]);
+  const containers = await parts<Omit<Container, "metrics">>("containers", "id");
+  const alerts = await listAlerts(read, { host: host.name, open: true, limit: MOST_PARTS });
   return {
-    ...summaryOf(host, reading.config().poll_interval_seconds),
-    ...(lists && listsOf(lists)),
-    last_upload_at: time(host.last_upload_at),
+    lists: lists ? listsOf(lists) : {},
     containers: containers.map((one) => ({
-      container_id: one.container_id,
-      ...(JSON.parse(one.description) as object),
+      ...one,
       metrics: one.gone_at === null ? metricsOf(figures[one.id]) : null,
-      ...timesOf(one),
     })),
-    guests: guests.map((one) => ({ vmid: one.vmid, ...(JSON.parse(one.description) as object), ...timesOf(one) })),
-    alert_settings: JSON.parse(host.alert_settings ?? "{}"),
-    offline_is_fine: host.offline_is_fine === 1,
-    alerts: alerts.toReversed().map(alertOf),
-    health: host.health === null ? null : healthOf(host),
+    guests: await parts<Guest>("guests", "vmid"),
+    alerts: alerts.toReversed(),
   };
 }
 
-interface Part {
-  id: number;
-  container_id?: string;
-  vmid?: number;
-  description: string;
-  first_seen_at: number;
-  gone_at: number | null;
-}
-
-function timesOf({ first_seen_at, gone_at }: Part) {
-  return { first_seen_at: time(first_seen_at), gone_at: time(gone_at) };
-}
-
-function metricsOf(sample: ContainerSample | undefined) {
+function metricsOf(sample: ContainerSample | undefined): ContainerFigures | null {
   if (!sample) return null;
   const figures = CONTAINER_METRICS.map((name, index) => [name, sample[index] ?? null] as const);
-  return { ...Object.fromEntries(figures), memory_percent: sample[MEMORY_PERCENT] ?? null };
+  return { ...Object.fromEntries(figures), memory_percent: sample[MEMORY_PERCENT] ?? null } as ContainerFigures;
+}
+
+export async function oneHost(reading: Reading, host: Host): Promise<unknown> {
+  const { lists, containers, guests, alerts } = await detailsOf(reading, host);
+  const shown = <T extends Known>({ id: _id, ...one }: T) => ({
+    ...one,
+    first_seen_at: time(one.first_seen_at),
+    gone_at: time(one.gone_at),
+  });
+  return {
+    ...summaryOf(host, reading.config().poll_interval_seconds),
+    ...lists,
+    last_upload_at: time(host.last_upload_at),
+    containers: containers.map(shown),
+    guests: guests.map(shown),
+    alert_settings: JSON.parse(host.alert_settings ?? "{}"),
+    offline_is_fine: host.offline_is_fine === 1,
+    alerts: alerts.map(alertOf),
+    health: host.health === null ? null : healthOf(host),
+  };
 }
 
 export async function oneJob({ store }: Reading, name: string): Promise<unknown> {
@@ -143,7 +163,7 @@ export function healthOf({ name, health, health_at }: Host) {
 
 /** A container by its id, or the newest one of that name. */
 export async function containerOf({ store }: Reading, host: Host, wanted: string): Promise<number> {
-  const found = await store.read.one<Part>(
+  const found = await store.read.one<{ id: number }>(
     `SELECT id FROM containers WHERE host = $1 AND (container_id = $2 OR description ->> 'name' = $2)
      ORDER BY container_id = $2 DESC, id DESC`,
     [host.id, wanted],

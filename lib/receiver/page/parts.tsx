@@ -55,10 +55,10 @@ export const brief = (text: string): string => printable(cut(text, 240));
 const SHOWN = 400;
 const FOLDED = 10_000;
 
-/** A text from outside, with its line breaks; a long one is folded. */
-export function Text({ text }: { text: string }) {
+/** A text from outside, with its line breaks; one of more than `most` characters is folded. */
+export function Text({ text, most = SHOWN }: { text: string; most?: number }) {
   const all = text.replaceAll("\r\n", "\n");
-  const [lines = ""] = /^(?:.*\n){0,5}.*/.exec(all.slice(0, SHOWN)) ?? [];
+  const [lines = ""] = /^(?:.*\n){0,5}.*/.exec(all.slice(0, most)) ?? [];
   if (lines.length === all.length) return <Words text={all} />;
   // Ends with a word, unless that is a very long one.
   const begin = all[lines.length] === "\n" ? lines : lines.replace(/\s\S{0,40}$/, "");

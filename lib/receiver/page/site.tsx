@@ -13,9 +13,11 @@ import type { Sessions } from "../sessions.ts";
 import { files, paths } from "./assets.ts";
 import { alertsPage } from "./alerts.tsx";
 import { episodesPage } from "./episodes.tsx";
+import { containerPage } from "./container.tsx";
 import { eventsPage } from "./events.tsx";
 import { fleetPage } from "./fleet.tsx";
 import { readForm } from "./form.ts";
+import { hostPage } from "./host.tsx";
 import { inboxPage, openIn } from "./inbox.tsx";
 import { jobPage } from "./job.tsx";
 import { jobsPage } from "./jobs.tsx";
@@ -29,6 +31,8 @@ import { rendered } from "./regions.tsx";
 const PAGES: readonly Page[] = [
   fleetPage,
   addHostPage,
+  hostPage,
+  containerPage,
   alertsPage,
   eventsPage,
   jobsPage,

@@ -13,10 +13,18 @@ interface Update {
 const OLD_MS = 35_000;
 const AGAIN_MS = 5000;
 
-/** @param shown called for each element that changed. */
-export function followPage(shown: (element: Element) => void): void {
+/** What a reader has opened stays open. */
+const MORPHING = {
+  ignoreActiveValue: true,
+  callbacks: {
+    beforeAttributeUpdated: (name: string, { tagName }: Element) => !(name === "open" && tagName === "DETAILS"),
+  },
+};
+
+/** @param shown called for each element that changed. @returns what shows this page with another query. */
+export function followPage(shown: (element: Element) => void): (query: string) => void {
   // What is shown once, such as a token, is not followed.
-  if (versionShown() === undefined) return;
+  if (versionShown() === undefined) return (query) => location.assign(query);
   let stream: EventSource | null = null;
   let heard = Date.now();
 
@@ -50,7 +58,7 @@ export function followPage(shown: (element: Element) => void): void {
       // Another version of the receiver: another script, too.
       if (scriptOf(page) !== scriptOf(document)) return location.reload();
       document.title = page.title;
-      void Idiomorph.morph(document.body, page.body, { ignoreActiveValue: true });
+      void Idiomorph.morph(document.body, page.body, MORPHING);
       shown(document.body);
       alive();
     } catch {
@@ -58,7 +66,13 @@ export function followPage(shown: (element: Element) => void): void {
     }
   }
 
+  async function showAddress(): Promise<void> {
+    await fetchPage();
+    open();
+  }
+
   open();
+  addEventListener("popstate", () => void showAddress());
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) stream?.close();
     else open();
@@ -69,6 +83,10 @@ export function followPage(shown: (element: Element) => void): void {
     // A browser gives up where the answer was an error: the session is over, or the page is gone.
     if (stream?.readyState === EventSource.CLOSED) void fetchPage().then(open);
   }, AGAIN_MS);
+  return (query) => {
+    history.pushState(null, "", query);
+    void showAddress();
+  };
 }
 
 const scriptOf = (page: Document) => page.querySelector<HTMLScriptElement>("script[src]")?.getAttribute("src");
@@ -80,7 +98,7 @@ function apply({ title, version, regions, lists }: Update, shown: (element: Elem
   const fresh = new Map<string, Element>();
   for (const [id, html] of Object.entries(regions)) {
     const old = document.getElementById(id);
-    if (old) void Idiomorph.morph(old, html, { ignoreActiveValue: true });
+    if (old) void Idiomorph.morph(old, html, MORPHING);
     else fresh.set(id, elementOf(html));
   }
   for (const [id, ids] of Object.entries(lists)) order(id, ids, fresh);

@@ -1,0 +1,188 @@
+/** @jsxImportSource hono/jsx */
+// The containers of a host as a table, and the page of one.
+
+import { Refusal } from "../../refusal.ts";
+import { printable, size } from "../../text.ts";
+import type { Look } from "../fleet.ts";
+import { containerPlots, rangeOf } from "../host-plots.ts";
+import { worded } from "../plot.ts";
+import { type Details, containerOf, detailsOf, hostOf } from "../reading.ts";
+import type { Host } from "../hosts.ts";
+import type { Page } from "./page.ts";
+import { Ago, State } from "./parts.tsx";
+import { Figure, Ranges } from "./plot.tsx";
+import { Live } from "./regions.tsx";
+import { Name, Table } from "./table.tsx";
+
+const MIB = 2 ** 20;
+/** So many that are gone are named. */
+const MOST_GONE = 20;
+
+type Container = Details["containers"][number];
+
+const addressOf = (host: string, { container_id }: Container) =>
+  `/hosts/${host}/containers/${encodeURIComponent(container_id)}`;
+
+export function Containers({ host, details, now }: { host: Host; details: Details; now: number }) {
+  const gone = details.containers.filter(({ gone_at }) => gone_at !== null);
+  const present = details.containers
+    .filter(({ gone_at }) => gone_at === null)
+    .toSorted((a, b) => rankOf(a) - rankOf(b) || a.name.localeCompare(b.name));
+  return (
+    <div id="containers">
+      {details.containers.length > 0 && (
+        <Live id="container-table" as="section" class="containers" list="containers">
+          <h2>Containers</h2>
+          <Table
+            columns={[
+              ["Container"],
+              ["State"],
+              ["CPU", "num"],
+              ["Memory", "num"],
+              ["In", "num minor"],
+              ["Out", "num minor"],
+              ["Read", "num minor"],
+              ["Written", "num minor"],
+            ]}
+            rows={present.map((one) => rowOf(host, one))}
+          />
+          {gone.length > 0 && (
+            <details class="gone">
+              <summary>{gone.length} gone</summary>
+              <ul>
+                {gone.slice(0, MOST_GONE).map((one) => (
+                  <li>
+                    <a href={addressOf(host.name, one)}>{printable(one.name)}</a> <Ago at={one.gone_at} now={now} />
+                  </li>
+                ))}
+              </ul>
+            </details>
+          )}
+        </Live>
+      )}
+    </div>
+  );
+}
+
+function rowOf({ name }: Host, one: Container) {
+  const { metrics } = one;
+  const bytes = (value: number | null | undefined) => (typeof value === "number" ? size(value) : "");
+  return [
+    <>
+      <a href={addressOf(name, one)}>{printable(one.name.slice(0, 80) || one.container_id)}</a>
+      <small>{imageOf(one)}</small>
+    </>,
+    <ContainerState of={one} />,
+    typeof metrics?.cpu_percent === "number" ? worded(metrics.cpu_percent, "%") : "",
+    memoryOf(one),
+    bytes(metrics?.network_rx_bytes),
+    bytes(metrics?.network_tx_bytes),
+    bytes(metrics?.block_read_bytes),
+    bytes(metrics?.block_write_bytes),
+  ];
+}
+
+const imageOf = ({ image, image_tag }: Container) => printable(image + (image_tag === null ? "" : `:${image_tag}`));
+
+function memoryOf({ metrics }: Container) {
+  if (typeof metrics?.memory_usage_mb !== "number") return "";
+  const limit = metrics.memory_limit_mb;
+  return (
+    <>
+      {size(metrics.memory_usage_mb * MIB)}
+      {limit ? <small>of {size(limit * MIB)}</small> : null}
+    </>
+  );
+}
+
+function ContainerState({ of: one }: { of: Container }) {
+  const [look, word] = stateOf(one);
+  return (
+    <>
+      <State look={look} word={printable(word)} />
+      {one.status !== null && <small>{printable(one.status)}</small>}
+    </>
+  );
+}
+
+function stateOf({ state, status, health_status: health, gone_at }: Container): [Look, string] {
+  if (gone_at !== null) return ["off", "gone"];
+  switch (state?.toLowerCase()) {
+    case "running":
+      return health === "unhealthy" ? ["warn", health] : ["ok", health === "starting" ? health : "running"];
+    case "restarting":
+    case "dead":
+      return ["warn", state];
+    case "exited":
+    case "stopped":
+      return [status?.startsWith("Exited (0)") ? "off" : "warn", state];
+    default:
+      return ["off", state ?? "unknown"];
+  }
+}
+
+const rankOf = (one: Container): number => ["bad", "warn", "ok", "off"].indexOf(stateOf(one)[0]);
+
+export const containerPage: Page = {
+  path: "/hosts/:name/containers/:container",
+  async show({ reading, params, query, now }) {
+    const host = await hostOf(reading, params["name"]);
+    const id = await containerOf(reading, host, params["container"]!);
+    const { containers } = await detailsOf(reading, host);
+    const one = containers.find((container) => container.id === id);
+    if (!one) throw new Refusal(404, "unknown_container", `"${host.name}" has no container "${params["container"]}"`);
+    const range = rangeOf(query, { now, since: one.first_seen_at });
+    const plots = await containerPlots(reading, host, id, range);
+    const [, word] = stateOf(one);
+    const name = printable(one.name);
+    return {
+      title: `${name} on ${host.name} is ${printable(word)}`,
+      content: (
+        <div class="host">
+          <div class="head">
+            <p>
+              <a href={`/hosts/${host.name}`}>{host.name}</a>
+            </p>
+            <h1>
+              <Name text={one.name || one.container_id} />
+            </h1>
+            <Live id="state" as="p">
+              <ContainerState of={one} />
+            </Live>
+          </div>
+          <Ranges path={addressOf(host.name, one)} range={range} />
+          <div class="plots">
+            {plots.map((plot) => (
+              <Figure plot={plot} />
+            ))}
+          </div>
+          <Live id="container" class="parts">
+            <section>
+              <h2>Container</h2>
+              <Table
+                columns={[["What"], ["Value"]]}
+                rows={[
+                  ["Image", <Name text={imageOf(one)} />],
+                  ["Id", one.container_id],
+                  ["Started", one.started_at ?? ""],
+                  ["Ended", one.finished_at ?? ""],
+                  ...(one.ports ?? []).map((port) => ["Port", <Name text={JSON.stringify(port)} />]),
+                ]}
+              />
+            </section>
+            <section>
+              <h2>Labels</h2>
+              <Table
+                columns={[["Label"], ["Value"]]}
+                rows={Object.entries(one.labels ?? {}).map(([label, value]) => [
+                  <Name text={label} />,
+                  <Name text={typeof value === "string" ? value : JSON.stringify(value)} />,
+                ])}
+              />
+            </section>
+          </Live>
+        </div>
+      ),
+    };
+  },
+};
