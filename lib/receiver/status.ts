@@ -18,10 +18,19 @@ import { Store } from "./store.ts";
 const EVERY_MS = 2000;
 /** The most of a text that came from a host. */
 const MOST_TEXT = 300;
+/** What is wrong with one host: `alerts` shows the rest. */
+const MOST_TROUBLES = 4;
 /** The receiver marks every five seconds that it runs. */
 const SILENT_MS = 20_000;
 
 const COLOURS = { bad: 31, warn: 33, ok: 32, off: 2, bold: 1, command: 36 } as const;
+/** The alert that a figure is high. */
+const HIGH = {
+  disk_percent: "disk.high",
+  cpu_percent: "cpu.high",
+  memory_percent: "memory.high",
+  temperature_c: "temperature.high",
+} as const;
 const SEVERITIES = { critical: "bad", warning: "warn", info: undefined } as const;
 const BLOCKS = "▁▂▃▄▅▆▇█";
 
@@ -114,8 +123,8 @@ function frame(lines: string[]): string {
   while (shown < lines.length && heights[shown]! <= left) left -= heights[shown++]!;
   const rest = lines.length - shown;
   // The last line that fits says that there are more.
-  const fitting = rest > 0 ? [...lines.slice(0, shown - 1), `… ${many(rest + 1, "more line")}`] : lines;
-  return `\x1b[?2026h\x1b[H${fitting.join("\x1b[K\n")}\x1b[J\x1b[?2026l`;
+  const drawn = rest > 0 ? [...lines.slice(0, shown - 1), `… ${many(rest + 1, "more line")}`] : lines;
+  return `\x1b[?2026h\x1b[H${drawn.join("\x1b[K\n")}\x1b[J\x1b[?2026l`;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -139,11 +148,10 @@ function linesOf({ fleet, now, silence }: Moment, output: Output): string[] {
   const drawn = { ...output, now, paint };
   const { hosts, jobs, events, hidden } = fleet;
   const isRunning = silence < SILENT_MS;
-  const silent = `does not run: this is how things were ${roughly(silence)} ago`;
+  const silent = `the receiver does not run: this is how things were ${roughly(silence)} ago`;
+  const why = silence === Infinity ? "the receiver has not run yet" : silent;
   return [
-    ...(isRunning
-      ? []
-      : said(`the receiver ${silence === Infinity ? "has not run yet" : silent}`, 0, { ...drawn, style: "warn" })),
+    ...(isRunning ? [] : said(why, 0, { ...drawn, style: "warn" })),
     ...said(fleet.headline, 0, { ...drawn, style: "bold" }),
     ...joined(fleet.summary, output.width).flatMap((line) => said(line, 0, { ...drawn, style: "off" })),
     ...(hosts.length === 0
@@ -209,20 +217,22 @@ function hostLines(hosts: readonly FleetHost[], drawn: Drawn): string[] {
 }
 
 function hostCells(host: FleetHost, form: Form, drawn: Drawn): string[] {
-  const { figures, sparks, name, last_seen_at: seen } = host;
-  const figure = (key: "disk_percent" | "cpu_percent" | "memory_percent") => {
+  const { figures, sparks, name, troubles, last_seen_at: seen } = host;
+  const shown = (key: keyof typeof HIGH, unit: string) => {
     const value = figures[key];
-    const text = (value === null ? "-" : `${Math.round(value)}%`).padStart(4);
-    return form.spark === 0 ? text : `${text} ${sparkline(sparks[key], form.spark)}`;
+    const text = (value === null ? "-" : `${Math.round(value)}${unit}`).padStart(4);
+    const high = troubles.find(({ type }) => type === HIGH[key]);
+    return high ? drawn.paint(high.look, text) : text;
   };
-  const { temperature_c: degrees } = figures;
+  const drawnOut = (key: "disk_percent" | "cpu_percent" | "memory_percent") =>
+    form.spark === 0 ? shown(key, "%") : `${shown(key, "%")} ${sparkline(sparks[key], form.spark)}`;
   return [
     stateText(host, form.since, drawn),
     drawn.paint("bold", "name" in form ? Bun.sliceAnsi(name, 0, form.name, "…") : name),
-    figure("disk_percent"),
-    figure("cpu_percent"),
-    figure("memory_percent"),
-    ...(form.temperature ? [degrees === null ? "-" : `${Math.round(degrees)}°C`] : []),
+    drawnOut("disk_percent"),
+    drawnOut("cpu_percent"),
+    drawnOut("memory_percent"),
+    ...(form.temperature ? [shown("temperature_c", "°C")] : []),
     seen === null ? "never" : `${roughly(drawn.now - seen)} ago`,
   ];
 }
@@ -236,14 +246,19 @@ function stateText({ look, state, since, paused }: FleetHost | FleetJob, withSin
 
 /** What is wrong, each with its command on a line of its own: to be copied as a whole. */
 function belowOf({ troubles, paused }: { troubles: Trouble[]; paused: FleetHost["paused"] }, drawn: Drawn): string[] {
+  const more = troubles.length - MOST_TROUBLES;
   return [
     ...(paused?.reason ? said(paused.reason, 2, { ...drawn, style: "off" }) : []),
-    ...troubles.flatMap(({ text, command, acknowledged }) => [
-      ...said(acknowledged ? `${text} (acknowledged)` : text, 2, { ...drawn, style: acknowledged ? "off" : undefined }),
+    ...troubles.slice(0, MOST_TROUBLES).flatMap(({ text, command, acknowledged }) => [
+      ...said(acknowledged ? `${text} (acknowledged)` : text, 2, {
+        ...drawn,
+        style: acknowledged ? "off" : undefined,
+      }),
       ...(command === null || acknowledged
         ? []
         : [`    ${drawn.paint("command", printable(cut(command, MOST_TEXT)))}`]),
     ]),
+    ...(more > 0 ? [drawn.paint("off", `  ${more} more: picket-receiver alerts`)] : []),
   ];
 }
 
@@ -260,7 +275,7 @@ function jobLines(jobs: readonly FleetJob[], drawn: Drawn): string[] {
     ["STATE", "JOB", ...(isTerminal ? ["RUNS"] : []), "EXPECTED", "LAST RUN"],
     ...rows,
   ]);
-  return [paint("off", head), ...jobs.flatMap((job, n) => [lines[n]!, ...belowOf(job, drawn)])];
+  return [paint("off", head), ...jobs.flatMap((job, n) => [fitting(lines[n]!, drawn), ...belowOf(job, drawn)])];
 }
 
 /** A line in block characters from 0 to 100 percent: the mean of what falls into each of its columns. */
@@ -274,6 +289,9 @@ function sparkline(spark: Spark, width: number): string {
     return BLOCKS[Math.min(7, Math.max(0, Math.floor((mean / 100) * 8)))];
   }).join("");
 }
+
+const fitting = (line: string, { width }: Output): string =>
+  width === Infinity ? line : Bun.sliceAnsi(line, 0, width, "…");
 
 /** Rows in columns; from the column `right` on cells end at the same place. */
 function table(rows: string[][], right = Infinity): string[] {

@@ -10,10 +10,11 @@ const EVIL = "db \u001b[2J\u202e日本";
 let hub: Hub;
 beforeAll(async () => {
   hub = await Hub.start({ hosts: ["nas", "pi", "web-1"] });
-  await hub.report(report({ containers: [container(EVIL)] }), { host: "nas" });
-  const gone = container(EVIL, { state: "exited", status: "Exited (137) 2 minutes ago" });
   const host = { ...(report()["host"] as object), disks: [FULL] };
-  await hub.report(report({ host, containers: [gone] }), { host: "nas" });
+  const all = (more = {}) => [EVIL, "a", "b", "c", "d"].map((name) => container(name, more));
+  await hub.report(report({ host, containers: all() }), { host: "nas" });
+  const containers = all({ state: "exited", status: "Exited (137) 2 minutes ago" });
+  await hub.report(report({ host, containers }), { host: "nas" });
   await hub.report(report(), { host: "pi" });
   await hub.run("host", "pause", "pi", "2h", "--reason", "new disk");
   const url = (await hub.run("job", "add", "backup", "--every", "1d")).stdout.trim();
@@ -54,6 +55,7 @@ test("a script gets words without colours and shapes, or the same as JSON", asyn
     /^warning \d+ s +nas +92% +13% +25% +42°C +\d+ s ago$/m,
     /^ {2}\/srv is 92 % full.*\n {4}du -xh \/srv \| sort -h \| tail$/m,
     /^ {2}container db \\u001b\[2J\\u202e日本 has stopped/m,
+    /^ {2}2 more: picket-receiver alerts$/m,
     /^pending \d+ s +web-1 +- +- +- +- +never$/m,
     /^paused 2 h more +pi .*\n {2}new disk$/m,
     /^down \d+ s +backup +every 1d +\d+ s ago$/m,
@@ -86,6 +88,7 @@ test.each([120, 80, 60])("a terminal of %i columns gets lines that fit, with sha
   expect(out()).toContain("\u001b[33m▲ warning\u001b[0m");
   const lines = plain(out());
   expect(lines.filter((line) => Bun.stringWidth(line) > cols)).toEqual([]);
+  expect(out()).toMatch(/\[33m 92%/);
   expect(lines.join("\n").includes("[2J")).toBe(true);
   expect(out()).not.toContain("\u001b[2J");
   expect(/% [ ▁▂▃▄▅▆▇█]*[▁▂▃▄▅▆▇█]/.test(lines.join("\n"))).toBe(cols > 60);
