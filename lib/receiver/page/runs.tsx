@@ -19,6 +19,10 @@ export function Runs({ runs, tall = false }: { runs: readonly Run[]; tall?: bool
   if (runs.length === 0) return <span class="dim no-runs">no runs yet</span>;
   const height = tall ? 56 : 18;
   const longest = Math.max(...runs.map(({ duration_ms: ms }) => ms ?? 0));
+  const bars = runs.map((run, n) => {
+    const part = tall && longest > 0 ? (run.duration_ms ?? 0) / longest : 1;
+    return { run, d: barOf(run, { left: n * STEP, height, part }) };
+  });
   const width = runs.length * STEP - STEP + WIDTH;
   return (
     <svg
@@ -29,12 +33,15 @@ export function Runs({ runs, tall = false }: { runs: readonly Run[]; tall?: bool
       height={height}
       viewBox={`0 0 ${width} ${height}`}
     >
-      {runs.map((run, n) => (
-        <g class={run.how} transform={`translate(${n * STEP})`}>
-          {tall && <title>{titleOf(run)}</title>}
-          <path d={barOf(run, { height, part: tall && longest > 0 ? (run.duration_ms ?? 0) / longest : 1 })} />
-        </g>
-      ))}
+      {tall
+        ? bars.map(({ run, d }) => (
+            <path class={run.how} d={d}>
+              <title>{titleOf(run)}</title>
+            </path>
+          ))
+        : [...Map.groupBy(bars, ({ run }) => run.how)].map(([how, those]) => (
+            <path class={how} d={those.map(({ d }) => d).join("")} />
+          ))}
     </svg>
   );
 }
@@ -52,8 +59,9 @@ function titleOf({ at, how, duration_ms: ms, exit_status }: Run): string {
   return `${new Date(at).toISOString().slice(0, 16).replace("T", " ")} UTC: ${WORDS[how]}${status}${took}`;
 }
 
-function barOf({ how }: Run, { height, part }: { height: number; part: number }): string {
-  const box = (top: number, bottom: number, inset = 0) => `M${inset} ${top}H${WIDTH - inset}V${bottom}H${inset}Z`;
+function barOf({ how }: Run, { left, height, part }: { left: number; height: number; part: number }): string {
+  const box = (top: number, bottom: number, inset = 0) =>
+    `M${left + inset} ${top}h${WIDTH - 2 * inset}V${bottom}h${2 * inset - WIDTH}z`;
   if (how === "missing" || how === "started") return box(0.5, height - 0.5, 0.5);
   if (how !== "success") return box(0, height - 7) + box(height - 5, height);
   return box(height - Math.max(4, Math.round(part * height)), height);

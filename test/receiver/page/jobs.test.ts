@@ -14,7 +14,7 @@ async function page(hub: Hub, path: string): Promise<string> {
 
 /** The classes of a page's bars, and what they say together. */
 const barsOf = (html: string) => ({
-  bars: [...html.matchAll(/<g class="([a-z]+)"/g)].map(([, how]) => how).join(" "),
+  bars: [...html.matchAll(/<path class="([a-z]+)" d/g)].map(([, how]) => how).join(" "),
   text: /<svg[^>]*aria-label="([^"]*)"/.exec(html)?.[1],
 });
 
@@ -63,8 +63,8 @@ test("runs that are missing, did not end or still run are bars between those tha
       schedule: ["--every", "1m", "--grace", "1m"],
       ends: [5],
       silences: [[4, 1]],
-      bars: "missing ".repeat(20).trim(),
-      text: "20 missing",
+      bars: "missing ".repeat(60).trim(),
+      text: "60 missing",
     },
     { name: "new", schedule: ["--every", "1d"], ends: [], silences: [], bars: "", text: "" },
   ];
@@ -85,12 +85,15 @@ test("runs that are missing, did not end or still run are bars between those tha
     }
   });
   await hub.up();
-  const list = await page(hub, "/jobs");
   for (const { name, bars, text } of cases) {
-    const row = list.split("<li ").find((one) => one.includes(`href="/jobs/${name}"`))!;
+    const found = barsOf(await page(hub, `/jobs/${name}`));
     // Six-hourly runs come at the hours of the clock: within twelve hours one more or less.
-    if (name === "lasting") expect(barsOf(row).bars).toMatch(/^success missing missing( missing)?$/);
-    else expect([name, barsOf(row)]).toEqual([name, text === "" ? { bars: "", text: undefined } : { bars, text }]);
+    if (name === "lasting") expect(found.bars).toMatch(/^success missing missing( missing)?$/);
+    else expect([name, found]).toEqual([name, text === "" ? { bars: "", text: undefined } : { bars, text }]);
+  }
+  const list = await page(hub, "/jobs");
+  for (const text of ["4 succeeded, 3 missing", "1 succeeded, 1 did not end", "20 missing"]) {
+    expect(list).toContain(`aria-label="${text}"`);
   }
 });
 
