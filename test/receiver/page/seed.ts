@@ -23,7 +23,10 @@ export async function openFleet(hosts: string[], more = ""): Promise<Hub> {
   addHosts(hub, hosts.slice(1));
   // As if the receiver had run for long: a host can't be silent for longer than that.
   const life = JSON.stringify({ ran: 30 * DAY, line: Date.now(), doubted: null });
-  hub.change((db) => db.run("INSERT OR REPLACE INTO meta (key, value) VALUES ('alive', ?)", [life]));
+  hub.change((db) => {
+    db.run("INSERT OR REPLACE INTO meta (key, value) VALUES ('alive', ?)", [life]);
+    db.run("UPDATE hosts SET created_at = ?", [Date.now() - 40 * DAY]);
+  });
   await hub.up();
   return hub;
 }
@@ -48,8 +51,11 @@ interface Load {
   /** Percent of `memoryMb`. */
   memory: number;
   memoryMb: number;
+  /** Of the root. */
   diskGb: number;
   totalGb: number;
+  /** The fullest mount, and GiB used of it. */
+  fullest: [mount: string, used: number];
   celsius: number | null;
   rate: number;
 }
@@ -64,7 +70,7 @@ function metricsAt({ seed, cpu, memory, memoryMb, diskGb, totalGb, celsius, rate
     network_rx_bytes: grown(rate, seed, at),
     network_tx_bytes: grown(rate / 3, seed + 1, at),
     uptime_seconds: Math.round((at % (100 * DAY)) / 1000),
-    load_average: round(Math.max(0.01, (cpu / 25) * (1 + 0.7 * sway(seed + 2, at)))),
+    load_average: Math.round(Math.max(1, cpu * 4 * (1 + 0.7 * sway(seed + 2, at)))) / 100,
     cpu_temp_c: celsius === null ? null : round(celsius + 4 * sway(seed, at)),
   };
 }
@@ -104,11 +110,12 @@ export function writeHours(hub: Hub, hosts: Record<string, Load>, hours: number,
     const workload = db.query(
       "INSERT OR IGNORE INTO workload_samples (host, at, containers, guests) VALUES (?, ?, ?, '{}')",
     );
+    const filled = db.query("INSERT OR REPLACE INTO disk_history (host, mount, samples) VALUES (?, ?, ?)");
     for (const [name, load] of Object.entries(hosts)) {
-      const [id, disk] = [idOf(db, name), Math.min(load.diskGb, 1500)];
+      const id = idOf(db, name);
       const containers = containersOf(db, id);
       for (let at = end - hours * HOUR; at <= end; at += MINUTE) {
-        const metrics = metricsAt({ ...load, diskGb: load.diskGb - (disk * (end - at)) / DAY / 40 }, at);
+        const metrics = metricsAt(load, at);
         host.run(id, at, ...METRICS.map((metric) => metrics[metric]));
         if (containers.length === 0) continue;
         workload.run(
@@ -117,6 +124,13 @@ export function writeHours(hub: Hub, hosts: Record<string, Load>, hours: number,
           JSON.stringify(Object.fromEntries(containers.map((one) => [one.id, containerAt(one.id, at)]))),
         );
       }
+      rollUp(db, name, load, { step: 600, from: end - hours * HOUR, to: now });
+      const [mount, used] = load.fullest;
+      const samples = Array.from({ length: 36 }, (_, n) => [
+        now - (36 - n) * 10 * MINUTE,
+        round(used * (1 - (36 - n) / 6000)),
+      ]);
+      filled.run(id, mount, JSON.stringify(samples));
     }
   });
 }
@@ -124,36 +138,56 @@ export function writeHours(hub: Hub, hosts: Record<string, Load>, hours: number,
 /** A year of rollups of a host that has reported, with a week without any. */
 export function writeYear(hub: Hub, name: string, load: Load, now = Date.now()): void {
   write(hub, (db) => {
-    const id = idOf(db, name);
-    const containers = containersOf(db, id);
-    const metrics = db.query("INSERT OR REPLACE INTO host_rollups (host, step, at, metrics) VALUES (?, ?, ?, ?)");
-    const workload = db.query(
-      "INSERT OR REPLACE INTO workload_rollups (host, step, at, containers) VALUES (?, ?, ?, ?)",
-    );
     for (const [step, days] of [
       [600, 30],
       [3600, 366],
       [86_400, 366],
     ] as const) {
-      const width = step * 1000;
-      for (let at = Math.floor((now - days * DAY) / width) * width; at < now - width; at += width) {
-        const age = (now - at) / DAY;
-        if (age > 100 && age < 107) continue;
-        const around = (value: number | null) =>
-          value === null ? undefined : [round(value * 0.7), value, round(value * 1.4), step / 60];
-        const all = Object.entries(metricsAt(load, at)).map(([metric, value]) => [metric, around(value)]);
-        metrics.run(id, step, at, JSON.stringify(Object.fromEntries(all)));
-        const each = containers.map((one) => {
-          const [cpu, used, , , , , , percent] = containerAt(one.id, at) as [number, number, ...number[]];
-          return [
-            one.id,
-            { cpu_percent: around(cpu), memory_usage_mb: around(used), memory_percent: around(percent!) },
-          ];
-        });
-        if (each.length > 0) workload.run(id, step, at, JSON.stringify(Object.fromEntries(each)));
-      }
+      rollUp(db, name, load, { step, from: now - days * DAY, to: now - 107 * DAY });
+      rollUp(db, name, load, { step, from: now - Math.min(days, 100) * DAY, to: now });
     }
   });
+}
+
+/** The rollups of whole steps in a span of time. */
+function rollUp(
+  db: Database,
+  name: string,
+  load: Load,
+  { step, from, to }: { step: number; from: number; to: number },
+): void {
+  const id = idOf(db, name);
+  const containers = containersOf(db, id);
+  const addHost = db.query("INSERT OR REPLACE INTO host_rollups (host, step, at, metrics) VALUES (?, ?, ?, ?)");
+  const add = db.query("INSERT OR REPLACE INTO workload_rollups (host, step, at, containers) VALUES (?, ?, ?, ?)");
+  const width = step * 1000;
+  for (let at = Math.ceil(from / width) * width; at + width <= to; at += width) {
+    const moments = Array.from({ length: SAMPLED }, (_, n) => at + (n * width) / SAMPLED);
+    const metrics = moments.map((one) => metricsAt(load, one));
+    addHost.run(
+      id,
+      step,
+      at,
+      JSON.stringify(Object.fromEntries(METRICS.map((metric) => [metric, summary(metrics.map((one) => one[metric]))]))),
+    );
+    const each = containers.map(({ id: one }) => {
+      const figures = moments.map((moment) => containerAt(one, moment));
+      const of = (column: number) => summary(figures.map((all) => all[column]!));
+      return [one, { cpu_percent: of(0), memory_usage_mb: of(1), memory_percent: of(7) }];
+    });
+    if (each.length > 0) add.run(id, step, at, JSON.stringify(Object.fromEntries(each)));
+  }
+}
+
+/** So many of a rollup's samples are made. */
+const SAMPLED = 6;
+
+/** min, mean, max and count, as a rollup has them; undefined where nothing is known. */
+function summary(values: (number | null)[]): number[] | undefined {
+  const known = values.filter((value) => value !== null);
+  if (known.length === 0) return undefined;
+  const mean = known.reduce((sum, value) => sum + value, 0) / known.length;
+  return [Math.min(...known), mean, Math.max(...known), known.length];
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -170,6 +204,21 @@ const disk = (mount: string, used_gb: number, total_gb: number, more = {}) => ({
   read_only: false,
   ...more,
 });
+/** A container with figures like those of its history. */
+function live(name: string, more: Record<string, unknown> = {}): Record<string, unknown> {
+  const [cpu, used, limit, ...counters] = containerAt(name.length, Date.now());
+  const [rx, tx, read, written] = counters;
+  const metrics = {
+    cpu_percent: cpu,
+    memory_usage_mb: used,
+    memory_limit_mb: limit,
+    network_rx_bytes: rx,
+    network_tx_bytes: tx,
+    block_read_bytes: read,
+    block_write_bytes: written,
+  };
+  return container(name, { metrics, started_at: ago(3 * HOUR), ...more });
+}
 const unit = (name: string, more = {}) => ({
   name,
   state: "active",
@@ -185,9 +234,39 @@ const processes = (...names: string[]) =>
   names.map((name, n) => ({ name, pid: 800 + 311 * n, cpu_percent: round(20 / (n + 1)), memory_mb: 900 - 130 * n }));
 
 export const LOADS = {
-  nas: { seed: 1, cpu: 14, memory: 52, memoryMb: 32_060, diskGb: 21_900, totalGb: 24_100, celsius: 44, rate: 900_000 },
-  pi: { seed: 2, cpu: 6, memory: 38, memoryMb: 7812, diskGb: 24, totalGb: 58, celsius: 51, rate: 40_000 },
-  "web-1": { seed: 3, cpu: 23, memory: 61, memoryMb: 3915, diskGb: 17, totalGb: 39, celsius: null, rate: 250_000 },
+  nas: {
+    seed: 1,
+    cpu: 14,
+    memory: 52,
+    memoryMb: 32_060,
+    diskGb: 38,
+    totalGb: 117,
+    fullest: ["/tank", 21_862],
+    celsius: 44,
+    rate: 900_000,
+  },
+  pi: {
+    seed: 2,
+    cpu: 6,
+    memory: 38,
+    memoryMb: 7812,
+    diskGb: 24,
+    totalGb: 58,
+    fullest: ["/", 23.7],
+    celsius: 51,
+    rate: 40_000,
+  },
+  "web-1": {
+    seed: 3,
+    cpu: 23,
+    memory: 61,
+    memoryMb: 3915,
+    diskGb: 17,
+    fullest: ["/", 16.8],
+    totalGb: 39,
+    celsius: null,
+    rate: 250_000,
+  },
 } satisfies Record<string, Load>;
 
 /** What the hosts of a homelab report. */
@@ -252,33 +331,33 @@ function homelab(): Record<keyof typeof LOADS, { facts: object; lists: object; r
       },
       rest: {
         containers: [
-          container("jellyfin", {
+          live("jellyfin", {
             image: "docker.io/jellyfin/jellyfin",
             image_tag: "10.10.3",
             health_status: "healthy",
             ports: [{ private: 8096, public: 8096, type: "tcp" }],
             labels: { "com.docker.compose.project": "media" },
           }),
-          container("immich-server", {
+          live("immich-server", {
             image: "ghcr.io/immich-app/immich-server",
             image_tag: "v1.122.1",
             health_status: "unhealthy",
             status: "Up 2 days (unhealthy)",
             labels: { "com.docker.compose.project": "immich" },
           }),
-          container("immich-postgres", {
+          live("immich-postgres", {
             image: "docker.io/library/postgres",
             image_tag: "16",
             health_status: "healthy",
             ports: [],
             labels: { "com.docker.compose.project": "immich" },
           }),
-          container("paperless", {
+          live("paperless", {
             image: "ghcr.io/paperless-ngx/paperless-ngx",
             image_tag: "2.13",
             labels: { "com.docker.compose.project": "paperless" },
           }),
-          container("old-wiki", {
+          live("old-wiki", {
             image: "docker.io/library/dokuwiki",
             image_tag: "2023",
             state: "exited",
@@ -366,7 +445,7 @@ function homelab(): Record<keyof typeof LOADS, { facts: object; lists: object; r
         processes: processes("caddy", "node", "postgres"),
       },
       rest: {
-        containers: ["shop", "shop-db", "plausible"].map((name) => container(name, { health_status: "healthy" })),
+        containers: ["shop", "shop-db", "plausible"].map((name) => live(name, { health_status: "healthy" })),
       },
     },
   };
@@ -474,6 +553,7 @@ export const loadOf = (seed: number): Load => ({
   memoryMb: 8000,
   diskGb: 20 + ((seed * 11) % 60),
   totalGb: 100,
+  fullest: ["/", 20 + ((seed * 11) % 60)],
   celsius: seed % 3 === 0 ? null : 40 + (seed % 20),
   rate: 100_000,
 });
@@ -522,6 +602,7 @@ export async function seedWrong(hosts = ["nas", "pi"], text = (harmless: string)
     memoryMb: 4000,
     diskGb: 99,
     totalGb: 100,
+    fullest: ["/", 99.4],
     celsius: 105,
     rate: 1e6,
   };
