@@ -21,6 +21,7 @@ import {
   rebindHost,
   revokeTokens,
   rotateToken,
+  tagsOf,
   time,
 } from "./hosts.ts";
 import type { Queries } from "./database.ts";
@@ -63,6 +64,7 @@ async function showHosts(context: Context<{ json?: boolean }>): Promise<void> {
       const shown = hosts.map((host) => ({
         id: host.name,
         status: host.status,
+        tags: tagsOf(host),
         last_seen_at: time(host.last_seen_at),
         paused_until: time(host.paused_until),
         pause_reason: host.pause_reason,

@@ -6,7 +6,7 @@ import { type AlertRow, ALERTS, type AlertType, listAlerts } from "./alerts.ts";
 import type { Queries } from "./database.ts";
 import { type EventRow, type EventType, listEvents } from "./events.ts";
 import type { Sample } from "./forecast.ts";
-import type { Status } from "./hosts.ts";
+import { type Status, tagsOf } from "./hosts.ts";
 import { type Job, listJobs, stateOf } from "./jobs.ts";
 import { scheduleText } from "./jobs-schedule.ts";
 import { type Sparks, noSparks, readSparks, sparkOf } from "./sparks.ts";
@@ -134,6 +134,7 @@ interface HostRow {
   paused_until: number | null;
   pause_reason: string | null;
   offline_is_fine: 0 | 1;
+  tags: string;
   created_at: number;
   archived_at: number | null;
   metrics: string;
@@ -147,7 +148,7 @@ const HOSTS = `WITH fullest AS MATERIALIZED (
     SELECT l.host, d.value ->> 'mount' AS mount, MAX(d.value ->> 'used_percent') AS disk_percent
     FROM host_lists l, json_each(IFNULL(l.lists -> 'disks', l.rest -> 'disks')) d
     WHERE d.value ->> 'read_only' IS NOT 1 GROUP BY l.host)
-  SELECT h.id, h.name, h.status, h.last_seen_at, h.paused_until, h.pause_reason, h.offline_is_fine, h.created_at, h.archived_at,
+  SELECT h.id, h.name, h.status, h.last_seen_at, h.paused_until, h.pause_reason, h.offline_is_fine, h.tags, h.created_at, h.archived_at,
     h.metrics, f.mount, f.disk_percent, s.samples AS disk_samples
   FROM hosts h LEFT JOIN fullest f ON f.host = h.id LEFT JOIN disk_history s ON s.host = h.id AND s.mount = f.mount`;
 
@@ -166,7 +167,7 @@ async function hostsOf(db: Queries, alerts: Map<string, AlertRow[]>, now: number
     }
     return {
       ...conditionOf(row, alerts.get(`host ${row.name}`)),
-      tags: [],
+      tags: tagsOf(row),
       figures: {
         disk_percent: percent ?? partOf(metrics.disk_used_gb, metrics.disk_total_gb),
         cpu_percent: metrics.cpu_percent ?? null,

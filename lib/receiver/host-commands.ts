@@ -8,7 +8,7 @@ import type { Config } from "./config.ts";
 import type { Queries } from "./database.ts";
 import { withIndex } from "./episode-commands.ts";
 import type { EpisodeKey } from "./episodes.ts";
-import { archiveHost, deleteHost, findActiveHost, findHost, setInterval } from "./hosts.ts";
+import { archiveHost, changeTags, deleteHost, findActiveHost, findHost, setInterval } from "./hosts.ts";
 import { pauseCommand, resumeCommand } from "./pause-commands.ts";
 import { type Removal, remove } from "./removal.ts";
 import { renameHost } from "./rename.ts";
@@ -17,8 +17,13 @@ import { type Context, change, many } from "./store-command.ts";
 /** `host set HOST`. */
 async function set(context: Context<SetArgs>): Promise<void> {
   const { interval, alert = [], "offline-is-fine": fine, "offline-is-alert": alarming } = context.args;
-  if (interval === undefined && alert.length === 0 && !fine && !alarming) {
-    throw new UsageError("nothing to set", "give --interval SECONDS, --alert KEY=VALUE or --offline-is-fine");
+  const { tag: add = [], untag: remove = [] } = context.args;
+  const isTagged = add.length + remove.length > 0;
+  if (interval === undefined && alert.length === 0 && !fine && !alarming && !isTagged) {
+    throw new UsageError(
+      "nothing to set",
+      "give --interval SECONDS, --tag TAG, --alert KEY=VALUE or --offline-is-fine",
+    );
   }
   if (fine && alarming) throw new UsageError("give --offline-is-fine or --offline-is-alert, not both");
   const seconds = interval === undefined || interval === "default" ? null : Number(interval);
@@ -38,19 +43,24 @@ async function set(context: Context<SetArgs>): Promise<void> {
       settings.offline_is_fine,
       host.id,
     ]);
+    const tags = isTagged ? await changeTags(tx, host, { add, remove }) : [];
     if (fine) await close(tx, { host: host.id, types: ["host.offline"], at: Date.now() });
     const every = seconds === null ? "as often as all others" : `every ${seconds} s`;
     const said = [
       ...(interval === undefined ? [] : [every]),
       ...(alert.length > 0 || fine || alarming ? [`alerts: ${settingsText(settings) || "as for all others"}`] : []),
     ];
-    return `${name}: ${said.join("; ")}, from its next report on`;
+    const tagged = isTagged ? [`tags: ${tags.join(" ") || "none"}`] : [];
+    const settled = said.length > 0 ? [`${said.join("; ")}, from its next report on`] : [];
+    return `${name}: ${[...tagged, ...settled].join("; ")}`;
   });
 }
 
 interface SetArgs {
   interval?: string;
   alert?: string[];
+  tag?: string[];
+  untag?: string[];
   "offline-is-fine"?: boolean;
   "offline-is-alert"?: boolean;
 }
@@ -104,10 +114,12 @@ const pausable = async (tx: Queries, name: string) => ({ host: (await findActive
 /** The commands, as data. */
 export const HOST_COMMANDS = {
   "host set": {
-    summary: "set how often one host reports, and what is an alert there",
-    usage: `usage: picket-receiver host set HOST [--interval SECONDS] [--alert KEY=VALUE]… [--offline-is-fine | --offline-is-alert]
+    summary: "set how often one host reports, its tags, and what is an alert there",
+    usage: `usage: picket-receiver host set HOST [--interval SECONDS] [--tag TAG]… [--untag TAG]… [--alert KEY=VALUE]…
+                                [--offline-is-fine | --offline-is-alert]
 
   --interval          1 to 86400 seconds; "default": as often as all others. picket-agent keeps to 60 to 3600
+  --tag, --untag      add a tag, or take one away: the page shows the hosts of a tag. May be given several times
   --alert             what is an alert on this host alone: a key of "alerts" in the configuration, except its last three (…_minutes,
                       remind_hours). For one mount, unit, pool, disk or sensor: KEY.NAME=VALUE; a list: containers=stopped,restarting.
                       "off" switches it off, "default" takes the setting away. May be given several times

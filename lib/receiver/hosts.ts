@@ -53,6 +53,8 @@ export interface Host extends ReportingHost {
   pause_reason: string | null;
   /** Its silence raises no alert. */
   offline_is_fine: 0 | 1;
+  /** JSON: names, sorted. */
+  tags: string;
 }
 
 /** A row of `tokens`. */
@@ -182,6 +184,23 @@ export async function setInterval(tx: Queries, name: string, seconds: number | n
   const host = await findActiveHost(tx, name);
   await tx.run("UPDATE hosts SET set_interval = $1 WHERE id = $2", [seconds, host.id]);
 }
+
+/** Adds tags to a host and takes others away; gives those that it has then. @throws UsageError where one is no name. */
+export async function changeTags(
+  tx: Queries,
+  { id, tags: before }: Pick<Host, "id" | "tags">,
+  { add, remove }: { add: readonly string[]; remove: readonly string[] },
+): Promise<string[]> {
+  const odd = add.find((tag) => !NAME_SEGMENT.test(tag));
+  if (odd !== undefined) {
+    throw new UsageError(`--tag "${odd}" is not a valid name`, "letters, digits, dots, dashes and underscores");
+  }
+  const tags = [...new Set([...tagsOf({ tags: before }), ...add])].filter((tag) => !remove.includes(tag)).toSorted();
+  await tx.run("UPDATE hosts SET tags = $1 WHERE id = $2", [JSON.stringify(tags), id]);
+  return tags;
+}
+
+export const tagsOf = ({ tags }: Pick<Host, "tags">): string[] => JSON.parse(tags) as string[];
 
 /** Keeps the doctor's last result, as JSON. */
 export async function setHealth(tx: Queries, id: number, health: string): Promise<void> {

@@ -297,4 +297,8 @@ export const MIGRATIONS: readonly (readonly string[])[] = [
     `CREATE INDEX alerts_of_severity ON alerts (severity)`,
     `CREATE INDEX episodes_of_host ON episodes (host, received_at)`,
   ],
+  [
+    // JSON: names, sorted.
+    `ALTER TABLE hosts ADD COLUMN tags TEXT NOT NULL DEFAULT '[]'`,
+  ],
 ];

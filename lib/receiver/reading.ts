@@ -6,7 +6,7 @@ import type { EventRow, News } from "./events.ts";
 import type { Config } from "./config.ts";
 import type { EpisodeIndex } from "./episode-index.ts";
 import type { EpisodeStore } from "./episodes.ts";
-import { type Host, hostNamed, listHosts, time } from "./hosts.ts";
+import { type Host, hostNamed, listHosts, tagsOf, time } from "./hosts.ts";
 import { jobNamed } from "./jobs.ts";
 import { type ListsRow, listsOf } from "./lists.ts";
 import { listPings } from "./jobs-ping.ts";
@@ -53,6 +53,7 @@ function summaryOf(host: Host, interval: number) {
   return {
     id: host.name,
     status: host.status,
+    tags: tagsOf(host),
     last_seen_at: time(host.last_seen_at),
     last_recorded_at: time(host.last_recorded_at),
     interval_seconds: host.told_interval ?? host.set_interval ?? interval,

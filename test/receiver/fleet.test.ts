@@ -11,6 +11,10 @@ test("the worst come first, with what is wrong and the command that tells more",
   await hub.addHost("web-1");
   addHosts(hub, ["nas", "pi", "lab-3", "laptop", "web-2", "web-10", "old"]);
   await hub.run("host", "set", "laptop", "--offline-is-fine");
+  const tags = await hub.run("host", "set", "web-1", "--tag", "web", "--tag", "prod", "--tag", "web");
+  expect(tags.stdout).toBe("web-1: tags: prod web\n");
+  await hub.run("host", "set", "web-1", "--untag", "prod");
+  expect((await hub.run("host", "set", "web-1", "--tag", "a b")).stderr).toContain('--tag "a b" is not a valid name');
   await hub.run("job", "add", "backup", "--every", "1d");
   await hub.up();
   const url = (await hub.run("job", "show", "backup")).stdout.match(/\/ping\/\S+/)![0];
@@ -76,8 +80,10 @@ test("the worst come first, with what is wrong and the command that tells more",
     await named({ text: "WEB", sort: "name" }),
     await named({ state: "trouble" }),
     await named({ text: "caddy" }),
+    await named({ tag: "web" }),
     await named({ archived: true, state: "archived" }),
-  ]).toEqual(["web-1 web-2 web-10", "pi nas", "nas", "old"]);
+  ]).toEqual(["web-1 web-2 web-10", "pi nas", "nas", "web-1", "old"]);
+  expect(await hub.get("/v1/hosts/web-1")).toMatchObject({ tags: ["web"] });
   // One that is taken care of needs you no more.
   const open = hub.rows<{ id: number }>("SELECT id FROM alerts WHERE closed_at IS NULL");
   for (const { id } of open) await hub.run("alerts", "ack", String(id));
