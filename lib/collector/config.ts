@@ -4,25 +4,22 @@ import * as v from "valibot";
 import {
   type Problem,
   dataFolder,
-  httpUrl,
   isLoopback,
   listen,
   nameSegment,
   number,
   parsed,
   path,
-  readableFile,
   writableFolder,
   restart,
   restartToSwitch,
   rule,
   seconds,
-  secret,
-  tokenReadable,
 } from "../config.ts";
 import { connectionEntries, whoMayConnect } from "../guard.ts";
 import { comparable } from "../http.ts";
 import { EVENT_TYPES, PRIORITIES } from "../inbox.ts";
+import { PeerSettings } from "../peer.ts";
 import { DeliverySettings, takenNames } from "./deliver/config.ts";
 import { type Verify, VerifySettings, compileVerifier } from "./signature.ts";
 import { compileTemplate } from "./template.ts";
@@ -95,20 +92,6 @@ export const Route = v.strictObject({
   verify: v.optional(v.pipe(VerifySettings, rule(verifyProblems))),
 });
 
-/** A receiver or an observer that `mcp` asks. */
-const Peer = v.pipe(
-  v.strictObject({
-    url: httpUrl(),
-    /** The operator's; not needed where the peer lets this machine read without one. */
-    ...secret("token"),
-    /** Plain http towards private addresses: where a VPN encrypts, or nobody else can listen. */
-    allow_http: v.optional(v.boolean(), false),
-    /** Trusted instead of the system's authorities. */
-    ca_file: v.optional(readableFile()),
-  }),
-  rule(({ url, token, allow_http }) => (token.length === 0 ? [] : tokenReadable("url", url, allow_http))),
-);
-
 const Settings = v.strictObject({
   /** The `from` of every event. */
   agent: v.pipe(v.string(), v.trim(), v.minLength(1, "expected a name"), v.maxLength(128)),
@@ -144,7 +127,7 @@ const Settings = v.strictObject({
   /** Where the events of inboxes are sent: see deliver/config.ts. Behind `auth`, to which a credential called `token` belongs. */
   deliver: v.optional(v.array(DeliverySettings), []),
   /** What the tools of `mcp` ask beside the inbox. */
-  mcp: v.optional(v.strictObject({ receiver: v.optional(Peer), observer: v.optional(Peer) })),
+  mcp: v.optional(v.strictObject({ receiver: v.optional(PeerSettings), observer: v.optional(PeerSettings) })),
 });
 
 /** What the configuration file gives. */

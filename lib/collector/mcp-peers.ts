@@ -3,9 +3,8 @@
 // Texts in the answers come from hosts and programs, so each is one line without control characters: none can look like another line.
 
 import * as v from "valibot";
-import { type Client, openClient } from "../client.ts";
+import { type PeerSettings, openPeer } from "../peer.ts";
 import { columns, cut, printable } from "../text.ts";
-import { build } from "../version.ts";
 import type { Config } from "./config.ts";
 import { type Tool, tool } from "./mcp-tools.ts";
 
@@ -25,30 +24,19 @@ type Json = Record<string, unknown>;
 /** The tools for the peers that are configured. @throws Error when a certificate can't be read. */
 export function peerTools({ receiver, observer }: Peers): Tool[] {
   return [
-    ...(receiver ? receiverTools(openPeer(receiver, "receiver")) : []),
-    ...(observer ? observerTools(openPeer(observer, "observer")) : []),
+    ...(receiver ? receiverTools(askerOf(receiver, "receiver")) : []),
+    ...(observer ? observerTools(askerOf(observer, "observer")) : []),
   ];
 }
 
-function openPeer({ token, ...reach }: NonNullable<Peers["receiver"]>, role: string) {
-  const client: Client = openClient({
-    ...reach,
-    headers: {
-      "user-agent": `picket-collector/${build}`,
-      ...(token[0] ? { authorization: `Bearer ${token[0].reveal()}` } : {}),
-    },
-    secrets: token,
-    timeoutMs: TIMEOUT_MS,
-    largestAnswer: LARGEST_ANSWER,
-  });
-  return async (path: string, signal: AbortSignal, json?: unknown): Promise<Json> => {
-    const what = `ask the ${role}`;
-    const { body } = await client.ask({ what, path, signal, ...(json === undefined ? {} : { method: "POST", json }) });
-    return body;
-  };
+function askerOf(settings: PeerSettings, role: string) {
+  const limits = { timeoutMs: TIMEOUT_MS, largestAnswer: LARGEST_ANSWER };
+  const ask = openPeer(settings, { program: "picket-collector", role, ...limits });
+  return (path: string, signal: AbortSignal, json?: unknown): Promise<Json> =>
+    ask({ path, signal, ...(json === undefined ? {} : { method: "POST", json }) });
 }
 
-type Ask = ReturnType<typeof openPeer>;
+type Ask = ReturnType<typeof askerOf>;
 
 const host = v.pipe(v.string(), v.description("the host's name, as `hosts` lists it"));
 const fromLine = v.optional(
