@@ -52,7 +52,7 @@ export const ClustersState = v.object({
 type ClustersState = v.InferOutput<typeof ClustersState>;
 
 /** Above this number clusters are dropped: those with a single failure first, then those whose last failure is oldest. */
-const MOST_CLUSTERS = 10_000;
+export const MOST_CLUSTERS = 10_000;
 const EXAMPLES = 5;
 const LARGEST_TEXT = 1000;
 const LARGEST_SIGNATURE = 256;

@@ -4,7 +4,7 @@ import { Hono } from "hono";
 import type { Bindings } from "../http.ts";
 import { Refusal } from "../refusal.ts";
 import type { Books } from "./books.ts";
-import type { Cluster } from "./clusters.ts";
+import { type Cluster, MOST_CLUSTERS } from "./clusters.ts";
 import { SOURCES, type Operation } from "./operation.ts";
 import type { Counted } from "./spells.ts";
 import type { Playbook } from "./playbooks.ts";
@@ -19,9 +19,11 @@ export function readingRoutes({ tally, clusters }: Books, playbooks: () => Playb
     const events = [...tally.newest().filter(wanted.fits).take(wanted.limit)];
     return Response.json({ events, ring_size: tally.ringSize });
   });
-  app.get("/clusters", async () => {
+  app.get("/clusters", async (c) => {
+    const limit = limitOf(queryOf(c.req.url), MOST_CLUSTERS);
     await clusters.analyze();
-    return Response.json({ clusters: clusters.list().map(summaryOf) });
+    const all = clusters.list();
+    return Response.json({ clusters: all.slice(0, limit).map(summaryOf), total: all.length });
   });
   app.get("/clusters/:fingerprint", async (c) => {
     await clusters.analyze();
@@ -76,17 +78,25 @@ function queryOf(url: string): URLSearchParams {
   return new URLSearchParams(start < 0 ? "" : url.slice(start));
 }
 
+function bad(field: string, expected: string): never {
+  throw new Refusal(400, "bad_query", `${field}: ${expected}`, { extra: { field } });
+}
+
+/** ?limit=, `most` without it. */
+function limitOf(params: URLSearchParams, most: number): number {
+  const limit = Number(params.get("limit") || most);
+  if (!Number.isInteger(limit) || limit < 1) bad("limit", `expected a whole number from 1 to ${most}`);
+  return Math.min(limit, most);
+}
+
 /** ?source=&success=&endpoint=&since=&limit=; what it doesn't know is refused. */
 function readQuery(params: URLSearchParams) {
   const known = ["source", "success", "endpoint", "since", "limit"];
-  const bad = (field: string, expected: string): never => {
-    throw new Refusal(400, "bad_query", `${field}: ${expected}`, { extra: { field } });
-  };
   for (const name of params.keys()) {
     if (!known.includes(name)) bad(name, `unknown; expected one of ${known.join(", ")}`);
   }
   const given = (name: string) => params.get(name) || null;
-  const [source, success, endpoint, since, limit] = known.map(given);
+  const [source, success, endpoint, since] = known.map(given);
   if (source && !(SOURCES as readonly string[]).includes(source))
     bad("source", `expected one of ${SOURCES.join(", ")}`);
   if (success && success !== "true" && success !== "false") bad("success", "expected true or false");
@@ -94,10 +104,8 @@ function readQuery(params: URLSearchParams) {
   // Date.parse takes "5" for a year.
   if (since && (Number.isNaN(from) || !/^\d{4}-\d\d-\d\d/.test(since)))
     bad("since", "expected a time such as 2026-01-31T12:00:00Z");
-  const most = limit ? Number(limit) : RING_SIZE;
-  if (!Number.isInteger(most) || most < 1) bad("limit", `expected a whole number from 1 to ${RING_SIZE}`);
   return {
-    limit: Math.min(most, RING_SIZE),
+    limit: limitOf(params, RING_SIZE),
     fits: (operation: Operation) =>
       (!source || operation.source === source) &&
       (!success || String(operation.success) === success) &&
