@@ -19,6 +19,7 @@ import {
 } from "../config.ts";
 import { Alerts } from "./alert-settings.ts";
 import { authEntries, connectionEntries, whoMayConnect } from "../guard.ts";
+import { PeerSettings } from "../peer.ts";
 
 const Gate = v.strictObject({
   enabled: v.optional(v.boolean(), false),
@@ -96,6 +97,8 @@ const Settings = v.strictObject({
     v.strictObject({ ...authEntries, bind_fingerprint: v.optional(v.boolean(), false) }),
     {},
   ),
+  /** Whose failures the pages show. Behind `auth`, to which a credential called `token` belongs. */
+  observer: v.optional(PeerSettings),
 });
 
 /** What the configuration file gives. */

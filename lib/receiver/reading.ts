@@ -26,7 +26,7 @@ export interface Reading {
   episodes: EpisodeStore;
   news: News;
   /** The present configuration. */
-  config: () => Pick<Config, "poll_interval_seconds" | "auth" | "retention" | "alerts" | "notify" | "listen" | "tls">;
+  config: () => Config;
   stopping: AbortSignal;
 }
 

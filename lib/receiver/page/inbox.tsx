@@ -1,17 +1,15 @@
 /** @jsxImportSource hono/jsx */
 // The inbox that events go to: what is open, urgent events first, and what was handled lately.
 
-import { cut, printable } from "../../text.ts";
 import type { End, InboxEnd, InboxLine } from "../inbox-end.ts";
 import { Refusal } from "../../refusal.ts";
 import { fieldOf } from "./form.ts";
 import type { Asked, Page } from "./page.ts";
-import { Ago, State, Text } from "./parts.tsx";
+import { State, Text, When, brief } from "./parts.tsx";
 import { Live } from "./regions.tsx";
 
 const MOST_OPEN = 100;
 const MOST_HANDLED = 50;
-const LONGEST_FIELD = 100;
 
 /** What `by` means in the journal of handled events. */
 const DONE: Record<string, string> = {
@@ -28,19 +26,20 @@ export const inboxPage: Page = {
     const end = inbox.look();
     const open = openIn(end);
     const handled = end.lines.filter((line) => line.handled !== null);
-    const headline = headlineOf(open);
+    const headline = end.problem === null ? headlineOf(open) : "The inbox can't be read";
     return {
       title: headline,
       content: (
-        <section class="texts">
-          <h1>Inbox of {inbox.recipient}</h1>
-          <Live id="inbox-state" as="p" class="summary">
-            {end.problem === null ? headline : "The inbox can't be read"}
+        <section class="whole">
+          <Live id="headline" as="h1">
+            {headline}
             <small>{about(inbox, end)}</small>
           </Live>
-          <Lines name="open" lines={open.slice(0, MOST_OPEN)} now={asked.now} />
-          <h2>Handled</h2>
-          <Lines name="handled" lines={handled.slice(0, MOST_HANDLED)} now={asked.now} />
+          <Lines name="open-events" lines={open.slice(0, MOST_OPEN)} now={asked.now} />
+          <Live id="handled-heading" as="h2">
+            {handled.length > 0 && "Handled"}
+          </Live>
+          <Lines name="handled-events" lines={handled.slice(0, MOST_HANDLED)} now={asked.now} />
         </section>
       ),
     };
@@ -75,9 +74,10 @@ function headlineOf(open: InboxLine[]): string {
 
 function about({ recipient, path }: InboxEnd, { lines, malformed, isCut, problem }: End): string {
   if (problem !== null) return problem;
-  const rest = `older ones: picket-collector read ${recipient} --open`;
   const facts = [
-    isCut ? `The newest ${lines.length} events; ${rest}` : lines.length === 0 && `${path} is empty`,
+    `Inbox of ${recipient}`,
+    lines.length === 0 && `${path} is empty`,
+    isCut && `The newest ${lines.length} events; older ones: picket-collector read ${recipient} --open`,
     malformed > 0 && `${malformed === 1 ? "1 line is" : `${malformed} lines are`} not an event`,
   ];
   return facts.filter(Boolean).join(". ");
@@ -85,9 +85,9 @@ function about({ recipient, path }: InboxEnd, { lines, malformed, isCut, problem
 
 function Lines({ name, lines, now }: { name: string; lines: InboxLine[]; now: number }) {
   return (
-    <ol id={name} class="lines">
+    <ol id={name} class="log">
       {lines.map((line) => (
-        <Live id={`${name}-${line.offset}`} as="li" list={name}>
+        <Live id={`${name}-${line.offset}`} as="li" list={name} class={isOpenUrgent(line) ? "is-bad" : undefined}>
           <Line line={line} now={now} />
         </Live>
       ))}
@@ -95,40 +95,37 @@ function Lines({ name, lines, now }: { name: string; lines: InboxLine[]; now: nu
   );
 }
 
-function Line({ line: { event, handled }, now }: { line: InboxLine; now: number }) {
-  const { from, type, priority, ts, id, source, payload } = event;
-  const [look, word] = priority === "urgent" ? (["bad", "urgent"] as const) : (["off", "open"] as const);
+const isOpenUrgent = (line: InboxLine): boolean => line.handled === null && isUrgent(line);
+
+function Line({ line, now }: { line: InboxLine; now: number }) {
+  const { handled } = line;
+  const { from, type, ts, id, source, payload } = line.event;
+  const [look, word] = isOpenUrgent(line) ? (["bad", "urgent"] as const) : (["off", "open"] as const);
   return (
     <>
-      <p class="about">
-        {handled ? <State look="ok" word="handled" /> : <State look={look} word={word} />} <bdi>{short(from)}</bdi>{" "}
-        {type !== "INFO" && <b>{short(type)} </b>}
-        {source !== undefined && <bdi class="dim">{short(source)} </bdi>}
-        <When ts={ts} now={now} />
-      </p>
-      <div>
+      {handled ? <State look="ok" word="handled" /> : <State look={look} word={word} />}
+      <div class="told">
         <Text text={payload} />
+        <p class="about">
+          <bdi>{brief(from)}</bdi>
+          {type !== "INFO" && <b> {brief(type)}</b>} {source !== undefined && <bdi>{brief(source)}</bdi>}
+        </p>
         {handled && (
-          <p class="dim">
-            {DONE[handled.by] ?? short(handled.by)} <When ts={handled.ts} now={now} />
-          </p>
+          <div class="about">
+            {DONE[handled.by] ?? brief(handled.by)} <When ts={handled.ts} now={now} />
+            {handled.note !== undefined && <Text text={handled.note} />}
+          </div>
         )}
-        {handled?.note !== undefined && <Text text={handled.note} />}
       </div>
-      {!handled && (
-        <form method="post" action="/inbox/handled">
-          <input type="hidden" name="id" value={id} />
-          <button>Mark as handled</button>
-        </form>
-      )}
+      <div class="aside">
+        <When ts={ts} now={now} />
+        {!handled && (
+          <form method="post" action="/inbox/handled">
+            <input type="hidden" name="id" value={id} />
+            <button>Mark as handled</button>
+          </form>
+        )}
+      </div>
     </>
   );
-}
-
-const short = (text: string): string => printable(cut(text, LONGEST_FIELD));
-
-/** Other programs write times, too: what is none is shown as it is. */
-function When({ ts, now }: { ts: string; now: number }) {
-  const at = Date.parse(ts);
-  return Number.isNaN(at) ? <span class="dim">{short(ts)}</span> : <Ago at={at} now={now} />;
 }

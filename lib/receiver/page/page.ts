@@ -1,6 +1,7 @@
 // What a page is: a path, what it shows, and its forms. Each page is a module of its own; site.tsx serves them.
 
 import type { Child } from "hono/jsx";
+import type { Failures } from "../failures.ts";
 import type { InboxEnd } from "../inbox-end.ts";
 import type { Reading } from "../reading.ts";
 
@@ -20,11 +21,16 @@ export const SITE = [
   "/failures/*",
 ];
 
-/** What is asked of a page. */
-export interface Asked {
+/** What pages are made from. */
+export interface Sources {
   reading: Reading;
   /** Null where events go to no inbox. */
   inbox: InboxEnd | null;
+  failures: Failures;
+}
+
+/** What is asked of a page. */
+export interface Asked extends Sources {
   /** The parameters of its path, decoded. */
   params: Record<string, string>;
   query: URLSearchParams;

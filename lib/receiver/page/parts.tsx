@@ -51,6 +51,12 @@ function clock(at: number, now: number): string {
 /** Foreign text in a line or two: nothing in it steers, and the rest of a long one is left out. */
 export const brief = (text: string): string => printable(cut(text, 240));
 
+/** How long ago a time of other programs is; what is none is shown as it is. */
+export function When({ ts, now }: { ts: string; now: number }) {
+  const at = Date.parse(ts);
+  return Number.isNaN(at) ? <span class="dim">{brief(ts)}</span> : <Ago at={at} now={now} />;
+}
+
 /** What is shown of a text at once, and of one that is folded; in characters. */
 const SHOWN = 400;
 const FOLDED = 10_000;

@@ -7,7 +7,8 @@ import { UsageError } from "../../command-line.ts";
 import { type Bindings, pathOf } from "../../http.ts";
 import type { Log } from "../../log.ts";
 import { Refusal, unknownPath } from "../../refusal.ts";
-import { type InboxEnd, openInboxEnd } from "../inbox-end.ts";
+import { openFailures } from "../failures.ts";
+import { openInboxEnd } from "../inbox-end.ts";
 import type { Reading } from "../reading.ts";
 import type { Sessions } from "../sessions.ts";
 import { files, paths } from "./assets.ts";
@@ -15,6 +16,7 @@ import { alertsPage } from "./alerts.tsx";
 import { episodesPage } from "./episodes.tsx";
 import { containerPage } from "./container.tsx";
 import { eventsPage } from "./events.tsx";
+import { failurePage, failuresPage } from "./failures.tsx";
 import { fleetPage } from "./fleet.tsx";
 import { readForm } from "./form.ts";
 import { hostPage } from "./host.tsx";
@@ -25,7 +27,7 @@ import { addHostPage } from "./host-forms.tsx";
 import { Layout } from "./layout.tsx";
 import { type Moment, createLive } from "./live.ts";
 import { createLogin } from "./login.tsx";
-import type { Asked, Form, Page, Shown } from "./page.ts";
+import type { Asked, Form, Page, Shown, Sources } from "./page.ts";
 import { rendered } from "./regions.tsx";
 
 const PAGES: readonly Page[] = [
@@ -39,6 +41,8 @@ const PAGES: readonly Page[] = [
   jobPage,
   episodesPage,
   inboxPage,
+  failuresPage,
+  failurePage,
 ];
 
 const HEADERS = {
@@ -63,6 +67,8 @@ export function createSite({ reading, sessions, log }: SiteOptions): (c: C) => P
   const { store, news } = reading;
   const { notify } = reading.config();
   const inbox = notify ? openInboxEnd(notify) : null;
+  const failures = openFailures(() => reading.config().observer, reading.stopping);
+  const sources = { reading, inbox, failures };
   const needsLogin = () => reading.config().auth.token.length > 0;
 
   async function moment({ title, content }: Shown, path: string, isLive = true): Promise<Moment> {
@@ -71,7 +77,7 @@ export function createSite({ reading, sessions, log }: SiteOptions): (c: C) => P
       path,
       assets: paths,
       isLive,
-      counts: await countsOf(reading, inbox),
+      counts: await countsOf(sources),
       hasLogout: needsLogin(),
     };
     return { ...rendered(() => <Layout {...frame}>{content}</Layout>), title };
@@ -79,9 +85,9 @@ export function createSite({ reading, sessions, log }: SiteOptions): (c: C) => P
   async function render(address: string): Promise<Moment> {
     const { pathname, searchParams: query } = new URL(address, "http://page");
     const { value, params } = find(SHOWN, pathname);
-    return moment(await value({ reading, inbox, params, query, now: Date.now() }), pathname);
+    return moment(await value({ ...sources, params, query, now: Date.now() }), pathname);
   }
-  const changes = async () => `${await store.otherChanges()} ${inbox?.version()}`;
+  const changes = async () => `${await store.otherChanges()} ${inbox?.version()} ${failures.version()}`;
   const live = createLive({ ...reading, log, render, changes });
   const login = createLogin({
     sessions,
@@ -98,7 +104,7 @@ export function createSite({ reading, sessions, log }: SiteOptions): (c: C) => P
     if (c.req.method !== "POST") return html((await render(path + new URL(c.req.url).search)).html);
     const { value: form, params } = find(FORMS, path);
     const query = new URL(c.req.url).searchParams;
-    const done = await form({ reading, inbox, params, query, now: Date.now() }, await readForm(c));
+    const done = await form({ ...sources, params, query, now: Date.now() }, await readForm(c));
     news.emit("change");
     return typeof done === "string" ? c.redirect(done, 303) : html((await moment(done, path, false)).html);
   }
@@ -169,8 +175,8 @@ function refused({ status, message }: Refusal): Shown {
 }
 
 /** What is to be seen to, for the links to the pages. */
-async function countsOf({ store }: Reading, inbox: InboxEnd | null): Promise<Map<string, number>> {
-  const open = await store.read.one<{ alerts: number }>(
+async function countsOf({ reading, inbox, failures }: Sources): Promise<Map<string, number>> {
+  const open = await reading.store.read.one<{ alerts: number }>(
     "SELECT COUNT(*) AS alerts FROM alerts WHERE closed_at IS NULL AND acknowledged_at IS NULL",
   );
   return new Map([
@@ -180,5 +186,6 @@ async function countsOf({ store }: Reading, inbox: InboxEnd | null): Promise<Map
     ["/events", 0],
     ["/jobs", 0],
     ["/episodes", 0],
+    ...(failures.isThere() ? [["/failures", failures.count(Date.now())] as const] : []),
   ]);
 }
