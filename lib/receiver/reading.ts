@@ -104,7 +104,12 @@ export async function detailsOf({ store: { read } }: Reading, host: Host): Promi
       `SELECT * FROM ${table} WHERE host = $1 ORDER BY gone_at IS NOT NULL, gone_at DESC, ${order} LIMIT $2`,
       [host.id, MOST_PARTS],
     );
-    return rows.map(({ host: _host, description, ...row }) => ({ ...row, ...(JSON.parse(description) as T) }));
+    return rows.map(({ host: _host, description, first_seen_at, gone_at, ...row }) => ({
+      ...row,
+      ...(JSON.parse(description) as T),
+      first_seen_at,
+      gone_at,
+    }));
   };
   const lists = await read.one<ListsRow>("SELECT rest, lists FROM host_lists WHERE host = $1", [host.id]);
   const containers = await parts<Omit<Container, "metrics">>("containers", "id");
