@@ -7,6 +7,7 @@ import type { Queries } from "./database.ts";
 import { type EventRow, type EventType, listEvents } from "./events.ts";
 import type { Sample } from "./forecast.ts";
 import { type Status, tagsOf } from "./hosts.ts";
+import { type Run, runsOf } from "./job-runs.ts";
 import { type Job, listJobs, stateOf } from "./jobs.ts";
 import { scheduleText } from "./jobs-schedule.ts";
 import { type Sparks, noSparks, readSparks, sparkOf } from "./sparks.ts";
@@ -60,8 +61,8 @@ export interface FleetHost extends Shown {
 export interface FleetJob extends Shown {
   schedule: string;
   last_ping_at: number | null;
-  /** The last runs, oldest first; a missing one is that which is late. */
-  runs: ("success" | "fail" | "missing")[];
+  /** The last runs, oldest first. */
+  runs: Run[];
 }
 
 export const SORTS = ["worst", "name", "disk", "cpu", "memory", "temperature", "seen"] as const;
@@ -103,7 +104,7 @@ export async function fleetOf({ store }: Read, query: FleetQuery): Promise<Fleet
   const open = await listAlerts(read, { open: true, limit: MOST_ALERTS });
   const alerts = Map.groupBy(open, ({ host, job }) => (host === null ? `job ${job}` : `host ${host}`));
   const all = await hostsOf(read, alerts, query.now);
-  const jobs = await jobsOf(read, alerts);
+  const jobs = await jobsOf(read, alerts, query.now);
   const events = await listEvents(read, { after: null, from: null, limit: MOST_EVENTS });
   const active = all.filter(({ state }) => state !== "archived");
   const shown = (query.archived ? all : active).filter(fitting(query));
@@ -238,14 +239,11 @@ const pausedOf = ({ paused_until: until, pause_reason: reason }: Pick<HostRow, "
 // ---------------------------------------------------------------------------------------------------------------
 // Jobs
 
-const RUNS = `SELECT j.id, (SELECT group_concat(kind, ' ') FROM (SELECT kind FROM job_pings
-    WHERE job = j.id AND kind IN ('success', 'fail') ORDER BY id DESC LIMIT ${MOST_RUNS})) AS kinds FROM jobs j`;
-
 export const JOB_LOOKS = { new: "off", up: "ok", started: "ok", late: "warn", down: "bad", paused: "off" } as const;
 
-async function jobsOf(db: Queries, alerts: Map<string, AlertRow[]>): Promise<FleetJob[]> {
+async function jobsOf(db: Queries, alerts: Map<string, AlertRow[]>, now: number): Promise<FleetJob[]> {
   const jobs = await listJobs(db);
-  const runs = new Map((await db.all<{ id: number; kinds: string | null }>(RUNS)).map(({ id, kinds }) => [id, kinds]));
+  const runs = await runsOf(db, jobs, { now, most: MOST_RUNS });
   return jobs.map((job) => {
     const troubles = troublesOf(job.name, alerts.get(`job ${job.name}`));
     const state = stateOf(job);
@@ -259,15 +257,9 @@ async function jobsOf(db: Queries, alerts: Map<string, AlertRow[]>): Promise<Fle
       troubles,
       schedule: scheduleText(job),
       last_ping_at: job.last_ping_at,
-      runs: runsOf(job, runs.get(job.id) ?? null),
+      runs: runs.get(job.id)!,
     };
   });
-}
-
-function runsOf({ status }: Job, kinds: string | null): FleetJob["runs"] {
-  const runs = (kinds?.split(" ").toReversed() ?? []) as FleetJob["runs"];
-  const isMissing = status === "late" || (status === "down" && runs.at(-1) !== "fail");
-  return isMissing ? [...runs, "missing"] : runs;
 }
 
 /** Since when a job is in its state; null where that says nothing. */

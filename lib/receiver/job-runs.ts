@@ -6,13 +6,15 @@ import type { Job } from "./jobs.ts";
 import { expectedAfter } from "./jobs-schedule.ts";
 
 export interface Run {
-  /** When it ended, or started, or was given up. Milliseconds since 1970. */
+  /** When it ended, started, was expected or was given up. Milliseconds since 1970. */
   at: number;
-  how: "success" | "fail" | "missing" | "endless" | "started";
+  how: "success" | "fail" | "missing" | "endless" | "late" | "started";
   /** Null where no start came. */
   duration_ms: number | null;
   exit_status: number | null;
 }
+
+const NONE = { duration_ms: null, exit_status: null };
 
 /** The last rows of each job, in no order: job by job, as its index gives them. */
 const last = (columns: string, table: string, which: string): string =>
@@ -53,8 +55,8 @@ export async function runsOf(
       (silences.get(job.id) ?? []).map((silence) => missed(job, silence, { now, most })),
     );
     const all = [...(ends.get(job.id) ?? []), ...missing.flat()].toSorted((a, b) => a.at - b.at);
-    if (job.started_ran !== null)
-      all.push({ at: job.started_at!, how: "started", duration_ms: null, exit_status: null });
+    if (job.status === "late") all.push({ ...NONE, at: job.due_at!, how: "late" });
+    if (job.started_ran !== null) all.push({ ...NONE, at: job.started_at!, how: "started" });
     runs.set(job.id, all.slice(-most));
   }
   return runs;
@@ -66,11 +68,10 @@ async function missed(
   { opened_at, closed_at, started }: Silence,
   { now, most }: { now: number; most: number },
 ): Promise<Run[]> {
-  const none = { duration_ms: null, exit_status: null };
-  if (started !== null) return [{ at: opened_at, how: "endless", ...none }];
+  if (started !== null) return [{ ...NONE, at: opened_at, how: "endless" }];
   const runs: Run[] = [];
   for (let at: number | null = opened_at; at !== null && at <= (closed_at ?? now) && runs.length < most;) {
-    runs.push({ at, how: "missing", ...none });
+    runs.push({ ...NONE, at, how: "missing" });
     const due: number | null = await expectedAfter(job, at - job.grace_ms);
     at = due === null ? null : due + job.grace_ms;
   }

@@ -262,12 +262,21 @@ function belowOf({ troubles, paused }: { troubles: Trouble[]; paused: FleetHost[
   ];
 }
 
+const RUN_SHAPES = {
+  success: ["ok", "▮"],
+  fail: ["bad", "✕"],
+  endless: ["bad", "✕"],
+  missing: ["bad", "▯"],
+  late: ["warn", "▯"],
+  started: ["off", "▯"],
+} as const;
+
 function jobLines(jobs: readonly FleetJob[], drawn: Drawn): string[] {
   const { paint, isTerminal, now } = drawn;
   const rows = jobs.map((job) => [
     stateText(job, true, drawn),
     paint("bold", job.name),
-    ...(isTerminal ? [job.runs.map((run) => (run === "success" ? paint("ok", "▮") : paint("bad", "✕"))).join("")] : []),
+    ...(isTerminal ? [job.runs.map(({ how }) => paint(RUN_SHAPES[how][0], RUN_SHAPES[how][1])).join("")] : []),
     job.schedule,
     job.last_ping_at === null ? "never" : `${roughly(now - job.last_ping_at)} ago`,
   ]);

@@ -73,7 +73,9 @@ test("the worst come first, with what is wrong and the command that tells more",
       "1 job, down",
     ],
     hidden: { archived: 1 },
-    jobs: [{ name: "backup", look: "bad", state: "down", runs: ["success", "fail"], schedule: "every 1d" }],
+    jobs: [
+      { name: "backup", look: "bad", state: "down", runs: [{ how: "success" }, { how: "fail" }], schedule: "every 1d" },
+    ],
   });
   const named = async (query: Partial<FleetQuery>) => (await ask(query)).hosts.map(({ name }) => name).join(" ");
   expect([

@@ -78,7 +78,7 @@ test("a script gets words without colours and shapes, or the same as JSON", asyn
       { name: "web-1", last_seen_at: null },
       { name: "pi", paused: { until: expect.stringMatching(/Z$/), reason: "new disk" } },
     ],
-    jobs: [{ name: "backup", state: "down", runs: ["fail"] }],
+    jobs: [{ name: "backup", state: "down", runs: [{ at: expect.stringMatching(/Z$/), how: "fail" }] }],
   });
 });
 

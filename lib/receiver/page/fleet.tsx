@@ -17,6 +17,7 @@ import type { EventRow } from "../events.ts";
 import { Ago, At, For, State, brief } from "./parts.tsx";
 import type { Page } from "./page.ts";
 import { Live } from "./regions.tsx";
+import { Runs } from "./runs.tsx";
 import { SparkLine } from "./spark.tsx";
 
 /** What is wrong with one host, and how many jobs are shown: their own pages have the rest. */
@@ -280,7 +281,6 @@ function Jobs({ jobs, now }: { jobs: FleetJob[]; now: number }) {
 
 function JobRow({ job, now }: { job: FleetJob; now: number }) {
   const { name, look, state, since, runs, schedule, last_ping_at, paused } = job;
-  const failed = runs.filter((run) => run !== "success").length;
   return (
     <tr>
       <td>
@@ -290,13 +290,7 @@ function JobRow({ job, now }: { job: FleetJob; now: number }) {
         <a href={`/jobs/${name}`}>{name}</a>
       </th>
       <td>
-        {runs.length > 0 && (
-          <span class="runs" role="img" aria-label={`last ${runs.length} runs, ${failed} of them failed or missing`}>
-            {runs.map((run) => (
-              <i class={run} />
-            ))}
-          </span>
-        )}
+        <Runs runs={runs} />
       </td>
       <td>{schedule}</td>
       <td>

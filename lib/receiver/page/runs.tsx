@@ -9,6 +9,7 @@ const WORDS = {
   fail: "failed",
   endless: "did not end",
   missing: "missing",
+  late: "late",
   started: "running",
 } as const;
 const STEP = 9;
@@ -62,7 +63,7 @@ function titleOf({ at, how, duration_ms: ms, exit_status }: Run): string {
 function barOf({ how }: Run, { left, height, part }: { left: number; height: number; part: number }): string {
   const box = (top: number, bottom: number, inset = 0) =>
     `M${left + inset} ${top}h${WIDTH - 2 * inset}V${bottom}h${2 * inset - WIDTH}z`;
-  if (how === "missing" || how === "started") return box(0.5, height - 0.5, 0.5);
+  if (how === "missing" || how === "late" || how === "started") return box(0.5, height - 0.5, 0.5);
   if (how !== "success") return box(0, height - 7) + box(height - 5, height);
   return box(height - Math.max(4, Math.round(part * height)), height);
 }
