@@ -43,7 +43,9 @@ function sway(seed: number, at: number): number {
 
 /** A counter that grows by about `rate` a second. */
 const grown = (rate: number, seed: number, at: number) =>
-  Math.round(rate * ((at % (400 * DAY)) / 1000 + 1500 * Math.sin(at / MINUTE / 47 + seed)));
+  Math.round(
+    rate * ((at % (400 * DAY)) / 1000 + 900 * Math.sin(at / MINUTE / 61 + seed) + 60 * Math.sin(at / MINUTE / 5)),
+  );
 
 interface Load {
   seed: number;
@@ -538,6 +540,17 @@ export async function silence(hub: Hub, host: string, ms: number): Promise<void>
     `${host} is offline`,
     () => hub.rows(`SELECT 1 FROM hosts WHERE name = '${host}' AND status = 'offline'`).length > 0,
   );
+}
+
+/** As if what was told, each alert and each ping had come so many minutes after the one before it, the last of them so long ago. */
+export function spread(hub: Hub, minutes: number): void {
+  const past = (table: string) =>
+    `(SELECT COUNT(*) FROM ${table} later WHERE later.id >= ${table}.id) * ${minutes * MINUTE}`;
+  write(hub, (db) => {
+    db.run(`UPDATE events SET at = at - ${past("events")}`);
+    db.run(`UPDATE alerts SET opened_at = opened_at - ${past("alerts")}`);
+    db.run(`UPDATE jobs SET last_ping_at = last_ping_at - 9 * ${past("jobs")}, down_at = down_at - ${past("jobs")}`);
+  });
 }
 
 // ---------------------------------------------------------------------------------------------------------------
