@@ -127,9 +127,9 @@ export function createGuard({ auth, tls, trusted_proxies }: Connection, credenti
     isSameOrigin({ headers }: Request, peer: string): boolean {
       const site = headers.get("sec-fetch-site");
       if (site !== null) return site === "same-origin";
-      const origin = URL.parse(headers.get("origin") ?? "")?.host ?? "";
+      const origin = URL.parse(headers.get("origin") ?? "");
       const names = [headers.get("host"), isProxy(unmapped(peer) ?? "") ? headers.get("x-forwarded-host") : null];
-      return origin !== "" && names.some((name) => name?.toLowerCase() === origin);
+      return origin !== null && names.some((name) => URL.parse(`${origin.protocol}//${name}`)?.host === origin.host);
     },
   };
 }

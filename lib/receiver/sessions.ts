@@ -1,19 +1,19 @@
 // Sessions of the pages. A login with the operator's token gives a signed cookie:
 //
-//   picket_session=<end>.<id>.<signature>     end: milliseconds since 1970, base 36; id: 16 random bytes; HMAC-SHA256 of both, base64url
+//   picket_<store>=<end>.<id>.<signature>     end: milliseconds since 1970, base 36; id: 16 random bytes; HMAC-SHA256 of both, base64url
 //
+// A browser sends a cookie to all ports of a machine: the name tells the receivers there apart.
 // The key of the signature is made of a random one in the store, and of the token. So a session ends after 30 days, with its token
 // ("auth.token"), with `sessions end` (another key), and at its logout, which the store remembers. Neither the store nor a backup of it
 // makes a session without the token, and a login writes nothing: it works on a full disk.
 
-import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
+import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import type { Refusal } from "../refusal.ts";
 import { type Secret, secretEquals } from "../secret.ts";
 import type { Queries } from "./database.ts";
 import { type Store, getNote, setNote } from "./store.ts";
 
-const COOKIE = "picket_session";
-const VALUE = new RegExp(`(?<=(?:^|;) *${COOKIE}=)([\\da-z]+\\.[\\w-]{22})\\.([\\w-]{43})(?= *(?:;|$))`, "g");
+const COOKIE = /(?<=(?:^|;) *picket_[\da-f]{8}=)([\da-z]+\.[\w-]{22})\.([\w-]{43})(?= *(?:;|$))/g;
 const LASTS_SECONDS = 30 * 86_400;
 
 const NOTE = "sessions";
@@ -43,7 +43,7 @@ const endOf = (signed: string): number => Number.parseInt(signed, 36);
 export function createSessions(store: Store, tokens: () => readonly Secret[]) {
   /** The session that a request's cookie stands for; null where there is none. */
   async function find(request: Request): Promise<string | null> {
-    const cookies = [...(request.headers.get("cookie") ?? "").matchAll(VALUE)];
+    const cookies = [...(request.headers.get("cookie") ?? "").matchAll(COOKIE)];
     const note = cookies.length > 0 ? await readNote(store.read) : null;
     if (!note) return null;
     // A browser sends several where one was set for the domain above, too.
@@ -63,13 +63,14 @@ export function createSessions(store: Store, tokens: () => readonly Secret[]) {
       const note = (await readNote(store.read)) ?? (await store.write(async (tx) => (await readNote(tx)) ?? renew(tx)));
       const end = Date.now() + LASTS_SECONDS * 1000;
       const signed = `${end.toString(36)}.${randomBytes(16).toString("base64url")}`;
-      return cookie(`${signed}.${sign(note, token, signed).toString("base64url")}`, LASTS_SECONDS, isSecure);
+      const value = `${signed}.${sign(note, token, signed).toString("base64url")}`;
+      return cookie(note, { value, seconds: LASTS_SECONDS, isSecure });
     },
     /** Ends that of a request; gives the cookie that takes it from the browser. */
     async end(request: Request, isSecure: boolean): Promise<string> {
       const signed = await find(request);
-      if (signed !== null) await store.write((tx) => logOut(tx, signed));
-      return cookie("", 0, isSecure);
+      const note = await store.write((tx) => logOut(tx, signed));
+      return cookie(note, { value: "", seconds: 0, isSecure });
     },
   };
 }
@@ -85,16 +86,21 @@ async function renew(tx: Queries): Promise<Note> {
   return note;
 }
 
-async function logOut(tx: Queries, signed: string): Promise<void> {
-  const note = await readNote(tx);
-  if (!note) return;
-  const over = Object.entries({ ...note.over, [signed]: endOf(signed) }).filter(([, end]) => end > Date.now());
-  await setNote(tx, NOTE, JSON.stringify({ ...note, over: Object.fromEntries(over) }));
+async function logOut(tx: Queries, signed: string | null): Promise<Note> {
+  const note = (await readNote(tx)) ?? newNote();
+  const ends = { ...note.over, ...(signed === null ? {} : { [signed]: endOf(signed) }) };
+  const over = Object.fromEntries(Object.entries(ends).filter(([, end]) => end > Date.now()));
+  await setNote(tx, NOTE, JSON.stringify({ ...note, over }));
+  return note;
 }
 
 /** RFC 6265, with SameSite: no other website's request has it. */
-function cookie(value: string, seconds: number, isSecure: boolean): string {
-  return `${COOKIE}=${value}; Path=/; Max-Age=${seconds}; HttpOnly; SameSite=Strict${isSecure ? "; Secure" : ""}`;
+function cookie(
+  { key }: Note,
+  { value, seconds, isSecure }: { value: string; seconds: number; isSecure: boolean },
+): string {
+  const name = `picket_${createHash("sha256").update(key).digest("hex").slice(0, 8)}`;
+  return `${name}=${value}; Path=/; Max-Age=${seconds}; HttpOnly; SameSite=Strict${isSecure ? "; Secure" : ""}`;
 }
 
 const API = /^\/(v1|health|metrics)(\/|$)/;

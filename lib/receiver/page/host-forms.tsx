@@ -101,7 +101,7 @@ export const addHostPage: Page = {
       const name = fieldOf(fields, "name");
       const given = fieldOf(fields, "url") || undefined;
       checkUrl(given, "the URL");
-      const [token, { url }] = await reading.store.write(
+      const [token, { url, isLocal }] = await reading.store.write(
         async (tx) => [await addHost(tx, name, Date.now()), await publicUrl(tx, reading.config(), given)] as const,
       );
       return {
@@ -111,6 +111,7 @@ export const addHostPage: Page = {
             <h1>{name} is added</h1>
             <p>Paste on that host, as root. The token is not shown again.</p>
             <pre>{pasted(url, token)}</pre>
+            {isLocal && <p>That URL is this machine's own. On another host, put in the one that it can reach.</p>}
             <p>
               <a href={`/hosts/${name}`}>{name}</a> is pending until its first report. For another token:{" "}
               <code>picket-receiver token rotate {name}</code>

@@ -95,7 +95,7 @@ function form(next: string, wrong?: string): Shown {
           <button>Log in</button>
         </form>
         <p class="dim">
-          It stands in the file that <code>auth.token_file</code> of the receiver's configuration names.
+          The receiver's configuration names its file: <code>auth.token_file</code>
         </p>
       </section>
     ),
