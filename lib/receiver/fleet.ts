@@ -210,7 +210,7 @@ type State = Pick<Shown, "look" | "state" | "since">;
 function stateOfHost(row: Told, troubles: Trouble[]): State {
   const { status, last_seen_at: since, archived_at, created_at } = row;
   if (status === "archived") return { look: "off", state: "archived", since: archived_at };
-  if (row.paused_until !== null) return { look: "off", state: "paused", since: null };
+  if (pausedOf(row) !== null) return { look: "off", state: "paused", since: null };
   const worstOne = worstOf(troubles);
   if (status === "offline" || status === "stale") {
     const isKnown =
@@ -234,7 +234,8 @@ function worstOf(troubles: readonly Trouble[]): { look: "bad" | "warn"; since: n
 }
 
 const pausedOf = ({ paused_until: until, pause_reason: reason }: Pick<HostRow, "paused_until" | "pause_reason">) =>
-  until === null ? null : { until, reason };
+  // 0: it was ended just now (pause.ts).
+  until === null || until === 0 ? null : { until, reason };
 
 // ---------------------------------------------------------------------------------------------------------------
 // Jobs

@@ -2,8 +2,11 @@
 
 import type { Context } from "hono";
 import { readBody } from "../../body.ts";
+import { UsageError } from "../../command-line.ts";
 import type { Bindings } from "../../http.ts";
 import { Refusal } from "../../refusal.ts";
+import { asRefusal } from "../admission.ts";
+import { DatabaseError } from "../database.ts";
 
 const CAP = 64 << 10;
 
@@ -31,4 +34,12 @@ export async function readForm({ req, env }: Context<{ Bindings: Bindings }>): P
 export function fieldOf(fields: FormData, name: string): string {
   const value = fields.get(name);
   return typeof value === "string" ? value.trim() : "";
+}
+
+/** An error as what a page says: of a command's wrong use, or of the store. @throws others. */
+export function refusalOf(error: unknown): Refusal {
+  if (error instanceof Refusal || error instanceof DatabaseError) return asRefusal(error);
+  if (!(error instanceof UsageError)) throw error;
+  const { message, hint } = error;
+  return new Refusal(422, "not_possible", hint === undefined ? message : `${message}: ${hint}`);
 }

@@ -3,11 +3,10 @@
 
 import type { Context } from "hono";
 import type { Bindings } from "../../http.ts";
-import type { Log } from "../../log.ts";
-import { Refusal, refusalLog } from "../../refusal.ts";
+import { Refusal, type refusalLog } from "../../refusal.ts";
 import { RateLimit } from "../rate-limit.ts";
 import type { Sessions } from "../sessions.ts";
-import { fieldOf, readForm } from "./form.ts";
+import { fieldOf, readForm, refusalOf } from "./form.ts";
 import type { Shown } from "./page.ts";
 
 type C = Context<{ Bindings: Bindings }>;
@@ -21,7 +20,7 @@ interface LoginOptions {
   isNeeded: () => boolean;
   /** The answer that shows a page. */
   show: (shown: Shown, refusal?: Refusal) => Response;
-  log: Log;
+  logRefusal: ReturnType<typeof refusalLog>;
 }
 
 /** Answers /login and /logout. */
@@ -29,10 +28,9 @@ export function createLogin({
   sessions,
   isNeeded,
   show,
-  log,
+  logRefusal,
 }: LoginOptions): (c: C, path: string) => Promise<Response> {
   const wrong = new RateLimit<string>(MOST_WRONG);
-  const logRefusal = refusalLog(log);
 
   async function logIn(c: C): Promise<Response> {
     const given = fieldOf(await readForm(c), "token");
@@ -58,9 +56,9 @@ export function createLogin({
       await readForm(c);
       return to("/login", await sessions.end(c.req.raw, c.env.isSecure()));
     } catch (error) {
-      if (!(error instanceof Refusal)) throw error;
-      logRefusal(error, c.env.ip(), { path });
-      return show(form(nextOf(c), error.message), error);
+      const refusal = refusalOf(error);
+      logRefusal(refusal, c.env.ip(), { path, ...refusal.log });
+      return show(form(nextOf(c), refusal.message), refusal);
     }
   };
 }

@@ -3,12 +3,11 @@
 
 import type { Context } from "hono";
 import { streamSSE } from "hono/streaming";
-import { UsageError } from "../../command-line.ts";
 import { type Bindings, pathOf } from "../../http.ts";
 import type { Log } from "../../log.ts";
-import { Refusal, unknownPath } from "../../refusal.ts";
 import { openFailures } from "../failures.ts";
 import { openInboxEnd } from "../inbox-end.ts";
+import { Refusal, refusalLog, unknownPath } from "../../refusal.ts";
 import type { Reading } from "../reading.ts";
 import type { Sessions } from "../sessions.ts";
 import { files, paths } from "./assets.ts";
@@ -18,7 +17,7 @@ import { containerPage } from "./container.tsx";
 import { eventsPage } from "./events.tsx";
 import { failurePage, failuresPage } from "./failures.tsx";
 import { fleetPage } from "./fleet.tsx";
-import { readForm } from "./form.ts";
+import { readForm, refusalOf } from "./form.ts";
 import { hostPage } from "./host.tsx";
 import { inboxPage, openIn } from "./inbox.tsx";
 import { jobPage } from "./job.tsx";
@@ -69,6 +68,7 @@ export function createSite({ reading, sessions, log }: SiteOptions): (c: C) => P
   const inbox = notify ? openInboxEnd(notify) : null;
   const failures = openFailures(() => reading.config().observer, reading.stopping);
   const sources = { reading, inbox, failures };
+  const logRefusal = refusalLog(log);
   const needsLogin = () => reading.config().auth.token.length > 0;
 
   async function moment({ title, content }: Shown, path: string, isLive = true): Promise<Moment> {
@@ -97,7 +97,7 @@ export function createSite({ reading, sessions, log }: SiteOptions): (c: C) => P
       const frame = { title, path: "/login", assets: paths, isLive: false, counts: new Map(), hasLogout: false };
       return html(rendered(() => <Layout {...frame}>{content}</Layout>).html, refusal);
     },
-    log,
+    logRefusal,
   });
 
   async function answer(c: C, path: string): Promise<Response> {
@@ -120,7 +120,8 @@ export function createSite({ reading, sessions, log }: SiteOptions): (c: C) => P
       if (path === "/live") return stream(c, live);
       return await answer(c, path);
     } catch (error) {
-      const refusal = asRefusal(error);
+      const refusal = refusalOf(error);
+      if (refusal.status === 403 || refusal.status >= 500) logRefusal(refusal, c.env.ip(), { path, ...refusal.log });
       return html((await moment(refused(refusal), path, false)).html, refusal);
     }
   };
@@ -152,14 +153,6 @@ function find<T>(all: readonly (readonly [URLPattern, T])[], pathname: string): 
 
 function html(text: string, { status, headers }: Pick<Refusal, "status" | "headers"> = { status: 200, headers: {} }) {
   return new Response(`<!doctype html>${text}`, { status, headers: { ...headers, ...PAGE_HEADERS } });
-}
-
-/** What a command says in the terminal is said here, too. */
-function asRefusal(error: unknown): Refusal {
-  if (error instanceof Refusal) return error;
-  if (!(error instanceof UsageError)) throw error;
-  const { message, hint } = error;
-  return new Refusal(422, "not_possible", hint === undefined ? message : `${message}: ${hint}`);
 }
 
 function refused({ status, message }: Refusal): Shown {

@@ -51,6 +51,7 @@ test("a host is added with what is to be pasted there, shown once and logged now
     body: new URLSearchParams({ name: "theirs" }),
   });
   expect(foreign.status).toBe(403);
+  await hub.daemon.said(/reason=foreign_origin ip=127.0.0.1 path=\/hosts\/add/);
   expect(hub.rows("SELECT name FROM hosts ORDER BY name")).toEqual(["nas", "pi", "web-1"].map((name) => ({ name })));
   expect(hub.daemon.log.join("\n")).not.toContain("pk_");
 });
@@ -64,9 +65,14 @@ test("a host is paused for a while, and its pause is ended", async () => {
   expect([paused.status, paused.headers.get("location")]).toEqual([303, "/hosts/nas"]);
   expect(row().pause_reason).toBe("a new disk");
   expect(row().paused_until! - Date.now()).toBeWithin(7_000_000, 7_200_001);
+  const page = async () => plain(await (await fetch(`${hub.url}/hosts/nas`)).text());
+  expect(await page()).toMatch(/paused.*: a new disk.*<form method="post" action="\/hosts\/nas\/resume">/);
   const resumed = await post(`${hub.url}/hosts/nas/resume`, {});
   expect([resumed.status, resumed.headers.get("location")]).toEqual([303, "/hosts/nas"]);
   expect(row().paused_until ?? 0).toBe(0);
+  const after = await page();
+  expect(after).toContain('<form method="post" action="/hosts/nas/pause">');
+  expect(after).not.toMatch(/paused|1970/);
   const wrong: [path: string, fields: Record<string, string>, said: string][] = [
     ["nas/pause", {}, '"" is not a duration: such as 30m, 2h or 3d'],
     ["nas/pause", { duration: "0m" }, '"0m" is not a duration'],
