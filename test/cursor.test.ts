@@ -410,4 +410,4 @@ test("5,000 random acts of a writer, and a reader that is killed at any moment: 
   console.log(`cursor: ${kills} kills, ${repeats} lines twice`);
   expect(kills).toBeGreaterThan(100);
   expect(repeats).toBe(kills);
-}, 120_000);
+});

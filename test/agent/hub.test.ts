@@ -266,7 +266,7 @@ describe.skipIf(!have("openssl", "trouble with TLS"))(
         expect(stderr).not.toMatch(/fetch|verbose|typo|Is the computer/);
       }
       for (const [, server] of cases) await server.stop(true);
-    }, 120_000);
+    });
 
     const library = faketime("a certificate that isn't valid yet");
     test.skipIf(library === null)("a certificate that isn't valid yet", async () => {

@@ -137,4 +137,4 @@ test("a reader whose output nothing takes loses its turn, and shows no more than
   expect(new Set([...first, ...next])).toEqual(new Set(payloads));
   expect(first.length + next.length).toBeLessThanOrEqual(count + 1);
   expect(next.length).toBeGreaterThan(0);
-}, 120_000);
+});

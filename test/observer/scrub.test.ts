@@ -69,7 +69,7 @@ test("long texts take time in proportion to their length", () => {
   for (const unit of ["password=", "a:", "a://b:", "Bearer ", "--token ", "-----BEGIN PRIVATE KEY-----", "eyJ", "x."]) {
     expect(typeof scrubText(unit.repeat(1 << 16))).toBe("string");
   }
-}, 20_000);
+});
 
 test("no secret reaches the log, the answers, the inbox or the model, unless scrubbing is off", async () => {
   const asked: string[] = [];

@@ -105,7 +105,7 @@ test("failures, those to be seen to first, and their examples; what is new reach
   const after = await page(hub, "/failures");
   expect(states(after)).toHaveLength(5);
   expect(after).toContain("What it said");
-}, 60_000);
+});
 
 test("an observer that hangs, refuses the token or is none is said so, and holds up no other page", async () => {
   await using observer = await Observer.start({ more: `auth: { token: "${TOKEN}" }` });
