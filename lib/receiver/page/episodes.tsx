@@ -32,7 +32,7 @@ export const episodesPage: Page = {
           </Live>
           <Filters path={PATH} query={query} choices={choices} />
           <Live id="none" as="p" class="none">
-            {shown.length === 0 && "There are no such episodes."}
+            {shown.length === 0 && (query.size > 0 ? "There are no such episodes." : "There are no episodes yet.")}
           </Live>
           <ol class="log" id="episodes">
             {shown.map((row) => (

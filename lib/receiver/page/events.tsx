@@ -33,7 +33,7 @@ export const eventsPage: Page = {
           <h1>Events</h1>
           <Filters path={PATH} query={query} choices={choices} />
           <Live id="none" as="p" class="none">
-            {shown.length === 0 && "There are no such events."}
+            {shown.length === 0 && (query.size > 0 ? "There are no such events." : "There are no events yet.")}
           </Live>
           <ol class="log" id="events">
             {shown.map((event) => (

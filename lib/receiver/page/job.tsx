@@ -37,7 +37,7 @@ export const jobPage: Page = {
     return {
       title: name,
       content: (
-        <section class="whole job">
+        <section class="whole">
           <h1>{name}</h1>
           <Live id="state">
             <JobState job={job} now={now} />
@@ -49,12 +49,12 @@ export const jobPage: Page = {
             ))}
           </ol>
           <h2>Last runs</h2>
-          <Live id="runs" class="runs-of">
+          <Live id="runs">
             <Runs runs={runs} tall />
             {runs.length > 0 && <div class="dim">{runsText(runs)}</div>}
           </Live>
           <div class="halves">
-            <Live id="facts">
+            <Live id="schedule">
               <Facts job={job} runs={runs} now={now} />
             </Live>
             <Live id="downtimes">
@@ -169,7 +169,7 @@ function Body({ job, ping, now }: { job: Job; ping: TakenPing; now: number }) {
       <h1>
         <a href={`/jobs/${job.name}`}>{job.name}</a>, <At at={ping.at} now={now} />
       </h1>
-      <pre class="body">{printableLines(ping.body!)}</pre>
+      <pre>{printableLines(ping.body!)}</pre>
     </section>
   );
 }
