@@ -113,6 +113,8 @@ export function createSite({ reading, sessions, log }: SiteOptions): (c: C) => P
     const path = pathOf(c.req.url);
     const file = files.get(path);
     if (file) return new Response(file.body, { headers: { ...ASSET_HEADERS, "content-type": file.type } });
+    // No page, which would show something of the fleet: an asset needs no session.
+    if (path.startsWith("/assets/")) throw unknownPath();
     if (path === "/login") return login(c, path);
     // The streams of the session end.
     if (path === "/logout") return login(c, path).finally(() => news.emit("event"));
