@@ -2,16 +2,18 @@
 // The containers of a host as a table, and the page of one.
 
 import { Refusal } from "../../refusal.ts";
-import { printable, size } from "../../text.ts";
+import { cut, printable, size } from "../../text.ts";
 import type { Look } from "../fleet.ts";
 import { containerPlots, rangeOf } from "../host-plots.ts";
-import { worded } from "../plot.ts";
+import { sizedOf, worded } from "../plot.ts";
 import { type Details, containerOf, detailsOf, hostOf } from "../reading.ts";
 import type { Host } from "../hosts.ts";
+import type { ContainerSparks } from "../sparks.ts";
 import type { Page } from "./page.ts";
 import { Ago, State } from "./parts.tsx";
 import { Figure, Ranges } from "./plot.tsx";
 import { Live } from "./regions.tsx";
+import { SparkLine } from "./spark.tsx";
 import { Name, Table } from "./table.tsx";
 
 const MIB = 2 ** 20;
@@ -23,7 +25,14 @@ type Container = Details["containers"][number];
 const addressOf = (host: string, { container_id }: Container) =>
   `/hosts/${host}/containers/${encodeURIComponent(container_id)}`;
 
-export function Containers({ host, details, now }: { host: Host; details: Details; now: number }) {
+interface ContainersShown {
+  host: Host;
+  details: Details;
+  sparks: ContainerSparks;
+  now: number;
+}
+
+export function Containers({ host, details, sparks, now }: ContainersShown) {
   const gone = details.containers.filter(({ gone_at }) => gone_at !== null);
   const present = details.containers
     .filter(({ gone_at }) => gone_at === null)
@@ -44,7 +53,7 @@ export function Containers({ host, details, now }: { host: Host; details: Detail
               ["Read", "num minor"],
               ["Written", "num minor"],
             ]}
-            rows={present.map((one) => rowOf(host, one))}
+            rows={present.map((one) => rowOf(host, one, sparks))}
           />
           {gone.length > 0 && (
             <details class="gone">
@@ -64,17 +73,30 @@ export function Containers({ host, details, now }: { host: Host; details: Detail
   );
 }
 
-function rowOf({ name }: Host, one: Container) {
+function rowOf({ name }: Host, one: Container, sparks: ContainerSparks) {
   const { metrics } = one;
+  const { cpu, memory } = sparks.get(String(one.id)) ?? {};
   const bytes = (value: number | null | undefined) => (typeof value === "number" ? size(value) : "");
   return [
     <>
-      <a href={addressOf(name, one)}>{printable(one.name.slice(0, 80) || one.container_id)}</a>
-      <small>{imageOf(one)}</small>
+      <a href={addressOf(name, one)}>{printable(cut(one.name, 80) || one.container_id)}</a>{" "}
+      <small>{printable(cut(imageOf(one), 80))}</small>
     </>,
     <ContainerState of={one} />,
-    typeof metrics?.cpu_percent === "number" ? worded(metrics.cpu_percent, "%") : "",
-    memoryOf(one),
+    typeof metrics?.cpu_percent === "number" && (
+      <>
+        {worded(metrics.cpu_percent, "%")}
+        {cpu && <SparkLine points={cpu} most={Math.max(1, ...cpu.map(Number))} />}
+      </>
+    ),
+    typeof metrics?.memory_usage_mb === "number" && (
+      <>
+        <span title={metrics.memory_limit_mb ? `of ${size(metrics.memory_limit_mb * MIB)}` : undefined}>
+          {size(metrics.memory_usage_mb * MIB)}
+        </span>
+        {memory && <SparkLine points={memory} most={Math.max(1, ...memory.map(Number))} />}
+      </>
+    ),
     bytes(metrics?.network_rx_bytes),
     bytes(metrics?.network_tx_bytes),
     bytes(metrics?.block_read_bytes),
@@ -82,25 +104,13 @@ function rowOf({ name }: Host, one: Container) {
   ];
 }
 
-const imageOf = ({ image, image_tag }: Container) => printable(image + (image_tag === null ? "" : `:${image_tag}`));
-
-function memoryOf({ metrics }: Container) {
-  if (typeof metrics?.memory_usage_mb !== "number") return "";
-  const limit = metrics.memory_limit_mb;
-  return (
-    <>
-      {size(metrics.memory_usage_mb * MIB)}
-      {limit ? <small>of {size(limit * MIB)}</small> : null}
-    </>
-  );
-}
+const imageOf = ({ image, image_tag }: Container) => image + (image_tag === null ? "" : `:${image_tag}`);
 
 function ContainerState({ of: one }: { of: Container }) {
   const [look, word] = stateOf(one);
   return (
     <>
-      <State look={look} word={printable(word)} />
-      {one.status !== null && <small>{printable(one.status)}</small>}
+      <State look={look} word={printable(word)} /> {one.status !== null && <small>{printable(one.status)}</small>}
     </>
   );
 }
@@ -119,6 +129,13 @@ function stateOf({ state, status, health_status: health, gone_at }: Container): 
     default:
       return ["off", state ?? "unknown"];
   }
+}
+
+function latest(plot: string, { metrics }: Container): { now?: string; more?: string } {
+  const { cpu_percent: cpu = null, memory_usage_mb: memory = null, memory_limit_mb: limit = null } = metrics ?? {};
+  if (plot === "cpu") return cpu === null ? {} : { now: worded(cpu, "%") };
+  if (memory === null) return {};
+  return limit ? { now: sizedOf(memory * MIB, limit * MIB) } : { now: worded(memory, "MB"), more: "without a limit" };
 }
 
 const rankOf = (one: Container): number => ["bad", "warn", "ok", "off"].indexOf(stateOf(one)[0]);
@@ -153,7 +170,7 @@ export const containerPage: Page = {
           <Ranges path={addressOf(host.name, one)} range={range} />
           <div class="plots">
             {plots.map((plot) => (
-              <Figure plot={plot} />
+              <Figure plot={plot} {...latest(plot.id, one)} />
             ))}
           </div>
           <Live id="container" class="parts">

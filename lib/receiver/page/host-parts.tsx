@@ -4,11 +4,11 @@
 import type { Child } from "hono/jsx";
 import type { IndexRow } from "../episode-index.ts";
 import type { EventRow } from "../events.ts";
-import { LOOK_OF, type Look } from "../fleet.ts";
+import { LOOK_OF, type Look, commandOf } from "../fleet.ts";
 import type { Host } from "../hosts.ts";
 import { worded } from "../plot.ts";
 import type { Details } from "../reading.ts";
-import { printable, printableLines, roughly, size } from "../../text.ts";
+import { cut, printable, printableLines, roughly, size } from "../../text.ts";
 import { At, State, Text } from "./parts.tsx";
 import { Live } from "./regions.tsx";
 import { type Column, Name, Table } from "./table.tsx";
@@ -74,9 +74,8 @@ function Disks({ details: { lists }, uptime }: PartsShown) {
         rows={fullest.map((disk) => [
           <>
             <Name text={disk.mount} />
-            {disk.read_only === true && <span class="dim"> read-only</span>}
             <small>
-              {[disk.device, disk.fstype]
+              {[disk.device && cut(disk.device, 80), disk.fstype, disk.read_only ? "read-only" : null]
                 .filter((one) => one !== null)
                 .map(printable)
                 .join(", ")}
@@ -100,8 +99,15 @@ function Disks({ details: { lists }, uptime }: PartsShown) {
       />
       <Part
         id="smart"
-        title="Disks’ own tests"
-        columns={[["Disk"], ["Test"], ["Errors", "num"], ["Worn", "num"], ["On for", "num minor"], ["", "num"]]}
+        title="SMART"
+        columns={[
+          ["Disk"],
+          ["Test"],
+          ["Errors", "num"],
+          ["Worn", "num"],
+          ["Powered on", "num minor"],
+          ["Temp.", "num"],
+        ]}
         rows={(smart ?? []).map((disk) => [
           <>
             <Name text={disk.device} />
@@ -120,7 +126,7 @@ function Disks({ details: { lists }, uptime }: PartsShown) {
       />
       <Part
         id="devices"
-        title="Block devices, since the start"
+        title="Devices, since boot"
         columns={[["Device"], ["Read", "num"], ["Written", "num"], ["Busy", "num"]]}
         rows={(devices ?? []).map(({ name, read_bytes, write_bytes, busy_ms }) => [
           <Name text={name} />,
@@ -154,7 +160,7 @@ function Hardware({ details: { lists } }: PartsShown) {
     <>
       <Part
         id="interfaces"
-        title="Interfaces, since the start"
+        title="Interfaces, since boot"
         columns={[["Interface"], ["Link"], ["In", "num"], ["Out", "num"]]}
         rows={links.map(({ name, up, speed_mbit, rx_bytes, tx_bytes }) => [
           <Name text={name} />,
@@ -255,12 +261,20 @@ function Events({ host, events, now }: PartsShown) {
   return (
     <Part id="events" title="Events" rows={events.map(() => [])}>
       <ol class="happened">
-        {events.map(({ at, type, severity, text }) => (
-          <li>
-            <At at={at} now={now} />
-            <span class={type.endsWith(".recovered") ? "ok" : LOOK_OF[severity]}>{printable(text)}</span>
-          </li>
-        ))}
+        {events.map(({ at, type, severity, text }) => {
+          const [what, command] = commandOf({ type, text });
+          const own = what.startsWith(`${host.name}: `) ? what.slice(host.name.length + 2) : what;
+          return (
+            <li>
+              <At at={at} now={now} />
+              <State look={type.endsWith(".recovered") ? "ok" : LOOK_OF[severity]} word={severity} />
+              <div>
+                <Text text={own} />
+                {command !== null && <code>{printable(command)}</code>}
+              </div>
+            </li>
+          );
+        })}
       </ol>
       <a class="all" href={`/events?host=${host.name}`}>
         All events

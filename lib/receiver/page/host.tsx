@@ -6,11 +6,12 @@ import { eventsBefore } from "../events.ts";
 import { type Shown as Condition, conditionOf } from "../fleet.ts";
 import { type Host, formerNames } from "../hosts.ts";
 import { hostPlots, rangeOf } from "../host-plots.ts";
-import { type Plot, worded } from "../plot.ts";
+import { type Plot, sized, sizedOf, worded } from "../plot.ts";
 import { type Details, detailsOf, hostOf } from "../reading.ts";
+import { readContainerSparks } from "../sparks.ts";
 import type { RefusedReports } from "../report-alerts.ts";
 import type { Metric } from "../../report.ts";
-import { duration, printable, size } from "../../text.ts";
+import { duration, printable } from "../../text.ts";
 import { Containers } from "./container.tsx";
 import { Pause } from "./host-forms.tsx";
 import { Parts } from "./host-parts.tsx";
@@ -35,6 +36,7 @@ export const hostPage: Page = {
     const shown = {
       host,
       details,
+      sparks: await readContainerSparks(reading.store.read, { host: host.id, now }),
       now,
       uptime: uptimeOf(host),
       events: await eventsBefore(reading.store.read, { host: host.name, limit: MOST_EVENTS }),
@@ -124,7 +126,7 @@ function Facts({ host, details, names, interval }: FactsShown) {
     ["Kernel", kernel],
     ["Architecture", arch],
     ["CPUs", cpu_count],
-    ["Memory", typeof memory_total_mb === "number" && size(memory_total_mb * MIB)],
+    ["Memory", typeof memory_total_mb === "number" && sized(memory_total_mb * MIB)],
     ["Up for", uptime !== null && duration(uptime * 1000)],
     ["Docker", docker_version],
     ["cloudflared", cloudflared?.status],
@@ -182,7 +184,7 @@ function latest({ id, unit, lines }: Plot, { metrics, facts }: Host): { now?: st
   const share = (used: number | null, total: number | null, bytes: number) =>
     used === null || !total
       ? {}
-      : { now: worded((used / total) * 100, "%"), more: `${size(used * bytes)} of ${size(total * bytes)}` };
+      : { now: worded((used / total) * 100, "%"), more: sizedOf(used * bytes, total * bytes) };
   const iowait = known("cpu_iowait_percent");
   const steal = known("cpu_steal_percent");
   const [cpu, load, celsius, swap] = [
@@ -201,7 +203,7 @@ function latest({ id, unit, lines }: Plot, { metrics, facts }: Host): { now?: st
     }
     case "memory": {
       const { now: percent, more } = share(known("memory_used_mb"), known("memory_total_mb"), MIB);
-      return percent === undefined ? {} : { now: percent, more: `${more}${swap ? `, ${size(swap * MIB)} swap` : ""}` };
+      return percent === undefined ? {} : { now: percent, more: `${more}${swap ? `, ${sized(swap * MIB)} swap` : ""}` };
     }
     case "disk":
       return share(known("disk_used_gb"), known("disk_total_gb"), 2 ** 30);

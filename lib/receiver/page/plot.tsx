@@ -3,7 +3,7 @@
 // browser draws it from the same figures (browser/plots.ts).
 
 import { type Range, RANGES } from "../host-plots.ts";
-import { type Drawn, type Line, type Plot, axisOf, worded } from "../plot.ts";
+import { type Drawn, type Line, type Plot, marksOf, worded } from "../plot.ts";
 import { Live } from "./regions.tsx";
 
 /** The height of what is drawn, in pixels; its width is the page's. */
@@ -35,7 +35,7 @@ export function Ranges({ path, range }: { path: string; range: Range }) {
 /** @param now the figure as it is, and `more` that says what it is of. */
 export function Figure({ plot, now, more }: { plot: Plot; now?: string | undefined; more?: string | undefined }) {
   const { id, title, unit, at, lines, from, to, limit } = plot;
-  const { marks } = axisFor(plot);
+  const marks = marksFor(plot);
   const seconds = (ms: number) => ms / 1000;
   const drawn: Drawn = {
     title,
@@ -54,61 +54,59 @@ export function Figure({ plot, now, more }: { plot: Plot; now?: string | undefin
           <b>{title}</b> {now !== undefined && <span class="now">{now}</span>}
           {more !== undefined && <span class="dim"> {more}</span>}
         </figcaption>
-        <Drawing plot={plot} />
+        <Drawing plot={plot} marks={marks} />
       </Live>
     </figure>
   );
 }
 
-function Drawing({ plot }: { plot: Plot }) {
+function Drawing({ plot, marks }: { plot: Plot; marks: number[] }) {
   const { unit, at, lines, limit, from, to } = plot;
-  const { bottom, top, marks } = axisFor(plot);
+  const [bottom, top] = [marks[0]!, marks.at(-1)!];
   const x = (ms: number) => (ms - from) / (to - from);
   const y = (value: number) => 1 - (value - bottom) / (top - bottom);
   const place = (ms: number, value: number) => `${(x(ms) * WIDE).toFixed(1)} ${(y(value) * HIGH).toFixed(1)}`;
   return (
     <svg class="drawing" role="img" aria-label={saidOf(plot)}>
-      <svg class="frame">
-        {marks.map((mark) => (
+      {marks.map((mark) => (
+        <>
+          <line class="mark" x1="0" x2="100%" y1={y(mark) * HEIGHT} y2={y(mark) * HEIGHT} />
+          <text x="-6" y={y(mark) * HEIGHT + 4} text-anchor="end">
+            {worded(mark, unit)}
+          </text>
+        </>
+      ))}
+      {timeMarks(from, to).map(({ ms, text }) => (
+        <text x={`${(x(ms) * 100).toFixed(2)}%`} y={HEIGHT + 17} text-anchor="middle">
+          {text}
+        </text>
+      ))}
+      <svg width="100%" height={HEIGHT} viewBox={`0 0 ${WIDE} ${HIGH}`} preserveAspectRatio="none">
+        {limit !== null && limit <= top && <path class="limit" d={`M0 ${y(limit) * HIGH}H${WIDE}`} />}
+        {lines.map((line, n) => (
           <>
-            <line class="mark" x1="0" x2="100%" y1={y(mark) * HEIGHT} y2={y(mark) * HEIGHT} />
-            <text x="-6" y={y(mark) * HEIGHT + 4} text-anchor="end">
-              {worded(mark, unit)}
-            </text>
+            <path class={`band line-${n}`} d={bandOf(at, line, place)} />
+            <path class={`mean line-${n}`} d={curveOf(at, line, place)} />
           </>
         ))}
-        {timeMarks(from, to).map(({ ms, text }) => (
-          <text x={`${(x(ms) * 100).toFixed(2)}%`} y={HEIGHT + 17} text-anchor="middle">
-            {text}
-          </text>
-        ))}
-        <svg width="100%" height={HEIGHT} viewBox={`0 0 ${WIDE} ${HIGH}`} preserveAspectRatio="none">
-          {limit !== null && limit <= top && <path class="limit" d={`M0 ${y(limit) * HIGH}H${WIDE}`} />}
-          {lines.map((line, n) => (
-            <>
-              <path class={`band line-${n}`} d={bandOf(at, line, place)} />
-              <path class={`mean line-${n}`} d={curveOf(at, line, place)} />
-            </>
-          ))}
-        </svg>
-        {at.length === 0 && (
-          <text class="none" x="50%" y={HEIGHT / 2 + 4} text-anchor="middle">
-            No figures in this time
-          </text>
-        )}
       </svg>
+      {at.length === 0 && (
+        <text class="none" x="50%" y={HEIGHT / 2 + 4} text-anchor="middle">
+          No figures in this time
+        </text>
+      )}
     </svg>
   );
 }
 
-function axisFor({ low, high, lines, unit, limit }: Plot) {
+function marksFor({ low, high, lines, unit, limit }: Plot) {
   const values = lines.flatMap(({ min, max }) => [...min, ...max]).filter((value) => value !== null);
   const greatest = Math.max(high ?? -Infinity, ...values);
   // A limit is shown where it isn't far away.
   const near = limit !== null && greatest > limit / 2 ? [limit] : [];
   const least = Math.min(low ?? Infinity, ...values);
   const start = Number.isFinite(least) ? least : 0;
-  return axisOf(start, Math.max(greatest, start, ...near), unit);
+  return marksOf(start, Math.max(greatest, start, ...near), unit);
 }
 
 type Place = (ms: number, value: number) => string;

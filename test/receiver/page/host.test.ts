@@ -1,6 +1,7 @@
 // The page of a host and that of a container, as they are sent: read without a script.
 
 import { expect, test } from "bun:test";
+import { faultsOf, inBrowser, tooWide } from "../../browser.ts";
 import { Hub, container, report } from "../kit.ts";
 
 const ODD = `<script>alert(1)</script>"'\u202egnp`;
@@ -113,3 +114,49 @@ test("a plot has the range of the address, and a gap where nothing was reported"
   // What is no range is the usual one.
   expect(await page(hub, `/hosts/nas?range=x&from=1&to=${ago(0)}`)).toContain('?range=hour" aria-current="true"');
 });
+
+const browse = inBrowser("the page of a host");
+
+browse("a selected part of a plot becomes the range of the page, and back is back", async (open) => {
+  await using hub = await Hub.start({ hosts: ["nas"] });
+  for (const minutes of [30, 20, 10, 0]) {
+    await hub.report(report({ sent_at: new Date().toISOString() }, minutes * 60_000), { host: "nas" });
+  }
+  const seen = await open(`${hub.url}/hosts/nas`, { dark: true });
+  await seen.waitForSelector(".uplot canvas");
+  expect(await seen.isVisible(".drawing")).toBe(false);
+  const { x, y, width, height } = (await (await seen.$("figure:has(#plot-cpu) .u-over"))!.boundingBox())!;
+  const across = (part: number) => seen.mouse.move(x + width * part, y + height / 2);
+  await across(0.99);
+  await seen.waitForFunction("document.querySelector('figure:has(#plot-cpu) output').textContent.includes('13 %')");
+  await across(0.3);
+  await seen.mouse.down();
+  await across(0.8);
+  await seen.mouse.up();
+  await seen.waitForSelector(".ranges:not(:has([aria-current]))");
+  expect(new URL(seen.url()).search).toMatch(/^\?from=.*Z&to=.*Z$/);
+  await seen.waitForSelector("figure:has(#plot-cpu) .uplot canvas");
+  await seen.goBack();
+  await seen.waitForSelector(".ranges [aria-current]");
+  // A figure that is reported while the page is open.
+  const metrics = { cpu_percent: 77, memory_used_mb: 1024, memory_total_mb: 4096 };
+  await hub.report(report({ host: { metrics } }), { host: "nas" });
+  await seen.waitForSelector("#plot-cpu :text('77 %')");
+  expect(await seen.locator("figure:has(#plot-cpu) .uplot").count()).toBe(1);
+  expect(await faultsOf(seen)).toEqual([]);
+  await seen.close();
+});
+
+browse(
+  "without a script the plots are drawings, and a phone shows the page without scrolling sideways",
+  async (open) => {
+    await using hub = await Hub.start({ hosts: ["nas"] });
+    const names = ["A".repeat(255), ODD, "caddy"];
+    await hub.report(report({ containers: names.map((name) => container(name)) }), { host: "nas" });
+    const seen = await open(`${hub.url}/hosts/nas`, { script: false, width: 360 });
+    expect(await seen.isVisible("#plot-cpu .drawing")).toBe(true);
+    expect(await tooWide(seen)).toEqual([]);
+    expect(await faultsOf(seen)).toEqual([]);
+    await seen.close();
+  },
+);

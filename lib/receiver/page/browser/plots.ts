@@ -46,7 +46,12 @@ function draw(element: HTMLElement, drawn: Drawn, goTo: (query: string) => void)
       height: HEIGHT,
       padding: [8, 8, 0, 0],
       legend: { show: false },
-      cursor: { y: false, sync: { key: "host" }, points: { size: 5 }, drag: { x: true, y: false, setScale: false } },
+      cursor: {
+        y: false,
+        sync: { key: "plots", filters: { pub: (type) => type === "mousemove" || type === "mouseleave" } },
+        points: { size: 5 },
+        drag: { x: true, y: false, setScale: false },
+      },
       scales: { x: { range: () => [from, to] }, y: { range: () => [marks[0]!, marks.at(-1)!] } },
       axes: [
         { ...axis, size: 27, gap: 4, grid: { show: false }, ticks: { show: false }, values: clock, space: 70 },
