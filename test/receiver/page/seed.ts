@@ -601,12 +601,17 @@ export async function seedMany({ hosts = 200, containers = 30, more = "" } = {})
 // ---------------------------------------------------------------------------------------------------------------
 // Everything wrong, and hostile texts
 
-/**
- * Each alert that a report can raise, on each host; the last one is paused; a job that failed.
- * @param text makes what a host or a stranger may say of a harmless text.
- */
-export async function seedWrong(hosts = ["nas", "pi"], text = (harmless: string) => harmless): Promise<Hub> {
-  const hub = await openFleet([...hosts, "not-yet"]);
+interface Wrong {
+  /** More lines of the configuration. */
+  more?: string;
+  /** What a host or a stranger says in place of a harmless text. */
+  text?: (harmless: string) => string;
+}
+
+/** Each alert that a report can raise, on each of two hosts, of which one is paused; a job that failed. */
+export async function seedWrong({ more = "", text = (harmless) => harmless }: Wrong = {}): Promise<Hub> {
+  const hosts = ["nas", "pi"];
+  const hub = await openFleet([...hosts, "not-yet"], more);
   const name = (harmless: string, most = 255) => text(harmless).slice(0, most);
   const load: Load = {
     seed: 4,
