@@ -3,7 +3,7 @@
 // With --watch it has the terminal's second screen to itself, and draws over what it drew before, within a synchronized update where the
 // terminal knows that (mode 2026): nothing flickers. It reads the store anew each time, so that a restored one is seen.
 
-import { once } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, UsageError } from "../service.ts";
 import { cut, printable, roughly } from "../text.ts";
 import type { Config } from "./config.ts";
@@ -106,7 +106,8 @@ async function follow(context: Context, { data_dir }: Config): Promise<void> {
     while (!signal.aborted) {
       wake = new AbortController();
       print(frame(linesOf(await lookAnew(data_dir), outputOf(context))));
-      await once(AbortSignal.any([signal, wake.signal, AbortSignal.timeout(EVERY_MS)]), "abort");
+      // Not AbortSignal.timeout: its timer keeps no process waiting, and with nothing else to wait for Bun spins.
+      await sleep(EVERY_MS, undefined, { signal: AbortSignal.any([signal, wake.signal]) }).catch(() => {});
     }
   } finally {
     print(LEAVE);
