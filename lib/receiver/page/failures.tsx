@@ -36,11 +36,7 @@ export const failuresPage: Page = {
               .toSorted((a, b) => rank(a) - rank(b))
               .map((one) => (
                 <Live id={`failure-${Bun.hash(one.fingerprint).toString(36)}`} as="li" list="failures">
-                  <Row cluster={one} now={now}>
-                    <a href={`/failures/${encodeURIComponent(one.fingerprint)}`}>
-                      <bdi>{brief(one.endpoint)}</bdi>
-                    </a>
-                  </Row>
+                  <Row cluster={one} now={now} name={<Name cluster={one} />} />
                 </Live>
               ))}
           </ol>
@@ -109,15 +105,16 @@ function Problem<T>({ known: { problem, at }, now }: { known: Known<T>; now: num
   );
 }
 
-function Row({ cluster, now, children }: { cluster: Cluster; now: number; children?: Child }) {
+function Row({ cluster, now, name, about }: { cluster: Cluster; now: number; name?: Child; about?: Child }) {
   const { count, shape, last_at } = cluster;
   const state = stateOf(cluster, now);
   return (
     <>
       <State look={LOOKS[state]} word={state} />
       <div class="told">
-        {children}
+        {name}
         <Text text={shape} />
+        {about}
       </div>
       <div class="aside">
         <span>{count === 1 ? "once" : `${count} times`}</span>
@@ -129,18 +126,31 @@ function Row({ cluster, now, children }: { cluster: Cluster; now: number; childr
   );
 }
 
+/** A link to all that is known of it. */
+function Name({ cluster: { fingerprint, endpoint } }: { cluster: Cluster }) {
+  return (
+    <div>
+      <a href={`/failures/${encodeURIComponent(fingerprint)}`}>
+        <bdi>{brief(endpoint)}</bdi>
+      </a>
+    </div>
+  );
+}
+
 function Details({ failure, now }: { failure: Failure; now: number }) {
   const { fingerprint, why, first_at, by_source, examples } = failure;
-  const sources = Object.entries(by_source).map(([source, count]) => `${count} of ${brief(source)}`);
+  const sources = Object.entries(by_source).map(([source, count]) => `${brief(source)} ${count}`);
+  const about = (
+    <p class="about">
+      {sources.join(", ")}; first <When ts={first_at} now={now} />. {brief(fingerprint)} is one failure because{" "}
+      {printable(why)}
+    </p>
+  );
   return (
     <>
       <ol id="failure" class="log">
         <Live id="failure-0" as="li" list="failure">
-          <Row cluster={failure} now={now}>
-            <p class="about">
-              {sources.join(", ")}; first <When ts={first_at} now={now} />. {brief(fingerprint)}: {printable(why)}
-            </p>
-          </Row>
+          <Row cluster={failure} now={now} about={about} />
         </Live>
       </ol>
       <h2>Examples</h2>

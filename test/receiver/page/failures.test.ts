@@ -87,7 +87,7 @@ test("failures, those to be seen to first, and their examples; what is new reach
   const one = await page(hub, path!);
   expect(one.match(/id="example-\d/g)).toHaveLength(3);
   expect(one).toContain("no route to 10.0.0.7 after 3 s");
-  expect(one).toContain("3 of workflow");
+  expect(one).toContain("workflow 3; first");
   const unknown = await fetch(`${hub.url}/failures/f2%3Anone%2F..%3Fx`);
   expect([unknown.status, await unknown.text()]).toEqual([404, expect.stringContaining("knows no failure")]);
 
