@@ -2,7 +2,7 @@
 // Runs until Ctrl-C, or with --once to the end of the story. Only SIGKILL makes it leave processes and files behind.
 
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
 import { openClient } from "./lib/client.ts";
@@ -13,7 +13,7 @@ const HELP = `usage: picket try [--once]
 
 Runs all four roles in a temporary folder and shows what they do: a webhook and a dropped file become events, a host reports and
 ships an episode; a full disk, a failed unit (both only as root), a late job, a silent host and a repeated failure become events, too.
-A phone gets what is urgent (from a small server in place of ntfy), and a coding agent waits for it.
+A phone gets what is urgent (from a small server in place of ntfy), and a coding agent waits for it. A page shows the fleet.
 Runs until Ctrl-C, then removes everything.
 
   --once   end when all is shown`;
@@ -57,13 +57,13 @@ export async function start(argv: string[]): Promise<number> {
 async function tell(demo: Demo, once: boolean): Promise<number> {
   using phone = openPhone();
   const collector = await tellCollector(demo, phone);
-  const receiver = await tellReceiver(demo);
+  const { address: receiver, token } = await tellReceiver(demo);
   const observer = await tellObserver(demo);
   step("the whole story, in one inbox");
   await demo.show("collector", "read", "ops");
   await tellReaders(demo, phone);
   if (once) return 0;
-  yourTurn(demo, { collector, receiver, observer });
+  yourTurn(demo, { collector, receiver, observer, token });
   await demo.ended();
   throw new Error("all four have ended");
 }
@@ -102,7 +102,7 @@ async function tellCollector(demo: Demo, phone: Phone): Promise<string> {
   return address;
 }
 
-async function tellReceiver(demo: Demo): Promise<string> {
+async function tellReceiver(demo: Demo): Promise<{ address: string; token: string }> {
   step("a receiver with one host");
   const address = await demo.daemon("receiver", 18791, (listen) => [
     `listen: ${listen}`,
@@ -110,6 +110,7 @@ async function tellReceiver(demo: Demo): Promise<string> {
     `notify: { recipient: ops, inbox_dir: ${demo.at("inbox")} }`,
     "poll_interval_seconds: 2",
   ]);
+  console.log(`   its page: http://${address} follows from here on`);
   const added = await demo.show("receiver", "host", "add", "this-machine", "--url", `http://${address}`);
   // An agent keeps to 60 s at least.
   await demo.run("receiver", "host", "set", "this-machine", "--interval", "60");
@@ -124,7 +125,8 @@ async function tellReceiver(demo: Demo): Promise<string> {
   const before = demo.inbox().length;
   await demo.event("web-1 is offline");
   console.log(demo.inbox().slice(before).trimEnd());
-  return address;
+  await demo.show("receiver", "status");
+  return { address, token };
 }
 
 async function tellAgent(demo: Demo, receiver: string, token: string): Promise<void> {
@@ -134,7 +136,7 @@ async function tellAgent(demo: Demo, receiver: string, token: string): Promise<v
   mkdirSync(episode, { recursive: true });
   writeFileSync(join(episode, "steps.json"), JSON.stringify(PUSH));
   writeFileSync(join(episode, "meta.json"), JSON.stringify({ code_version: { commit: PUSH.commits[0]!.id } }));
-  const agent = demo.spawn("agent", [
+  demo.spawn("agent", [
     `receiver: { url: "http://${receiver}", token: ${token} }`,
     `data_dir: ${demo.at("agent")}`,
     `ship: { episodes_dir: ${demo.at("lab/episodes")}, scan_seconds: 1 }`,
@@ -147,8 +149,6 @@ async function tellAgent(demo: Demo, receiver: string, token: string): Promise<v
   await demo.until("the agent says so", () => demo.log("agent").includes("shipped"));
   console.log(`${demo.log("agent").trimEnd()}\n\n${index().trimEnd()}`);
   await demo.show("receiver", "host", "list");
-  agent.kill();
-  await agent.exited;
 }
 
 async function tellTroubles(demo: Demo): Promise<void> {
@@ -212,10 +212,21 @@ async function tellReaders(demo: Demo, phone: Phone): Promise<void> {
   await demo.show("collector", "hook", "--as", "ops");
 }
 
-function yourTurn(demo: Demo, { collector, receiver, observer }: Record<string, string>): void {
+function yourTurn(demo: Demo, { collector, receiver, observer, token }: Record<string, string>): void {
   const picket = ownCommand().join(" ");
+  const port = receiver!.split(":").at(-1);
+  step("your turn: the page");
+  console.log(`http://${receiver}
+
+From another machine: ssh -L ${port}:${receiver} ${hostname()}, then http://127.0.0.1:${port} there.
+What needs you is on top. web-1 is offline: one report, and it is back, without a reload; 8 s later it is offline again:
+
+curl -H 'Authorization: Bearer ${token}' http://${receiver}/v1/host-report -d '{"recorded_at":"'$(date -u +%FT%TZ)'","host":{"metrics":{"cpu_percent":12}}}'
+
+this-machine reports once a minute: its page has plots, disks and processes. The job backup has a bar for each run.`);
   step("your turn, in another terminal");
-  console.log(`curl -d '{"text":"hello"}' http://${collector}/note
+  console.log(`${picket} receiver status --watch --config ${demo.at("receiver.yaml")}
+curl -d '{"text":"hello"}' http://${collector}/note
 echo '{"recipient":"ops","type":"INFO","payload":"dropped"}' > ${demo.at("drops/mine.json")}
 ${picket} collector ping ops "the build is red" --priority urgent --config ${demo.at("collector.yaml")}
 ${picket} collector wait --as ops --config ${demo.at("collector.yaml")}
@@ -224,8 +235,6 @@ curl 'http://${receiver}/v1/hosts/this-machine/history?metric=load_average'
 ${picket} receiver host add another --config ${demo.at("receiver.yaml")}
 curl -d '{"endpoint":"deploy","success":false,"error":"no route to host"}' http://${observer}/observer/event
 ${picket} observer tail --follow --config ${demo.at("observer.yaml")}
-
-The host this-machine is silent from now on: in four minutes it is offline, and the inbox of ops says so.
 
 Ctrl-C ends it and leaves nothing behind.`);
 }

@@ -61,6 +61,8 @@ test("all four have their part in it; Ctrl-C ends it and leaves nothing behind",
     ([, address]) => `http://${address}/health`,
   );
   expect(addresses).toHaveLength(3);
+  const [, page = ""] = /your turn: the page\n(http:\S+)\n/.exec(demo.out())!;
+  expect(await (await fetch(page)).text()).toMatch(/offline<.*web-1/);
   for (const address of addresses) expect((await fetch(address)).status).toBe(200);
   expect(await demo.end("SIGINT")).toBe(130);
   expect(await demo.err()).toBe("");
