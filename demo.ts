@@ -1,7 +1,7 @@
 // picket try: runs all four roles in a temporary folder, each as a process, and shows each step.
 // Runs until Ctrl-C, or with --once to the end of the story. Only SIGKILL makes it leave processes and files behind.
 
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { appendFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
@@ -198,6 +198,8 @@ async function tellObserver(demo: Demo): Promise<string> {
   await demo.event('"from":"observer"');
   await demo.show("observer", "stats");
   await demo.show("observer", "clusters");
+  step("the receiver's page shows such failures, too: a line more in its configuration, and a reload");
+  await demo.reload("receiver", `observer: { url: "http://${address}" }`);
   return address;
 }
 
@@ -264,7 +266,7 @@ type Demo = ReturnType<typeof createDemo>;
 /** The temporary folder with its configurations, data and logs, and the daemons that run in it. */
 function createDemo() {
   const folder = mkdtempSync(join(tmpdir(), "picket-try."));
-  const daemons: Subprocess[] = [];
+  const daemons = new Map<string, Subprocess>();
   const undo: string[][] = [];
   // Settings of your own, such as a real receiver's address and token, are not for the demonstration.
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("PICKET_")));
@@ -289,7 +291,7 @@ function createDemo() {
       env,
       stdio: ["ignore", "ignore", Bun.file(at(`${role}.log`))],
     });
-    daemons.push(child);
+    daemons.set(role, child);
     console.log(config.map((line) => `   ${line.replace(/pk_\w+/, "pk_…")}`).join("\n"));
     return child;
   }
@@ -331,9 +333,18 @@ function createDemo() {
     return true;
   }
 
-  const ended = (): Promise<unknown> => Promise.all(daemons.map(({ exited }) => exited));
+  const ended = (): Promise<unknown> => Promise.all([...daemons.values()].map(({ exited }) => exited));
+
+  /** Adds a line to a running daemon's configuration. */
+  async function reload(role: string, line: string): Promise<void> {
+    appendFileSync(at(`${role}.yaml`), `${line}\n`);
+    console.log(`   ${line}`);
+    daemons.get(role)!.kill("SIGHUP");
+    await until(`the ${role} is reloaded`, () => log(role).includes("configuration reloaded"));
+  }
 
   return {
+    reload,
     at,
     log,
     inbox,
@@ -354,7 +365,7 @@ function createDemo() {
     event: (text: string): Promise<void> => until(`the event arrives: ${text}`, () => inbox().includes(text)),
     async end(): Promise<void> {
       ending = true;
-      for (const daemon of daemons) daemon.kill();
+      for (const daemon of daemons.values()) daemon.kill();
       await ended();
       for (const command of undo) Bun.spawnSync(command);
       rmSync(folder, { recursive: true, force: true });

@@ -63,6 +63,7 @@ test("all four have their part in it; Ctrl-C ends it and leaves nothing behind",
   expect(addresses).toHaveLength(3);
   const [, page = ""] = /your turn: the page\n(http:\S+)\n/.exec(demo.out())!;
   expect(await (await fetch(page)).text()).toMatch(/offline<.*web-1/);
+  expect(await (await fetch(`${page}/failures`)).text()).toContain("1 failure is escalated");
   for (const address of addresses) expect((await fetch(address)).status).toBe(200);
   expect(await demo.end("SIGINT")).toBe(130);
   expect(await demo.err()).toBe("");
