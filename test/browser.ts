@@ -31,7 +31,7 @@ export function startBrowser(): Promise<Browser> {
       "--disable-background-networking",
       "--disable-component-update",
       // A browser trusts less what isn't its own machine.
-      "--host-resolver-rules=MAP *.example.org 127.0.0.1",
+      "--host-resolver-rules=MAP *.example.org 127.0.0.1, MAP *.example.net 127.0.0.1",
     ],
   });
 }

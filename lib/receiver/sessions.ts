@@ -111,11 +111,5 @@ export function toLogin(pathname: string, { code }: Refusal, { method, headers, 
   if (code !== "missing_bearer_token" || !isPage) return;
   const next = method === "POST" ? "/" : pathname + new URL(url).search;
   const location = `/login?next=${encodeURIComponent(next)}`;
-  const more = { "cache-control": "no-store" };
-  if (headers.get("sec-fetch-site") !== "cross-site")
-    return new Response(null, { status: 303, headers: { location, ...more } });
-  // Behind a link on another website the browser keeps a SameSite=Strict cookie back, and sends it with the next request of a page of ours.
-  const page = `<!doctype html><meta http-equiv="refresh" content="0;url=${location}"><a href="${location}">Picket</a>`;
-  const html = { "content-type": "text/html; charset=utf-8", "content-security-policy": "default-src 'none'" };
-  return new Response(page, { headers: { ...html, ...more } });
+  return new Response(null, { status: 303, headers: { location, "cache-control": "no-store" } });
 }

@@ -19,7 +19,7 @@ interface LoginOptions {
   /** Whether a token is set. */
   isNeeded: () => boolean;
   /** The answer that shows a page. */
-  show: (shown: Shown, refusal?: Refusal) => Response;
+  show: (shown: Shown, answer?: Pick<Refusal, "status" | "headers">) => Response;
   logRefusal: ReturnType<typeof refusalLog>;
 }
 
@@ -50,7 +50,8 @@ export function createLogin({
   return async (c, path) => {
     const isForm = c.req.method === "POST";
     if (!isNeeded() || (!isForm && (await sessions.isOpen(c.req.raw)))) return to(nextOf(c));
-    if (!isForm) return show(form(nextOf(c)));
+    if (!isForm)
+      return show(form(nextOf(c)), { status: 200, headers: isLinked(c) ? { refresh: `0;url=${again(c)}` } : {} });
     try {
       if (path === "/login") return await logIn(c);
       await readForm(c);
@@ -72,6 +73,21 @@ function to(path: string, cookie?: string): Response {
   return new Response(null, { status: 303, headers });
 }
 
+/**
+ * Whether a link on another website led here: then the browser keeps a SameSite=Strict cookie back, also where there is a session, and
+ * sends it when a page of this receiver asks once more. It says so in `Sec-Fetch-Site`, or without TLS in `Referer`.
+ */
+function isLinked({ req }: C): boolean {
+  const site = req.header("sec-fetch-site");
+  const from = URL.parse(req.header("referer") ?? "");
+  const isOther = site === undefined ? from !== null && from.host !== req.header("host") : site === "cross-site";
+  return isOther && req.query("again") === undefined;
+}
+
+const again = (c: C): string => `${addressOf(nextOf(c))}&again=1`;
+
+const addressOf = (next: string): string => `/login?next=${encodeURIComponent(next)}`;
+
 /** The page that was asked for: a path of this receiver, whatever stands there. */
 function nextOf(c: C): string {
   const here = "http://page";
@@ -87,7 +103,7 @@ function form(next: string, wrong?: string): Shown {
       <section class="form">
         <h1>Log in</h1>
         {wrong !== undefined && <p role="alert">{`${wrong[0]!.toUpperCase()}${wrong.slice(1)}.`}</p>}
-        <form method="post" action={`/login?next=${encodeURIComponent(next)}`}>
+        <form method="post" action={addressOf(next)}>
           <label for="token">The operator's token</label>
           <input id="token" name="token" type="password" autocomplete="current-password" required autofocus />
           <button>Log in</button>

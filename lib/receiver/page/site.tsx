@@ -92,10 +92,10 @@ export function createSite({ reading, sessions, log }: SiteOptions): (c: C) => P
   const login = createLogin({
     sessions,
     isNeeded: needsLogin,
-    show({ title, content }, refusal) {
+    show({ title, content }, answer) {
       // Nothing of the fleet: no links with counts.
       const frame = { title, path: "/login", assets: paths, isLive: false, counts: new Map(), hasLogout: false };
-      return html(rendered(() => <Layout {...frame}>{content}</Layout>).html, refusal);
+      return html(rendered(() => <Layout {...frame}>{content}</Layout>).html, answer);
     },
     logRefusal,
   });

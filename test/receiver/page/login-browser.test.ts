@@ -54,22 +54,21 @@ browserTest("an open page whose session is over goes to the login, and back", as
   await page.waitForURL(`${hub.url}/?at=home`);
 });
 
-browserTest("a link on another website leads to the page, and not to the login", async (open) => {
-  await using hub = await Hub.start({ more: `auth: { token: ${TOKEN} }` });
-  const url = hub.url.replace("127.0.0.1", "hub.localhost");
-  await using page = await open(`${url}/?at=home`, { expected: /asks another place/ });
-  await logIn(page);
-  await page.waitForURL(`${url}/?at=home`);
-  const other = Bun.serve({
-    port: 0,
-    hostname: "127.0.0.1",
-    fetch: () =>
-      new Response(`<link rel="icon" href="data:,"><a href="${url}/?at=work">nas</a>`, {
-        headers: { "content-type": "text/html" },
-      }),
+for (const [what, home, own] of [
+  ["TLS, or on its own machine", "other.localhost", "hub.localhost"],
+  ["neither", "home.example.org", "hub.example.net"],
+] as const)
+  browserTest(`a link on another website leads to the page, and not to the login: with ${what}`, async (open) => {
+    await using hub = await Hub.start({ more: `auth: { token: ${TOKEN} }` });
+    const url = hub.url.replace("127.0.0.1", own);
+    await using page = await open(`${url}/?at=home`, { expected: /asks another place/ });
+    await logIn(page);
+    await page.waitForURL(`${url}/?at=home`);
+    const html = `<link rel="icon" href="data:,"><a href="${url}/?at=work">nas</a>`;
+    const headers = { "content-type": "text/html" };
+    const other = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response(html, { headers }) });
+    await page.goto(`http://${home}:${other.port}/`);
+    await page.getByText("nas").click();
+    await page.waitForURL(`${url}/?at=work`);
+    await other.stop(true);
   });
-  await page.goto(`http://other.localhost:${other.port}/`);
-  await page.getByText("nas").click();
-  await page.waitForURL(`${url}/?at=work`);
-  await other.stop(true);
-});
