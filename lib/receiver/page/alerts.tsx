@@ -110,13 +110,18 @@ export function OpenAlert({ alert, back, now }: { alert: AlertRow; back: string;
         <span>
           since <At at={opened_at} now={now} />
         </span>
-        {!isKnown(alert) && (
-          <form method="post" action={`${PATH}/${id}/acknowledge?${new URLSearchParams({ back }).toString()}`}>
-            <button aria-label={`Acknowledge alert ${id}`}>Acknowledge</button>
-          </form>
-        )}
+        {!isKnown(alert) && <Acknowledge id={id} back={back} />}
       </div>
     </Live>
+  );
+}
+
+/** The form that acknowledges an alert. @param back the path that it comes back to. */
+export function Acknowledge({ id, back }: { id: number; back: string }) {
+  return (
+    <form method="post" action={`${PATH}/${id}/acknowledge?${new URLSearchParams({ back }).toString()}`}>
+      <button aria-label={`Acknowledge alert ${id}`}>Acknowledge</button>
+    </form>
   );
 }
 

@@ -49,11 +49,10 @@ export const eventsPage: Page = {
 
 function Event({ event, now }: { event: EventRow; now: number }) {
   const { id, at, type, severity } = event;
-  const isOver = type.endsWith(".recovered");
   return (
     <Live id={`event-${id}`} as="li" list="events">
       <At at={at} now={now} />
-      <State look={isOver ? "ok" : LOOK_OF[severity]} word={severity} />
+      <State look={type.endsWith(".recovered") ? "ok" : LOOK_OF[severity]} word={severity} />
       <Told {...event} />
       <span class="kind">{type}</span>
     </Live>

@@ -12,6 +12,7 @@ import { readContainerSparks } from "../sparks.ts";
 import type { RefusedReports } from "../report-alerts.ts";
 import type { Metric } from "../../report.ts";
 import { duration, printable } from "../../text.ts";
+import { Acknowledge } from "./alerts.tsx";
 import { Containers } from "./container.tsx";
 import { Pause } from "./host-forms.tsx";
 import { Parts } from "./host-parts.tsx";
@@ -166,11 +167,7 @@ function Troubles({ condition, now }: { condition: Condition; now: number }) {
           <span class="dim">
             since <At at={since} now={now} />
           </span>
-          {!acknowledged && (
-            <form method="post" action={`/alerts/${id}/acknowledge?host=${condition.name}`}>
-              <button aria-label={`Acknowledge alert ${id}`}>Acknowledge</button>
-            </form>
-          )}
+          {!acknowledged && <Acknowledge id={id} back={`/hosts/${condition.name}`} />}
         </Live>
       ))}
     </ol>

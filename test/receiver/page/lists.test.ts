@@ -3,7 +3,8 @@
 import { expect, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Hub, archive } from "../kit.ts";
+import { Hub, TELLS_SOON, archive } from "../kit.ts";
+import { follow } from "./stream.ts";
 
 /** A page's text as a reader sees it, tag by tag. */
 const linesOf = (html: string): string[] =>
@@ -180,4 +181,34 @@ test("episodes are paged by time, of all hosts or one, from a day on, and can be
   expect(linesOf(html)).toContain("231 episodes");
   const [path] = /\/v1\/episodes\/pi\/ep-new.tar.zst/.exec(html)!;
   expect((await fetch(hub.url + path)).status).toBe(200);
+});
+
+test("an open page of alerts follows: one that begins is on top, one that ends goes below", async () => {
+  const hub = new Hub({ more: TELLS_SOON });
+  await using _ = hub;
+  const { stdout } = await hub.run("job", "add", "certs", "--every", "1d");
+  await hub.up();
+  const ping = (action: string) => fetch(hub.url + new URL(stdout.trim()).pathname + action);
+  const streams = ["/alerts", "/events", "/jobs/certs"].map((path) => follow(hub.url, path));
+  for (const stream of streams) expect((await stream.next()).value!.event).toBe("hello");
+  const [alerts, events, job] = streams as [(typeof streams)[0], (typeof streams)[0], (typeof streams)[0]];
+  /** The first update that has a region which fits. */
+  async function update(stream: (typeof streams)[0], region: RegExp) {
+    for await (const { data } of { [Symbol.asyncIterator]: () => ({ next: () => stream.next() }) }) {
+      if (Object.keys(data.regions ?? {}).some((id) => region.test(id))) return data;
+    }
+    throw new Error(`no ${region}`);
+  }
+  await ping("/fail");
+  const opened = await update(alerts, /^open-\d+$/);
+  expect(opened).toMatchObject({ title: "1 open alert", lists: { open: [expect.stringMatching(/^open-/)] } });
+  expect(Object.keys((await update(job, /^ping-\d+$/)).regions)).toContain("state");
+  await ping("");
+  const closed = await update(alerts, /^over-\d+$/);
+  expect(closed).toMatchObject({
+    title: "No open alerts",
+    lists: { open: [], over: [expect.stringMatching(/^over-/)] },
+  });
+  expect((await update(events, /^event-\d+$/)).lists["events"]!.at(-1)).toMatch(/^event-/);
+  for (const stream of streams) await stream.return();
 });
