@@ -134,7 +134,8 @@ function fillingDisk({ name, settings, paceOf }: Judged, disk: One<"disks">): Fi
 }
 
 function sizes({ used_gb: used, total_gb: total }: One<"disks">): string {
-  return used === null || total === null || total < 0.1 ? "" : ` (${gb(used)} of ${gb(total)} GB)`;
+  if (used === null || total === null || total < 0.1) return "";
+  return total < 1024 ? ` (${gb(used)} of ${gb(total)} GB)` : ` (${gb(used / 1024)} of ${gb(total / 1024)} TB)`;
 }
 
 /** The hours until a file system is full; null where it doesn't grow, or that isn't known. */

@@ -155,9 +155,9 @@ describe("one event when it goes wrong, one when it is over", () => {
     [
       "disk",
       () => disk(50, { inodes_used_percent: 93, mount: "/var lib" }),
-      disk(50, { mount: "/var lib" }),
+      disk(50, { mount: "/var lib", used_gb: 21_862, total_gb: 43_724 }),
       ["disk.high", "normal", "nas: /var lib has used 93 % of its inodes; df -i '/var lib'"],
-      "nas: /var lib has room again: it is 50 % full (2.0 of 4.0 GB)",
+      "nas: /var lib has room again: it is 50 % full (21.3 of 42.7 TB)",
     ],
   ] as const)("%s", async (kind, wrong, well, [type, priority, text], recovered) => {
     await using hub = await Hub.start({ hosts: ["nas"], more: AT_ONCE });
