@@ -98,6 +98,20 @@ export function hostPlots(reading: Reading, host: Host, range: Range): Promise<P
   return plotsOf(reading, { host, container: null, range, kinds, limits: limitsOf(reading, host) });
 }
 
+/** What a host receives and sends in a second, between its last two reports; null where that is unknown. */
+export async function ratesNow({ store }: Reading, host: Host): Promise<[received: number, sent: number] | null> {
+  const [last, before] = await store.read.all<{ at: number; received: number | null; sent: number | null }>(
+    `SELECT at, network_rx_bytes AS received, network_tx_bytes AS sent FROM host_samples WHERE host = $1
+     ORDER BY at DESC LIMIT 2`,
+    [host.id],
+  );
+  const rate = (of: "received" | "sent") =>
+    ((last?.[of] ?? Number.NaN) - (before?.[of] ?? Number.NaN)) / ((last!.at - before!.at) / 1000);
+  if (!last || !before) return null;
+  const [received, sent] = [rate("received"), rate("sent")];
+  return received >= 0 && sent >= 0 ? [received, sent] : null;
+}
+
 /** The plots of a container. @param container its number in the store. */
 export function containerPlots(reading: Reading, host: Host, container: number, range: Range): Promise<Plot[]> {
   return plotsOf(reading, { host, container, range, kinds: CONTAINER_PLOTS, limits: {} });

@@ -167,7 +167,7 @@ export const containerPage: Page = {
               <ContainerState of={one} />
             </Live>
           </div>
-          <Ranges path={addressOf(host.name, one)} range={range} />
+          <Ranges path={addressOf(host.name, one)} range={range} now={now} />
           <div class="plots">
             {plots.map((plot) => (
               <Figure plot={plot} {...latest(plot.id, one)} />

@@ -89,10 +89,12 @@ function Disks({ details: { lists }, uptime }: PartsShown) {
       <Part
         id="pools"
         title="Pools"
-        columns={[["Pool"], ["Kind", "minor"], ["State"], ["Detail"]]}
+        columns={[["Pool"], ["State"], ["Detail"]]}
         rows={(pools ?? []).map(({ name, kind, state, detail }) => [
-          <Name text={name} />,
-          printable(kind ?? ""),
+          <>
+            <Name text={name} />
+            <small>{printable(kind ?? "")}</small>
+          </>,
           <State look={state === "online" ? "ok" : "bad"} word={printable(state ?? "unknown")} />,
           <Name text={detail ?? ""} />,
         ])}

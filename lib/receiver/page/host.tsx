@@ -4,8 +4,8 @@
 import { settingsText } from "../alert-settings.ts";
 import { eventsBefore } from "../events.ts";
 import { type Shown as Condition, conditionOf } from "../fleet.ts";
-import { type Host, formerNames } from "../hosts.ts";
-import { hostPlots, rangeOf } from "../host-plots.ts";
+import { type Host, formerNames, tagsOf } from "../hosts.ts";
+import { hostPlots, rangeOf, ratesNow } from "../host-plots.ts";
 import { type Plot, sized, sizedOf, worded } from "../plot.ts";
 import { type Details, detailsOf, hostOf } from "../reading.ts";
 import { readContainerSparks } from "../sparks.ts";
@@ -32,6 +32,7 @@ export const hostPage: Page = {
     const details = await detailsOf(reading, host);
     const range = rangeOf(query, { now, since: host.created_at });
     const plots = await hostPlots(reading, host, range);
+    const rates = await ratesNow(reading, host);
     const condition = conditionOf(host, details.alerts);
     const names = await formerNames(reading.store.read, host.id);
     const shown = {
@@ -51,10 +52,10 @@ export const hostPage: Page = {
           <Head condition={condition} host={host} now={now} />
           <Facts host={host} details={details} names={names} interval={interval} />
           <Troubles condition={condition} now={now} />
-          <Ranges path={`/hosts/${host.name}`} range={range} />
+          <Ranges path={`/hosts/${host.name}`} range={range} now={now} />
           <div class="plots">
             {plots.map((plot) => (
-              <Figure plot={plot} {...latest(plot, host)} />
+              <Figure plot={plot} {...latest(plot, host, rates)} />
             ))}
           </div>
           <Containers {...shown} />
@@ -134,6 +135,7 @@ function Facts({ host, details, names, interval }: FactsShown) {
     ["Agent", host.agent_version],
     ["Reports", `every ${interval} s`],
     ["Added", new Date(host.created_at).toISOString().slice(0, 10)],
+    ["Tags", tagsOf(host).join(", ")],
     ["Former names", names.join(", ")],
     ["Alerts", settingsText(host)],
   ];
@@ -175,7 +177,11 @@ function Troubles({ condition, now }: { condition: Condition; now: number }) {
 }
 
 /** The figure of a plot as it is now, and what it is of. */
-function latest({ id, unit, lines }: Plot, { metrics, facts }: Host): { now?: string; more?: string } {
+function latest(
+  { id, unit }: Plot,
+  { metrics, facts }: Host,
+  rates: [received: number, sent: number] | null,
+): { now?: string; more?: string } {
   const now = JSON.parse(metrics) as Partial<Record<string, number | null>>;
   const known = (name: string): number | null => now[name] ?? null;
   const share = (used: number | null, total: number | null, bytes: number) =>
@@ -204,13 +210,8 @@ function latest({ id, unit, lines }: Plot, { metrics, facts }: Host): { now?: st
     }
     case "disk":
       return share(known("disk_used_gb"), known("disk_total_gb"), 2 ** 30);
-    case "network": {
-      const last = lines.map(({ name, mean }) => {
-        const value = mean.at(-1);
-        return typeof value === "number" ? `${worded(value, unit)} ${name}` : null;
-      });
-      return { now: last.filter((one) => one !== null).join(", ") };
-    }
+    case "network":
+      return rates === null ? {} : { now: `${worded(rates[0], unit)} in, ${worded(rates[1], unit)} out` };
     case "load": {
       const { cpu_count: cpus } = JSON.parse(facts) as { cpu_count?: number };
       const longer = [known("load_average_5"), known("load_average_15")].filter((one) => one !== null);

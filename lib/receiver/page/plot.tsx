@@ -4,6 +4,7 @@
 
 import { type Range, RANGES } from "../host-plots.ts";
 import { type Drawn, type Line, type Plot, marksOf, worded } from "../plot.ts";
+import { At } from "./parts.tsx";
 import { Live } from "./regions.tsx";
 
 /** The height of what is drawn, in pixels; its width is the page's. */
@@ -14,8 +15,7 @@ const [WIDE, HIGH] = [1000, 100];
 const RANGE_WORDS = { hour: "Hour", "6h": "6 hours", day: "Day", week: "Week", month: "Month", year: "Year" };
 
 /** The ranges to choose from. One that was zoomed into is none of them. */
-export function Ranges({ path, range }: { path: string; range: Range }) {
-  const utc = (at: number) => new Date(at).toISOString().slice(0, 16).replace("T", " ");
+export function Ranges({ path, range, now }: { path: string; range: Range; now: number }) {
   return (
     <nav class="ranges" aria-label="range of the plots">
       {Object.keys(RANGES).map((name) => (
@@ -25,7 +25,7 @@ export function Ranges({ path, range }: { path: string; range: Range }) {
       ))}
       {range.name === null && (
         <span class="dim">
-          {utc(range.from)} to {utc(range.to)} UTC
+          <At at={range.from} now={now} /> to <At at={range.to} now={now} />
         </span>
       )}
     </nav>
