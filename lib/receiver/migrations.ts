@@ -293,6 +293,7 @@ export const MIGRATIONS: readonly (readonly string[])[] = [
     `CREATE INDEX events_of_job ON events (job)`,
     `CREATE INDEX events_of_type ON events (type)`,
     `CREATE INDEX events_of_severity ON events (severity)`,
+    `CREATE INDEX alerts_of_job ON alerts (job)`,
     `CREATE INDEX alerts_of_type ON alerts (type)`,
     `CREATE INDEX alerts_of_severity ON alerts (severity)`,
     `CREATE INDEX episodes_of_host ON episodes (host, received_at)`,
