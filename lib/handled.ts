@@ -39,12 +39,15 @@ interface Inbox {
 
 /**
  * Does what an event needs (`work`), and then marks it as handled. One process at a time does so for a recipient.
+ * @param handled what is known already: then not all of the journal is read.
  * @throws Error in words where it is handled already, and what `work` throws: then it is not marked.
  */
-export async function handleOnce(inbox: Inbox, id: string, work: () => Promise<Handling>): Promise<void> {
+export async function handleOnce(
+  { inbox, id, handled = handledOf(inbox) }: { inbox: Inbox; id: string; handled?: ReturnType<typeof handledOf> },
+  work: () => Promise<Handling>,
+): Promise<void> {
   const turn = await takeTurn({ ...inbox, reader: "handled" });
   try {
-    const handled = handledOf(inbox);
     if (handled.has(id)) throw new Error(`event "${printable(cut(id, 80))}" is handled already`);
     await handled.add(id, await work());
   } finally {
@@ -52,8 +55,8 @@ export async function handleOnce(inbox: Inbox, id: string, work: () => Promise<H
   }
 }
 
-/** The handled ids of a recipient. */
-export function handledOf({ dir, recipient }: Inbox) {
+/** The handled ids of a recipient. @param atMost so many bytes of the journal are read, the last, where it is longer at the first look. */
+export function handledOf({ dir, recipient }: Inbox, atMost = Number.POSITIVE_INFINITY) {
   inboxPath(dir, recipient);
   const path = join(statePath(dir), `${recipient}.handled`);
   // Numbers take a quarter of what texts do.
@@ -89,7 +92,8 @@ export function handledOf({ dir, recipient }: Inbox) {
     if (ino !== inode || size < offset) {
       ids.clear();
       notes.clear();
-      [inode, offset] = [ino, 0];
+      // Half a line, if that is where it begins, is no JSON.
+      [inode, offset] = [ino, Math.max(0, size - atMost)];
     }
     const fd = openToRead(path);
     if (fd === null) return;

@@ -25,3 +25,14 @@ test("what one process adds the others see, whatever happens to the file", async
   await other.add("d", { by: "ack" });
   expect([one.has("a"), one.has("d")]).toEqual([false, true]);
 });
+
+test("of a long journal the end can do", () => {
+  using folder = new Folder();
+  mkdirSync(folder.at(".picket"));
+  const lines = Array.from({ length: 100 }, (_, n) => `{"id":"event-${n}"}\n`);
+  folder.write(".picket/bob.handled", lines.join(""));
+  const end = handledOf({ dir: folder.path, recipient: "bob" }, 1000);
+  expect(lines.findIndex((_, n) => end.has(`event-${n}`))).toBe(45);
+  folder.write(".picket/bob.handled", `${lines.join("")}{"id":"more"}\n`);
+  expect([end.has("event-99"), end.has("more"), end.has("event-0")]).toEqual([true, true, false]);
+});

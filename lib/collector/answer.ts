@@ -34,7 +34,7 @@ export async function answer(
 ): Promise<string> {
   const { dir } = writer;
   let done = "marked as handled";
-  await handleOnce({ dir, recipient }, id, async () => {
+  await handleOnce({ inbox: { dir, recipient }, id }, async () => {
     const event = await find(id, { dir, recipient, warn: () => {} });
     if (!event) throw new Error(`there is no event "${shown(id)}" in the inbox of ${recipient}`);
     const { from } = event;

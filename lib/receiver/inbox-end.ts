@@ -12,6 +12,8 @@ import { Refusal } from "../refusal.ts";
 const MOST_EVENTS = 500;
 const MOST_BYTES = 4 << 20;
 const FIRST_BYTES = 256 << 10;
+/** And of the journal of handled events: some 70,000. */
+const MOST_HANDLED_BYTES = 8 << 20;
 const NEWLINE = 0x0a;
 
 /** An event as it stands in the inbox. */
@@ -45,7 +47,7 @@ export type InboxEnd = ReturnType<typeof openInboxEnd>;
 /** Reads an inbox's end whenever it has changed. */
 export function openInboxEnd({ inbox_dir: dir, recipient }: { inbox_dir: string; recipient: string }) {
   const path = inboxPath(dir, recipient);
-  const handled = handledOf({ dir, recipient });
+  const handled = handledOf({ dir, recipient }, MOST_HANDLED_BYTES);
   let read: Read & { of: string } = { of: "", found: [], malformed: 0, isCut: false };
 
   function refresh(): void {
@@ -82,7 +84,7 @@ export function openInboxEnd({ inbox_dir: dir, recipient }: { inbox_dir: string;
       if (!shown().some(({ event }) => event.id === id)) {
         throw new Refusal(404, "unknown_event", "that event is not among the newest of the inbox any more");
       }
-      await handleOnce({ dir, recipient }, id, async () => ({ by })).catch((error: unknown) => {
+      await handleOnce({ inbox: { dir, recipient }, id, handled }, async () => ({ by })).catch((error: unknown) => {
         throw new Refusal(409, "not_marked", `mark the event as handled: ${(error as Error).message}`);
       });
     },
