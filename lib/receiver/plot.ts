@@ -29,7 +29,7 @@ export interface Plot {
 }
 
 /** What the browser draws, with the marks of the axis: a Plot with times in seconds. */
-export interface Drawn extends Omit<Plot, "id" | "low" | "high"> {
+export interface Drawn extends Omit<Plot, "id" | "title" | "low" | "high"> {
   marks: number[];
 }
 

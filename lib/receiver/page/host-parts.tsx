@@ -62,7 +62,8 @@ export function Parts(shown: PartsShown) {
   );
 }
 
-function Disks({ details: { lists }, uptime }: PartsShown) {
+function Disks({ details: { lists, alerts }, uptime }: PartsShown) {
+  const high = new Set(alerts.filter(({ type }) => type === "disk.high").map(({ subject }) => subject));
   const { disks, pools, smart, devices } = lists;
   const fullest = (disks ?? []).toSorted((a, b) => (b.used_percent ?? -1) - (a.used_percent ?? -1));
   return (
@@ -81,7 +82,7 @@ function Disks({ details: { lists }, uptime }: PartsShown) {
                 .join(", ")}
             </small>
           </>,
-          <Share percent={disk.used_percent} />,
+          <Share percent={disk.used_percent} isHigh={high.has(disk.mount)} />,
           bytes(disk.total_gb, GIB),
           percent(disk.inodes_used_percent),
         ])}
@@ -142,11 +143,11 @@ function Disks({ details: { lists }, uptime }: PartsShown) {
 }
 
 /** How full something is: a bar, and the figure. */
-function Share({ percent: full }: { percent: number | null }) {
+function Share({ percent: full, isHigh }: { percent: number | null; isHigh: boolean }) {
   if (full === null) return <span class="dim">unknown</span>;
   return (
     <span class="share">
-      <svg class={full >= 90 ? "hot" : undefined} viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true">
+      <svg class={isHigh ? "hot" : undefined} viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true">
         <rect width="100" height="4" />
         <rect class="full" width={full} height="4" />
       </svg>
@@ -204,7 +205,7 @@ function Hardware({ details: { lists } }: PartsShown) {
 
 const hot = (celsius: number | null, mark: number | null) => celsius !== null && mark !== null && celsius >= mark;
 
-const UNIT_LOOKS: Record<string, Look> = { failed: "bad", active: "ok" };
+const UNIT_LOOKS: Record<string, Look> = { failed: "warn", active: "ok" };
 
 function Running({ details: { lists, guests }, now }: PartsShown) {
   const { units, processes } = lists;

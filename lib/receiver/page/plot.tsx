@@ -38,7 +38,6 @@ export function Figure({ plot, now, more }: { plot: Plot; now?: string | undefin
   const marks = marksFor(plot);
   const seconds = (ms: number) => ms / 1000;
   const drawn: Drawn = {
-    title,
     unit,
     limit,
     lines,

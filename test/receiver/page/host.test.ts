@@ -49,7 +49,7 @@ test("the page of a host shows all that it has", async () => {
     "sda 2.0 KB 4.0 KB 1 %",
     "enp3s0 up 2500 Mbit/s 1.0 KB 2.0 KB",
     "coretemp Core 0 52 °C 80 °C 100 °C",
-    "smbd.service ✕ failed exit 1",
+    "smbd.service ▲ failed exit 1",
     "postgres 42 12 % 512.0 MB",
     "✕ failing 24",
     "ups ups charging 98 %",
@@ -113,6 +113,27 @@ test("a plot has the range of the address, and a gap where nothing was reported"
   expect(none).toContain("No figures in this time");
   // What is no range is the usual one.
   expect(await page(hub, `/hosts/nas?range=x&from=1&to=${ago(0)}`)).toContain('?range=hour" aria-current="true"');
+});
+
+test("the rate of a counter is unknown where the host began anew", async () => {
+  await using hub = await Hub.start({ hosts: ["nas"] });
+  for (const [minutes, bytes] of [
+    [3, 1000],
+    [2, 7000],
+    [1, 500],
+    [0, 6500],
+  ] as const) {
+    const metrics = { network_rx_bytes: bytes, network_tx_bytes: 2 * bytes };
+    const sent = report({ sent_at: new Date().toISOString(), host: { metrics } }, minutes * 60_000);
+    expect((await hub.report(sent, { host: "nas" })).status).toBe(200);
+  }
+  const html = await page(hub, "/hosts/nas?range=hour");
+  expect(textOf(html)).toContain("Network 100 bytes/s in, 200 bytes/s out");
+  const { lines } = JSON.parse(/id="plot-network".*?data-plot="(.*?)"/.exec(html)![1]!.replaceAll("&quot;", '"'));
+  for (const { mean } of lines as { mean: (number | null)[] }[]) {
+    expect(mean.filter((rate) => rate !== null && rate > 0)).toHaveLength(2);
+    expect(mean.every((rate) => rate === null || rate > 0)).toBe(true);
+  }
 });
 
 const browse = inBrowser("the page of a host");

@@ -5,8 +5,8 @@ import uPlot from "uplot";
 import { type Drawn, worded } from "../../plot.ts";
 
 const HEIGHT = 143;
-/** By the element that has the figures. */
-const shown = new WeakMap<Element, { plot: uPlot; drawn: string }>();
+/** By the element that has the figures, as JSON. */
+const shown = new Map<Element, { plot: uPlot; json: string; update: (drawn: Drawn) => void }>();
 const sizes = new ResizeObserver((entries) => {
   for (const { target, contentRect } of entries) {
     const known = shown.get(target);
@@ -16,13 +16,20 @@ const sizes = new ResizeObserver((entries) => {
 
 /** @param goTo shows this page with another query. */
 export function showPlots(within: Element, goTo: (query: string) => void): void {
+  for (const [element, { plot }] of shown) {
+    if (element.isConnected && plot.root.isConnected) continue;
+    plot.destroy();
+    sizes.unobserve(element);
+    shown.delete(element);
+  }
   const found = [...within.querySelectorAll<HTMLElement>("[data-plot]")];
   for (const element of within.matches("[data-plot]") ? [within as HTMLElement, ...found] : found) {
-    const drawn = element.dataset["plot"]!;
+    const json = element.dataset["plot"]!;
     const known = shown.get(element);
-    if (known?.drawn === drawn && known.plot.root.isConnected) continue;
-    if (known) known.plot.destroy();
-    shown.set(element, { plot: draw(element, JSON.parse(drawn) as Drawn, goTo), drawn });
+    if (known?.json === json) continue;
+    const drawn = JSON.parse(json) as Drawn;
+    if (known) known.update(drawn);
+    shown.set(element, { ...(known ?? draw(element, drawn, goTo)), json });
     sizes.observe(element);
   }
 }
@@ -32,13 +39,13 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   for (const element of document.querySelectorAll("[data-plot]")) shown.get(element)?.plot.redraw();
 });
 
-function draw(element: HTMLElement, drawn: Drawn, goTo: (query: string) => void): uPlot {
-  const { unit, limit, from, to, at, lines, marks } = drawn;
+function draw(element: HTMLElement, first: Drawn, goTo: (query: string) => void) {
+  let drawn = first;
+  const { unit, lines } = drawn;
   const colour = (name: string) => () => getComputedStyle(element).getPropertyValue(name);
   const ink = (n: number) => colour(n === 0 ? "--spark" : "--dim");
   const axis = { stroke: colour("--dim"), font: "11px system-ui, sans-serif" };
   const grid = { stroke: colour("--line"), width: 1 };
-  const values = lines.flatMap(({ min, mean, max }) => [max, min, mean]);
   const read = document.createElement("output");
   const plot = new uPlot(
     {
@@ -52,7 +59,10 @@ function draw(element: HTMLElement, drawn: Drawn, goTo: (query: string) => void)
         points: { size: 5 },
         drag: { x: true, y: false, setScale: false },
       },
-      scales: { x: { range: () => [from, to] }, y: { range: () => [marks[0]!, marks.at(-1)!] } },
+      scales: {
+        x: { range: () => [drawn.from, drawn.to] },
+        y: { range: () => [drawn.marks[0]!, drawn.marks.at(-1)!] },
+      },
       axes: [
         { ...axis, size: 27, gap: 4, grid: { show: false }, ticks: { show: false }, values: clock, space: 70 },
         {
@@ -61,7 +71,7 @@ function draw(element: HTMLElement, drawn: Drawn, goTo: (query: string) => void)
           gap: 6,
           grid,
           ticks: { show: false },
-          splits: () => marks,
+          splits: () => drawn.marks,
           values: (_, splits) => splits.map((split) => worded(split, unit)),
         },
       ],
@@ -75,35 +85,45 @@ function draw(element: HTMLElement, drawn: Drawn, goTo: (query: string) => void)
       ],
       bands: lines.map((_, n) => ({ series: [3 * n + 1, 3 * n + 2], fill: faint(ink(n)) })),
       hooks: {
-        drawClear: [(self) => limit !== null && drawLimit(self, limit, colour("--bad")())],
-        setCursor: [({ cursor: { idx } }) => (read.textContent = said(idx ?? null))],
+        drawClear: [(self) => drawn.limit !== null && drawLimit(self, drawn.limit, colour("--bad")())],
+        setCursor: [({ cursor: { idx } }) => (read.textContent = said(drawn, idx ?? null))],
         setSelect: [
           (self) => {
             const { left, width } = self.select;
             if (width < 8) return;
             const instant = (x: number) => new Date(self.posToVal(x, "x") * 1000).toISOString().slice(0, 19);
             goTo(`?from=${instant(left)}Z&to=${instant(left + width)}Z`);
+            self.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
           },
         ],
       },
     },
-    [at, ...values] as uPlot.AlignedData,
+    dataOf(drawn),
     element.parentElement!,
   );
   plot.root.setAttribute("aria-hidden", "true");
   plot.over.append(read);
-  return plot;
+  const update = (next: Drawn) => {
+    drawn = next;
+    plot.setData(dataOf(drawn));
+  };
+  return { plot, update };
+}
 
-  /** What is at the cursor. */
-  function said(idx: number | null): string {
-    if (idx === null || lines.every(({ mean }) => mean[idx] === null)) return "";
-    const each = lines.map(({ name, min, mean, max }) => {
-      if (mean[idx] === null) return null;
-      const range = min[idx] === max[idx] ? "" : ` (${worded(min[idx]!, unit)} to ${worded(max[idx]!, unit)})`;
-      return `${worded(mean[idx]!, unit)}${lines.length > 1 ? ` ${name}` : ""}${range}`;
-    });
-    return `${moment(at[idx]!, to - from)}  ${each.filter((one) => one !== null).join(", ")}`;
-  }
+/** The greatest and the least of each line, then its mean. */
+function dataOf({ at, lines }: Drawn): uPlot.AlignedData {
+  return [at, ...lines.flatMap(({ min, mean, max }) => [max, min, mean])];
+}
+
+/** What is at the cursor. */
+function said({ unit, from, to, at, lines }: Drawn, idx: number | null): string {
+  if (idx === null || idx >= at.length || lines.every(({ mean }) => mean[idx] === null)) return "";
+  const each = lines.map(({ name, min, mean, max }) => {
+    if (mean[idx] === null) return null;
+    const range = min[idx] === max[idx] ? "" : ` (${worded(min[idx]!, unit)} to ${worded(max[idx]!, unit)})`;
+    return `${worded(mean[idx]!, unit)}${lines.length > 1 ? ` ${name}` : ""}${range}`;
+  });
+  return `${moment(at[idx]!, to - from)}  ${each.filter((one) => one !== null).join(", ")}`;
 }
 
 /** A band lets what is behind it through. */
