@@ -47,7 +47,8 @@ export const eventsPage: Page = {
   },
 };
 
-function Event({ event, now }: { event: EventRow; now: number }) {
+/** An event, in a list `events`. */
+export function Event({ event, now }: { event: EventRow; now: number }) {
   const { id, at, type, severity } = event;
   return (
     <Live id={`event-${id}`} as="li" list="events">

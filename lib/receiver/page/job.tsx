@@ -4,11 +4,13 @@
 import { Refusal } from "../../refusal.ts";
 import { duration, printable, printableLines, size, span } from "../../text.ts";
 import { listAlerts } from "../alerts.ts";
+import { eventsBefore } from "../events.ts";
 import { downtimesOf, runsOf, type Downtimes, type Run } from "../job-runs.ts";
 import { type Job, jobNamed, showCommand } from "../jobs.ts";
 import { type TakenPing, listPings } from "../jobs-ping.ts";
 import { scheduleText } from "../jobs-schedule.ts";
 import { OpenAlert } from "./alerts.tsx";
+import { Event } from "./events.tsx";
 import { JobState } from "./jobs.tsx";
 import type { Page } from "./page.ts";
 import { Ago, At, State, Text } from "./parts.tsx";
@@ -18,6 +20,7 @@ import { Runs, runsText } from "./runs.tsx";
 const MOST_RUNS = 60;
 const MONTHS = 3;
 const MOST_ALERTS = 10;
+const MOST_EVENTS = 5;
 /** A longer body has a page of its own, in characters. */
 const LONG = 10_000;
 
@@ -33,6 +36,7 @@ export const jobPage: Page = {
     if (wanted) return { title: `${name}: what a run sent`, content: <Body job={job} ping={wanted} now={now} /> };
     const runs = (await runsOf(read, [job], { now, most: MOST_RUNS, of: job.id })).get(job.id)!;
     const alerts = await listAlerts(read, { job: name, open: true, limit: MOST_ALERTS });
+    const events = await eventsBefore(read, { job: name, limit: MOST_EVENTS });
     const downtimes = await downtimesOf(read, job, { now, months: MONTHS });
     return {
       title: name,
@@ -60,11 +64,18 @@ export const jobPage: Page = {
             <Live id="downtimes">
               <h2>Time down</h2>
               <dl>{downtimes.map(Downtime)}</dl>
-              <p>
-                <a href={`/events?job=${name}`}>Its events</a> · <a href={`/alerts?job=${name}`}>its alerts</a>
-              </p>
+              <a href={`/alerts?job=${name}`}>All alerts</a>
             </Live>
           </div>
+          <h2>Last events</h2>
+          <ol class="log" id="events">
+            {events.map((event) => (
+              <Event event={event} now={now} />
+            ))}
+          </ol>
+          <p class="below">
+            <a href={`/events?job=${name}`}>All events</a>
+          </p>
           <h2>Last pings</h2>
           <ol class="log" id="pings">
             {pings.map((ping, n) => (

@@ -1,7 +1,8 @@
 // The pages of jobs: their order, their runs as bars, what they sent. Looked at without a browser.
 
 import { expect, test } from "bun:test";
-import { Hub } from "../kit.ts";
+import { until } from "../../kit.ts";
+import { Hub, TELLS_SOON } from "../kit.ts";
 
 const DAY = 86_400_000;
 const HOUR = 3_600_000;
@@ -98,7 +99,7 @@ test("runs that are missing, did not end or still run are bars between those tha
 });
 
 test("a job's page shows its state, its downtimes, and what each run sent", async () => {
-  const hub = new Hub();
+  const hub = new Hub({ more: TELLS_SOON });
   await using _ = hub;
   const url = async (name: string) =>
     new URL((await hub.run("job", "add", name, "--every", "1d")).stdout.trim()).pathname;
@@ -116,6 +117,7 @@ test("a job's page shows its state, its downtimes, and what each run sent", asyn
   expect(html).toContain("&lt;script&gt;alert(1)&lt;/script&gt; \\u202e");
   expect(html).toMatch(/nas<\/a>[^]* failed with exit status 3/);
   expect(html).toContain("once, ");
+  await until("its event", async () => /id="event-\d+"/.test(await page(hub, "/jobs/nas")));
   // The path is the credential of its pings.
   expect(html).not.toContain(nas.split("/").at(-1)!);
   const [numbers] = [[...html.matchAll(/#(\d+)</g)].map(([, number]) => number)];
