@@ -9,6 +9,7 @@ import { ROOT, type Section } from "./kit.ts";
 import { mcp } from "./mcp.ts";
 import { memory } from "./memory.ts";
 import { operations, remembering, replaying, statsUnderLoad } from "./operations.ts";
+import { pages } from "./pages.ts";
 import { reporting } from "./reporting.ts";
 import { reading, reports } from "./reports.ts";
 import { shipping } from "./shipping.ts";
@@ -48,6 +49,7 @@ const sections = [
   await reports(),
   await uploads(),
   await reading(),
+  await pages(),
   await reporting(),
   await shipping(),
   await operations(),
@@ -71,6 +73,7 @@ const peers = [
   Bun.which("curl") ? version(["curl", "--version"]).replace(/ \(.*/, "") : "",
   Bun.which("node") ? `Node ${version(["node", "--version"])}` : "",
   version(["dd", "--version"]),
+  Bun.which("chromium") ? debianVersion("chromium") : "",
   Bun.which("victoria-metrics") ? debianVersion("victoria-metrics") : "",
   `Linux ${release()}`,
   `${cpus().length} cores (${cpus()[0]?.model ?? "unknown"})`,
