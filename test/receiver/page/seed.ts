@@ -64,7 +64,7 @@ interface Load {
 
 function metricsAt({ seed, cpu, memory, memoryMb, diskGb, totalGb, celsius, rate }: Load, at: number) {
   return {
-    cpu_percent: round(Math.max(0.2, cpu * (1 + 0.7 * sway(seed, at)))),
+    cpu_percent: round(Math.min(100, Math.max(0.2, cpu * (1 + 0.7 * sway(seed, at))))),
     memory_used_mb: Math.round((memoryMb * (memory + 5 * sway(seed + 1, at))) / 100),
     memory_total_mb: memoryMb,
     disk_used_gb: Math.round(diskGb),
