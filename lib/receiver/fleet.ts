@@ -4,7 +4,7 @@
 import type { Metric } from "../report.ts";
 import { type AlertRow, ALERTS, type AlertType, listAlerts } from "./alerts.ts";
 import type { Queries } from "./database.ts";
-import { type EventRow, type EventType, listEvents } from "./events.ts";
+import { type EventRow, listEvents } from "./events.ts";
 import type { Sample } from "./forecast.ts";
 import { type Status, tagsOf } from "./hosts.ts";
 import { type Run, runsOf } from "./job-runs.ts";
@@ -314,14 +314,12 @@ const ORDERS: Record<Sort, Order> = {
 
 export const LOOK_OF = { critical: "bad", warning: "warn", info: "off" } as const;
 
-/** Whose texts name no command, and may have a semicolon of their own. */
-const WITHOUT_COMMAND: ReadonlySet<EventType> = new Set(["host.twins", "host.reports_refused", "host.uploads_failing"]);
 /** What tells more of a host that says nothing. */
 const SILENT = "systemctl status picket-agent";
 
 function troublesOf(name: string, rows: readonly AlertRow[] = []): Trouble[] {
   const troubles = rows.map(({ id, type, severity, text, opened_at, acknowledged_at }): Trouble => {
-    const [what, command] = commandOf({ type, text });
+    const [what, command] = commandOf(text);
     const isSilent = type === "host.offline" || type === "host.stale";
     const own = what.startsWith(`${name}: `) ? what.slice(name.length + 2) : what;
     return {
@@ -338,10 +336,22 @@ function troublesOf(name: string, rows: readonly AlertRow[] = []): Trouble[] {
   return troubles.toSorted((a, b) => rank(a) - rank(b) || a.since - b.since || a.id - b.id);
 }
 
-/** An alert's text is what is wrong, and a command after the last semicolon. */
-export function commandOf({ type, text }: { type: EventType; text: string }): [what: string, command: string | null] {
-  const at = text.lastIndexOf("; ");
-  return at < 0 || WITHOUT_COMMAND.has(type) ? [text, null] : [text.slice(0, at), text.slice(at + 2)];
+/** A word of a command line as `shellWord` writes it. */
+const WORD = String.raw`(?:[\w@%+=:,./-]+|'(?:[^']|'\\'')*')`;
+/** What alerts name to look further (judge.ts, container-alerts.ts, jobs.ts, take-health.ts). */
+const COMMAND = new RegExp(
+  `; ((?:systemctl status|docker logs --tail 50|docker unpause|df -i|zpool status|btrfs filesystem show|smartctl -a|picket-receiver job show) ${WORD}|` +
+    `du -xh ${WORD} \\| sort -h \\| tail|ps -eo [a-z,]+ --sort -[a-z]+ \\| head|` +
+    "cat /proc/mdstat|sensors|free -m|uptime|picket-agent doctor)$",
+);
+
+/**
+ * An alert's text is what is wrong, and a command after a semicolon. Names and details in it come from hosts: a command is one of ours,
+ * with one word of theirs, or none.
+ */
+export function commandOf(text: string): [what: string, command: string | null] {
+  const found = COMMAND.exec(text);
+  return found ? [text.slice(0, found.index), found[1]!] : [text, null];
 }
 
 function headlineOf(hosts: readonly FleetHost[], jobs: readonly FleetJob[]): string {

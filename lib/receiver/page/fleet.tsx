@@ -323,7 +323,7 @@ function Events({ events, now }: { events: EventRow[]; now: number }) {
 
 /** An event's text, with a link where it begins with the name of its host. */
 function Happened({ event }: { event: EventRow }) {
-  const [what] = commandOf(event);
+  const [what] = commandOf(event.text);
   const { host } = event;
   const isNamed = host !== null && /^[: ]/.test(what.slice(host.length)) && what.startsWith(host);
   if (!isNamed) return <span>{brief(what)}</span>;

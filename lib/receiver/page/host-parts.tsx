@@ -265,7 +265,7 @@ function Events({ host, events, now }: PartsShown) {
     <Part id="events" title="Events" rows={events.map(() => [])}>
       <ol class="happened">
         {events.map(({ at, type, severity, text }) => {
-          const [what, command] = commandOf({ type, text });
+          const [what, command] = commandOf(text);
           const own = what.startsWith(`${host.name}: `) ? what.slice(host.name.length + 2) : what;
           return (
             <li>

@@ -217,7 +217,7 @@ function latest(
       const longer = [known("load_average_5"), known("load_average_15")].filter((one) => one !== null);
       const more = [
         ...longer.map((one, n) => `${worded(one, "")} over ${n === 0 ? 5 : 15} min`),
-        ...(cpus ? [`${cpus} CPUs`] : []),
+        ...(cpus ? [cpus === 1 ? "1 CPU" : `${cpus} CPUs`] : []),
       ];
       return load === null ? {} : { now: worded(load, unit), more: more.join(", ") };
     }

@@ -7,8 +7,8 @@ import { commandOf } from "../fleet.ts";
 import { Text } from "./parts.tsx";
 
 /** Its text: the name of its host or job is a link, and the command that helps stands apart. */
-export function Told({ type, text, host, job }: Pick<EventRow, "type" | "text" | "host" | "job">) {
-  const [what, command] = commandOf({ type, text });
+export function Told({ text, host, job }: Pick<EventRow, "text" | "host" | "job">) {
+  const [what, command] = commandOf(text);
   const name = host ?? job;
   // "web-1: …" and "web-1 is …"; others, such as reminders, have the name later.
   const between = name !== null && what.startsWith(name) ? /^(?:: | )/.exec(what.slice(name.length))?.[0] : undefined;
