@@ -433,7 +433,11 @@ install_role() {
 	*) say "not on PATH    $(dirname "$binary"): add it there, or type the whole path" ;;
 	esac
 	say "configuration  $config (check: $binary --check --config $config)"
-	[ "$role" != receiver ] || say "a host         $binary host add NAME"
+	if [ "$role" = receiver ]; then
+		say "a host         $binary host add NAME"
+		listen=$(sed -n 's/^listen: *\([^ #]*\).*/\1/p' "$config")
+		say "the fleet      http://${listen:-127.0.0.1:18791} in a browser; $binary status"
+	fi
 	[ "$role" != agent ] || say "try it         $binary selftest --config $config"
 	[ "$role" != observer ] || say "figures        $binary stats --config $config"
 	if [ "$scope" = user ]; then

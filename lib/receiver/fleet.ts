@@ -12,6 +12,7 @@ import { type Job, listJobs, stateOf } from "./jobs.ts";
 import { scheduleText } from "./jobs-schedule.ts";
 import { type Sparks, noSparks, readSparks, sparkOf } from "./sparks.ts";
 import type { Store } from "./store.ts";
+import { many } from "./store-command.ts";
 
 /** How much a state needs you, and the shape that shows it: `bad` and `warn` do; `off` is known and expected. */
 export const SHAPES = { bad: "✕", warn: "▲", ok: "●", off: "○" } as const;
@@ -356,8 +357,8 @@ export function commandOf(text: string): [what: string, command: string | null] 
 
 function headlineOf(hosts: readonly FleetHost[], jobs: readonly FleetJob[]): string {
   const [bad, late] = [hosts.filter(needsYou).length, jobs.filter(needsYou).length];
-  const ofHosts = `${bad} of ${counted(hosts.length, "host")}`;
-  const ofJobs = `${late} of ${counted(jobs.length, "job")}`;
+  const ofHosts = `${bad} of ${many(hosts.length, "host")}`;
+  const ofJobs = `${late} of ${many(jobs.length, "job")}`;
   if (bad > 0 && late > 0) return `${ofHosts} and ${ofJobs} need you`;
   if (bad + late > 0) return `${bad > 0 ? ofHosts : ofJobs} ${bad + late === 1 ? "needs" : "need"} you`;
   if (hosts.length === 0) return jobs.length === 0 ? "No hosts yet" : "All jobs are fine";
@@ -399,8 +400,6 @@ function statesOf(all: readonly Shown[], what: string): string {
   const states = Map.groupBy(all.toSorted(worst), ({ state }) => state);
   const each = [...states].map(([state, those]) => `${those.length} ${state}`);
   return states.size === 1
-    ? `${counted(all.length, what)}, ${all.length === 1 ? "" : "all "}${[...states.keys()][0]}`
-    : `${counted(all.length, what)}: ${each.join(", ")}`;
+    ? `${many(all.length, what)}, ${all.length === 1 ? "" : "all "}${[...states.keys()][0]}`
+    : `${many(all.length, what)}: ${each.join(", ")}`;
 }
-
-const counted = (count: number, what: string): string => `${count} ${what}${count === 1 ? "" : "s"}`;

@@ -83,7 +83,8 @@ function Disks({ details: { lists, alerts }, uptime }: PartsShown) {
             </small>
           </>,
           <Share percent={disk.used_percent} isHigh={high.has(disk.mount)} />,
-          bytes(disk.total_gb, GIB),
+          // Of a small one the agent reports 0.
+          bytes(disk.total_gb || null, GIB),
           percent(disk.inodes_used_percent),
         ])}
       />

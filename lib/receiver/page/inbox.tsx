@@ -107,7 +107,7 @@ function Line({ line, now }: { line: InboxLine; now: number }) {
       <div class="told">
         <Text text={payload} />
         <p class="about">
-          <bdi>{brief(from)}</bdi>
+          {!source?.startsWith(`${from}:`) && <bdi>{brief(from)}</bdi>}
           {type !== "INFO" && <b> {brief(type)}</b>} {source !== undefined && <bdi>{brief(source)}</bdi>}
         </p>
         {handled && (

@@ -6,6 +6,7 @@ import { JOB_LOOKS, sinceOf } from "../fleet.ts";
 import { type Run, runsOf } from "../job-runs.ts";
 import { type Job, listJobs, stateOf } from "../jobs.ts";
 import { scheduleText } from "../jobs-schedule.ts";
+import { many } from "../store-command.ts";
 import type { Page } from "./page.ts";
 import { Ago, At, State } from "./parts.tsx";
 import { Live } from "./regions.tsx";
@@ -58,7 +59,7 @@ function headline(jobs: readonly Job[]): string {
   if (down + late === 0) return jobs.length === 1 ? "The job is fine" : `${jobs.length} jobs, none late or down`;
   return (
     [down > 0 ? `${down} down` : "", late > 0 ? `${late} late` : ""].filter(Boolean).join(", ") +
-    ` of ${jobs.length} jobs`
+    ` of ${many(jobs.length, "job")}`
   );
 }
 
