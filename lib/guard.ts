@@ -128,8 +128,9 @@ export function createGuard({ auth, tls, trusted_proxies }: Connection, credenti
       const site = headers.get("sec-fetch-site");
       if (site !== null) return site === "same-origin";
       const origin = URL.parse(headers.get("origin") ?? "");
-      const names = [headers.get("host"), isProxy(unmapped(peer) ?? "") ? headers.get("x-forwarded-host") : null];
-      return origin !== null && names.some((name) => URL.parse(`${origin.protocol}//${name}`)?.host === origin.host);
+      const names = ["host", ...(isProxy(unmapped(peer) ?? "") ? ["x-forwarded-host"] : [])];
+      const hosts = names.map((name) => URL.parse(`${origin?.protocol}//${headers.get(name) ?? ""}`)?.host);
+      return origin !== null && hosts.includes(origin.host);
     },
   };
 }

@@ -143,40 +143,40 @@ test("no other cookie than one that was signed for a present token lets in, and 
 
 test("a session ends at its logout, with its token, with all others, and with it the streams", async () => {
   await using hub = await Hub.start({ more: `auth: { token: [${TOKEN}, the-other] }` });
+  /** Opens streams; gives what waits for their ends. */
   const streams = async (cookie: string, paths = ["/live?of=/", "/v1/events"]) => {
-    const all = paths.map(async (path) => {
-      const answer = await fetch(hub.url + path, { headers: { cookie, accept: "text/event-stream" } });
-      expect([path, answer.status]).toEqual([path, 200]);
-      return answer.text();
-    });
-    return Promise.all(all);
+    const headers = { cookie, accept: "text/event-stream" };
+    const answers = await Promise.all(paths.map((path) => fetch(hub.url + path, { headers })));
+    expect(answers.map(({ status }) => status)).toEqual(paths.map(() => 200));
+    const ended = Promise.all(answers.map((answer) => answer.text()));
+    return () => ended;
   };
   const isIn = async (cookie: string) => (await ask(`${hub.url}/`, { cookie })).status === 200;
 
   let [mine, theirs] = [await logIn(hub.url), await logIn(hub.url)];
-  let ended = streams(mine);
+  let ended = await streams(mine);
   const out = await ask(`${hub.url}/logout`, { cookie: mine, form: {} });
   expect([out.status, out.headers.get("location"), out.headers.getSetCookie()]).toEqual([
     303,
     "/login",
     [expect.stringMatching(/^picket_\w+=; Path=\/; Max-Age=0;/)],
   ]);
-  await ended;
+  await ended();
   expect([await isIn(mine), await isIn(theirs)]).toEqual([false, true]);
 
   mine = await logIn(hub.url);
   // The others look every 15 s whether they may go on.
-  ended = streams(mine, ["/live?of=/"]);
+  ended = await streams(mine, ["/live?of=/"]);
   const { code, stdout } = await hub.run("sessions", "end");
   expect([code, stdout]).toEqual([0, expect.stringContaining("all sessions are over")]);
-  await ended;
+  await ended();
   expect([await isIn(mine), await isIn(theirs)]).toEqual([false, false]);
 
   [mine, theirs] = [await logIn(hub.url), await logIn(hub.url, "the-other")];
-  ended = streams(mine);
+  ended = await streams(mine);
   hub.configure("auth: { token: [a-new-one, the-other] }");
   hub.daemon.child.kill("SIGHUP");
-  await ended;
+  await ended();
   expect([await isIn(mine), await isIn(theirs)]).toEqual([false, true]);
   // It outlives a restart, but no restored backup, in which a session that was ended since would be open.
   expect((await hub.run("backup", hub.folder.at("b.db"))).code).toBe(0);
@@ -235,6 +235,7 @@ test("a form is taken from this receiver's own pages alone", async () => {
     ],
     [false, { origin: "" }],
     [false, { origin: "null" }],
+    [false, { origin: "http://null" }],
     [false, { origin: "http://example.org" }],
     [false, { origin: `http://${host}.example.org` }],
     [false, { origin: "http://127.0.0.1:1" }],

@@ -54,6 +54,8 @@ export function followPage(shown: (element: Element) => void): (query: string) =
       const answer = await fetch(location.href, { headers: { accept: "text/html" } });
       // Where the session is over, to the form that asks for the token.
       if (answer.redirected) return location.reload();
+      // A proxy says that the receiver is away, or it can't answer now.
+      if (answer.status >= 500) return;
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       // Another version of the receiver: another script, too.
       if (scriptOf(page) !== scriptOf(document)) return location.reload();
