@@ -18,6 +18,7 @@ import { Ago, At, For, State, brief } from "./parts.tsx";
 import type { Page } from "./page.ts";
 import { Live } from "./regions.tsx";
 import { Runs } from "./runs.tsx";
+import { Named } from "./told.tsx";
 import { SparkLine } from "./spark.tsx";
 
 /** What is wrong with one host, and how many jobs are shown: their own pages have the rest. */
@@ -312,25 +313,11 @@ function Events({ events, now }: { events: EventRow[]; now: number }) {
           {events.map((event) => (
             <Live id={`event-${event.id}`} as="li" list="newest" class={LOOK_OF[event.severity]}>
               <At at={event.at} now={now} />
-              <Happened event={event} />
+              <Named {...event} what={commandOf(event.text)[0]} words={brief} />
             </Live>
           ))}
         </ol>
       </section>
     </aside>
-  );
-}
-
-/** An event's text, with a link where it begins with the name of its host. */
-function Happened({ event }: { event: EventRow }) {
-  const [what] = commandOf(event.text);
-  const { host } = event;
-  const isNamed = host !== null && /^[: ]/.test(what.slice(host.length)) && what.startsWith(host);
-  if (!isNamed) return <span>{brief(what)}</span>;
-  return (
-    <span>
-      <a href={`/hosts/${host}`}>{host}</a>
-      {brief(what.slice(host.length))}
-    </span>
   );
 }
