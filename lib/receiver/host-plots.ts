@@ -56,8 +56,8 @@ export function rangeOf(query: URLSearchParams, { now, since }: { now: number; s
 
 interface Kind extends Pick<Plot, "id" | "title" | "unit"> {
   metrics: readonly (Metric | ContainerSeries)[];
-  /** What is shown of the metrics; they themselves by default. */
-  shown?: (series: Series[]) => Series[];
+  /** What is shown of the metrics; they themselves by default. @param end milliseconds since 1970: nothing was measured after it. */
+  shown?: (series: Series[], end: number) => Series[];
   names?: string[];
   low?: null;
   high?: number;
@@ -79,7 +79,7 @@ const HOST_PLOTS: readonly Kind[] = [
     title: "Network",
     unit: "bytes/s",
     metrics: ["network_rx_bytes", "network_tx_bytes"],
-    shown: (series) => series.map(rateOf),
+    shown: (series, end) => series.map((one) => rateOf(one, end)),
     names: ["in", "out"],
   },
   { id: "load", title: "Load", unit: "", metrics: ["load_average"] },
@@ -156,7 +156,7 @@ async function plotsOf(reading: Reading, { host, container, range, kinds, limits
     });
   const plots: Plot[] = [];
   for (const { metrics, shown = (all: Series[]) => all, names = [], ...kind } of kinds) {
-    const series = shown(await Promise.all(metrics.map(read)));
+    const series = shown(await Promise.all(metrics.map(read)), Math.min(to, Date.now()));
     const lines = series.map((one, n) => ({ name: names[n] ?? kind.title, points: one.points }));
     const step = series[0]!.step;
     plots.push({
@@ -189,12 +189,12 @@ function shareOf([used, total]: Series[]): Series[] {
   return [{ ...used!, points }];
 }
 
-/** What a counter counts in a second, from the end of a point to that of the next; none where it began anew. */
-function rateOf({ step, points }: Series): Series {
+/** What a counter counts in a second, from the end of a point to that of the next; none where it began anew, or where that one is not over. */
+function rateOf({ step, points }: Series, end: number): Series {
   const rates = points.slice(1).flatMap(({ at, max }, n): Point[] => {
     const before = points[n]!;
     const rate = ((max - before.max) / (at - before.at)) * 1000;
-    return rate >= 0 ? [{ at, min: rate, mean: rate, max: rate }] : [];
+    return rate >= 0 && at + step * 1000 <= end ? [{ at, min: rate, mean: rate, max: rate }] : [];
   });
   return { step, points: rates };
 }
