@@ -3,6 +3,7 @@
 // With --watch it has the terminal's second screen to itself, and draws over what it drew before, within a synchronized update where the
 // terminal knows that (mode 2026): nothing flickers. It reads the store anew each time, so that a restored one is seen.
 
+import { existsSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, UsageError } from "../service.ts";
 import { cut, printable, roughly } from "../text.ts";
@@ -11,6 +12,7 @@ import { type Fleet, type FleetHost, type FleetJob, SHAPES, type Trouble, fleetO
 import { time } from "./hosts.ts";
 import { silenceOf } from "./presence.ts";
 import type { Spark } from "./sparks.ts";
+import { storeFile } from "./sqlite.ts";
 import { type Context, many, withStore } from "./store-command.ts";
 import { Store } from "./store.ts";
 
@@ -72,7 +74,9 @@ async function look(store: Store): Promise<Moment> {
   return { fleet: await fleetOf({ store }, { now }), now, silence: await silenceOf(store.read, now) };
 }
 
-async function lookAnew(dir: string): Promise<Moment> {
+/** Null where the store is missing: while a backup is put back. To open it would make one. */
+async function lookAnew(dir: string): Promise<Moment | null> {
+  if (!existsSync(storeFile(dir))) return null;
   const store = await Store.open(dir);
   try {
     return await look(store);
@@ -84,7 +88,13 @@ async function lookAnew(dir: string): Promise<Moment> {
 function outputOf({ env }: Context): Output {
   const isTerminal = process.stdout.isTTY;
   const isColoured = isTerminal && !env["NO_COLOR"] && env["TERM"] !== "dumb";
-  return { width: isTerminal ? Math.max(process.stdout.columns, 20) : Infinity, isTerminal, isColoured };
+  return { width: isTerminal ? sizeOf().width : Infinity, isTerminal, isColoured };
+}
+
+/** A serial console doesn't know its size. */
+function sizeOf(): { width: number; rows: number } {
+  const { columns, rows } = process.stdout;
+  return { width: Math.max(columns || 80, 20), rows: Math.max(rows || 24, 3) };
 }
 
 async function follow(context: Context, { data_dir }: Config): Promise<void> {
@@ -105,7 +115,8 @@ async function follow(context: Context, { data_dir }: Config): Promise<void> {
   try {
     while (!signal.aborted) {
       wake = new AbortController();
-      print(frame(linesOf(await lookAnew(data_dir), outputOf(context))));
+      const moment = await lookAnew(data_dir);
+      if (moment) print(frame(linesOf(moment, outputOf(context))));
       // Not AbortSignal.timeout: its timer keeps no process waiting, and with nothing else to wait for Bun spins.
       await sleep(EVERY_MS, undefined, { signal: AbortSignal.any([signal, wake.signal]) }).catch(() => {});
     }
@@ -118,7 +129,7 @@ async function follow(context: Context, { data_dir }: Config): Promise<void> {
 
 /** What draws lines over those of the last frame; as many as fit. */
 function frame(lines: string[]): string {
-  const { rows, columns: width } = process.stdout;
+  const { rows, width } = sizeOf();
   const heights = lines.map((line) => Math.max(1, Math.ceil(Bun.stringWidth(line) / width)));
   let [left, shown] = [rows - 1, 0];
   while (shown < lines.length && heights[shown]! <= left) left -= heights[shown++]!;

@@ -1,6 +1,8 @@
 // `status` as a script reads it, and on terminals of several widths: real ones, by Bun.spawn.
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
+import { existsSync, renameSync } from "node:fs";
+import { join } from "node:path";
 import { command, until } from "../kit.ts";
 import { Hub, container, report } from "./kit.ts";
 
@@ -117,6 +119,22 @@ test("--watch draws in place what changes, follows the window, and gives the scr
   child.terminal!.write("\u0003");
   expect(await child.exited).toBe(0);
   expect(out().trim()).toEndWith("\u001b[?25h\u001b[?1049l\u001b[A");
+});
+
+test("--watch draws on a terminal that doesn't know its size, and makes no store while it is missing", async () => {
+  const { child, out, frames } = await onTerminal(["--watch"], { cols: 0, rows: 0 });
+  await until("it has drawn", () => frames().length > 0);
+  const lines = plain(frames()[0]!);
+  expect([lines.length, lines.every((line) => Bun.stringWidth(line) <= 80)]).toEqual([23, true]);
+  const store = join(hub.data, "receiver.db");
+  await hub.daemon.kill();
+  renameSync(store, `${store}.away`);
+  child.kill("SIGCONT");
+  await until("it looks again", () => out().split("\u001b[?1049h").length > 2);
+  child.terminal!.write("\u0003");
+  expect([await child.exited, existsSync(store)]).toEqual([0, false]);
+  renameSync(`${store}.away`, store);
+  await hub.up();
 });
 
 test("it says where the receiver does not run", async () => {
