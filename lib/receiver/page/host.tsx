@@ -98,6 +98,12 @@ function Head({ condition, host, now }: { condition: Condition; host: Host; now:
           )}
           {" · last report "}
           <Ago at={host.last_seen_at} now={now} />
+          {host.status === "pending" && (
+            <>
+              {" · "}
+              <code>picket-agent ping</code> on that host says why
+            </>
+          )}
         </span>
         {refused !== null && (
           <span class="refused">

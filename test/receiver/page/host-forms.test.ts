@@ -28,8 +28,11 @@ test("a host is added with what is to be pasted there, shown once and logged now
   expect(html).toContain(`<pre>${lines}</pre>`);
   // A page that is kept up to date would lose it.
   expect(html).not.toContain("data-version");
+  const hint = "<code>picket-agent ping</code> on that host says why";
+  expect(await (await fetch(`${hub.url}/hosts/nas`)).text()).toContain(hint);
   hub.tokens.set("nas", token!);
   expect((await hub.report(report(), { host: "nas" })).status).toBe(200);
+  expect(await (await fetch(`${hub.url}/hosts/nas`)).text()).not.toContain(hint);
   expect(await (await fetch(`${hub.url}/hosts/add`)).text()).toContain(
     "https://hub.example.org. Another one is remembered",
   );
