@@ -24,30 +24,6 @@ browserTest("the first page shows a host that goes silent, and one that reports,
   expect(await page.evaluate("window.isTheSame")).toBe(true);
 });
 
-browserTest(
-  "a plot tells its values at the cursor, and a part of it that is selected becomes the page's range",
-  async (open) => {
-    await using hub = await seedHomelab();
-    await using page = await open(`${hub.url}/hosts/nas`);
-    const plot = page.locator(".u-over").first();
-    const { x, y, width, height } = (await plot.boundingBox())!;
-    await page.mouse.move(x + width / 2, y + height / 2);
-    await page.locator(".u-over output", { hasText: "%" }).first().waitFor();
-    await page.mouse.down();
-    await page.mouse.move(x + (width * 3) / 4, y + height / 2, { steps: 4 });
-    await page.mouse.up();
-    await page.waitForURL(/from=.*&to=/);
-    const { searchParams } = new URL(page.url());
-    const hours = (Date.parse(searchParams.get("to")!) - Date.parse(searchParams.get("from")!)) / 3_600_000;
-    expect(hours).toBeCloseTo(6, 0);
-    // The address says it all: another browser sees the same.
-    await using other = await open(page.url(), { script: false });
-    expect(await other.locator("[data-plot]").first().getAttribute("data-plot")).toBe(
-      await page.locator("[data-plot]").first().getAttribute("data-plot"),
-    );
-  },
-);
-
 for (const script of [true, false]) {
   browserTest(`a host is paused and resumed ${script ? "with" : "without"} script`, async (open) => {
     await using hub = await Hub.start({ hosts: ["nas"] });
