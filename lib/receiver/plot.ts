@@ -69,5 +69,6 @@ function niceStep(least: number, unit: Unit): number {
   const rough = Math.max(least / thousand, unit === "" ? 0.05 : 1);
   const ten = 10 ** Math.floor(Math.log10(rough) + 1e-9);
   const found = [1, 2, ...(unit === "%" ? [2.5] : []), 5, 10].find((one) => one * ten >= rough - 1e-9)! * ten;
-  return (isSize && found === 1000 ? 1024 : found) * thousand;
+  // So that the marks above it are whole ones of the next unit.
+  return (isSize && found >= 500 ? found * 1.024 : found) * thousand;
 }

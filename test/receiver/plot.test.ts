@@ -34,7 +34,7 @@ test("an axis has room for its values, and round marks", () => {
     ],
     [
       [0, 900, "MB"],
-      [0, 500, 1000],
+      [0, 512, 1024],
     ],
     [
       [0, 3500, "MB"],

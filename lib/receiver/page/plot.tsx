@@ -166,7 +166,7 @@ function timeMarks(from: number, to: number): { ms: number; text: string }[] {
   const count = Math.max(0, Math.floor((to - (to - from) / 30 - first) / step) + 1);
   return Array.from({ length: count }, (_, n) => first + n * step).map((ms) => {
     const [, month, day, time] = /^....-(..)-(..)T(.....)/.exec(new Date(ms).toISOString())!;
-    return { ms, text: step < DAY ? time! : `${Number(day)} ${MONTHS[Number(month) - 1]}` };
+    return { ms, text: step < DAY && time !== "00:00" ? time! : `${Number(day)} ${MONTHS[Number(month) - 1]}` };
   });
 }
 

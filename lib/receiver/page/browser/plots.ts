@@ -148,9 +148,10 @@ function drawLimit(plot: uPlot, limit: number, colour: string): void {
 
 const DAY = 86_400;
 
-/** The words below an axis: times, or days where they are one apart. */
+/** The words below an axis: times, and days at midnight. */
 function clock(_: uPlot, splits: number[], _axis: number, _space: number, apart: number): string[] {
-  return splits.map((at) => (apart < DAY ? timeOf(at) : dayOf(at)));
+  const isMidnight = (at: number) => new Date(at * 1000).getHours() + new Date(at * 1000).getMinutes() === 0;
+  return splits.map((at) => (apart < DAY && !isMidnight(at) ? timeOf(at) : dayOf(at)));
 }
 
 const timeOf = (at: number) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
