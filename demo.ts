@@ -157,11 +157,12 @@ async function tellTroubles(demo: Demo): Promise<void> {
   const disk = demo.at("disk");
   if (demo.admin(["mount", "-t", "tmpfs", "-o", "size=8m", "picket-try", disk], ["umount", disk])) {
     writeFileSync(join(disk, "video.raw"), new Uint8Array(7.5 * 2 ** 20));
-    expected.push(`${disk} is 9`);
+    // With a disk of the machine's own that is full, one event names both.
+    expected.push(disk);
   }
   const unit = "picket-try";
   if (demo.admin(["systemd-run", "--quiet", `--unit=${unit}`, "false"], ["systemctl", "reset-failed", unit])) {
-    expected.push(`unit ${unit} failed`);
+    expected.push("receiver:unit.failed");
   }
   const url = (await demo.show("receiver", "job", "add", "backup", "--every", "2s", "--grace", "1s")).trim();
   console.log(`$ curl ${url}`);

@@ -25,7 +25,11 @@ function start(folder: Folder, args: string[], programs: string[] = []) {
   return {
     out: () => out,
     err: () => child.stderr.text(),
-    says: (text: string) => until(`the demonstration says "${text}"`, () => out.includes(text), 60),
+    says: (text: string) =>
+      until(`the demonstration says "${text}"`, async () => {
+        if (child.exitCode !== null) throw new Error(`it has ended: ${await child.stderr.text()}`);
+        return out.includes(text);
+      }),
     end: (signal: NodeJS.Signals): Promise<number> => {
       child.kill(signal);
       return child.exited;

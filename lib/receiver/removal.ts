@@ -1,8 +1,9 @@
 // Removes episodes, and notes it in the index. The file is deleted first, then a line with `removed_at` is added, so that the index
-// never calls an existing file removed:
+// does not call an existing file removed:
 //
 //   killed in between      the file is missing and the index has it: the same command adds the line
-//   an upload in between   the same bytes are stored again under the line that was still there: that line is added again
+//   an upload in between   the same bytes are stored again under the line that was still there: that line stays, or is added again;
+//                          killed just before that, `index verify` says so, and `index rebuild` adds it
 //
 // A removed episode keeps its line, so other bytes under its name are refused.
 
@@ -30,7 +31,8 @@ export async function* remove(
     }
     await episodes.remove(removed);
     const now = new Date().toISOString();
-    const noted = removed.flatMap(({ row }) => (row ? [row] : []));
+    const noted: IndexRow[] = [];
+    for (const { row } of removed) if (row && !(await episodes.find(row))) noted.push(row);
     await Promise.all(noted.map((row) => index.add({ ...row, removed_at: now })));
     for (const row of noted) {
       const isBack = (await episodes.find(row)) && (await index.find(row))?.removed_at !== undefined;
