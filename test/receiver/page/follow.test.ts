@@ -39,6 +39,51 @@ browserTest("a page behind a proxy stays while the receiver is away, and goes on
   await proxy.stop(true);
 });
 
+browserTest(
+  "a page says since when it is old, and goes on after a sleep that cut its connection silently",
+  async (open) => {
+    await using hub = await Hub.start({ hosts: ["nas"] });
+    let streams = 0;
+    const proxy = Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      idleTimeout: 0,
+      async fetch({ url, headers, signal }) {
+        const { pathname, search } = new URL(url);
+        // The streams before the sleep are open, and nothing comes.
+        if (pathname === "/live" && ++streams <= 2) {
+          const silent = new ReadableStream({
+            start: (out) => out.enqueue(new TextEncoder().encode(": listening\n\n")),
+          });
+          return new Response(silent, { headers: { "content-type": "text/event-stream" } });
+        }
+        const { accept = "" } = Object.fromEntries(headers);
+        const answer = await fetch(hub.url + pathname + search, { headers: { accept }, signal });
+        return new Response(untilCut(answer), { headers: { "content-type": answer.headers.get("content-type")! } });
+      },
+    });
+    {
+      await using page = await open(`http://127.0.0.1:${proxy.port}/`);
+      await until("the page listens", () => streams === 1);
+      await page.clock.install();
+      await page.reload();
+      await until("the page listens again", () => streams === 2);
+      await hub.addHost("pi");
+      expect(await page.locator("#stale").isHidden()).toBe(true);
+      await page.evaluate(
+        "new MutationObserver(() => { window.said ||= document.getElementById('stale').textContent; }).observe(document.getElementById('stale'), { childList: true })",
+      );
+      await page.clock.fastForward(3_600_000);
+      await page.locator("#host-pi").waitFor();
+      expect(await page.evaluate("window.said")).toStartWith(
+        "The receiver does not answer: this is how things were at ",
+      );
+      await page.locator("#stale").waitFor({ state: "hidden" });
+    }
+    await proxy.stop(true);
+  },
+);
+
 async function* untilCut({ body }: Response): AsyncGenerator<Uint8Array> {
   try {
     yield* body!;

@@ -27,6 +27,7 @@ export function followPage(shown: (element: Element) => void): (query: string) =
   if (versionShown() === undefined) return (query) => location.assign(query);
   let stream: EventSource | null = null;
   let heard = Date.now();
+  let opened = heard;
 
   const alive = () => {
     heard = Date.now();
@@ -35,6 +36,7 @@ export function followPage(shown: (element: Element) => void): (query: string) =
 
   function open(): void {
     stream?.close();
+    opened = Date.now();
     stream = new EventSource(`/live?of=${encodeURIComponent(location.pathname + location.search)}`);
     stream.addEventListener("hello", (event) => {
       const { version } = JSON.parse(event.data as string) as Update;
@@ -82,6 +84,8 @@ export function followPage(shown: (element: Element) => void): (query: string) =
   setInterval(() => {
     if (document.hidden) return;
     if (Date.now() - heard > OLD_MS) sayOld(heard);
+    // A connection that a sleep has cut looks open for many minutes.
+    if (Date.now() - Math.max(heard, opened) > OLD_MS) open();
     // A browser gives up where the answer was an error: the session is over, or the page is gone.
     if (stream?.readyState === EventSource.CLOSED) void fetchPage().then(open);
   }, AGAIN_MS);
