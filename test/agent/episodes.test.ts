@@ -309,7 +309,8 @@ describe.skipIf(!isRoot)("on several mounts", () => {
     try {
       const before = new Map<string, string>();
       for (let n = 0; n < 5; n++) {
-        rich(place, `ep-${n}`, 16);
+        // Large, so that a copy is under way when it is looked for, on a busy machine, too.
+        rich(place, `ep-${n}`, 48);
         before.set(`ep-${n}`, listing(place.folder.at(`episodes/ep-${n}`)));
       }
       let copying = 0;
