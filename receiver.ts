@@ -260,7 +260,7 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
   app.route("/v1", readingRoutes(reading));
   let site: Promise<(c: C) => Promise<Response>> | null = null;
   app.on(["GET", "POST"], SITE, async (c) => {
-    // The pages' code is only loaded where somebody looks.
+    // The pages' code is only loaded once a page is asked for.
     site ??= import("./lib/receiver/page/site.tsx").then(({ createSite }) => createSite({ ...receiver, reading }));
     return (await site)(c);
   });

@@ -16,6 +16,8 @@ const LEAST_MS = 1000;
 /** A rendering is followed by a pause of so many times what it took. */
 const PAUSE_TIMES = 20;
 const ALIVE_MS = 15_000;
+/** So many updates wait for a browser that takes none, one asleep for example; then its stream ends, and it fetches the page. */
+const MOST_WAITING = 30;
 
 /** A page at one moment. */
 export interface Moment extends Rendered {
@@ -46,24 +48,41 @@ export function createLive({ news, log, render, changes, stopping }: Following) 
   const channels = new Map<string, Promise<Channel>>();
 
   async function open(address: string): Promise<Channel> {
+    // Before the first rendering: a change during it counts.
+    const changed = sinceLast();
     try {
+      await changed.isDirty();
       const channel: Channel = { moment: await render(address), listeners: new Set(), wake: () => {}, isOver: false };
-      void follow(address, channel).catch((error: unknown) =>
+      void follow(address, channel, changed).catch((error: unknown) =>
         log.warn("a page is no longer followed", { address, error }),
       );
       return channel;
     } catch (error) {
+      changed.end();
       channels.delete(address);
       throw error;
     }
   }
 
-  /** Renders as long as somebody listens. A page that can't be rendered ends its streams: the browser asks again. */
-  async function follow(address: string, channel: Channel): Promise<void> {
-    let isDirty = false;
+  /** Tells whether anything may have changed since it was last asked. */
+  function sinceLast() {
+    let [isDirty, seen]: [boolean, unknown] = [false, null];
     const onChange = () => void (isDirty = true);
     news.on("change", onChange).on("event", onChange);
-    let [seen, took] = [await changes(), 0];
+    return {
+      async isDirty(): Promise<boolean> {
+        const now = await changes();
+        const is = isDirty || now !== seen;
+        [isDirty, seen] = [false, now];
+        return is;
+      },
+      end: () => void news.off("change", onChange).off("event", onChange),
+    };
+  }
+
+  /** Renders as long as a stream listens. A page that can't be rendered ends its streams: the browser asks again. */
+  async function follow(address: string, channel: Channel, changed: ReturnType<typeof sinceLast>): Promise<void> {
+    let took = 0;
     try {
       while (!stopping.aborted) {
         await new Promise<void>((done) => {
@@ -74,9 +93,7 @@ export function createLive({ news, log, render, changes, stopping }: Following) 
           };
         });
         if (channel.listeners.size === 0) return;
-        const now = await changes();
-        if (!isDirty && now === seen) continue;
-        [isDirty, seen] = [false, now];
+        if (!(await changed.isDirty())) continue;
         const start = performance.now();
         const before = channel.moment;
         channel.moment = await render(address);
@@ -87,7 +104,7 @@ export function createLive({ news, log, render, changes, stopping }: Following) 
         for (const listener of channel.listeners) listener(update);
       }
     } finally {
-      news.off("change", onChange).off("event", onChange);
+      changed.end();
       channels.delete(address);
       channel.isOver = true;
       for (const listener of channel.listeners) listener(null);
@@ -99,15 +116,18 @@ export function createLive({ news, log, render, changes, stopping }: Following) 
     async stream(address: string, out: SSEStreamingApi, mayRead: () => Promise<boolean>): Promise<void> {
       const channel = await channels.getOrInsertComputed(address, () => open(address));
       const waiting: string[] = [];
+      const behind = new AbortController();
       let wake = () => {};
       const listener = (update: string | null) => {
-        if (update !== null) waiting.push(update);
+        if (waiting.length >= MOST_WAITING) behind.abort();
+        if (behind.signal.aborted) waiting.length = 0;
+        else if (update !== null) waiting.push(update);
         wake();
       };
       channel.listeners.add(listener);
       try {
         await out.writeSSE({ event: "hello", data: JSON.stringify({ version: channel.moment.version }) });
-        while (!out.aborted && !stopping.aborted && !channel.isOver && (await mayRead())) {
+        while (!out.aborted && !stopping.aborted && !channel.isOver && !behind.signal.aborted && (await mayRead())) {
           const data = waiting.shift();
           if (data !== undefined) await out.writeSSE({ event: "update", data });
           else if (!(await woken((how) => (wake = how)))) await out.writeSSE({ event: "alive", data: "" });
