@@ -14,6 +14,7 @@ import {
 } from "../fleet.ts";
 import type { AlertType } from "../alerts.ts";
 import type { EventRow } from "../events.ts";
+import { addressOf } from "./lists.tsx";
 import { Ago, At, For, State, brief } from "./parts.tsx";
 import type { Page } from "./page.ts";
 import { Live } from "./regions.tsx";
@@ -65,16 +66,6 @@ export const fleetPage: Page = {
   },
 };
 
-/** The page's address with other parameters; null takes one away. */
-function linkOf(query: URLSearchParams, changes: Record<string, string | null>): string {
-  const next = new URLSearchParams(query);
-  for (const [name, value] of Object.entries(changes)) {
-    if (value === null) next.delete(name);
-    else next.set(name, value);
-  }
-  return next.size === 0 ? "/" : `/?${next.toString()}`;
-}
-
 function Heading({ fleet, query, isFiltered }: { fleet: Fleet; query: URLSearchParams; isFiltered: boolean }) {
   const { hosts, total, tags, states, hidden } = fleet;
   return (
@@ -104,11 +95,12 @@ function Heading({ fleet, query, isFiltered }: { fleet: Fleet; query: URLSearchP
       <Live id="shown" as="p" class="dim">
         {isFiltered && (
           <>
-            {hosts.length} of {total} shown, <a href={linkOf(query, { q: null, tag: null, state: null })}>show all</a>
+            {hosts.length} of {total} shown,{" "}
+            <a href={addressOf("/", query, { q: null, tag: null, state: null })}>show all</a>
           </>
         )}
         {hidden.archived > 0 && (
-          <a href={linkOf(query, { archived: query.has("archived") ? null : "1" })}>
+          <a href={addressOf("/", query, { archived: query.has("archived") ? null : "1" })}>
             {query.has("archived") ? "Hide" : "Show"} {hidden.archived} archived
           </a>
         )}
@@ -158,7 +150,7 @@ function Hosts({ hosts, sort, query, now }: { hosts: FleetHost[]; sort: Sort; qu
         <tr>
           {COLUMNS.map(([by, label]) => (
             <th scope="col" aria-sort={by === sort ? (by === "name" ? "ascending" : "descending") : undefined}>
-              <a href={linkOf(query, { sort: by === "worst" ? null : by })}>{label}</a>
+              <a href={addressOf("/", query, { sort: by === "worst" ? null : by })}>{label}</a>
             </th>
           ))}
         </tr>

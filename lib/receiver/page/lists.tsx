@@ -80,9 +80,9 @@ function Options({ name, options, chosen }: { name: string; options: readonly st
 export function Paging({ path, query, older }: { path: string; query: URLSearchParams; older: string | null }) {
   return (
     <Live id="paging" as="nav" class="paging" aria-label="pages of this list">
-      {query.has("before") && <a href={addressOf(path, query, null)}>Newest</a>}
+      {query.has("before") && <a href={addressOf(path, query, { before: null })}>Newest</a>}
       {older !== null && (
-        <a href={addressOf(path, query, older)} rel="next">
+        <a href={addressOf(path, query, { before: older })} rel="next">
           Older
         </a>
       )}
@@ -90,9 +90,12 @@ export function Paging({ path, query, older }: { path: string; query: URLSearchP
   );
 }
 
-/** A path with the same query. @param before another place in the list; null is its start. */
-export function addressOf(path: string, query: URLSearchParams, before = query.get("before")): string {
-  const next = new URLSearchParams([...query].filter(([name, value]) => name !== "before" && value !== ""));
-  if (before !== null) next.set("before", before);
+/** A path with the same query but for these parameters; null takes one away. */
+export function addressOf(path: string, query: URLSearchParams, changes: Record<string, string | null> = {}): string {
+  const next = new URLSearchParams([...query].filter(([, value]) => value !== ""));
+  for (const [name, value] of Object.entries(changes)) {
+    if (value === null) next.delete(name);
+    else next.set(name, value);
+  }
   return next.size === 0 ? path : `${path}?${next.toString()}`;
 }

@@ -14,16 +14,10 @@ browserTest("a page behind a proxy stays while the receiver is away, and goes on
     port: 0,
     hostname: "127.0.0.1",
     idleTimeout: 0,
-    async fetch({ url, headers, signal }) {
-      const { pathname, search } = new URL(url);
-      const { accept = "" } = Object.fromEntries(headers);
-      const answer = await fetch(hub.address + pathname + search, { headers: { accept }, signal }).catch(() => null);
-      if (!answer && accept === "text/html") isRefused = true;
-      if (!answer) return new Response("", { status: 502 });
-      return new Response(untilCut(answer), {
-        status: answer.status,
-        headers: { "content-type": answer.headers.get("content-type")! },
-      });
+    async fetch(request) {
+      const answer = await passOn(request, hub.address).catch(() => null);
+      if (!answer && request.headers.get("accept") === "text/html") isRefused = true;
+      return answer ?? new Response("", { status: 502 });
     },
   });
   {
@@ -48,18 +42,15 @@ browserTest(
       port: 0,
       hostname: "127.0.0.1",
       idleTimeout: 0,
-      async fetch({ url, headers, signal }) {
-        const { pathname, search } = new URL(url);
+      async fetch(request) {
         // The streams before the sleep are open, and nothing comes.
-        if (pathname === "/live" && ++streams <= 2) {
+        if (new URL(request.url).pathname === "/live" && ++streams <= 2) {
           const silent = new ReadableStream({
             start: (out) => out.enqueue(new TextEncoder().encode(": listening\n\n")),
           });
           return new Response(silent, { headers: { "content-type": "text/event-stream" } });
         }
-        const { accept = "" } = Object.fromEntries(headers);
-        const answer = await fetch(hub.url + pathname + search, { headers: { accept }, signal });
-        return new Response(untilCut(answer), { headers: { "content-type": answer.headers.get("content-type")! } });
+        return passOn(request, hub.url);
       },
     });
     {
@@ -83,6 +74,15 @@ browserTest(
     await proxy.stop(true);
   },
 );
+
+/** A receiver's answer, through a proxy. */
+async function passOn({ url, headers, signal }: Request, receiver: string): Promise<Response> {
+  const { pathname, search } = new URL(url);
+  const accept = headers.get("accept") ?? "";
+  const answer = await fetch(receiver + pathname + search, { headers: { accept }, signal });
+  const { status } = answer;
+  return new Response(untilCut(answer), { status, headers: { "content-type": answer.headers.get("content-type")! } });
+}
 
 async function* untilCut({ body }: Response): AsyncGenerator<Uint8Array> {
   try {

@@ -28,6 +28,7 @@ export function followPage(shown: (element: Element) => void): (query: string) =
   let stream: EventSource | null = null;
   let heard = Date.now();
   let opened = heard;
+  let updates = 0;
 
   const alive = () => {
     heard = Date.now();
@@ -45,6 +46,7 @@ export function followPage(shown: (element: Element) => void): (query: string) =
     });
     stream.addEventListener("alive", alive);
     stream.addEventListener("update", (event) => {
+      updates++;
       apply(JSON.parse(event.data as string) as Update, shown);
       alive();
     });
@@ -52,6 +54,7 @@ export function followPage(shown: (element: Element) => void): (query: string) =
 
   /** After a restart of the receiver, or a sleep of this machine: all of the page anew. */
   async function fetchPage(): Promise<void> {
+    const before = updates;
     try {
       const answer = await fetch(location.href, { headers: { accept: "text/html" } });
       // Where the session is over, to the form that asks for the token.
@@ -59,6 +62,8 @@ export function followPage(shown: (element: Element) => void): (query: string) =
       // A proxy says that the receiver is away, or it can't answer now.
       if (answer.status >= 500) return;
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      // What came meanwhile may be newer than this page.
+      if (updates !== before) return await fetchPage();
       // Another version of the receiver: another script, too.
       if (scriptOf(page) !== scriptOf(document)) return location.reload();
       document.title = page.title;
