@@ -20,7 +20,7 @@ import { Admission, type Door, type Sender, mustBe, stamp } from "./lib/receiver
 import { announce } from "./lib/receiver/announce.ts";
 import { COMMANDS } from "./lib/receiver/commands.ts";
 import { Config } from "./lib/receiver/config.ts";
-import { damageOf } from "./lib/receiver/database.ts";
+import { damageOf } from "./lib/database.ts";
 import { type News, createNews, damageEvent, eventSource, lossEvent } from "./lib/receiver/events.ts";
 import { EpisodeIndex } from "./lib/receiver/episode-index.ts";
 import { EpisodeFolder, type EpisodeStore, episodesFolder } from "./lib/receiver/episodes.ts";
@@ -97,7 +97,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   };
   const lock = join(config.data_dir, "receiver.lock");
   const isLost = existsSync(lock) && hasNoStore(config.data_dir);
-  const store = await onceThereIsRoom(service, () => Store.open(config.data_dir)).catch(tellDamage);
+  const store = await onceThereIsRoom(service, () => Store.open(config)).catch(tellDamage);
   const unlock = holdAlone("picket-receiver", lock);
   if (isLost) {
     const lost = lossEvent(config.data_dir);

@@ -35,6 +35,7 @@ export type { ShortForms } from "./config/environment.ts";
 export {
   httpUrl,
   integer,
+  isPostgres,
   type Listen,
   listen,
   listenAddress,

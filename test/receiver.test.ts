@@ -207,13 +207,13 @@ test("what a client sends can't fill the log", async () => {
 describe("the configuration", () => {
   test.each([
     ["listen: 0.0.0.0:1", 'set "auth.token_file"'],
-    ["store: postgres://x/y", 'expected "sqlite"'],
+    ["store: mysql://x/y", 'expected "sqlite" or postgres://'],
     ["episodes: s3://bucket/x", "expected a folder"],
     ["version_gate: { enabled: true }", 'set "forgejo", "repo_path" or both'],
     ["rate_limit_per_minute: 0", "1 or more"],
     ["notify: {}", "recipient"],
     ["notify: { recipient: a/b }", "expected a name"],
-    ["polling: 5", "poll_interval_seconds"],
+    ["poll_interval_second: 5", "poll_interval_seconds"],
     ["version_gate: { forgejo: { url: 'ftp://x', repo: nothing } }", "OWNER/NAME"],
   ])("%s is refused with 78 and a sentence", async (line, sentence) => {
     using folder = new Folder();

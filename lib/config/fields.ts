@@ -99,6 +99,9 @@ function bounded(
   );
 }
 
+/** Whether a place is a database of an engine, and not a folder or a file. */
+export const isPostgres = (place: string): boolean => /^postgres(ql)?:\/\/./.test(place);
+
 /** An absolute `http:` or `https:` URL without its trailing slashes. No user name or password (they would be logged with it), no query, no fragment. */
 export function httpUrl(): v.GenericSchema<string, string> {
   const message = 'expected an http or https URL, such as "https://hub.example"';

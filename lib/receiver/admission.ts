@@ -11,7 +11,7 @@ import { bearerOf } from "../guard.ts";
 import { Refusal, refusalLog } from "../refusal.ts";
 import type { Log } from "../log.ts";
 import type { Config } from "./config.ts";
-import { type Queries, isBusy } from "./database.ts";
+import { type Queries, isBusy } from "../database.ts";
 import type { Figures } from "./figures.ts";
 import { formerNames, isToken, sha256 } from "./hosts.ts";
 import type { Presence } from "./presence.ts";

@@ -3,7 +3,7 @@
 // An alert is opened and closed in the transaction that changes what it is about. announce.ts turns beginnings and ends into
 // events.
 
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { type Filter, narrowed } from "./filter.ts";
 import { time } from "./hosts.ts";
 

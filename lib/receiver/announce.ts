@@ -14,7 +14,7 @@
 
 import { duration } from "../text.ts";
 import { ALERTS, type AlertType, type Severity } from "./alerts.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { type EventType, note, recoveredType } from "./events.ts";
 import type { Store } from "./store.ts";
 

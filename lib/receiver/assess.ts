@@ -7,7 +7,7 @@ import type { Report } from "../report.ts";
 import type { Alerts } from "./alert-settings.ts";
 import { settingOf } from "./alert-settings.ts";
 import { type AlertType, close, raise } from "./alerts.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { type Sample, isDue, paceOf, windowOf, withSample } from "./forecast.ts";
 import type { ReportingHost } from "./hosts.ts";
 import { type Finding, goneText, judge } from "./judge.ts";

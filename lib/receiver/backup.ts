@@ -17,7 +17,7 @@ import { holdAlone, inheritOwner, makeFolder, syncFolder, writeWhole } from "../
 import { type Command, UsageError } from "../service.ts";
 import { duration, size as asSize } from "../text.ts";
 import type { Config } from "./config.ts";
-import { isBusy } from "./database.ts";
+import { isBusy } from "../database.ts";
 import { withIndex } from "./episode-commands.ts";
 import { time } from "./hosts.ts";
 import { alterSqlite, copySqlite, eachRow, foldLog, readSqlite, storeFile } from "./sqlite.ts";

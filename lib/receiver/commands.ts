@@ -24,7 +24,7 @@ import {
   tagsOf,
   time,
 } from "./hosts.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { JOB_COMMANDS } from "./job-commands.ts";
 import { LOCAL_URL, checkUrl, pasted, publicUrl } from "./public-url.ts";
 import type { RefusedReports } from "./report-alerts.ts";

@@ -7,6 +7,7 @@ import {
   dataFolder,
   httpUrl,
   integer,
+  isPostgres,
   listen,
   nameSegment,
   number,
@@ -54,7 +55,20 @@ const Settings = v.strictObject({
   listen: restart(v.optional(listen(), "127.0.0.1:18791")),
   /** Store, episodes and index. */
   data_dir: restart(v.optional(writableFolder(), () => dataFolder("receiver"))),
-  store: v.optional(v.picklist(["sqlite"], 'expected "sqlite", the only store of this version'), "sqlite"),
+  /** One file below data_dir, or an engine that several receivers share. */
+  store: restart(
+    v.optional(
+      v.pipe(
+        v.string(),
+        v.check((text) => text === "sqlite" || isPostgres(text), 'expected "sqlite" or postgres://USER@HOST/DATABASE'),
+      ),
+      "sqlite",
+    ),
+  ),
+  ...secret("store_password"),
+  /** The same database past a pooler, which can't keep locks and LISTEN. */
+  store_direct: restart(v.optional(v.pipe(v.string(), v.check(isPostgres, "expected postgres://USER@HOST/DATABASE")))),
+  store_connections: restart(v.optional(integer({ min: 2, max: 1000, unit: "connections" }), 8)),
   /** A folder, below data_dir unless it is absolute. */
   episodes: restart(
     v.optional(
@@ -102,7 +116,11 @@ const Settings = v.strictObject({
 });
 
 /** What the configuration file gives. */
-export type Config = v.InferOutput<typeof Settings> & { auth: { token: Secret[] }; heartbeat_url: Secret[] };
+export type Config = v.InferOutput<typeof Settings> & {
+  auth: { token: Secret[] };
+  heartbeat_url: Secret[];
+  store_password: Secret[];
+};
 export const Config = v.pipe(
   Settings,
   rule((config) => [openDoors, gateSources, grains, heartbeats].flatMap((judge) => [...judge(config as Config)])),

@@ -5,7 +5,7 @@ import type { Container } from "../report.ts";
 import { duration, shellWord } from "../text.ts";
 import { type Alerts, CONTAINERS } from "./alert-settings.ts";
 import { type AlertType, close, raise } from "./alerts.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import type { ReportingHost } from "./hosts.ts";
 
 /** A container without its figures, as `containers.description` holds it. */

@@ -15,7 +15,7 @@ import { isDiskFull } from "../files.ts";
 import { Journal } from "../journal.ts";
 import { parseLine } from "../replay.ts";
 import type { EpisodeKey, EpisodeStore, StoredEpisode } from "./episodes.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { type Store, getNote, setNote } from "./store.ts";
 
 const Time = v.pipe(

@@ -6,7 +6,7 @@ import { EventEmitter } from "node:events";
 import type { Log } from "../log.ts";
 import { type OutboxEvent, type Untold, derivedId } from "../outbox.ts";
 import { ALERTS, type AlertType, type Severity } from "./alerts.ts";
-import type { Queries, Value } from "./database.ts";
+import type { Queries, Value } from "../database.ts";
 import { type Filter, narrowed } from "./filter.ts";
 import { RESTORE_HINT } from "./sqlite.ts";
 import { type Store, getNote, setNote } from "./store.ts";

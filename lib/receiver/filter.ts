@@ -1,6 +1,6 @@
 // What lists of alerts and of events are narrowed to. Both tables have these columns.
 
-import type { Value } from "./database.ts";
+import type { Value } from "../database.ts";
 
 /** What is left out or null narrows nothing. */
 export interface Filter {

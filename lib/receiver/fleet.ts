@@ -3,7 +3,7 @@
 
 import type { Metric } from "../report.ts";
 import { type AlertRow, ALERTS, type AlertType, listAlerts } from "./alerts.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { type EventRow, listEvents } from "./events.ts";
 import type { Sample } from "./forecast.ts";
 import { type Status, tagsOf } from "./hosts.ts";

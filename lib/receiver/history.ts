@@ -12,7 +12,7 @@ import { CONTAINER_METRICS, METRICS, type Metric } from "../report.ts";
 import { type ContainerSample, FINEST_STEP, MEMORY_PERCENT } from "./store-report.ts";
 import { isDiskFull } from "../files.ts";
 import type { Retention } from "./config.ts";
-import { type Queries, isBusy } from "./database.ts";
+import { type Queries, isBusy } from "../database.ts";
 import type { Store } from "./store.ts";
 
 const HOUR = 3600;

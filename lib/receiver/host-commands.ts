@@ -5,7 +5,7 @@ import { size as asSize } from "../text.ts";
 import { type OwnSettings, changeSettings, settingsText } from "./alert-settings.ts";
 import { close } from "./alerts.ts";
 import type { Config } from "./config.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { withIndex } from "./episode-commands.ts";
 import type { EpisodeKey } from "./episodes.ts";
 import { archiveHost, changeTags, deleteHost, findActiveHost, findHost, setInterval } from "./hosts.ts";

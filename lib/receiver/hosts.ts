@@ -4,7 +4,7 @@
 import { randomInt } from "node:crypto";
 import { UsageError } from "../command-line.ts";
 import { NAME_SEGMENT } from "../config.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 
 export const STATUSES = ["pending", "online", "stale", "offline", "archived"] as const;
 /** `pending`: it has never reported. `archived`: its requests are refused. */

@@ -4,7 +4,7 @@ import { type Command, UsageError } from "../service.ts";
 import { columns, duration, printable, printableLines, span } from "../text.ts";
 import type { Whose } from "./alerts.ts";
 import type { Config } from "./config.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { time } from "./hosts.ts";
 import {
   DEFAULTS,

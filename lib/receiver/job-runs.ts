@@ -1,7 +1,7 @@
 // The runs of jobs: those that ended, by their pings; those that were missing or did not end, by the alerts that told so. A schedule that
 // was changed since says nothing of them.
 
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import type { Job } from "./jobs.ts";
 import { expectedAfter } from "./jobs-schedule.ts";
 

@@ -10,7 +10,7 @@
 
 import { duration } from "../text.ts";
 import { close, raise } from "./alerts.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { type Job, showCommand } from "./jobs.ts";
 import { expectedAfter } from "./jobs-schedule.ts";
 

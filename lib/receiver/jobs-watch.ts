@@ -2,7 +2,7 @@
 
 import { duration, span } from "../text.ts";
 import { raise } from "./alerts.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { type Job, showCommand } from "./jobs.ts";
 import { expectedAfter, scheduleText } from "./jobs-schedule.ts";
 import type { Store } from "./store.ts";

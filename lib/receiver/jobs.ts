@@ -9,7 +9,7 @@
 import { randomBytes } from "node:crypto";
 import { UsageError } from "../command-line.ts";
 import { NAME_SEGMENT } from "../config.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { type Schedule, expectedAfter } from "./jobs-schedule.ts";
 import { getNote, setNote } from "./store.ts";
 

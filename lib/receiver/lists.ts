@@ -2,7 +2,7 @@
 // counters change it each time.
 
 import type { Report } from "../report.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 
 /**
  * A row of `host_lists`. `lists`: JSON, what the last report had; `names`: its keys; `rest`: JSON, what reports had before and the

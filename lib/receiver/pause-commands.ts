@@ -1,7 +1,7 @@
 // `pause NAME DURATION` and `resume NAME`, for hosts and for jobs.
 
 import type { Whose } from "./alerts.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { time } from "./hosts.ts";
 import { pause, pauseEnd, resume } from "./pause.ts";
 import { type Context, change } from "./store-command.ts";

@@ -5,7 +5,7 @@
 import { UsageError } from "../command-line.ts";
 import { readDuration } from "../text.ts";
 import type { Whose } from "./alerts.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import type { Store } from "./store.ts";
 
 /** The table of a host, or of a job, and its number there. */

@@ -16,7 +16,7 @@ import { Secret, secretEquals } from "../secret.ts";
 import { cut } from "../text.ts";
 import { asRefusal, tooMany } from "./admission.ts";
 import type { News } from "./events.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { NAME_SEGMENT } from "../config.ts";
 import { DEFAULTS, type Job, addJob, jobNamed, pingKey } from "./jobs.ts";
 import { type Ping, takePing } from "./jobs-ping.ts";

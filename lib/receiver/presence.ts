@@ -17,7 +17,7 @@ import { duration } from "../text.ts";
 import { close, raise } from "./alerts.ts";
 import { note } from "./events.ts";
 import type { Status } from "./hosts.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { AHEAD_MS, BEHIND_MS } from "./report.ts";
 import { type Store, getNote, setNote } from "./store.ts";
 

@@ -5,7 +5,7 @@ import { hostname } from "node:os";
 import { isLoopback } from "../config.ts";
 import { UsageError } from "../service.ts";
 import type { Config } from "./config.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { getNote, setNote } from "./store.ts";
 
 /** The note of the last one that was given. */

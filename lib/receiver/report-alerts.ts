@@ -3,7 +3,7 @@
 import { cut, duration } from "../text.ts";
 import type { Sender } from "./admission.ts";
 import { close, raise } from "./alerts.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import type { Host, ReportingHost } from "./hosts.ts";
 import { OFFLINE_AFTER } from "./presence.ts";
 

@@ -10,7 +10,7 @@
 import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import type { Refusal } from "../refusal.ts";
 import { type Secret, secretEquals } from "../secret.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { type Store, getNote, setNote } from "./store.ts";
 
 const COOKIE = /(?<=(?:^|;) *picket_[\da-f]{8}=)([\da-z]+\.[\w-]{22})\.([\w-]{43})(?= *(?:;|$))/g;

@@ -1,6 +1,6 @@
 // The last three hours of the fleet's figures, as a mean of each ten minutes: rollups, and samples where those may not be made yet.
 
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { type ContainerSample, FINEST_STEP } from "./store-report.ts";
 
 const STEP_MS = FINEST_STEP * 1000;

@@ -12,7 +12,7 @@ import { chmodSync, closeSync, existsSync, fsyncSync, openSync, statSync } from 
 import { dirname, join } from "node:path";
 import { ConfigError } from "../config.ts";
 import { cannotWrite, deniedHint, inheritOwner, makeFolder } from "../files.ts";
-import { type Database, DatabaseError, type Queries, type Value } from "./database.ts";
+import { type Database, DatabaseError, type Queries, type Value } from "../database.ts";
 import { MIGRATIONS } from "./migrations.ts";
 
 /** How long another process's transaction is waited for, in milliseconds. */
@@ -185,7 +185,9 @@ function databaseOf(writer: Sqlite, reader: Sqlite, dir: string): Database {
   const isInPlace = watchPlace(writer, storeFile(dir));
   const database: Database = {
     read,
+    atOnce: 1,
     damage: null,
+    // One connection writes: a scope makes no difference.
     async transaction(work) {
       await beginPatiently(begin, failed);
       try {
@@ -206,6 +208,12 @@ function databaseOf(writer: Sqlite, reader: Sqlite, dir: string): Database {
     async otherChanges() {
       return (await tx.one<{ data_version: number }>("PRAGMA data_version"))!.data_version;
     },
+    // The daemon has the data folder for itself.
+    async leads() {
+      return true;
+    },
+    hint() {},
+    onHint() {},
     async close() {
       begin.finalize();
       read.close();

@@ -5,6 +5,7 @@
 
 import { existsSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
+import { isPostgres } from "../config.ts";
 import { type Command, UsageError } from "../service.ts";
 import { cut, printable, roughly } from "../text.ts";
 import type { Config } from "./config.ts";
@@ -75,9 +76,9 @@ async function look(store: Store): Promise<Moment> {
 }
 
 /** Null where the store is missing: while a backup is put back. To open it would make one. */
-async function lookAnew(dir: string): Promise<Moment | null> {
-  if (!existsSync(storeFile(dir))) return null;
-  const store = await Store.open(dir);
+async function lookAnew(config: Config): Promise<Moment | null> {
+  if (!isPostgres(config.store) && !existsSync(storeFile(config.data_dir))) return null;
+  const store = await Store.open(config);
   try {
     return await look(store);
   } finally {
@@ -97,7 +98,7 @@ function sizeOf(): { width: number; rows: number } {
   return { width: Math.max(columns || 80, 20), rows: Math.max(rows || 24, 3) };
 }
 
-async function follow(context: Context, { data_dir }: Config): Promise<void> {
+async function follow(context: Context, config: Config): Promise<void> {
   const { print, signal } = context;
   const suspend = () => {
     print(LEAVE);
@@ -115,7 +116,7 @@ async function follow(context: Context, { data_dir }: Config): Promise<void> {
   try {
     while (!signal.aborted) {
       wake = new AbortController();
-      const moment = await lookAnew(data_dir);
+      const moment = await lookAnew(config);
       if (moment) print(frame(linesOf(moment, outputOf(context))));
       // Not AbortSignal.timeout: its timer keeps no process waiting, and with nothing else to wait for Bun spins.
       await sleep(EVERY_MS, undefined, { signal: AbortSignal.any([signal, wake.signal]) }).catch(() => {});

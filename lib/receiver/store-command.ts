@@ -1,10 +1,11 @@
 // What the receiver's commands share: each opens the store itself, also while the daemon runs.
 
 import { existsSync } from "node:fs";
+import { isPostgres } from "../config.ts";
 import { type CommandContext, UsageError } from "../service.ts";
 import { columns } from "../text.ts";
 import type { Config } from "./config.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { storeFile } from "./sqlite.ts";
 import { Store } from "./store.ts";
 
@@ -18,13 +19,13 @@ export async function withStore<T>(
   { make = false } = {},
 ): Promise<T> {
   const config = await context.loadConfig();
-  if (!make && !existsSync(storeFile(config.data_dir))) {
+  if (!make && !isPostgres(config.store) && !existsSync(storeFile(config.data_dir))) {
     throw new UsageError(
       `there is no store in "${config.data_dir}" yet`,
       "picket-receiver host add NAME makes it; is this the right --config?",
     );
   }
-  const store = await Store.open(config.data_dir);
+  const store = await Store.open(config);
   try {
     return await work(store, config);
   } finally {

@@ -23,7 +23,7 @@ import type { ReportingHost } from "./hosts.ts";
 import { keepLists } from "./lists.ts";
 import { CONTAINER_METRICS, type Container, type Guest, METRICS, type Report } from "../report.ts";
 import { isLate, memoryPercent } from "./report.ts";
-import type { Queries, Value } from "./database.ts";
+import type { Queries, Value } from "../database.ts";
 
 /** The finest step of the rollups, in seconds. */
 export const FINEST_STEP = 600;

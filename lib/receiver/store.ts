@@ -1,24 +1,33 @@
-// The receiver's tables. The database behind them is sqlite.ts.
+// The receiver's tables. The database behind them is sqlite.ts, or lib/postgres.ts.
 //
 // Writers share commits. Each `write` hands over a piece of work, and those that wait at the same time run one after the
 // other in one transaction with one sync. When a piece throws, the transaction is rolled back and runs again without that
 // piece, so that its error is the caller's alone. Hence the rule: a piece of work touches nothing but its transaction,
 // because it may run again. (A savepoint for each piece would avoid that, and would cost each of them two statements.)
 //
+// A piece that says which host it touches (`scope`) may run beside those of other hosts, where the database can do that. All others run alone.
+//
 // Times are milliseconds since 1970.
 
 import { isDiskFull } from "../files.ts";
-import { type Database, DatabaseError, type Queries, isBusy } from "./database.ts";
+import { type Database, DatabaseError, type Hint, type Queries, type Scope, isBusy } from "../database.ts";
+import { isPostgres } from "../config.ts";
+import type { Config } from "./config.ts";
 import { openSqlite } from "./sqlite.ts";
 
 /** The most pieces of work that share a transaction. */
 const LARGEST_GROUP = 256;
 
 interface Waiting {
+  scope: Scope;
   work: (tx: Queries) => Promise<unknown>;
   resolve: (value: unknown) => void;
   reject: (error: unknown) => void;
 }
+
+/** Where a store is. */
+export type StorePlace = Pick<Config, "data_dir"> &
+  Partial<Pick<Config, "store" | "store_password" | "store_connections" | "store_direct">>;
 
 /** The open store. */
 export class Store {
@@ -27,7 +36,9 @@ export class Store {
   readonly dir: string;
   #db: Database;
   #queue: Waiting[] = [];
-  #working: Promise<void> | null = null;
+  /** The transactions that are under way. */
+  #working = new Set<Promise<void>>();
+  #starting = false;
   #closed = false;
   /** Why the last commit failed; null when it went well. */
   #failed: string | null = null;
@@ -39,11 +50,20 @@ export class Store {
   }
 
   /**
-   * Opens the store of a data folder, and makes it where it is missing.
+   * Opens the store of a configuration, and makes it where it is missing.
    * @throws ConfigError when its tables are of a newer version than this program.
    */
-  static async open(dir: string): Promise<Store> {
-    return new Store(dir, openSqlite(dir));
+  static async open(place: StorePlace): Promise<Store> {
+    const { data_dir, store: url = "sqlite", store_password = [], store_connections = 8, store_direct = null } = place;
+    if (!isPostgres(url)) return new Store(data_dir, openSqlite(data_dir));
+    // Evaluated only where it is used.
+    const [{ openPostgres }, { RECEIVER_TABLES }] = await Promise.all([
+      import("../postgres.ts"),
+      import("./postgres-tables.ts"),
+    ]);
+    const password = store_password[0] ?? null;
+    const settings = { url, password, connections: store_connections, direct: store_direct };
+    return new Store(data_dir, await openPostgres(settings, RECEIVER_TABLES));
   }
 
   /** What was found damaged; null where nothing was. */
@@ -56,31 +76,71 @@ export class Store {
     return this.damage ?? this.#failed;
   }
 
-  /** Runs `work` in a transaction and resolves with its result once that is on disk. `work` may run again. */
-  write<T>(work: (tx: Queries) => Promise<T>): Promise<T> {
+  /**
+   * Runs `work` in a transaction and resolves with its result once that is on disk. `work` may run again.
+   * @param scope the hosts whose rows it reads and writes; null is everything.
+   */
+  write<T>(work: (tx: Queries) => Promise<T>, scope: Scope = null): Promise<T> {
     if (this.#closed) return Promise.reject(new Error("write to the store: it is closed"));
     return new Promise<T>((resolve, reject) => {
-      this.#queue.push({ work, resolve: resolve as (value: unknown) => void, reject });
+      this.#queue.push({ scope, work, resolve: resolve as (value: unknown) => void, reject });
+      if (this.#starting) return;
+      this.#starting = true;
       // The other requests of this turn of the event loop join the transaction.
-      this.#working ??= new Promise<void>((done) => setImmediate(done)).then(() => this.#drain());
+      setImmediate(() => {
+        this.#starting = false;
+        this.#start();
+      });
     });
   }
 
-  /** Another number after each commit of another process, such as a command's. */
+  /** Another number after a commit of another process, such as a command's. */
   otherChanges(): Promise<number> {
     return this.#db.otherChanges();
+  }
+
+  /** Whether this process does the work that one of all receivers does. */
+  leads(): Promise<boolean> {
+    return this.#db.leads();
+  }
+
+  /** Tells the other receivers that something has changed. */
+  hint(what: Hint): void {
+    this.#db.hint(what);
+  }
+
+  /** Hears the hints of other receivers. */
+  onHint(listener: (what: Hint) => void): void {
+    this.#db.onHint(listener);
   }
 
   /** Finishes the work that was handed over and closes the database. */
   async close(): Promise<void> {
     this.#closed = true;
-    while (this.#working) await this.#working;
+    while (this.#queue.length > 0 || this.#working.size > 0) {
+      this.#start();
+      await Promise.all(this.#working);
+    }
     await this.#db.close();
   }
 
-  async #drain(): Promise<void> {
-    while (this.#queue.length > 0) await this.#commit(this.#queue.splice(0, LARGEST_GROUP));
-    this.#working = null;
+  /** Starts transactions, as many as may run at once. */
+  #start(): void {
+    while (this.#queue.length > 0 && this.#working.size < this.#db.atOnce) {
+      const commit = this.#commit(this.#nextGroup());
+      this.#working.add(commit);
+      void commit.finally(() => {
+        this.#working.delete(commit);
+        this.#start();
+      });
+    }
+  }
+
+  /** The first that waits, and those behind it that may share its transaction: all, or those with a scope like itself. */
+  #nextGroup(): Waiting[] {
+    const isShared = this.#db.atOnce > 1 && this.#queue[0]!.scope !== null;
+    const end = isShared ? this.#queue.findIndex(({ scope }) => scope === null) : -1;
+    return this.#queue.splice(0, Math.min(end < 0 ? this.#queue.length : end, LARGEST_GROUP));
   }
 
   async #commit(group: Waiting[]): Promise<void> {
@@ -89,7 +149,7 @@ export class Store {
       try {
         await this.#db.transaction(async (tx) => {
           for (const { work } of group) results.push(await work(tx));
-        });
+        }, scopeOf(group));
         this.#failed = null;
         for (const [index, { resolve }] of group.entries()) resolve(results[index]);
         return;
@@ -102,6 +162,12 @@ export class Store {
       }
     }
   }
+}
+
+/** The scopes of a group together. */
+function scopeOf(group: Waiting[]): Scope {
+  const scopes = group.map(({ scope }) => scope);
+  return scopes.includes(null) ? null : scopes.flatMap((scope) => scope!);
 }
 
 /** Reads one of the store's own notes. */

@@ -8,7 +8,7 @@ import { cut } from "../text.ts";
 import { type Sender, stamp } from "./admission.ts";
 import { type Alerts, settingOf } from "./alert-settings.ts";
 import { close, raise } from "./alerts.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import { type Host, setHealth } from "./hosts.ts";
 import type { Store } from "./store.ts";
 

@@ -4,7 +4,7 @@ import type { Sender } from "./admission.ts";
 import { duration } from "../text.ts";
 import { close, raise } from "./alerts.ts";
 import type { Host } from "./hosts.ts";
-import type { Queries } from "./database.ts";
+import type { Queries } from "../database.ts";
 import type { Store } from "./store.ts";
 
 /** When every upload is refused for this long, that is an alert. */

@@ -35,7 +35,7 @@ const tokenOf = (host: number) => `pk_${String(host).padStart(40, "0")}`;
 
 /** A data folder with so many hosts, whose tokens are known. */
 async function seed(folder: string, hosts: number): Promise<Database> {
-  await (await Store.open(join(folder, "data"))).close();
+  await (await Store.open({ data_dir: join(folder, "data") })).close();
   const db = new Database(join(folder, "data/receiver.db"));
   const addHost = db.prepare("INSERT INTO hosts (id, name, status, created_at) VALUES (?, ?, 'pending', 0)");
   const addToken = db.prepare("INSERT INTO tokens (host, sha256, created_at) VALUES (?, ?, 0)");

@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { Folder } from "../kit.ts";
 import { listAlerts } from "../../lib/receiver/alerts.ts";
-import type { Queries } from "../../lib/receiver/database.ts";
+import type { Queries } from "../../lib/database.ts";
 import { EpisodeIndex } from "../../lib/receiver/episode-index.ts";
 import { eventsBefore, numberAt } from "../../lib/receiver/events.ts";
 import { runsOf } from "../../lib/receiver/job-runs.ts";
@@ -11,7 +11,7 @@ import { Store } from "../../lib/receiver/store.ts";
 
 test("a page of a list reads its own rows: each filter has an index", async () => {
   using folder = new Folder();
-  const store = await Store.open(folder.path);
+  const store = await Store.open({ data_dir: folder.path });
   const plans = async (ask: (db: Queries) => Promise<unknown>): Promise<string[]> => {
     const found: string[] = [];
     const explain = async (text: string, values?: readonly (string | number | null)[]) => {

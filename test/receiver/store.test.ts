@@ -4,7 +4,7 @@ import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
 import { copyFileSync, renameSync, rmSync, truncateSync } from "node:fs";
 import { join } from "node:path";
-import type { Queries } from "../../lib/receiver/database.ts";
+import type { Queries } from "../../lib/database.ts";
 import { Store, getNote, setNote } from "../../lib/receiver/store.ts";
 import { Folder, inboxLines, until } from "../kit.ts";
 import { Hub } from "./kit.ts";
@@ -13,7 +13,7 @@ const note = (key: string) => (tx: Queries) => setNote(tx, key, "here");
 
 test("a piece of work that throws costs the others nothing, and leaves nothing", async () => {
   using folder = new Folder();
-  const store = await Store.open(folder.path);
+  const store = await Store.open({ data_dir: folder.path });
   const given = await Promise.allSettled([
     store.write(note("first")),
     store.write(async (tx) => {
@@ -41,7 +41,7 @@ test("a piece of work that throws costs the others nothing, and leaves nothing",
 
 test("writes that wait at the same time share one transaction", async () => {
   using folder = new Folder();
-  const store = await Store.open(folder.path);
+  const store = await Store.open({ data_dir: folder.path });
   const other = new Database(folder.at("receiver.db"));
   // Changes with every commit of another connection.
   const version = () => other.query<{ data_version: number }, []>("PRAGMA data_version").get()!.data_version;
@@ -59,7 +59,7 @@ test("writes that wait at the same time share one transaction", async () => {
 
 test("parameters go by their number, wherever they stand and however often", async () => {
   using folder = new Folder();
-  const store = await Store.open(folder.path);
+  const store = await Store.open({ data_dir: folder.path });
   const values = ["one", "two", 3, 4, 5, 6, 7, 8, 9, null];
   const row = await store.read.one("SELECT $2 AS two, $1 AS one, $2 AS again, $10 AS ten", values);
   expect(row).toEqual({ two: "two", one: "one", again: "two", ten: null });
@@ -68,7 +68,7 @@ test("parameters go by their number, wherever they stand and however often", asy
 
 test("a lock that another program lets go in time is waited for, without holding up reading", async () => {
   using folder = new Folder();
-  const store = await Store.open(folder.path);
+  const store = await Store.open({ data_dir: folder.path });
   const other = new Database(folder.at("receiver.db"));
   other.run("BEGIN IMMEDIATE");
   const writing = store.write(note("late"));
@@ -85,7 +85,7 @@ test("a lock that another program lets go in time is waited for, without holding
 
 test("after closing nothing of SQLite's is left open: the log is in the file", async () => {
   using folder = new Folder();
-  const store = await Store.open(folder.path);
+  const store = await Store.open({ data_dir: folder.path });
   await store.write(note("last"));
   await getNote(store.read, "last");
   await store.close();

@@ -11,7 +11,7 @@ type Row = Record<string, unknown>;
 
 test("a host that was archived and is back is not told for what it didn't ship meanwhile", async () => {
   using folder = new Folder();
-  const store = await Store.open(folder.path);
+  const store = await Store.open({ data_dir: folder.path });
   const now = Date.now();
   const quiet = async (what: string) => {
     await store.write((tx) => tx.run("UPDATE hosts SET status = 'online' WHERE name = $1", [what]));

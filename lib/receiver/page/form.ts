@@ -6,7 +6,7 @@ import { UsageError } from "../../command-line.ts";
 import type { Bindings } from "../../http.ts";
 import { Refusal } from "../../refusal.ts";
 import { asRefusal } from "../admission.ts";
-import { DatabaseError } from "../database.ts";
+import { DatabaseError } from "../../database.ts";
 
 const CAP = 64 << 10;
 

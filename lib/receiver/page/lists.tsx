@@ -1,7 +1,7 @@
 /** @jsxImportSource hono/jsx */
 // What long lists have in common: the form that narrows them, and the links to their other pages. All of it is in the address.
 
-import type { Queries } from "../database.ts";
+import type { Queries } from "../../database.ts";
 import type { Filter } from "../filter.ts";
 import { Live } from "./regions.tsx";
 

@@ -1,0 +1,68 @@
+// What is asked of a database: receiver/sqlite.ts is one file, postgres.ts an engine that several processes share.
+
+/** A parameter. */
+export type Value = string | number | null;
+
+/** Statements with `$1`-style parameters. Each text is prepared once and kept: put values into parameters, not into texts. */
+export interface Queries {
+  /** All rows. */
+  all<T>(text: string, values?: readonly Value[]): Promise<T[]>;
+  /** The first row. */
+  one<T>(text: string, values?: readonly Value[]): Promise<T | undefined>;
+  /** Runs a statement and gives the number of rows that it changed. */
+  run(text: string, values?: readonly Value[]): Promise<number>;
+}
+
+/** The hosts whose rows a transaction reads and writes, by number; null is everything. What names others may run beside it. */
+export type Scope = readonly number[] | null;
+
+/** What another process says has changed: there may be a new event, or anything else. */
+export type Hint = "event" | "change";
+
+/** An open database. Its errors are `DatabaseError`. */
+export interface Database {
+  /** Sees what is committed. */
+  read: Queries;
+  /** How many transactions may run at once. */
+  readonly atOnce: number;
+  /**
+   * Runs `work` in a transaction that is on disk afterwards, or rolled back where it throws. Those whose scopes overlap run one after the
+   * other, also those of other processes.
+   */
+  transaction(work: (tx: Queries) => Promise<void>, scope: Scope): Promise<void>;
+  /** Another number after a commit of another process: after each, or soon after some. */
+  otherChanges(): Promise<number>;
+  /** Whether this process does the work that is done by one of all. Once true it stays so, until the database loses sight of this process. */
+  leads(): Promise<boolean>;
+  /** Tells the other processes that something has changed. It may get lost: the tables are the truth. */
+  hint(what: Hint): void;
+  /** Hears the hints of other processes. */
+  onHint(listener: (what: Hint) => void): void;
+  close(): Promise<void>;
+  /** What was found damaged since it was opened, in words; null where nothing was. */
+  damage: string | null;
+}
+
+/**
+ * The database failed. `ENOSPC`: no room. `EBUSY`: another process kept it locked for too long. `EDAMAGED`: what it reads is no
+ * database's. `EAWAY`: it does not answer; whether a commit was made is unknown then.
+ */
+export class DatabaseError extends Error {
+  override name = "DatabaseError";
+  code: "ENOSPC" | "EBUSY" | "EDAMAGED" | "EAWAY" | undefined;
+  constructor(message: string, code?: DatabaseError["code"]) {
+    super(message);
+    this.code = code;
+  }
+}
+
+/** What the database found damaged, in words; null for other errors. */
+export function damageOf(error: unknown): string | null {
+  const found = [error, (error as Error).cause].find((one) => one instanceof DatabaseError && one.code === "EDAMAGED");
+  return found ? (found as Error).message : null;
+}
+
+/** Another process kept the database locked for too long, or it is away: try again later. */
+export function isBusy(error: unknown): boolean {
+  return error instanceof DatabaseError && (error.code === "EBUSY" || error.code === "EAWAY");
+}
