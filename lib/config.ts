@@ -43,6 +43,7 @@ export {
   nameSegment,
   number,
   parsed,
+  postgresUrl,
   rule,
   seconds,
 } from "./config/fields.ts";

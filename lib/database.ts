@@ -13,11 +13,11 @@ export interface Queries {
   run(text: string, values?: readonly Value[]): Promise<number>;
 }
 
-/** The hosts whose rows a transaction reads and writes, by number; null is everything. What names others may run beside it. */
-export type Scope = readonly number[] | null;
+/** What a transaction reads and writes: hosts by their numbers, or recipients of inboxes; null is everything. What names others may run beside it. */
+export type Scope = readonly (number | string)[] | null;
 
-/** What another process says has changed: there may be a new event, or anything else. */
-export type Hint = "event" | "change";
+/** What another process says has changed, in one word: `event` or `change` in a store, in inboxes a recipient. */
+export type Hint = string;
 
 /** An open database. Its errors are `DatabaseError`. */
 export interface Database {

@@ -6,8 +6,8 @@
 // Transactions are READ COMMITTED. What SQLite's one writer gives for nothing is made of locks:
 //
 //   scope null       the exclusive lock of these tables: it waits for all others, and they for it
-//   scope of hosts   the same lock, shared, then the rows of these hosts, in the order of their numbers (so that two never wait for
-//                    each other)
+//   scope of some    the same lock, shared, then one of each that it names (`lock` of the tables), in an order, so that two never wait
+//                    for each other
 //
 // A sequence gives numbers in the order of the inserts, not of the commits: who reads "after number 7" would miss a number that is
 // committed late. Tables that are read so have a trigger (`IN_ORDER`) that takes a lock until the commit, and then the number.
@@ -34,6 +34,8 @@ export interface Tables {
   name: string;
   /** `steps[n]` brings version n to version n + 1. A step that was released is never changed. */
   steps: readonly (readonly string[])[];
+  /** Locks what a scope names, until the end of the transaction and in an order. `$1` is the scope, as an array in text. */
+  lock: string;
 }
 
 /** SQL of a function for triggers: gives a table's row its number in the order of the commits. Its arguments: the lock's name and the column of the number. */
@@ -76,7 +78,7 @@ function connect({ password }: PostgresSettings, url: string, max: number): Bun.
 
 function databaseOf(
   { pool, direct, connections }: { pool: Bun.SQL; direct: Bun.SQL; connections: number },
-  { name }: Tables,
+  { name, lock: lockScope }: Tables,
 ): Database {
   const listeners = new Set<(what: Hint) => void>();
   const channel = `picket_${name}`;
@@ -99,7 +101,7 @@ function databaseOf(
       const tx = queries(connection);
       try {
         await tx.run("BEGIN");
-        await lock(tx, name, scope);
+        await lock(tx, { name, scope, lockScope });
         await work(tx);
         await tx.run("COMMIT");
       } catch (error) {
@@ -135,15 +137,17 @@ function databaseOf(
 }
 
 /** See the head of this file. */
-async function lock(tx: Queries, name: string, scope: Scope): Promise<void> {
+async function lock(
+  tx: Queries,
+  { name, scope, lockScope }: { name: string; scope: Scope; lockScope: string },
+): Promise<void> {
   if (scope === null) {
     await tx.one("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", [name]);
     return;
   }
   await tx.one("SELECT pg_advisory_xact_lock_shared(hashtextextended($1, 0))", [name]);
   if (scope.length === 0) return;
-  const ids = `{${[...new Set(scope)].join(",")}}`;
-  await tx.all("SELECT id FROM hosts WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE", [ids]);
+  await tx.all(lockScope, [`{${[...new Set(scope)].map((one) => JSON.stringify(one)).join(",")}}`]);
 }
 
 function queries(sql: Bun.SQL | Bun.ReservedSQL): Queries {

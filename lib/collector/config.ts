@@ -3,7 +3,6 @@
 import * as v from "valibot";
 import {
   type Problem,
-  dataFolder,
   isLoopback,
   listen,
   nameSegment,
@@ -18,6 +17,7 @@ import {
 } from "../config.ts";
 import { connectionEntries, whoMayConnect } from "../guard.ts";
 import { comparable } from "../http.ts";
+import { inboxEntries } from "../inbox-place.ts";
 import { EVENT_TYPES, PRIORITIES } from "../inbox.ts";
 import { PeerSettings } from "../peer.ts";
 import { DeliverySettings, takenNames } from "./deliver/config.ts";
@@ -95,7 +95,10 @@ export const Route = v.strictObject({
 const Settings = v.strictObject({
   /** The `from` of every event. */
   agent: v.pipe(v.string(), v.trim(), v.minLength(1, "expected a name"), v.maxLength(128)),
-  inbox_dir: restart(v.optional(writableFolder(), () => dataFolder("inbox"))),
+  /** Where inboxes are. */
+  ...inboxEntries,
+  inbox_dir: restart(inboxEntries.inbox_dir),
+  inbox: restart(inboxEntries.inbox),
   /** `disk`: an answer means that the event is synced to disk. `os`: a power cut may lose the last ones. */
   durability: restart(v.optional(v.picklist(["disk", "os"]), "disk")),
   webhook: restartToSwitch(

@@ -102,6 +102,15 @@ function bounded(
 /** Whether a place is a database of an engine, and not a folder or a file. */
 export const isPostgres = (place: string): boolean => /^postgres(ql)?:\/\/./.test(place);
 
+/** The address of a PostgreSQL database. A password would be shown with it. */
+export function postgresUrl(): v.GenericSchema<string, string> {
+  return v.pipe(
+    v.string(),
+    v.check((text) => isPostgres(text) && URL.canParse(text), "expected postgres://USER@HOST/DATABASE"),
+    v.check((text) => !URL.parse(text)?.password, "has a password in it: give that on its own, as a secret"),
+  );
+}
+
 /** An absolute `http:` or `https:` URL without its trailing slashes. No user name or password (they would be logged with it), no query, no fragment. */
 export function httpUrl(): v.GenericSchema<string, string> {
   const message = 'expected an http or https URL, such as "https://hub.example"';

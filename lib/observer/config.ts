@@ -18,6 +18,7 @@ import {
   secret,
 } from "../config.ts";
 import { connectionEntries, whoMayConnect } from "../guard.ts";
+import { inboxEntries } from "../inbox-place.ts";
 import type { EscalationRules } from "./spells.ts";
 
 const Llm = v.pipe(
@@ -70,9 +71,7 @@ const Settings = v.strictObject({
   /** Judges reviews and diagnoses escalations; when it fails, the heuristic judges a review. */
   llm: v.optional(Llm),
   /** The inbox that gets the escalations. */
-  notify: v.optional(
-    v.strictObject({ inbox_dir: v.optional(writableFolder(), () => dataFolder("inbox")), recipient: nameSegment() }),
-  ),
+  notify: v.optional(v.strictObject({ ...inboxEntries, recipient: nameSegment() })),
   ...connectionEntries,
 });
 

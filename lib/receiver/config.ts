@@ -18,6 +18,7 @@ import {
   rule,
   secret,
 } from "../config.ts";
+import { inboxEntries } from "../inbox-place.ts";
 import { Alerts } from "./alert-settings.ts";
 import { authEntries, connectionEntries, whoMayConnect } from "../guard.ts";
 import { PeerSettings } from "../peer.ts";
@@ -97,7 +98,7 @@ const Settings = v.strictObject({
   notify: restart(
     v.optional(
       v.strictObject({
-        inbox_dir: v.optional(writableFolder(), () => dataFolder("inbox")),
+        ...inboxEntries,
         recipient: nameSegment(),
         from: v.optional(v.pipe(v.string(), v.trim(), v.minLength(1, "expected a name"), v.maxLength(128)), "receiver"),
       }),

@@ -240,4 +240,8 @@ const STEPS: Tables["steps"] = [
   ],
 ];
 
-export const RECEIVER_TABLES: Tables = { name: "receiver", steps: STEPS };
+export const RECEIVER_TABLES: Tables = {
+  name: "receiver",
+  steps: STEPS,
+  lock: "SELECT id FROM hosts WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE",
+};

@@ -90,8 +90,17 @@ test("each role names the settings that wait for a restart", () => {
   };
   expect(roles).toEqual({
     agent: ["data_dir", "ship (on or off)", "ship.episodes_dir"],
-    collector: ["inbox_dir", "durability", "webhook (on or off)", "webhook.listen", "tls (on or off)"],
+    collector: ["inbox_dir", "inbox", "durability", "webhook (on or off)", "webhook.listen", "tls (on or off)"],
     observer: ["listen", "persist_path", "durability", "overseer_corrections", "tls (on or off)"],
-    receiver: ["listen", "data_dir", "episodes", "notify", "tls (on or off)"],
+    receiver: [
+      "listen",
+      "data_dir",
+      "store",
+      "store_direct",
+      "store_connections",
+      "episodes",
+      "notify",
+      "tls (on or off)",
+    ],
   });
 });
