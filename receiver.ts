@@ -11,7 +11,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type Context, Hono } from "hono";
 import example from "./etc/receiver.yaml" with { type: "text" };
 import type { CredentialsOf } from "./lib/guard.ts";
-import { holdAlone, isDiskFull, makeFolder } from "./lib/files.ts";
+import { holdAlone, isDiskFull } from "./lib/files.ts";
 import { type Bindings, type Server, answersOf, serve } from "./lib/http.ts";
 import { type Log, errorChain, seldom } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
@@ -22,8 +22,8 @@ import { COMMANDS } from "./lib/receiver/commands.ts";
 import { Config } from "./lib/receiver/config.ts";
 import { damageOf } from "./lib/database.ts";
 import { type News, createNews, damageEvent, eventSource, lossEvent } from "./lib/receiver/events.ts";
-import { EpisodeIndex } from "./lib/receiver/episode-index.ts";
-import { EpisodeFolder, type EpisodeStore, episodesFolder } from "./lib/receiver/episodes.ts";
+import type { EpisodeIndex } from "./lib/receiver/episode-index.ts";
+import { type EpisodeStore, episodesFolder, openEpisodes } from "./lib/receiver/episodes.ts";
 import {
   type Figures,
   countAll,
@@ -105,8 +105,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     await outbox.tell(lost).catch((error: unknown) => log.error("the inbox was not told", { error }));
   }
   await makeShrinkable(store, log);
-  const episodes = new EpisodeFolder(episodesFolder(config));
-  makeFolder(episodes.path, 0o750);
+  const { episodes, index } = openEpisodes(config, store);
   const metrics = new Registry();
   const gate = new VersionGate(config.version_gate, log);
   const figures = createFigures(metrics, gate, store);
@@ -115,7 +114,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     config,
     store,
     episodes,
-    index: new EpisodeIndex(store),
+    index,
     gate,
     admission: new Admission({ store, config, presence, figures, log }),
     sessions: createSessions(store, () => receiver.config.auth.token),

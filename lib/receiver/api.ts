@@ -182,7 +182,7 @@ async function download({ episodes, index }: Reading, c: C): Promise<Response> {
     return new Response(null, { status: 304, headers });
   }
   c.env.idle(120);
-  const body = episodes.open(key);
+  const body = episodes.open(found);
   const ifRange = c.req.header("if-range");
   // A part of other bytes is of no use: a stream is answered whole.
   return new Response(ifRange === undefined || ifRange === etag ? body : body.stream(), { headers });

@@ -4,8 +4,8 @@ import { NAME_SEGMENT } from "../config.ts";
 import { type Command, UsageError } from "../service.ts";
 import { printable, readDuration, readSize, size as asSize } from "../text.ts";
 import type { Config } from "./config.ts";
-import { type Check, EpisodeIndex, rebuild, verify } from "./episode-index.ts";
-import { type EpisodeKey, EpisodeFolder, episodesFolder } from "./episodes.ts";
+import { type Check, rebuild, verify } from "./episode-check.ts";
+import { type EpisodeKey, openEpisodes } from "./episodes.ts";
 import { chosen, remove } from "./removal.ts";
 import type { Store } from "./store.ts";
 import { type Context, many, withStore } from "./store-command.ts";
@@ -24,8 +24,7 @@ export function withIndex<T>(
       logged = performance.now();
       context.log.info("looking", { episodes: looked });
     };
-    const index = new EpisodeIndex(store);
-    const episodes = new EpisodeFolder(episodesFolder(config));
+    const { index, episodes } = openEpisodes(config, store);
     try {
       return await work({ store, index, episodes, signal: context.signal, progress }, () => looked);
     } finally {

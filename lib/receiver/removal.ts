@@ -7,7 +7,8 @@
 //
 // A removed episode keeps its line, so other bytes under its name are refused.
 
-import type { Check, IndexRow } from "./episode-index.ts";
+import type { Check } from "./episode-check.ts";
+import type { IndexRow } from "./episode-index.ts";
 import type { EpisodeKey } from "./episodes.ts";
 
 /** So many episodes share a sync. */
@@ -29,11 +30,12 @@ export async function* remove(
       const noted = row?.removed_at === undefined ? row : null;
       if (noted || file) removed.push({ host, episode, size: file?.size ?? 0, row: noted });
     }
-    await episodes.remove(removed);
-    const now = new Date().toISOString();
+    const removed_at = new Date().toISOString();
     const noted: IndexRow[] = [];
-    for (const { row } of removed) if (row && !(await episodes.find(row))) noted.push(row);
-    await Promise.all(noted.map((row) => index.add({ ...row, removed_at: now })));
+    await episodes.remove(removed, async (gone) => {
+      for (const { row } of gone) if (row) noted.push(row);
+      await Promise.all(noted.map((row) => index.add({ ...row, removed_at })));
+    });
     for (const row of noted) {
       const isBack = (await episodes.find(row)) && (await index.find(row))?.removed_at !== undefined;
       if (isBack) await index.add({ ...row, received_at: new Date().toISOString() });

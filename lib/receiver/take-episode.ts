@@ -3,14 +3,15 @@
 //   headers (400) → commit (400, 412, 503) → length (413) → body, hashed while it is written beside its target
 //   → hash, length and magic number (400) → its name, unless that is taken → a line in the index → 201
 //
-// If the name is taken, the same bytes are a retry after a lost answer: 200, and a line that a crash prevented is added now. Other
+// Either its name or its line decides which bytes an episode has. If it is taken, the same bytes are a retry after a lost answer: 200, and a line that a crash prevented is added now. Other
 // bytes are 409 and change nothing. The body is hashed in that case, too: only a client that has sent these bytes learns that they
 // are here.
 
 import { NAME_SEGMENT } from "../config.ts";
 import { chunksOf, tooLarge } from "../body.ts";
 import { Refusal } from "../refusal.ts";
-import { type EpisodeIndex, hashOf } from "./episode-index.ts";
+import { hashOf } from "./episode-check.ts";
+import type { EpisodeIndex } from "./episode-index.ts";
 import type { EpisodeKey, EpisodeStore } from "./episodes.ts";
 import type { VersionGate } from "./version-gate.ts";
 
@@ -79,19 +80,21 @@ export async function takeEpisode(taking: Taking, key: EpisodeKey, request: Requ
     throw broken("X-Code-Commit", "expected a commit of 40 lower-case hex digits");
   }
   if (announced.length !== null && announced.length > maxBytes) throw overCap(maxBytes);
-  await refuseOther(taking, key, announced);
+  const isNoted = await refuseOther(taking, key, announced);
   const turn = <T>(work: () => Promise<T>) => taking.inTurn(`${key.host}/${key.episode}`, work);
   if (await episodes.find(key)) {
     const size = await readThrough(request, { announced, maxBytes, write: null });
     return turn(() => compare(taking, key, announced, size));
   }
-  const upload = await episodes.upload(key);
+  const upload = await episodes.upload(key, announced.sha256);
   try {
     const size = await readThrough(request, { announced, maxBytes, write: (chunk) => upload.write(chunk) });
     return await turn(async () => {
       if ((await upload.commit()) === "taken") return compare(taking, key, announced, size);
-      await addRow(taking, key, announced, size);
-      return { outcome: "stored", sha256: announced.sha256, size, stamped: announced.commit !== null };
+      const added = await addRow(taking, key, announced, size);
+      // A noted one was lost, and is back.
+      const outcome = added === "added" || isNoted ? "stored" : "known";
+      return { outcome, sha256: announced.sha256, size, stamped: announced.commit !== null };
     });
   } finally {
     await upload.abort();
@@ -155,7 +158,7 @@ async function compare(taking: Taking, key: EpisodeKey, announced: Announced, si
   const there = await taking.episodes.find(key);
   if (!there) throw new Error(`compare episode "${key.host}/${key.episode}": it was removed meanwhile`);
   const row = await taking.index.find(key);
-  const noted = { sha256: await hashOf(taking.episodes.open(key)), size: there.size };
+  const noted = { sha256: await hashOf(taking.episodes.open(there)), size: there.size };
   // A client that gets 200 may delete its own copy.
   if (row && row.removed_at === undefined && noted.sha256 !== row.sha256) {
     const what = `episode "${key.episode}" is damaged here: keep yours; its operator has to move the file away`;
@@ -168,10 +171,14 @@ async function compare(taking: Taking, key: EpisodeKey, announced: Announced, si
   return { outcome: "known", sha256: noted.sha256, size, stamped: announced.commit !== null };
 }
 
-/** Refuses other bytes under a name that the index has, also where the episode was removed: a name means the same bytes for ever. */
-async function refuseOther({ index }: Taking, key: EpisodeKey, announced: Announced): Promise<void> {
+/**
+ * Refuses other bytes under a name that the index has, also where the episode was removed: a name means the same bytes for ever.
+ * Gives whether the index has it, and not as removed.
+ */
+async function refuseOther({ index }: Taking, key: EpisodeKey, announced: Announced): Promise<boolean> {
   const row = await index.find(key);
   if (row && row.sha256 !== announced.sha256) throw otherBytes(key, row);
+  return row !== null && row.removed_at === undefined;
 }
 
 function otherBytes({ episode }: EpisodeKey, { sha256, size }: { sha256: string; size: number }): Refusal {
@@ -179,13 +186,16 @@ function otherBytes({ episode }: EpisodeKey, { sha256, size }: { sha256: string;
   return new Refusal(409, "conflict", what, { extra: { sha256, size } });
 }
 
-/** Adds the episode's line, unless the index has it: of a file that was lost and comes back, say. */
-async function addRow({ index }: Taking, key: EpisodeKey, announced: Announced, size: number): Promise<void> {
-  if (await index.has(key)) return;
+/** Adds the episode's line, unless the index has it. */
+async function addRow(taking: Taking, key: EpisodeKey, announced: Announced, size: number): Promise<"added" | "known"> {
   const { host, episode } = key;
   const { sha256, schema, commit } = announced;
   const received_at = new Date().toISOString();
-  await index.add({ received_at, host, episode, sha256, size, schema, commit: commit ?? undefined });
+  const row = { received_at, host, episode, sha256, size, schema, commit: commit ?? undefined };
+  const added = await taking.index.add(row);
+  if (added !== "other") return added;
+  await refuseOther(taking, key, announced);
+  throw new Error(`note episode "${host}/${episode}": its line was changed meanwhile`);
 }
 
 function broken(field: string, what: string): Refusal {

@@ -4,8 +4,8 @@
 import { expect, test } from "bun:test";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import * as fc from "fast-check";
-import { EpisodeFolder } from "../../lib/receiver/episodes.ts";
-import { rowOf } from "../../lib/receiver/episode-index.ts";
+import { EpisodeFolder } from "../../lib/receiver/episode-folder.ts";
+import { rowOf } from "../../lib/receiver/episode-check.ts";
 import { memoryPercent, readReport } from "../../lib/receiver/report.ts";
 import { Folder } from "../kit.ts";
 import { Hub, archive, container, report, uploadHeaders } from "../receiver/kit.ts";
@@ -340,6 +340,7 @@ async function commitOf(folder: Folder, bytes: Uint8Array): Promise<string | und
     episode: "ep",
     size: bytes.length,
     modifiedAt: Date.now(),
+    at: folder.at("web-1/ep.tar.zst"),
   });
   return row.commit;
 }

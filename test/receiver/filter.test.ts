@@ -4,7 +4,7 @@ import { expect, test } from "bun:test";
 import { Folder } from "../kit.ts";
 import { listAlerts } from "../../lib/receiver/alerts.ts";
 import type { Queries } from "../../lib/database.ts";
-import { EpisodeIndex } from "../../lib/receiver/episode-index.ts";
+import { openIndexFile } from "../../lib/receiver/episode-index-file.ts";
 import { eventsBefore, numberAt } from "../../lib/receiver/events.ts";
 import { runsOf } from "../../lib/receiver/job-runs.ts";
 import { Store } from "../../lib/receiver/store.ts";
@@ -50,7 +50,7 @@ test("a page of a list reads its own rows: each filter has an index", async () =
     ["nas", "episodes_of_host"],
   ] as const) {
     const found = await plans((read) =>
-      new EpisodeIndex({ dir: folder.path, read } as Store).before({ host, before: null, limit: 10 }),
+      openIndexFile({ dir: folder.path, read } as Store).before({ host, before: null, limit: 10 }),
     );
     expect(found.filter((step) => step.includes(" episodes "))).toEqual([
       expect.stringContaining(`SEARCH episodes USING INDEX ${name} (`),
