@@ -22,6 +22,7 @@ import { cannotWrite, isDiskFull } from "./lib/files.ts";
 import { type Answer, type Health, type Server, comparable, pathOf, serve } from "./lib/http.ts";
 import { Refusal, unknownPath, wrongMethod } from "./lib/refusal.ts";
 import { type Delivery, type InboxEvent, InboxWriter, randomId, statePath } from "./lib/inbox.ts";
+import { openInboxes } from "./lib/inboxes.ts";
 import { type Log, seldom } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
 import { type Called, type Loop, type Running, type Service, run } from "./lib/service.ts";
@@ -56,7 +57,8 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   const deliveries = new Deliveries(config.inbox_dir);
   const routes = compileRoutes(config);
   const agent = (): string => collector.config.agent;
-  const outgoing = await startDeliveries(config.deliver, { inbox, agent, log, metrics, service });
+  const inboxes = await openInboxes(config);
+  const outgoing = await startDeliveries(config.deliver, { inbox, inboxes, agent, log, metrics, service });
   const collector: Collector = { config, inbox, deliveries, outgoing, log, metrics, figures, routes, folder: null };
   collector.folder = openDropFolder(collector, config);
   const emptying = emptyDropFolder(collector, service);
@@ -93,7 +95,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     async stop() {
       await Promise.all([server?.stop(), outgoing.stop()]);
       collector.folder?.close();
-      await Promise.all([deliveries.close(), inbox.close()]);
+      await Promise.all([deliveries.close(), inbox.close(), inboxes[Symbol.asyncDispose]()]);
     },
   };
 }

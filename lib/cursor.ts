@@ -24,6 +24,7 @@ import { type Stats, closeSync, existsSync, fstatSync, read, readdirSync, statSy
 import { basename, dirname, extname, join } from "node:path";
 import * as v from "valibot";
 import { openToRead, readAt } from "./files.ts";
+import type { LineCursor } from "./inboxes.ts";
 
 const CHUNK = 1 << 20;
 const PRINT_BYTES = 4096;
@@ -196,7 +197,7 @@ interface CursorOptions {
 
 export interface Pass {
   /** Called once it is known which files are to be read: the positions are where that begins. */
-  begin?: () => void;
+  begin?: () => void | Promise<void>;
   /** Called for each new line, in the order of the files and their lines. */
   visit: (line: Line) => unknown;
   /** Which renamed files are followed on though they were read to their end. */
@@ -210,7 +211,7 @@ export interface Pass {
 }
 
 /** Follows a path. Errors are those of the file system; a later pass goes on from there. */
-export class Cursor {
+export class Cursor implements LineCursor {
   #path: string;
   #longest: number | undefined;
   #rotated: RegExp;
@@ -244,11 +245,20 @@ export class Cursor {
     for (const file of before) shut(file);
   }
 
+  /** Whether it follows a renamed file, which may still be written to. */
+  get isBehind(): boolean {
+    return this.#files.length > Number(existsSync(this.#path));
+  }
+
+  skip(): Promise<void> {
+    return this.read({ visit() {} });
+  }
+
   /** Reads everything that is new. @throws Error when something else than a file lies at the path. */
   async read({ begin, visit, keep = () => false, settle, signal }: Pass): Promise<void> {
     this.#locate();
     this.#letGo(keep);
-    begin?.();
+    await begin?.();
     for (const file of this.#files) {
       while (file.fd >= 0) {
         if (signal?.aborted) return;
@@ -278,7 +288,7 @@ export class Cursor {
   }
 
   /** The line at an earlier offset of a file; null when the file is not what was read any more. */
-  lineAt(generation: number, offset: number): Line | null {
+  async lineAt(generation: number, offset: number): Promise<Line | null> {
     const file = this.#files.find(({ position, fd }) => position.generation === generation && fd >= 0);
     if (!file) return null;
     for (let length = PRINT_BYTES; length <= LONGEST_LINE; length *= 16) {

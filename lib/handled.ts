@@ -6,10 +6,10 @@
 
 import { closeSync, fstatSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { takeTurn } from "./file-mark.ts";
 import { openToRead, readAt } from "./files.ts";
 import { inboxPath, statePath } from "./inbox.ts";
 import { Journal } from "./journal.ts";
-import { takeTurn } from "./mark.ts";
 import { cut, printable } from "./text.ts";
 
 /** So many ids are remembered, the newest. */
@@ -37,44 +37,69 @@ interface Inbox {
   recipient: string;
 }
 
+/** The handled ids of a recipient. `refresh` sees what other processes have added; the others answer as of then. */
+export interface HandledIds {
+  refresh(): Promise<void>;
+  has(id: string): boolean;
+  /** What is known of a handled event: nothing but that it is, where it was handled long ago; null where it is not. */
+  get(id: string): Handled | null;
+  /** Resolves when it is stored. */
+  add(id: string, handling: Handling): Promise<void>;
+  /** Waits until this process alone adds to them. Gives what ends that. */
+  takeTurn(): Promise<() => void | Promise<void>>;
+}
+
 /**
  * Does what an event needs (`work`), and then marks it as handled. One process at a time does so for a recipient.
- * @param handled what is known already: then not all of the journal is read.
  * @throws Error in words where it is handled already, and what `work` throws: then it is not marked.
  */
-export async function handleOnce(
-  { inbox, id, handled = handledOf(inbox) }: { inbox: Inbox; id: string; handled?: ReturnType<typeof handledOf> },
-  work: () => Promise<Handling>,
-): Promise<void> {
-  const turn = await takeTurn({ ...inbox, reader: "handled" });
+export async function handleOnce(handled: HandledIds, id: string, work: () => Promise<Handling>): Promise<void> {
+  const end = await handled.takeTurn();
   try {
+    await handled.refresh();
     if (handled.has(id)) throw new Error(`event "${printable(cut(id, 80))}" is handled already`);
     await handled.add(id, await work());
   } finally {
-    turn.end();
+    await end();
   }
 }
 
-/** The handled ids of a recipient. @param atMost so many bytes of the journal are read, the last, where it is longer at the first look. */
-export function handledOf({ dir, recipient }: Inbox, atMost = Number.POSITIVE_INFINITY) {
-  inboxPath(dir, recipient);
-  const path = join(statePath(dir), `${recipient}.handled`);
+/** Handled ids in memory. */
+export function rememberHandled() {
   // Numbers take a quarter of what texts do.
   const ids = new Set<number>();
   const notes = new Map<number, Handled>();
-  let [inode, offset] = [0, 0];
-  const take = (line: string): void => {
-    try {
-      const { id, ts, by, note } = JSON.parse(line) as Record<string, unknown>;
+  return {
+    take({ id, ts, by, note }: Record<string, unknown>): void {
       const number = numberOf(String(id));
       ids.add(number);
       const text = (value: unknown): string => (typeof value === "string" ? cut(value, LONGEST_NOTE) : "");
       notes.set(number, { ts: text(ts), by: text(by), note: text(note) || undefined });
+      if (ids.size > MOST_IDS) ids.delete(ids.values().next().value!);
+      if (notes.size > MOST_NOTES) notes.delete(notes.keys().next().value!);
+    },
+    has: (id: string): boolean => ids.has(numberOf(id)),
+    get: (id: string): Handled | null =>
+      ids.has(numberOf(id)) ? (notes.get(numberOf(id)) ?? { ts: "", by: "" }) : null,
+    clear(): void {
+      ids.clear();
+      notes.clear();
+    },
+  };
+}
+
+/** The handled ids of a recipient, in a file. @param atMost so many bytes of the journal are read, the last, where it is longer at the first look. */
+export function handledOf({ dir, recipient }: Inbox, atMost = Number.POSITIVE_INFINITY) {
+  inboxPath(dir, recipient);
+  const path = join(statePath(dir), `${recipient}.handled`);
+  const known = rememberHandled();
+  let [inode, offset] = [0, 0];
+  const take = (line: string): void => {
+    try {
+      known.take(JSON.parse(line) as Record<string, unknown>);
     } catch {
-      return;
+      // Any program may write it.
     }
-    if (ids.size > MOST_IDS) ids.delete(ids.values().next().value!);
-    if (notes.size > MOST_NOTES) notes.delete(notes.keys().next().value!);
   };
   const readOn = (fd: number, size: number): void => {
     while (offset < size) {
@@ -90,8 +115,7 @@ export function handledOf({ dir, recipient }: Inbox, atMost = Number.POSITIVE_IN
     const { ino, size } = statSync(path, { throwIfNoEntry: false }) ?? { ino: 0, size: 0 };
     if (ino === inode && size === offset) return;
     if (ino !== inode || size < offset) {
-      ids.clear();
-      notes.clear();
+      known.clear();
       // Half a line, if that is where it begins, is no JSON.
       [inode, offset] = [ino, Math.max(0, size - atMost)];
     }
@@ -104,15 +128,16 @@ export function handledOf({ dir, recipient }: Inbox, atMost = Number.POSITIVE_IN
     }
   };
   return {
+    refresh: async () => refresh(),
     has(id: string): boolean {
       refresh();
-      return ids.has(numberOf(id));
+      return known.has(id);
     },
-    /** What is known of a handled event: nothing but that it is, where it was handled long ago; null where it is not. */
     get(id: string): Handled | null {
-      if (!this.has(id)) return null;
-      return notes.get(numberOf(id)) ?? { ts: "", by: "" };
+      refresh();
+      return known.get(id);
     },
+    takeTurn: async () => (await takeTurn({ dir, recipient, reader: "handled" })).end,
     /** Another text after each change. */
     version(): string {
       refresh();

@@ -1,12 +1,11 @@
 // Reading an inbox: as it grows, and what is new to a reader, with a mark that remembers what it was shown (lib/mark.ts).
 
-import { existsSync, statSync, watch } from "node:fs";
-import { basename } from "node:path";
+import { existsSync } from "node:fs";
 import * as v from "valibot";
-import { Cursor, type Line } from "./cursor.ts";
-import { makeFolder } from "./files.ts";
-import { EventLine, inboxPath, statePath } from "./inbox.ts";
-import { type Reader, type Spot, type Turn, openMark, readMark, spotOf, takeTurn } from "./mark.ts";
+import type { Line } from "./cursor.ts";
+import { EventLine } from "./inbox.ts";
+import type { Inboxes, LineCursor } from "./inboxes.ts";
+import { type Reader, type Spot, type StoredMark, type Turn, openMark, readMark, spotOf } from "./mark.ts";
 import { derivedId } from "./outbox.ts";
 import { parseLine } from "./replay.ts";
 
@@ -23,7 +22,7 @@ const MOST_AHEAD = 10_000;
 const IDLE_MS = 5000;
 
 interface Source {
-  dir: string;
+  inboxes: Inboxes;
   recipient: string;
   /** Told of malformed lines, and of events that wait long for their sentinel. */
   warn: (message: string) => void;
@@ -31,16 +30,12 @@ interface Source {
 
 export interface ReadOptions extends Source, Reader {}
 
-/** Reads an inbox as it grows. */
-export function inboxCursor({ dir, recipient }: Pick<Source, "dir" | "recipient">): Cursor {
-  return new Cursor({ path: inboxPath(dir, recipient) });
-}
-
 /** Shows the events behind the cursor, oldest first, with flat memory. Those whose sentinel is absent are left out. */
-export function readEvents(cursor: Cursor, source: Source, show: (event: ReadEvent) => void): Promise<void> {
+export function readEvents(cursor: LineCursor, source: Source, show: (event: ReadEvent) => void): Promise<void> {
+  const eventOf = eventsOf(source);
   return cursor.read({
     visit(line) {
-      const event = eventIn(line, source);
+      const event = eventOf(line);
       if (event && !waits(event)) show(event);
     },
   });
@@ -48,7 +43,7 @@ export function readEvents(cursor: Cursor, source: Source, show: (event: ReadEve
 
 /** Shows the newest `limit` of them, of those that `only` takes, oldest first. */
 export async function readLast(
-  cursor: Cursor,
+  cursor: LineCursor,
   source: Source & { limit: number; only: (event: ReadEvent) => boolean },
   show: (event: ReadEvent) => void,
 ): Promise<void> {
@@ -65,32 +60,28 @@ export async function readLast(
 
 /**
  * Calls `pass` whenever the inbox may have changed, until `signal` is aborted. The watch is a hint; a look every second, or
- * every `pauseMs`, is what counts, and sees sentinels appear, too. Where `pass` gave true there is nothing of that kind, and a stat(2)
- * every five seconds is enough.
+ * every `pauseMs`, is what counts, and sees sentinels appear, too. Where `pass` gave true there is nothing of that kind, and a look at
+ * the inbox's version every five seconds is enough.
  */
 export async function follow(
-  { dir, recipient }: Source,
+  { inboxes, recipient }: Source,
   signal: AbortSignal,
   pass: () => Promise<boolean | void>,
   pauseMs: () => number = () => 1000,
 ) {
-  const path = inboxPath(dir, recipient);
-  makeFolder(dir, 0o755);
   let wake = (): void => {};
-  const watcher = watch(dir, (_event, changed) => {
-    if (changed === null || changed === basename(path)) wake();
+  const endWatching = inboxes.watch((changed) => {
+    if (changed === null || changed === recipient) wake();
   });
-  watcher.on("error", () => watcher.close());
   const aborted = new Promise<void>((done) => signal.addEventListener("abort", () => done(), { once: true }));
   let settled: string | null = null;
   while (!signal.aborted) {
     const changed = new Promise<void>((done) => (wake = done));
-    const { ino, size, mtimeMs } = statSync(path, { throwIfNoEntry: false }) ?? { ino: 0, size: 0, mtimeMs: 0 };
-    const now = `${ino} ${size} ${mtimeMs}`;
+    const now = await inboxes.version(recipient);
     if (settled !== now) settled = (await pass()) === true ? now : null;
     await Promise.race([changed, aborted, Bun.sleep(settled === null ? pauseMs() : IDLE_MS)]);
   }
-  watcher.close();
+  endWatching();
 }
 
 export interface NewOptions extends ReadOptions {
@@ -98,8 +89,6 @@ export interface NewOptions extends ReadOptions {
   limit?: number | undefined;
   /** `file`: oldest first; the reading ends at the limit. `urgent-first`: urgent ones before the others, each oldest first. */
   order?: "urgent-first" | "file" | undefined;
-  /** `now`: to a reader without a mark, only what comes from now on is new. */
-  begin?: "now" | undefined;
   /** Events that it refuses stay new. */
   only?: ((event: ReadEvent) => boolean) | undefined;
   /** Nothing is noted. */
@@ -107,18 +96,19 @@ export interface NewOptions extends ReadOptions {
 }
 
 /** The events that the reader's mark doesn't cover. Two processes that read for one reader take turns: `done` ends the turn. */
-export async function readNew(options: NewOptions, cursor?: Cursor) {
-  const own = cursor ?? inboxCursor(options);
-  if (options.begin === "now") makeFolder(statePath(options.dir), 0o700);
-  const turn: Turn = options.peek ? { isOurs: () => false, end: () => {} } : await takeTurn(options);
-  const end = (): void => {
+export async function readNew(options: NewOptions, cursor?: LineCursor) {
+  const { inboxes, recipient, peek } = options;
+  const own = cursor ?? inboxes.cursor(recipient);
+  const place = inboxes.mark(options);
+  const turn = peek ? null : await place.takeTurn();
+  const end = async (): Promise<void> => {
     if (!cursor) own.close();
-    turn.end();
+    await turn?.end();
   };
   try {
-    return await collectNew(options, own, { ...turn, end });
+    return await collectNew(options, { cursor: own, turn, end, stored: await readMark(place) });
   } catch (error) {
-    end();
+    await end();
     throw error;
   }
 }
@@ -127,11 +117,18 @@ interface Found extends Spot {
   event: ReadEvent;
 }
 
-async function collectNew(options: NewOptions, cursor: Cursor, turn: Turn) {
+interface Collecting {
+  cursor: LineCursor;
+  stored: StoredMark;
+  /** Null: nothing is noted. */
+  turn: Turn | null;
+  end: () => Promise<void>;
+}
+
+async function collectNew(options: NewOptions, { cursor, stored, turn, end }: Collecting) {
   const { limit = MOST_KEPT, only = () => true } = options;
-  const stored = readMark(options);
+  const eventOf = eventsOf(options);
   cursor.positions = stored.files;
-  if (options.begin === "now" && stored.text === "") await cursor.read({ visit() {} });
   let mark!: ReturnType<typeof openMark>;
   const enough = new AbortController();
   const [urgent, others] = [createShelf(limit), createShelf(limit)];
@@ -142,7 +139,7 @@ async function collectNew(options: NewOptions, cursor: Cursor, turn: Turn) {
     if (others.isFull() && !/urgent/i.test(line.bytes.toString("latin1", line.start, line.end))) return leave(line);
     const spot = spotOf(line);
     if (mark.isShown(spot)) return;
-    const event = eventIn(line, options);
+    const event = eventOf(line);
     // One warning is enough.
     if (!event) return mark.ahead < MOST_AHEAD ? mark.add(spot) : undefined;
     const shelf = event.priority === "urgent" && order !== "file" ? urgent : others;
@@ -165,10 +162,10 @@ async function collectNew(options: NewOptions, cursor: Cursor, turn: Turn) {
   await cursor.read({
     keep: (generation) =>
       stored.files.some((file) => file.generation === generation && Object.keys(file.held).length > 0),
-    begin() {
-      mark = openMark({ reader: options, stored, starts: cursor.positions, turn });
+    async begin() {
+      mark = openMark(stored, cursor.positions);
       if (mark.ahead > MOST_AHEAD) order = "file";
-      for (const line of mark.heldLines(cursor)) visit(line);
+      for (const line of await mark.heldLines(cursor)) visit(line);
     },
     visit(line) {
       visit(line);
@@ -187,15 +184,15 @@ async function collectNew(options: NewOptions, cursor: Cursor, turn: Turn) {
     /** How many wait for their sentinel. */
     waiting,
     /** Notes that the next of them was handed over. Call it right after each. False: another process took the turn over; end it. */
-    handedOver: (): boolean => options.peek === true || (mark.note(ordered[next]!) && next++ >= 0),
+    handedOver: async (): Promise<boolean> => turn === null || ((await mark.note(ordered[next]!, turn)) && next++ >= 0),
     /** Ends the turn: so many more were handed over at once. Makes the mark durable and lets other readers in. */
-    done: (count = 0): void => {
+    done: async (count = 0): Promise<void> => {
       try {
         for (const one of ordered.slice(next, next + count)) mark.add(one);
         for (const one of found) if (!mark.isShown(one)) mark.leave(one);
-        if (!options.peek) mark.close(cursor, options.begin === "now");
+        if (turn !== null) await mark.close(cursor, turn, false);
       } finally {
-        turn.end();
+        await end();
       }
     },
   };
@@ -219,8 +216,14 @@ export function waits(event: ReadEvent): boolean {
   return event.sentinel !== undefined && event.sentinel !== "" && !existsSync(event.sentinel);
 }
 
-/** What a line says; null where it is no event, with a warning where it isn't empty. */
-export function eventIn(line: Line, { dir, recipient, warn }: Source): ReadEvent | null {
+/** Gives what a line says, with a warning where it is no event. */
+export function eventsOf({ inboxes, recipient, warn }: Source): (line: Line) => ReadEvent | null {
+  const where = inboxes.where(recipient);
+  return (line) => eventIn(line, (reason) => warn(`${where}: skipped the line at byte ${line.offset}: ${reason}`));
+}
+
+/** What a line says; null where it is no event. `skipped` is told why, unless it is empty. */
+export function eventIn(line: Line, skipped: (reason: string) => void): ReadEvent | null {
   const found = parseLine(line);
   if (found === null) return null;
   const parsed = "value" in found ? v.safeParse(EventLine, found.value) : null;
@@ -229,7 +232,6 @@ export function eventIn(line: Line, { dir, recipient, warn }: Source): ReadEvent
     // Other programs need not give one: then it is made of the line.
     return event.id === "" ? { ...event, id: derivedId(line.bytes.subarray(line.start, line.end)) } : event;
   }
-  const reason = "malformed" in found ? found.malformed : "not an event";
-  warn(`${inboxPath(dir, recipient)}: skipped the line at byte ${line.offset}: ${reason}`);
+  skipped("malformed" in found ? found.malformed : "not an event");
   return null;
 }

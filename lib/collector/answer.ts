@@ -3,8 +3,9 @@
 import { NAME_SEGMENT } from "../config.ts";
 import { handleOnce } from "../handled.ts";
 import { type InboxWriter, completeEvent } from "../inbox.ts";
+import type { Inboxes } from "../inboxes.ts";
 import { derivedId } from "../outbox.ts";
-import { type ReadEvent, eventIn, inboxCursor, waits } from "../reader.ts";
+import { type ReadEvent, eventIn, waits } from "../reader.ts";
 import { cut, printable } from "../text.ts";
 
 /** How much of an event its acknowledgement repeats, in characters. */
@@ -29,13 +30,12 @@ export const DEDUPE_HOURS = 24;
  * @throws Error in words, and nothing is written: the recipient has no such event, it is handled already, or there is no inbox for an answer.
  */
 export async function answer(
-  { writer, recipient }: { writer: InboxWriter; recipient: string },
+  { inboxes, writer, recipient }: { inboxes: Inboxes; writer: InboxWriter; recipient: string },
   { by, id, text, note }: Answer,
 ): Promise<string> {
-  const { dir } = writer;
   let done = "marked as handled";
-  await handleOnce({ inbox: { dir, recipient }, id }, async () => {
-    const event = await find(id, { dir, recipient, warn: () => {} });
+  await handleOnce(inboxes.handled(recipient), id, async () => {
+    const event = await find(id, { inboxes, recipient });
     if (!event) throw new Error(`there is no event "${shown(id)}" in the inbox of ${recipient}`);
     const { from } = event;
     const hasInbox = NAME_SEGMENT.test(from);
@@ -61,25 +61,12 @@ export async function answer(
 
 const shown = (text: string): string => printable(cut(text, REPEATED));
 
-/** How a line of Picket's own begins. */
-const OWN = /^\{"ts":"[^"\\]*","id":"([^"\\]+)"/;
-const OWN_BYTES = 200;
-
-/** The last event of that id that a reader may see. Reads the whole inbox, with flat memory. */
-async function find(id: string, source: Parameters<typeof eventIn>[1]): Promise<ReadEvent | null> {
-  const cursor = inboxCursor(source);
+/** The last event of that id that a reader may see. */
+async function find(id: string, of: { inboxes: Inboxes; recipient: string }): Promise<ReadEvent | null> {
   let found: ReadEvent | null = null;
-  try {
-    await cursor.read({
-      visit(line) {
-        const head = line.bytes.toString("latin1", line.start, Math.min(line.end, line.start + OWN_BYTES));
-        if ((OWN.exec(head)?.[1] ?? id) !== id) return;
-        const event = eventIn(line, source);
-        if (event?.id === id && !waits(event)) found = event;
-      },
-    });
-  } finally {
-    cursor.close();
-  }
+  await of.inboxes.find(of.recipient, id, (line) => {
+    const event = eventIn(line, () => {});
+    if (event?.id === id && !waits(event)) found = event;
+  });
   return found;
 }

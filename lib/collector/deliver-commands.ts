@@ -2,13 +2,14 @@
 
 import { type Command, type CommandContext, RefusedCredentials, UsageError } from "../service.ts";
 import { randomId } from "../inbox.ts";
+import { type Inboxes, openInboxes } from "../inboxes.ts";
 import { columns, printable } from "../text.ts";
 import { type Config, DAEMON_ONLY } from "./config.ts";
 import { Refused, openChannel } from "./deliver/channel.ts";
 import { type DeliverySettings, channelOf } from "./deliver/config.ts";
 import { type Lane, openLane } from "./deliver/lane.ts";
 import { recipientsOf, standingOf } from "./deliver/sender.ts";
-import { readState } from "./deliver/state.ts";
+import { parseState } from "./deliver/state.ts";
 
 type Context<A = object> = CommandContext<Config, A>;
 
@@ -29,15 +30,15 @@ async function named(context: Context): Promise<{ config: Config; settings: Deli
 
 /** Opens the lanes of a delivery, and counts what waits in them. */
 async function withLanes<T>(
-  dir: string,
+  inboxes: Inboxes,
   settings: DeliverySettings,
   work: (lanes: Lane[]) => T | Promise<T>,
 ): Promise<T> {
   const { name: delivery, min } = settings;
-  const open = (recipient: string): Lane => openLane({ dir, delivery, recipient, min, warn: () => {} });
-  const lanes = recipientsOf(dir, settings).map(open);
+  const open = (recipient: string): Lane => openLane({ inboxes, delivery, recipient, min, warn: () => {} });
+  const lanes = (await recipientsOf(inboxes, settings)).map(open);
   try {
-    for (const lane of lanes) if (lane.isBegun()) await lane.look(Date.now());
+    for (const lane of lanes) if (await lane.isBegun()) await lane.look(Date.now());
     return await work(lanes);
   } finally {
     for (const lane of lanes) lane.close();
@@ -45,13 +46,15 @@ async function withLanes<T>(
 }
 
 async function list(context: Context<{ json?: boolean }>): Promise<void> {
-  const { inbox_dir: dir, deliver } = await load(context);
-  if (deliver.length === 0) return context.print('no deliveries: set "deliver" in the configuration');
+  const config = await load(context);
+  if (config.deliver.length === 0) return context.print('no deliveries: set "deliver" in the configuration');
+  await using inboxes = await openInboxes(config);
   const all = [];
-  for (const settings of deliver) {
+  for (const settings of config.deliver) {
     const { name, recipients, min } = settings;
-    const standing = await withLanes(dir, settings, (lanes) =>
-      standingOf({ settings, state: readState(dir, name), lanes, now: Date.now() }),
+    const state = parseState(await inboxes.delivery(name).read());
+    const standing = await withLanes(inboxes, settings, (lanes) =>
+      standingOf({ settings, state, lanes, now: Date.now() }),
     );
     all.push({ name, channel: channelOf(settings), recipients, min, ...standing });
   }
@@ -68,7 +71,8 @@ const printableTable = (rows: string[][]): string => columns(rows.map((row) => r
 async function test(context: Context): Promise<void> {
   const { config, settings } = await named(context);
   const { name } = settings;
-  const [recipient = "ops"] = recipientsOf(config.inbox_dir, settings);
+  await using inboxes = await openInboxes(config);
+  const [recipient = "ops"] = await recipientsOf(inboxes, settings);
   const id = randomId();
   const payload = `a test of the delivery ${name}`;
   const event = {
@@ -97,7 +101,8 @@ async function test(context: Context): Promise<void> {
 async function skip(context: Context): Promise<void> {
   const { config, settings } = await named(context);
   const { name } = settings;
-  const skipped = await withLanes(config.inbox_dir, settings, async (lanes) => {
+  await using inboxes = await openInboxes(config);
+  const skipped = await withLanes(inboxes, settings, async (lanes) => {
     let count = 0;
     for (const lane of lanes) {
       const { urgent, normal } = lane.waiting();

@@ -4,10 +4,12 @@ import { existsSync, readFileSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { type Check, ago, doctorCommand, examineListener, green, red, yellow } from "../doctor.ts";
 import { statePath } from "../inbox.ts";
-import { markPath, parseMark } from "../mark.ts";
+import { openInboxes } from "../inboxes.ts";
+import { markPath } from "../file-mark.ts";
+import { parseMark } from "../mark.ts";
 import { duration, size } from "../text.ts";
 import type { Config } from "./config.ts";
-import { readState } from "./deliver/state.ts";
+import { parseState } from "./deliver/state.ts";
 import { readDeliveries } from "./deliveries.ts";
 import { DROP_NAME, PASSED_OVER } from "./drop-folder.ts";
 
@@ -34,7 +36,7 @@ export const doctor = doctorCommand<Config>("collector", folders, async (config)
     ...(await examineListener("collector", about)).checks,
     ...(webhook && webhook.routes.length > 0 ? [await deliveries(inbox_dir)] : []),
     ...(drop_folder ? drops(drop_folder.path) : []),
-    ...config.deliver.map(({ name }) => sent(inbox_dir, name)),
+    ...(await Promise.all(config.deliver.map(({ name }) => sent(config, name)))),
     ...inboxes.flatMap((name) => unread(inbox_dir, name)),
     inboxes.length === 0
       ? yellow("inboxes", `no event has come to ${inbox_dir} yet`, 'picket-collector ping RECIPIENT "it works"')
@@ -62,9 +64,10 @@ async function deliveries(inboxDir: string): Promise<Check> {
 }
 
 /** Whether the other side of a delivery takes its messages. */
-function sent(inboxDir: string, delivery: string): Check {
+async function sent(config: Config, delivery: string): Promise<Check> {
   const name = `delivery ${delivery}`;
-  const { failing } = readState(inboxDir, delivery);
+  await using inboxes = await openInboxes(config);
+  const { failing } = parseState(await inboxes.delivery(delivery).read());
   if (!failing) return green(name, "nothing fails");
   const detail = `${failing.held ? "is held" : "fails"}: ${failing.error}; it began ${ago(failing.since)}`;
   return (failing.held ? red : yellow)(name, detail, `picket-collector deliver test ${delivery}`);

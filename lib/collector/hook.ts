@@ -5,13 +5,13 @@
 
 import * as v from "valibot";
 import { identityOf } from "../identity.ts";
+import { openInboxes } from "../inboxes.ts";
 import { type ReadEvent, readNew } from "../reader.ts";
 import type { Command } from "../service.ts";
 import type { Config } from "./config.ts";
 import { MOST_CHARACTERS, fit } from "./fit.ts";
 import { type InstallArgs, changeSettings } from "./hook-install.ts";
 import { type Context, configOf, oneOf } from "./inbox-command.ts";
-import { watcherOf } from "./watcher.ts";
 
 // Looked up in the documentation of Claude Code, Codex and Gemini CLI, and tried with 2.1.197, 0.171.0 and 0.61.0.
 // Claude Code documents `additionalContext` for Notification, too, but drops it.
@@ -81,17 +81,19 @@ async function answer(context: Context<{ as?: string; format?: string }>): Promi
     const onlyJson = oneOf("--format", args.format ?? "text", ["text", "json"]) === "json";
     const form = formOf(await context.stdin(), onlyJson);
     const recipient = identityOf(args.as, env);
-    const { inbox_dir: dir } = await configOf(context, recipient);
-    if (form === null || watcherOf({ dir, recipient }) !== null) return;
+    const config = await configOf(context, recipient);
+    if (form === null) return;
+    await using inboxes = await openInboxes(config);
+    if ((await inboxes.watcher(recipient)) !== null) return;
     const { wrap, only } = form;
     const warn = (message: string) => log.warn(message);
-    const { events, more, done } = await readNew({ dir, recipient, reader: "agent", only, warn });
+    const { events, more, done } = await readNew({ inboxes, recipient, reader: "agent", only, warn });
     // Claude Code allows so many UTF-16 units, Codex so many bytes of UTF-8; it is kept with what JSON adds.
     const sizeOf = (text: string) => Buffer.byteLength(wrap(text)) - Buffer.byteLength(wrap(""));
     const most = MOST_CHARACTERS - Buffer.byteLength(wrap(""));
     const { text, count } = fit(events, { recipient, isMore: more, rest: "next time", most, sizeOf });
     if (count > 0) context.print(wrap(text));
-    done(count);
+    await done(count);
   } catch (error) {
     log.error("inbox not read", { error });
   }

@@ -3,10 +3,9 @@
 // Both, and `read_inbox`, read with the mark of `agent`, one turn at a time. An event counts as read when the client has read
 // the message that it is in (mcp-stdio.ts): a kill before that repeats this event, and no other.
 
-import { existsSync, statSync } from "node:fs";
-import { handledOf } from "../handled.ts";
-import { type Priority, inboxPath } from "../inbox.ts";
-import { type ReadEvent, follow, inboxCursor, readEvents, readNew } from "../reader.ts";
+import type { Priority } from "../inbox.ts";
+import type { Inboxes } from "../inboxes.ts";
+import { type ReadEvent, follow, readEvents, readNew } from "../reader.ts";
 import { fit } from "./fit.ts";
 import type { Asked } from "./mcp-stdio.ts";
 
@@ -17,7 +16,7 @@ const UNWANTED_MS = 5000;
 const MOST_OPEN = 200;
 
 interface Options {
-  dir: string;
+  inboxes: Inboxes;
   recipient: string;
   /** Told of malformed lines, and of events that wait long for their sentinel. */
   warn: (message: string) => void;
@@ -46,13 +45,12 @@ interface Waiter {
 
 export type McpInbox = ReturnType<typeof openMcpInbox>;
 
-export function openMcpInbox({ dir, recipient, warn, push, changed }: Options) {
-  const source = { dir, recipient, reader: "agent", warn };
-  const path = inboxPath(dir, recipient);
-  const cursor = inboxCursor(source);
+export function openMcpInbox({ inboxes, recipient, warn, push, changed }: Options) {
+  const source = { inboxes, recipient, reader: "agent", warn };
+  const cursor = inboxes.cursor(recipient);
   const waiters = new Set<Waiter>();
   let isPushing = false;
-  let seen = "";
+  let seen: string | null = null;
   let last: Promise<unknown> = Promise.resolve();
 
   /** Does one thing after the other: a turn ends before the next one begins. */
@@ -67,25 +65,22 @@ export function openMcpInbox({ dir, recipient, warn, push, changed }: Options) {
 
   /** Hands events over until there are none, or nothing wants them. @returns whether only a change of the inbox brings more. */
   async function pass(): Promise<boolean> {
-    tellChange();
+    await tellChange();
     for (;;) {
       if (!isWanted()) return false;
       const turn = await readNew(source, cursor);
       try {
         if (await handOver(turn)) continue;
-        // A renamed inbox may still be written to.
-        const isFollowed = cursor.positions.length > Number(existsSync(path));
-        return turn.events.length + turn.waiting === 0 && !isFollowed;
+        return turn.events.length + turn.waiting === 0 && !cursor.isBehind;
       } finally {
-        turn.done();
+        await turn.done();
       }
     }
   }
 
-  function tellChange(): void {
-    const found = statSync(path, { throwIfNoEntry: false });
-    const now = `${found?.ino} ${found?.size} ${found?.mtimeMs}`;
-    if (seen !== "" && now !== seen) changed();
+  async function tellChange(): Promise<void> {
+    const now = await inboxes.version(recipient);
+    if (seen !== null && now !== seen) changed();
     seen = now;
   }
 
@@ -98,7 +93,7 @@ export function openMcpInbox({ dir, recipient, warn, push, changed }: Options) {
       // A tool that was cancelled leaves the event to the next turn.
       if (!isRead) return waiter !== undefined;
       // Another process took the turn over: what it has shown isn't new any more.
-      if (!handedOver()) break;
+      if (!(await handedOver())) break;
     }
     return events.length > 0;
   }
@@ -111,7 +106,6 @@ export function openMcpInbox({ dir, recipient, warn, push, changed }: Options) {
   }
 
   return {
-    dir,
     recipient,
     /** Watches the inbox until `signal` is aborted. */
     async watch(signal: AbortSignal): Promise<void> {
@@ -137,7 +131,7 @@ export function openMcpInbox({ dir, recipient, warn, push, changed }: Options) {
           resolve(fitted.text);
           if ((await isRead) && !peek) count = fitted.count;
         } finally {
-          turn.done(count);
+          await turn.done(count);
         }
       };
       queue(work).catch(reject);
@@ -145,8 +139,9 @@ export function openMcpInbox({ dir, recipient, warn, push, changed }: Options) {
     },
     /** The newest open events as text, urgent ones first: those that are not handled. */
     async open(): Promise<string> {
-      const handled = handledOf({ dir, recipient });
-      const own = inboxCursor(source);
+      const handled = inboxes.handled(recipient);
+      await handled.refresh();
+      const own = inboxes.cursor(recipient);
       const kept: ReadEvent[] = [];
       let isMore = false;
       await readEvents(own, { ...source, warn: () => {} }, (event) => {

@@ -6,6 +6,7 @@
 import * as v from "valibot";
 import { NAME_SEGMENT } from "../config.ts";
 import { EVENT_TYPES, type InboxWriter, PRIORITIES, completeEvent } from "../inbox.ts";
+import type { Inboxes } from "../inboxes.ts";
 import { errorChain } from "../log.ts";
 import { cut } from "../text.ts";
 import { answer } from "./answer.ts";
@@ -90,9 +91,16 @@ function page(lines: string[], from = 1): string {
 const id = v.pipe(v.string(), v.maxLength(200), v.description("the event's id, as its header names it"));
 const text = (about: string) => v.pipe(v.string(), v.minLength(1), v.description(about));
 
+interface InboxToolsOf {
+  inboxes: Inboxes;
+  inbox: McpInbox;
+  writer: InboxWriter;
+}
+
 /** The tools of a recipient's inbox. */
-export function inboxTools({ inbox, writer }: { inbox: McpInbox; writer: InboxWriter }): Tool[] {
+export function inboxTools({ inboxes, inbox, writer }: InboxToolsOf): Tool[] {
   const { recipient } = inbox;
+  const mine = { inboxes, writer, recipient };
   return [
     tool({
       name: "read_inbox",
@@ -128,21 +136,21 @@ export function inboxTools({ inbox, writer }: { inbox: McpInbox; writer: InboxWr
       description: "Tells the sender of an event that you have seen it, and marks it as handled.",
       schema: v.strictObject({ id }),
       writes: true,
-      run: (args) => answer({ writer, recipient }, { by: "ack", ...args }),
+      run: (args) => answer(mine, { by: "ack", ...args }),
     }),
     tool({
       name: "respond",
       description: "Answers the sender of an event, and marks it as handled.",
       schema: v.strictObject({ id, text: text("the answer") }),
       writes: true,
-      run: (args) => answer({ writer, recipient }, { by: "respond", ...args }),
+      run: (args) => answer(mine, { by: "respond", ...args }),
     }),
     tool({
       name: "mark_handled",
       description: "Marks an event as handled; its sender gets no answer.",
       schema: v.strictObject({ id, note: v.optional(text("why")) }),
       writes: true,
-      run: (args) => answer({ writer, recipient }, { by: "mark_handled", ...args }),
+      run: (args) => answer(mine, { by: "mark_handled", ...args }),
     }),
     tool({
       name: "ping",

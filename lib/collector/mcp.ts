@@ -10,6 +10,7 @@ import { McpServer } from "tmcp";
 import type * as v from "valibot";
 import { identityOf } from "../identity.ts";
 import { InboxWriter } from "../inbox.ts";
+import { openInboxes } from "../inboxes.ts";
 import type { ReadEvent } from "../reader.ts";
 import { cut, printable } from "../text.ts";
 import { version } from "../version.ts";
@@ -20,7 +21,6 @@ import { openMcpInbox } from "./mcp-inbox.ts";
 import { peerTools } from "./mcp-peers.ts";
 import { type Asked, openStdio } from "./mcp-stdio.ts";
 import { type Arguments, type Tool, inboxTools } from "./mcp-tools.ts";
-import { becomeWatcher, watcherOf } from "./watcher.ts";
 
 /** How long the reading may take to end when the client is gone, in milliseconds. The process is promised to end within a second. */
 const END_MS = 500;
@@ -32,17 +32,19 @@ const LONGEST_META = 200;
 export async function mcp(context: Context<{ as?: string; channel?: boolean }>): Promise<void> {
   const { args, env, log, signal } = context;
   const recipient = identityOf(args.as, env);
-  const { inbox_dir: dir, durability, mcp: peers = {} } = await configOf(context, recipient, UNUSED);
-  const watched = { dir, recipient };
-  const endWatching = args.channel === true ? await becomeWatcher(watched) : null;
-  const other = args.channel === true && endWatching === null ? watcherOf(watched) : null;
+  const config = await configOf(context, recipient, UNUSED);
+  const { inbox_dir: dir, durability, mcp: peers = {} } = config;
+  await using inboxes = await openInboxes(config);
+  const endWatching = args.channel === true ? await inboxes.becomeWatcher(recipient) : null;
+  const other = args.channel === true && endWatching === null ? await inboxes.watcher(recipient) : null;
   if (other !== null) log.warn("another process pushes these events; this one only answers", { recipient, pid: other });
   const server = createServer({ recipient, isChannel: endWatching !== null, other });
   const stdio = openStdio(server, signal);
   const uri = `inbox://${recipient}`;
   const subscribed = new Set<string>();
   const inbox = openMcpInbox({
-    ...watched,
+    inboxes,
+    recipient,
     warn: (message) => log.warn(message),
     push: endWatching && ((event) => stdio.send(pushed(event, recipient))),
     changed: () => {
@@ -50,7 +52,7 @@ export async function mcp(context: Context<{ as?: string; channel?: boolean }>):
     },
   });
   const writer = new InboxWriter({ dir, durability, dedupeHours: DEDUPE_HOURS });
-  for (const tool of [...inboxTools({ inbox, writer }), ...peerTools(peers)]) register(server, tool);
+  for (const tool of [...inboxTools({ inboxes, inbox, writer }), ...peerTools(peers)]) register(server, tool);
   server.resource(
     { uri, name: "inbox", description: `open events of ${recipient}`, mimeType: "text/plain" },
     async () => ({
@@ -67,7 +69,7 @@ export async function mcp(context: Context<{ as?: string; channel?: boolean }>):
     await Promise.race([stdio.listen(), reading]);
     await Promise.race([reading, Bun.sleep(END_MS)]);
   } finally {
-    endWatching?.();
+    await endWatching?.();
     await writer.close();
   }
 }

@@ -1,11 +1,11 @@
 // The commands that show an inbox to a person or a script, wait for its events, and acknowledge them.
 
 import { asLine } from "../frame.ts";
-import { handledOf } from "../handled.ts";
 import { identityOf } from "../identity.ts";
 import { EVENT_TYPES, InboxWriter, PRIORITIES } from "../inbox.ts";
 import { wellFormed } from "../json.ts";
-import { MOST_KEPT, type ReadEvent, follow, inboxCursor, readEvents, readLast, readNew } from "../reader.ts";
+import { type LineCursor, openInboxes } from "../inboxes.ts";
+import { MOST_KEPT, type ReadEvent, follow, readEvents, readLast, readNew } from "../reader.ts";
 import { type Command, UsageError } from "../service.ts";
 import { printable, readDuration } from "../text.ts";
 import { DEDUPE_HOURS, answer } from "./answer.ts";
@@ -36,12 +36,12 @@ async function read(context: Context<ReadArgs>): Promise<void> {
   refuseMeaningless(args);
   const limit = args.limit === undefined ? Number.POSITIVE_INFINITY : atLeastOne("--limit", args.limit);
   const reader = args.reader === undefined ? "person" : asRecipient(args.reader, "reader");
-  const { inbox_dir: dir } = await configOf(context, recipient);
-  const source = { dir, recipient, reader, warn: (message: string) => log.warn(message) };
+  await using inboxes = await openInboxes(await configOf(context, recipient));
+  const source = { inboxes, recipient, reader, warn: (message: string) => log.warn(message) };
   const show = (event: ReadEvent) =>
     context.print(args.json ? printable(JSON.stringify(event, wellFormed)) : asLine(event));
-  const cursor = inboxCursor(source);
-  const handled = args.open ? handledOf(source) : null;
+  const cursor = inboxes.cursor(recipient);
+  const handled = args.open ? inboxes.handled(recipient) : null;
   const only = ({ id }: ReadEvent): boolean => handled === null || !handled.has(id);
   if (args.peek) {
     const { events, more } = await readNew({ ...source, limit: Math.min(limit, MOST_KEPT), peek: true }, cursor);
@@ -52,11 +52,13 @@ async function read(context: Context<ReadArgs>): Promise<void> {
     await showAll();
     if (args.follow) await follow(source, context.signal, showAll);
   } else {
+    await handled?.refresh();
     await readLast(cursor, { ...source, limit, only }, show);
     if (!args.follow) return;
     await follow(source, context.signal, async () => {
+      await handled?.refresh();
       await readEvents(cursor, source, (event) => only(event) && show(event));
-      return cursor.positions.length < 2;
+      return !cursor.isBehind;
     });
   }
 }
@@ -70,7 +72,7 @@ function refuseMeaningless(args: ReadArgs): void {
 
 interface Showing {
   source: Parameters<typeof readNew>[0];
-  cursor: ReturnType<typeof inboxCursor>;
+  cursor: LineCursor;
   limit: number;
   show: (event: ReadEvent) => void;
 }
@@ -82,10 +84,10 @@ async function showNew({ source, cursor, limit, show }: Showing): Promise<boolea
     const turn = await readNew({ ...source, limit: Math.min(left, MOST_KEPT), order }, cursor);
     for (const event of turn.events) {
       show(event);
-      if (!turn.handedOver()) break;
+      if (!(await turn.handedOver())) break;
     }
-    turn.done();
-    if (!turn.more) return turn.waiting === 0 && cursor.positions.length < 2;
+    await turn.done();
+    if (!turn.more) return turn.waiting === 0 && !cursor.isBehind;
     left -= turn.events.length;
     // All urgent ones were shown.
     if (turn.events.at(-1)?.priority !== "urgent") order = "file";
@@ -101,11 +103,11 @@ async function wait(context: Context<{ as?: string; timeout?: string; min?: stri
   const type = args.type === undefined ? null : oneOf("--type", args.type, EVENT_TYPES);
   const timeout = args.timeout === undefined ? LONGEST_MS : readDuration(args.timeout);
   if (timeout === null) throw new UsageError(`--timeout "${args.timeout}" is not a time`, "such as 30s, 10m or 2h");
-  const { inbox_dir: dir } = await configOf(context, recipient);
-  const source = { dir, recipient, reader: "agent", warn: (message: string) => log.warn(message) };
+  await using inboxes = await openInboxes(await configOf(context, recipient));
+  const source = { inboxes, recipient, reader: "agent", warn: (message: string) => log.warn(message) };
   const only = (event: ReadEvent): boolean =>
     (min === "normal" || event.priority === min) && (type === null || event.type === type);
-  const cursor = inboxCursor(source);
+  const cursor = inboxes.cursor(recipient);
   const over = new AbortController();
   let code = TIME_IS_OVER;
   const end = (as: number): void => {
@@ -119,11 +121,11 @@ async function wait(context: Context<{ as?: string; timeout?: string; min?: stri
     const { title, parts } = fit(turn.events, { recipient, isMore: turn.more, rest: "next time" });
     for (const [index, part] of parts.entries()) {
       context.print(index === 0 ? `${title}\n\n${part}` : `\n${part}`);
-      if (!turn.handedOver()) break;
+      if (!(await turn.handedOver())) break;
     }
-    turn.done();
+    await turn.done();
     if (parts.length > 0) end(0);
-    return turn.waiting === 0 && cursor.positions.length < 2;
+    return turn.waiting === 0 && !cursor.isBehind;
   });
   return code;
 }
@@ -132,12 +134,14 @@ async function wait(context: Context<{ as?: string; timeout?: string; min?: stri
 async function ack(context: Context<{ as?: string }>): Promise<void> {
   const { args, env, positionals, print } = context;
   const recipient = identityOf(args.as, env);
-  const { inbox_dir: dir, durability } = await configOf(context, recipient);
+  const config = await configOf(context, recipient);
+  await using inboxes = await openInboxes(config);
+  const { inbox_dir: dir, durability } = config;
   const writer = new InboxWriter({ dir, durability, dedupeHours: DEDUPE_HOURS });
   const failures: Error[] = [];
   for (const id of positionals) {
     try {
-      print(`${id}: ${await answer({ writer, recipient }, { by: "ack", id })}`);
+      print(`${id}: ${await answer({ inboxes, writer, recipient }, { by: "ack", id })}`);
     } catch (error) {
       failures.push(error as Error);
     }

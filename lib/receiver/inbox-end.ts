@@ -53,7 +53,7 @@ export function openInboxEnd({ inbox_dir: dir, recipient }: { inbox_dir: string;
   function refresh(): void {
     const { ino, size, mtimeMs } = statSync(path, { throwIfNoEntry: false }) ?? { ino: 0, size: 0, mtimeMs: 0 };
     const of = `${ino} ${size} ${mtimeMs}`;
-    if (of !== read.of) read = { of, ...readEnd(path, { dir, recipient }) };
+    if (of !== read.of) read = { of, ...readEnd(path) };
   }
   const shown = () => read.found.filter(({ event }) => !waits(event));
 
@@ -84,7 +84,7 @@ export function openInboxEnd({ inbox_dir: dir, recipient }: { inbox_dir: string;
       if (!shown().some(({ event }) => event.id === id)) {
         throw new Refusal(404, "unknown_event", "that event is not among the newest of the inbox any more");
       }
-      await handleOnce({ inbox: { dir, recipient }, id, handled }, async () => ({ by })).catch((error: unknown) => {
+      await handleOnce(handled, id, async () => ({ by })).catch((error: unknown) => {
         throw new Refusal(409, "not_marked", `mark the event as handled: ${(error as Error).message}`);
       });
     },
@@ -92,14 +92,14 @@ export function openInboxEnd({ inbox_dir: dir, recipient }: { inbox_dir: string;
 }
 
 /** The newest events of an inbox. One that is missing has none. @throws Error where it can't be read. */
-function readEnd(path: string, source: { dir: string; recipient: string }): Read {
+function readEnd(path: string): Read {
   const fd = openFile(path);
   if (fd === null) return { found: [], malformed: 0, isCut: false };
   try {
     const { size } = fstatSync(fd);
     for (let length = FIRST_BYTES; ; length *= 4) {
       const from = Math.max(0, size - length);
-      const read = eventsIn(readAt(fd, from, size - from), { from, ...source });
+      const read = eventsIn(readAt(fd, from, size - from), from);
       if (from === 0 || read.found.length === MOST_EVENTS || length >= MOST_BYTES) return read;
     }
   } finally {
@@ -108,17 +108,17 @@ function readEnd(path: string, source: { dir: string; recipient: string }): Read
 }
 
 /** @param from where the bytes begin in the file: unless that is 0, in the middle of a line. */
-function eventsIn(bytes: Buffer, { from, ...inbox }: { from: number; dir: string; recipient: string }): Read {
+function eventsIn(bytes: Buffer, from: number): Read {
   const found: Read["found"] = [];
   let malformed = 0;
-  const source = { ...inbox, warn: () => void malformed++ };
   const first = from === 0 ? 0 : bytes.indexOf(NEWLINE) + 1;
   // What follows the last line break is being written.
   let end = bytes.lastIndexOf(NEWLINE);
   while (end >= first && found.length < MOST_EVENTS) {
     const start = Math.max(first, end === 0 ? 0 : bytes.lastIndexOf(NEWLINE, end - 1) + 1);
     const offset = from + start;
-    const event = eventIn({ bytes, start, end, length: end - start, offset, generation: 1 }, source);
+    const line = { bytes, start, end, length: end - start, offset, generation: 1 };
+    const event = eventIn(line, () => void malformed++);
     if (event) found.push({ event, offset });
     end = start - 1;
   }

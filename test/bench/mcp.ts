@@ -110,9 +110,10 @@ async function starts(folder: string): Promise<{ ms: number[]; mib: number[]; em
   // A reader of the agent's mark that has shown all of them.
   const env = { PATH: "/usr/bin:/bin", HOME: folder, PICKET_COLLECTOR_INBOX_DIR: join(folder, "inbox") };
   const script = `const { readNew } = await import(${JSON.stringify(join(ROOT, "lib/reader.ts"))});
+    const { fileInboxes } = await import(${JSON.stringify(join(ROOT, "lib/file-inboxes.ts"))});
     for (let more = true; more;) {
-      const turn = await readNew({ dir: process.argv[1], recipient: "old", reader: "agent", order: "file", warn() {} });
-      turn.done(turn.events.length);
+      const turn = await readNew({ inboxes: fileInboxes(process.argv[1]), recipient: "old", reader: "agent", order: "file", warn() {} });
+      await turn.done(turn.events.length);
       more = turn.events.length > 0;
     }`;
   Bun.spawnSync([process.execPath, "-e", script, join(folder, "inbox")], { env, stderr: "inherit" });

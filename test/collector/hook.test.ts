@@ -4,7 +4,7 @@
 import { expect, test } from "bun:test";
 import { appendFileSync, mkdirSync } from "node:fs";
 import * as v from "valibot";
-import { becomeWatcher } from "../../lib/collector/watcher.ts";
+import { becomeWatcher } from "../../lib/watcher.ts";
 import { DEFAULT_TARGET, Folder, command, runRole } from "../kit.ts";
 
 const PLAIN = v.pipe(v.string(), v.startsWith("1 new in the inbox of bob:\n"));

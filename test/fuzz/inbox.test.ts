@@ -4,7 +4,8 @@
 import { expect, test } from "bun:test";
 import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import * as fc from "fast-check";
-import { inboxCursor, readEvents, readLast, readNew } from "../../lib/reader.ts";
+import { fileInboxes } from "../../lib/file-inboxes.ts";
+import { readEvents, readLast, readNew } from "../../lib/reader.ts";
 import { InboxWriter, completeEvent } from "../../lib/inbox.ts";
 import { Journal, findTornLine, healFolder } from "../../lib/journal.ts";
 import { replay } from "../../lib/replay.ts";
@@ -62,16 +63,16 @@ test(
         folder.write("bob.mark", marked ?? "");
         const warnings: string[] = [];
         const source = {
-          dir: folder.path,
+          inboxes: fileInboxes(folder.path),
           recipient: "bob",
           reader: "agent",
           warn: (message: string) => warnings.push(message),
         };
         const all: string[] = [];
-        await readEvents(inboxCursor(source), source, ({ payload }) => all.push(payload));
+        await readEvents(source.inboxes.cursor("bob"), source, ({ payload }) => all.push(payload));
         expect(all.filter(numbered)).toEqual(good);
         const last: string[] = [];
-        await readLast(inboxCursor(source), { ...source, limit: 3, only: () => true }, ({ payload }) =>
+        await readLast(source.inboxes.cursor("bob"), { ...source, limit: 3, only: () => true }, ({ payload }) =>
           last.push(payload),
         );
         expect(last).toEqual(all.slice(-3));
@@ -82,9 +83,9 @@ test(
             .filter(numbered)
             .toSorted(),
         ).toEqual(good.toSorted());
-        fresh.done(fresh.events.length);
+        await fresh.done(fresh.events.length);
         const again = await readNew(source);
-        again.done();
+        await again.done();
         expect(again.events).toEqual([]);
       }),
       runs(0.5),

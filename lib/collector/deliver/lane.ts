@@ -2,17 +2,18 @@
 //
 // The mark of reader `deliver:<name>` says what was sent (lib/mark.ts). Two cursors start from it:
 //
-//   counting   reads what comes, once, and counts what waits; a look that finds nothing new is a stat of the inbox and of the mark
+//   counting   reads what comes, once, and counts what waits; a look that finds nothing new asks for the versions of inbox and mark
 //   reading    reads from the mark for each message: as many events as were counted by then, in the order of the file
 //
 // Nothing is locked while a message is under way, which may take long. When the mark was moved meanwhile (`deliver skip`), the
 // message moves it no further. Memory is flat: a message keeps MOST_EVENTS events, whatever waits.
 
-import { existsSync, rmSync, statSync } from "node:fs";
-import type { Cursor, Line } from "../../cursor.ts";
-import { type Priority, inboxPath } from "../../inbox.ts";
-import { type StoredMark, type Turn, markPath, openMark, readMark, spotOf, takeTurn } from "../../mark.ts";
-import { type ReadEvent, eventIn, inboxCursor, waits } from "../../reader.ts";
+import { existsSync } from "node:fs";
+import type { Line } from "../../cursor.ts";
+import type { Priority } from "../../inbox.ts";
+import type { Inboxes, LineCursor } from "../../inboxes.ts";
+import { type StoredMark, openMark, readMark, spotOf } from "../../mark.ts";
+import { type ReadEvent, eventsOf, waits } from "../../reader.ts";
 import type { Pile, Waiting } from "./batch.ts";
 
 /** The most that a message shows: events, and characters of their payloads. */
@@ -33,7 +34,7 @@ const kindOf = ({ priority }: ReadEvent): Kind => (priority === "urgent" ? "urge
 export const failingSource = (delivery: string): string => `collector:delivery.failing:${delivery}`;
 
 export interface LaneOptions {
-  dir: string;
+  inboxes: Inboxes;
   /** The delivery's name. */
   delivery: string;
   recipient: string;
@@ -65,28 +66,28 @@ export interface Wanted {
 
 export type Lane = ReturnType<typeof openLane>;
 
-export function openLane({ dir, delivery, recipient, min, warn }: LaneOptions) {
-  const options = { dir, recipient, reader: `deliver:${delivery}`, warn };
-  const [inbox, mark] = [inboxPath(dir, recipient), markPath(options)];
-  const [counting, reading] = [inboxCursor(options), inboxCursor(options)];
+export function openLane({ inboxes, delivery, recipient, min, warn }: LaneOptions) {
+  const mark = inboxes.mark({ recipient, reader: `deliver:${delivery}` });
+  const eventOf = eventsOf({ inboxes, recipient, warn });
+  const [counting, reading] = [inboxes.cursor(recipient), inboxes.cursor(recipient)];
   const piles = (): Record<Kind, Pile> => ({ urgent: { count: 0, since: 0 }, normal: { count: 0, since: 0 } });
   let waiting = piles();
   /** Sentinels that are absent, and for how many looks. */
   const absent = new Map<string, number>();
-  /** What inbox and mark were at the last look; the mark "" to count again. */
-  const seen = { inbox: "", mark: "" };
+  /** The versions of inbox and mark at the last look; the mark null to count again. */
+  const seen: { inbox: string; mark: string | null } = { inbox: "", mark: null };
 
   const isFor = ({ priority, source }: ReadEvent): boolean =>
     (min === "normal" || priority === "urgent") && source !== failingSource(delivery);
 
   /** Counts what came. @param now when it did, in milliseconds since 1970. */
   async function look(now: number): Promise<void> {
-    const is = { inbox: signature(inbox), mark: signature(mark) };
+    const is = { inbox: await inboxes.version(recipient), mark: await mark.version() };
     const fresh = is.mark !== seen.mark || absent.keys().some(existsSync);
     for (const [path, looks] of absent) absent.set(path, patience(path, looks));
     // A file that was renamed may still be written to.
-    if (!fresh && is.inbox === seen.inbox && counting.positions.length < 2) return;
-    const stored = readMark(options);
+    if (!fresh && is.inbox === seen.inbox && !counting.isBehind) return;
+    const stored = await readMark(mark);
     if (fresh) {
       counting.positions = stored.files;
       waiting = piles();
@@ -100,7 +101,7 @@ export function openLane({ dir, delivery, recipient, min, warn }: LaneOptions) {
 
   function patience(path: string, looks: number): number {
     if (looks === LOOKS_BEFORE_WARNING)
-      warn(`${inbox}: an event waits for its sentinel "${path}", which does not exist`);
+      warn(`${inboxes.where(recipient)}: an event waits for its sentinel "${path}", which does not exist`);
     return Math.min(looks, LOOKS_BEFORE_WARNING) + 1;
   }
 
@@ -119,15 +120,14 @@ export function openLane({ dir, delivery, recipient, min, warn }: LaneOptions) {
   }
 
   /** Reads from where a cursor is what the mark doesn't cover. Gives what moves the mark behind that, unless it was moved meanwhile. */
-  async function readFrom(cursor: Cursor, stored: StoredMark, { urgentOnly, held, signal, take, hold }: Reading) {
-    let turn: Turn | null = null;
+  async function readFrom(cursor: LineCursor, stored: StoredMark, { urgentOnly, held, signal, take, hold }: Reading) {
     let open!: ReturnType<typeof openMark>;
     /** Generations of which something is left for later. */
     const left = new Set<number>();
     let waited = true;
     const visit = (line: Line): boolean => {
       const spot = spotOf(line);
-      const event = open.isShown(spot) ? null : eventIn(line, options);
+      const event = open.isShown(spot) ? null : eventOf(line);
       if (event === null || !isFor(event)) return false;
       if (urgentOnly && kindOf(event) !== "urgent") {
         open.leave(spot);
@@ -146,23 +146,22 @@ export function openLane({ dir, delivery, recipient, min, warn }: LaneOptions) {
       signal,
       keep: (generation) =>
         stored.files.some((file) => file.generation === generation && Object.keys(file.held).length > 0),
-      begin() {
-        const isOurs = (): boolean => turn?.isOurs() === true;
-        open = openMark({ reader: options, stored, starts: cursor.positions, turn: { isOurs, end() {} } });
-        if (held) open.heldLines(cursor).some(visit);
+      async begin() {
+        open = openMark(stored, cursor.positions);
+        if (held) (await open.heldLines(cursor)).some(visit);
         waited = false;
       },
       visit,
     });
     return async (): Promise<boolean> => {
-      turn = await takeTurn(options);
+      const turn = await mark.takeTurn();
       try {
-        if (readMark(options).text !== stored.text) return false;
-        open.close(cursor, true);
-        seen.mark = signature(mark);
+        if ((await mark.read()) !== stored.text) return false;
+        await open.close(cursor, turn, true);
+        seen.mark = await mark.version();
         return true;
       } finally {
-        turn.end();
+        await turn.end();
       }
     };
   }
@@ -172,11 +171,11 @@ export function openLane({ dir, delivery, recipient, min, warn }: LaneOptions) {
     const before = { urgent: waiting.urgent.count, normal: urgentOnly ? 0 : waiting.normal.count };
     const most = Math.min(again ?? (all ? Infinity : MOST_EVENTS), before.urgent + before.normal);
     const taking = createTaking(most, all || again !== null);
-    const stored = readMark(options);
+    const stored = await readMark(mark);
     reading.positions = stored.files;
     const move = await readFrom(reading, stored, { ...taking, urgentOnly, held: true, hold() {} });
     if (!taking.signal.aborted) {
-      seen.mark = "";
+      seen.mark = null;
       return null;
     }
     const { by } = taking;
@@ -200,41 +199,33 @@ export function openLane({ dir, delivery, recipient, min, warn }: LaneOptions) {
     gather,
     waiting: (): Waiting => ({ recipient, ...waiting }),
     /** Whether there is a mark. */
-    isBegun: (): boolean => existsSync(mark),
+    isBegun: async (): Promise<boolean> => (await mark.version()) !== "",
     /** Whether another program has moved the mark since the last look. */
-    isMoved: (): boolean => seen.mark !== "" && signature(mark) !== seen.mark,
+    isMoved: async (): Promise<boolean> => seen.mark !== null && (await mark.version()) !== seen.mark,
     /** Begins at the start of the inbox, or with what comes from now on, whatever waits. */
     async begin(from: "start" | "now"): Promise<void> {
       let moved = false;
       while (!moved) {
         reading.positions = [];
-        if (from === "now") await reading.read({ visit() {} });
-        const stored = { ...readMark(options), files: [] };
+        if (from === "now") await reading.skip();
+        const stored = { ...(await readMark(mark)), files: [] };
         const signal = from === "now" ? new AbortController().signal : AbortSignal.abort();
         const move = await readFrom(reading, stored, { urgentOnly: false, held: false, signal, take() {}, hold() {} });
         moved = await move();
       }
       reading.close();
-      seen.mark = "";
+      seen.mark = null;
     },
     close(): void {
       counting.close();
       reading.close();
     },
     /** Removes the mark. */
-    forget(): void {
-      rmSync(mark, { force: true });
-    },
+    forget: (): Promise<void> => mark.forget(),
   };
 }
 
-/** A file as it is now; "-" when it is missing. */
-function signature(path: string): string {
-  const stats = statSync(path, { throwIfNoEntry: false });
-  return stats ? `${stats.ino} ${stats.size} ${stats.mtimeMs}` : "-";
-}
-
-function isFar({ files }: StoredMark, { positions }: Cursor): boolean {
+function isFar({ files }: StoredMark, { positions }: LineCursor): boolean {
   const [from, to] = [files.at(-1), positions.at(-1)];
   return to !== undefined && (from?.generation !== to.generation || to.offset - from.offset > FAR_BYTES);
 }

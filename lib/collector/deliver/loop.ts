@@ -1,11 +1,10 @@
 // The loop of all deliveries: looks at their inboxes, and lets each send by itself, so that one that hangs or fails holds up no other.
 //
-// A look is a few calls of stat(2). It comes when the folder of the inboxes says that one has changed, when a pause has ended, and each second,
+// A look is a few calls of stat(2), or a query. It comes when the inboxes say that one has changed, when a pause has ended, and each second,
 // which also sees a mark that was moved (`deliver skip`), sentinels, and a clock that was set.
 
-import { type FSWatcher, watch } from "node:fs";
-import { makeFolder } from "../../files.ts";
-import { type InboxWriter, statePath } from "../../inbox.ts";
+import type { InboxWriter } from "../../inbox.ts";
+import type { Inboxes } from "../../inboxes.ts";
 import type { Log } from "../../log.ts";
 import type { Registry } from "../../metrics.ts";
 import { derivedId } from "../../outbox.ts";
@@ -21,6 +20,7 @@ const GATHER_MS = 10;
 
 interface Context {
   inbox: InboxWriter;
+  inboxes: Inboxes;
   /** The `from` of events. */
   agent: () => string;
   log: Log;
@@ -35,11 +35,10 @@ export const openChannels = (deliver: readonly DeliverySettings[]): Settings[] =
 /** Starts the deliveries: what comes from now on is delivered, and what waited before. */
 export async function startDeliveries(
   first: readonly DeliverySettings[],
-  { inbox, agent, log, metrics, service }: Context,
+  { inbox, inboxes, agent, log, metrics, service }: Context,
 ) {
   const senders = new Map<string, Sender>();
-  const { dir } = inbox;
-  let watcher: FSWatcher | null = null;
+  let endWatching: (() => void) | null = null;
   let soon: Timer | null = null;
 
   const tell: Parameters<typeof createSender>[0]["tell"] = async ({
@@ -58,7 +57,7 @@ export async function startDeliveries(
     };
     await inbox.deliverOnce({ ...event, type: "INFO", priority: "urgent", payload });
   };
-  const context = { dir, log, tell };
+  const context = { inboxes, log, tell };
 
   async function take(all: Settings[]): Promise<void> {
     const names = new Set(all.map(({ settings }) => settings.name));
@@ -66,12 +65,11 @@ export async function startDeliveries(
       if (names.has(name)) continue;
       senders.delete(name);
       await sender.close();
-      sender.forget();
+      await sender.forget();
     }
-    if (all.length > 0) makeFolder(statePath(dir), 0o700);
     for (const one of all) {
       const known = senders.get(one.settings.name);
-      if (known) known.configure(one);
+      if (known) await known.configure(one);
       else await begin(one);
     }
     watchInboxes();
@@ -85,14 +83,11 @@ export async function startDeliveries(
 
   /** Watches while there is a delivery. The watch is a hint: what it misses is seen a second later. */
   function watchInboxes(): void {
-    if (senders.size === 0 || watcher !== null) return;
+    if (senders.size === 0) return;
     try {
-      watcher = watch(dir, (_event, name) => {
-        if (name === null || name.endsWith(".inbox")) soon ??= setTimeout(wake, GATHER_MS);
-      });
-      watcher.on("error", () => watcher?.close());
+      endWatching ??= inboxes.watch(() => (soon ??= setTimeout(wake, GATHER_MS)));
     } catch (error) {
-      log.warn("inboxes can't be watched; polling only", { path: dir, error });
+      log.warn("inboxes can't be watched; polling only", { error });
     }
   }
 
@@ -147,7 +142,7 @@ export async function startDeliveries(
     /** How many events were delivered. */
     delivered: () => senders.values().reduce((sum, { figures }) => sum + figures.delivered, 0),
     async stop(): Promise<void> {
-      watcher?.close();
+      endWatching?.();
       if (soon !== null) clearTimeout(soon);
       await Promise.all(senders.values().map((one) => one.close()));
     },

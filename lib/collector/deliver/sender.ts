@@ -8,12 +8,9 @@
 // the answer's Retry-After; hourly where the other side refuses it (it is "held"), and at a reload. The times are those of the wall
 // clock, so that a restart changes nothing.
 
-import { join } from "node:path";
-import { NAME_SEGMENT } from "../../config.ts";
-import { holdAlone, namesIn } from "../../files.ts";
-import { handledOf } from "../../handled.ts";
+import type { HandledIds } from "../../handled.ts";
+import type { Inboxes } from "../../inboxes.ts";
 import { type Log, errorChain, seldom } from "../../log.ts";
-import { statePath } from "../../inbox.ts";
 import { derivedId } from "../../outbox.ts";
 import type { ReadEvent } from "../../reader.ts";
 import { cut } from "../../text.ts";
@@ -21,7 +18,7 @@ import { type Next, type Reminder, type Waiting, MINUTE_MS, countSent, nextMessa
 import { type Channel, isHeld } from "./channel.ts";
 import { ALL, type DeliverySettings } from "./config.ts";
 import { type Lane, openLane } from "./lane.ts";
-import { type State, readState, removeState, writeState } from "./state.ts";
+import { type State, parseState } from "./state.ts";
 
 const HOUR_MS = 60 * MINUTE_MS;
 const FIRST_PAUSE_MS = 1000;
@@ -33,7 +30,7 @@ const MOST_REMINDERS = 200;
 const REMINDER_CHARACTERS = 2000;
 
 export interface SenderContext {
-  dir: string;
+  inboxes: Inboxes;
   log: Log;
   /** Puts it into a recipient's inbox that a delivery is held. */
   tell: (held: { delivery: string; recipient: string; since: number; text: string }) => Promise<void>;
@@ -46,16 +43,17 @@ export interface Settings {
 
 export type Sender = ReturnType<typeof createSender>;
 
-export function createSender({ dir, log, tell }: SenderContext, first: Settings) {
+export function createSender({ inboxes, log, tell }: SenderContext, first: Settings) {
   let { settings, channel } = first;
   const { name } = settings;
   const lanes = new Map<string, Lane>();
-  const handled = new Map<string, ReturnType<typeof handledOf>>();
+  const handled = new Map<string, HandledIds>();
   const rare = seldom(log);
   const figures = { delivered: 0, failed: 0 };
-  // Two collectors would send everything twice.
-  const release = holdAlone("picket-collector", join(statePath(dir), `deliver:${name}.lock`));
-  let state = readState(dir, name);
+  const place = inboxes.delivery(name);
+  let state = parseState(null);
+  /** Whether this process sends. */
+  let isOurs = false;
   /** What a reload gave; it counts from the next turn on. */
   let given: Settings | null = null;
   const closing = new AbortController();
@@ -65,11 +63,22 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
   let owed: (() => Promise<unknown>) | null = null;
   let next: Next = { kind: "wait", until: 0, why: "" };
 
+  /** Looks whether this process sends. Where it begins to, it goes on from what another has noted. */
+  async function takeOver(): Promise<boolean> {
+    const before = isOurs;
+    isOurs = await place.isOurs();
+    if (!isOurs || before) return isOurs;
+    state = parseState(await place.read());
+    for (const lane of lanes.values()) lane.close();
+    lanes.clear();
+    return true;
+  }
+
   /** Changes the state; where it can't be written, it counts all the same. */
-  function keep(change: Partial<State>): void {
+  async function keep(change: Partial<State>): Promise<void> {
     state = { ...state, ...change };
     try {
-      writeState(dir, name, state);
+      await place.write(`${JSON.stringify(state)}\n`);
     } catch (error) {
       rare.error("state", "the state of a delivery can't be written", { delivery: name, error });
     }
@@ -81,19 +90,20 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
       await channel.close?.();
       ({ settings, channel } = given);
       given = null;
+      const recipients = await recipientsOf(inboxes, settings);
       for (const lane of lanes.values()) {
         lane.close();
         // A recipient that is configured again begins anew.
-        if (!recipientsOf(dir, settings).includes(lane.recipient)) lane.forget();
+        if (!recipients.includes(lane.recipient)) await lane.forget();
       }
       lanes.clear();
     }
     // What is there already when it begins isn't sent; an inbox that appears later is new as a whole.
     const begins = !Bun.deepEquals(state.recipients.toSorted(), settings.recipients.toSorted());
-    for (const recipient of recipientsOf(dir, settings)) {
+    for (const recipient of await recipientsOf(inboxes, settings)) {
       if (lanes.has(recipient)) continue;
       const lane = openLane({
-        dir,
+        inboxes,
         delivery: name,
         recipient,
         min: settings.min,
@@ -101,41 +111,42 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
       });
       // One that can't be read holds up no other, and is sent as a whole once it can.
       try {
-        if (!lane.isBegun()) await lane.begin(begins ? "now" : "start");
+        if (!(await lane.isBegun())) await lane.begin(begins ? "now" : "start");
         lanes.set(recipient, lane);
       } catch (error) {
         lane.close();
         rare.error(recipient, "inbox not read", { delivery: name, recipient, error });
       }
     }
-    if (begins) keep({ recipients: settings.recipients });
+    if (begins) await keep({ recipients: settings.recipients });
   }
 
   async function look(now: number): Promise<void> {
     for (const lane of lanes.values()) {
-      if (lane.isMoved()) keep({ in_hand: null, failing: state.failing && { ...state.failing, next_at: 0 } });
       try {
+        if (await lane.isMoved()) await keep({ in_hand: null, failing: tryNow() });
         await lane.look(now);
       } catch (error) {
         rare.error(lane.recipient, "inbox not read", { delivery: name, recipient: lane.recipient, error });
       }
     }
     const { reminders } = state;
+    for (const recipient of new Set(reminders.map((one) => one.recipient))) await handledOf(recipient).refresh();
     const isOpen = (one: Reminder): boolean => lanes.has(one.recipient) && (one.at > now || !isHandled(one));
     const open = settings.remind_minutes === undefined ? [] : reminders.filter(isOpen);
-    if (open.length < reminders.length) keep({ reminders: open });
+    if (open.length < reminders.length) await keep({ reminders: open });
   }
 
-  function isHandled({ recipient, event }: Reminder): boolean {
-    const journal = handled.get(recipient) ?? handledOf({ dir, recipient });
-    handled.set(recipient, journal);
-    return journal.has(event.id);
-  }
+  const handledOf = (recipient: string): HandledIds =>
+    handled.getOrInsertComputed(recipient, () => inboxes.handled(recipient));
+  const isHandled = ({ recipient, event }: Reminder): boolean => handledOf(recipient).has(event.id);
+  const tryNow = (): State["failing"] => state.failing && { ...state.failing, next_at: 0 };
 
   /** Looks, and sends one message if one is due. Gives whether it did something. */
   async function turn(): Promise<boolean> {
     const now = Date.now();
     try {
+      if (!(await takeOver())) return false;
       await open();
       if (owed && !isPaused(state, now)) {
         await owed();
@@ -171,7 +182,7 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
       sending = null;
     }
     if (what.kind === "events") figures.delivered += count;
-    delivered(recipient, events);
+    await delivered(recipient, events);
     owed = batch.accept;
     await owed();
     owed = null;
@@ -182,12 +193,12 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
     const { in_hand: before } = state;
     const isSame = before?.recipient === recipient && before.urgent_only === urgentOnly;
     const batch = await lane.gather({ urgentOnly, all, count: isSame ? before.count : null, now });
-    keep({ in_hand: batch && { recipient, urgent_only: urgentOnly, count: batch.count } });
+    await keep({ in_hand: batch && { recipient, urgent_only: urgentOnly, count: batch.count } });
     return batch;
   }
 
   /** Notes a message that was taken, and what of it is sent again. */
-  function delivered(recipient: string, events: ReadEvent[]): void {
+  async function delivered(recipient: string, events: ReadEvent[]): Promise<void> {
     const { failing, sent, reminders } = state;
     if (failing) log.info("delivery works again", { delivery: name, after: failing.tries });
     const now = Date.now();
@@ -200,7 +211,7 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
       event: { ...event, payload: cut(event.payload, REMINDER_CHARACTERS) },
     }));
     const others = reminders.filter((one) => one.recipient !== recipient || !ids.has(one.event.id));
-    keep({ sent: countSent(sent, now), failing: null, reminders: [...others, ...fresh].slice(-MOST_REMINDERS) });
+    await keep({ sent: countSent(sent, now), failing: null, reminders: [...others, ...fresh].slice(-MOST_REMINDERS) });
   }
 
   async function failed(error: unknown, recipient: string | null): Promise<void> {
@@ -215,7 +226,7 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
     if (held && !state.failing?.held) log.error("delivery held: the other side refuses it", fields);
     else if (tries === 0) log.warn("delivery failed, it is tried again", fields);
     else log.debug("delivery failed again", { ...fields, tries });
-    keep({ failing });
+    await keep({ failing });
     if (!held || told || recipient === null) return;
     try {
       await tell({
@@ -224,10 +235,15 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
         since,
         text: `delivery ${name} is held: ${text}; picket-collector deliver test ${name}`,
       });
-      keep({ failing: { ...failing, told: true } });
+      await keep({ failing: { ...failing, told: true } });
     } catch (problem) {
       rare.error("tell", "the inbox doesn't say that a delivery is held", { delivery: name, error: problem });
     }
+  }
+
+  /** `deliver skip` leaves out what is being sent. */
+  async function stopWhereMoved({ lane, stop }: NonNullable<typeof sending>): Promise<void> {
+    if (await lane?.isMoved().catch(() => false)) stop.abort();
   }
 
   return {
@@ -235,12 +251,13 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
     figures,
     /** Opens its inboxes: what comes from here on is delivered. */
     async begin(): Promise<void> {
+      if (!(await takeOver())) return;
       await open();
-      keep({ failing: state.failing && { ...state.failing, next_at: 0 } });
+      await keep({ failing: tryNow() });
     },
     /** Begins a turn unless one is under way. `ended` is called after one that did something. */
     pass(ended: () => void): void {
-      if (sending?.lane?.isMoved()) sending.stop.abort();
+      if (sending) void stopWhereMoved(sending);
       busy ??= turn().then((more) => {
         busy = null;
         if (more) ended();
@@ -250,9 +267,9 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
     /** In how many milliseconds it wants to look again. */
     pauseMs: (now: number): number => (busy !== null || next.kind !== "wait" ? Infinity : next.until - now),
     /** Takes other settings over, and tries again what failed. */
-    configure(fresh: Settings): void {
+    async configure(fresh: Settings): Promise<void> {
       given = fresh;
-      keep({ failing: state.failing && { ...state.failing, next_at: 0 } });
+      if (isOurs) await keep({ failing: tryNow() });
     },
     standing: () => standingOf({ settings, state, lanes: [...lanes.values()], now: Date.now() }),
     /** Waits a moment for what is under way, then aborts it: it stays undelivered. */
@@ -262,21 +279,20 @@ export function createSender({ dir, log, tell }: SenderContext, first: Settings)
       clearTimeout(late);
       await channel.close?.();
       for (const lane of lanes.values()) lane.close();
-      keep({});
-      release();
+      if (isOurs) await keep({});
+      await place.release();
     },
     /** Removes what it keeps: a delivery that is configured again begins anew. */
-    forget(): void {
-      for (const lane of lanes.values()) lane.forget();
-      removeState(dir, name);
+    async forget(): Promise<void> {
+      for (const lane of lanes.values()) await lane.forget();
+      await place.remove();
     },
   };
 }
 
 /** The inboxes of a delivery that are there, and those that it names. */
-export function recipientsOf(dir: string, { recipients }: DeliverySettings): string[] {
-  const all = recipients.includes(ALL) ? namesIn(dir).filter((name) => name.endsWith(".inbox")) : [];
-  const found = all.map((name) => name.slice(0, -".inbox".length)).filter((name) => NAME_SEGMENT.test(name));
+export async function recipientsOf(inboxes: Inboxes, { recipients }: DeliverySettings): Promise<string[]> {
+  const found = recipients.includes(ALL) ? await inboxes.recipients() : [];
   return [...new Set([...recipients.filter((one) => one !== ALL), ...found])];
 }
 

@@ -1,13 +1,10 @@
-// What a delivery keeps beside its marks: <inbox_dir>/.picket/deliver:<name>.json, one object, replaced whole.
+// What a delivery keeps beside its marks: one object, replaced whole.
 //
-// It isn't synced: after a power cut a reminder or the count of the hour may be some seconds old. What was delivered is in the
-// marks (lib/mark.ts), which are. A file that can't be read counts as an empty one, and so does one of an unknown form.
+// In a file it isn't synced: after a power cut a reminder or the count of the hour may be some seconds old. What was delivered is in the
+// marks (lib/mark.ts), which are. What can't be read counts as empty, and so does what has an unknown form.
 
-import { join } from "node:path";
-import { renameSync, rmSync, writeFileSync } from "node:fs";
 import * as v from "valibot";
-import { inheritOwner, textOf } from "../../files.ts";
-import { EventLine, statePath } from "../../inbox.ts";
+import { EventLine } from "../../inbox.ts";
 
 const State = v.object({
   /** The recipients that it has begun with; for others it begins with what comes from then on. */
@@ -34,24 +31,11 @@ const State = v.object({
 });
 export type State = v.InferOutput<typeof State>;
 
-const fileOf = (inboxDir: string, name: string): string => join(statePath(inboxDir), `deliver:${name}.json`);
-
-export function readState(inboxDir: string, name: string): State {
+/** @param text what is kept; null where there is nothing. */
+export function parseState(text: string | null): State {
   try {
-    return v.parse(State, JSON.parse(textOf(fileOf(inboxDir, name)) ?? ""));
+    return v.parse(State, JSON.parse(text ?? ""));
   } catch {
     return { recipients: [], sent: {}, in_hand: null, failing: null, reminders: [] };
   }
-}
-
-/** Errors are those of the file system. */
-export function writeState(inboxDir: string, name: string, state: State): void {
-  const path = fileOf(inboxDir, name);
-  writeFileSync(`${path}.tmp`, `${JSON.stringify(state)}\n`, { mode: 0o600 });
-  inheritOwner(`${path}.tmp`);
-  renameSync(`${path}.tmp`, path);
-}
-
-export function removeState(inboxDir: string, name: string): void {
-  rmSync(fileOf(inboxDir, name), { force: true });
 }

@@ -2,6 +2,7 @@ import { expect, test } from "bun:test";
 import { appendFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import * as fc from "fast-check";
 import { type Lane, openLane } from "../../../lib/collector/deliver/lane.ts";
+import { fileInboxes } from "../../../lib/file-inboxes.ts";
 import { Folder } from "../../kit.ts";
 import { append, numbered } from "./kit.ts";
 
@@ -37,7 +38,8 @@ test("whatever happens, each event is taken once, in the order of its urgency, a
       using folder = new Folder();
       const dir = folder.at("inbox");
       append(folder, "ops", ["old"]);
-      const open = (): Lane => openLane({ dir, delivery: "hub", recipient: "ops", min: "normal", warn: () => {} });
+      const open = (): Lane =>
+        openLane({ inboxes: fileInboxes(dir), delivery: "hub", recipient: "ops", min: "normal", warn: () => {} });
       let lane = open();
       await lane.begin("now");
       const given = { urgent: [] as string[], normal: [] as string[] };

@@ -3,10 +3,10 @@
 import { expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { becomeWatcher, watcherOf } from "../../lib/collector/watcher.ts";
-import { Folder } from "../kit.ts";
+import { becomeWatcher, watcherOf } from "../lib/watcher.ts";
+import { Folder } from "./kit.ts";
 
-const MODULE = join(import.meta.dir, "../../lib/collector/watcher.ts");
+const MODULE = join(import.meta.dir, "../lib/watcher.ts");
 
 test("a recipient has one watcher at a time; the file goes with it", async () => {
   using folder = new Folder();

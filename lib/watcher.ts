@@ -7,8 +7,8 @@
 
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, rmSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import { flock, hasLibc } from "../ffi.ts";
-import { inheritOwner, makeFolder, openToRead, textOf } from "../files.ts";
+import { flock, hasLibc } from "./ffi.ts";
+import { inheritOwner, makeFolder, openToRead, textOf } from "./files.ts";
 
 /** Whose events are pushed, and where the inboxes lie. */
 export interface Watched {
