@@ -176,7 +176,7 @@ function uncommented(role: Role, secret: string): string {
       .replace(/^#( +)# (?=api_[a-z_]+: )/gm, "#$1")
       .replace(/^( *)# (?=( {2})*(- )?[a-z_]+:( |$)(?!.*\. ))/gm, "$1")
       .replaceAll(
-        /(secret|token|cert|api_key|key|client_ca|ca|client_cert|client_key)_file: [^ ,}\n]+/g,
+        /(secret|token|password|cert|api_key|key|client_ca|ca|client_cert|client_key)_file: [^ ,}\n]+/g,
         `$1_file: ${secret}`,
       )
   );
