@@ -20,6 +20,7 @@ import { Admission, type Door, type Sender, mustBe, stamp } from "./lib/receiver
 import { announce } from "./lib/receiver/announce.ts";
 import { COMMANDS } from "./lib/receiver/commands.ts";
 import { Config } from "./lib/receiver/config.ts";
+import { isPostgres } from "./lib/config.ts";
 import { damageOf } from "./lib/database.ts";
 import { type News, createNews, damageEvent, eventSource, lossEvent } from "./lib/receiver/events.ts";
 import type { EpisodeIndex } from "./lib/receiver/episode-index.ts";
@@ -96,7 +97,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     throw error;
   };
   const lock = join(config.data_dir, "receiver.lock");
-  const isLost = existsSync(lock) && hasNoStore(config.data_dir);
+  const isLost = existsSync(lock) && !isPostgres(config.store) && hasNoStore(config.data_dir);
   const store = await onceThereIsRoom(service, () => Store.open(config)).catch(tellDamage);
   const unlock = holdAlone("picket-receiver", lock);
   if (isLost) {

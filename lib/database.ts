@@ -30,6 +30,8 @@ export interface Database {
    * other, also those of other processes.
    */
   transaction(work: (tx: Queries) => Promise<void>, scope: Scope): Promise<void>;
+  /** Leaves out numbers of a table that counts up, in a transaction. */
+  skip(tx: Queries, table: string, numbers: number): Promise<void>;
   /** Another number after a commit of another process: after each, or soon after some. */
   otherChanges(): Promise<number>;
   /** Whether this process does the work that is done by one of all. Once true it stays so, until the database loses sight of this process. */

@@ -111,6 +111,10 @@ function databaseOf(
         await connection.release();
       }
     },
+    async skip(tx, table, numbers) {
+      const sequence = "pg_get_serial_sequence($1, 'id')";
+      await tx.one(`SELECT setval(${sequence}, nextval(${sequence}) + $2)`, [table, numbers]);
+    },
     async otherChanges() {
       return changes;
     },

@@ -122,11 +122,10 @@ export class Admission {
   /** Of two first requests at once, one binds the token. */
   async #bind({ token, name, fingerprint: former }: Token, fingerprint: string): Promise<void> {
     const changed = await this.#options.store.write((tx) =>
-      tx.run("UPDATE tokens SET fingerprint = $1 WHERE id = $2 AND (fingerprint IS $3 OR fingerprint = $1)", [
-        fingerprint,
-        token,
-        former,
-      ]),
+      tx.run(
+        "UPDATE tokens SET fingerprint = $1 WHERE id = $2 AND (fingerprint IS NOT DISTINCT FROM $3 OR fingerprint = $1)",
+        [fingerprint, token, former],
+      ),
     );
     if (changed === 0) throw unauthorized("fingerprint_mismatch", name);
   }

@@ -72,6 +72,13 @@ export type AlertType = keyof typeof ALERTS;
 /** What an alert or an event is about. */
 export type Whose = { host: number; job?: never } | { job: number; host?: never };
 
+const columnOf = ({ host }: Whose) => (host === undefined ? "job" : "host");
+
+/** The condition that rows of two tables are about the same. COALESCE is what PostgreSQL can join by, the rest what SQLite can. */
+export const sameSubject = (a: string, b: string): string =>
+  `COALESCE(${a}.host, -${a}.job) = COALESCE(${b}.host, -${b}.job) AND ${a}.type = ${b}.type AND ${a}.subject = ${b}.subject
+   AND ${a}.host IS NOT DISTINCT FROM ${b}.host AND ${a}.job IS NOT DISTINCT FROM ${b}.job`;
+
 /** What goes wrong. */
 type Trouble = Whose & {
   type: AlertType;
@@ -99,8 +106,8 @@ export async function raise(tx: Queries, trouble: Trouble): Promise<boolean> {
   if (opened > 0 || level === 0) return opened > 0;
   const raised = await tx.run(
     `UPDATE alerts SET severity = $1, text = $2, level = $3, figures = $4
-     WHERE host IS $5 AND job IS $6 AND type = $7 AND subject = $8 AND closed_at IS NULL AND level < $3`,
-    [severity, text, level, measured, host, job, type, subject],
+     WHERE ${columnOf(trouble)} = $5 AND type = $6 AND subject = $7 AND closed_at IS NULL AND level < $3`,
+    [severity, text, level, measured, host ?? job, type, subject],
   );
   return raised > 0;
 }
@@ -109,20 +116,19 @@ export async function raise(tx: Queries, trouble: Trouble): Promise<boolean> {
 export async function close(
   tx: Queries,
   {
-    host,
-    job,
     types,
     subject = "",
     at,
     recovered,
+    ...whose
   }: Whose & { types: readonly AlertType[]; subject?: string; at: number; recovered?: string | undefined },
 ): Promise<number> {
   let closed = 0;
   for (const type of types) {
     closed += await tx.run(
       `UPDATE alerts SET closed_at = $1, recovery = $2, changed_ran = NULL
-       WHERE host IS $3 AND job IS $4 AND type = $5 AND subject = $6 AND closed_at IS NULL`,
-      [at, recovered ?? null, host ?? null, job ?? null, type, subject],
+       WHERE ${columnOf(whose)} = $3 AND type = $4 AND subject = $5 AND closed_at IS NULL`,
+      [at, recovered ?? null, whose.host ?? whose.job, type, subject],
     );
   }
   return closed;

@@ -13,7 +13,7 @@
 // A group is closed when nothing has joined it for a look (a quarter of the report interval, at most 15 s), or after two minutes. A paused host tells ends only.
 
 import { duration } from "../text.ts";
-import { ALERTS, type AlertType, type Severity } from "./alerts.ts";
+import { ALERTS, type AlertType, type Severity, sameSubject } from "./alerts.ts";
 import type { Queries } from "../database.ts";
 import { type EventType, note, recoveredType } from "./events.ts";
 import type { Store } from "./store.ts";
@@ -86,8 +86,8 @@ export async function announce(store: Store, look: Look): Promise<number> {
   if (!fresh && (await ready(read, look)).length === 0) return 0;
   return store.write(async (tx) => {
     await tx.run(
-      `UPDATE alerts SET opened_ran = IFNULL(opened_ran, $1), changed_ran = $1,
-         closed_ran = IIF(closed_at IS NULL, NULL, IFNULL(closed_ran, $1)) WHERE changed_ran IS NULL`,
+      `UPDATE alerts SET opened_ran = COALESCE(opened_ran, $1), changed_ran = $1,
+         closed_ran = CASE WHEN closed_at IS NOT NULL THEN COALESCE(closed_ran, $1) END WHERE changed_ran IS NULL`,
       [look.ran],
     );
     let events = 0;
@@ -115,28 +115,27 @@ async function ready(db: Queries, look: Look): Promise<Due[][]> {
 }
 
 const COLUMNS = `a.id, a.host, a.job, a.type, a.subject, a.severity, a.level, a.text, a.figures, a.opened_ran, a.closed_ran,
-  a.recovery, a.acknowledged_at IS NOT NULL AS acknowledged, IFNULL(h.name, j.name) AS name,
-  IFNULL(h.told_interval, $1) AS interval, IFNULL(h.paused_until, j.paused_until) IS NOT NULL AS paused, t.id AS told_id, t.open AS told_open, t.level AS told_level, t.began, t.ended, t.reminded,
+  a.recovery, a.acknowledged_at IS NOT NULL AS acknowledged, COALESCE(h.name, j.name) AS name,
+  COALESCE(h.told_interval, $1) AS interval, COALESCE(h.paused_until, j.paused_until) IS NOT NULL AS paused, t.id AS told_id, t.open AS told_open, t.level AS told_level, t.began, t.ended, t.reminded,
   t.flapping, t.steady`;
-const SAME = "b.host IS t.host AND b.job IS t.job AND b.type = t.type AND b.subject = t.subject";
 
 /** The subjects that have an open alert, or of which something was told lately, and the jobs that failed and have succeeded since. */
 async function subjects(db: Queries, { interval, ran }: Look): Promise<Subject[]> {
   const open = await db.all<Subject>(
     `SELECT ${COLUMNS} FROM alerts a LEFT JOIN hosts h ON h.id = a.host LEFT JOIN jobs j ON j.id = a.job
-     LEFT JOIN told t ON t.host IS a.host AND t.job IS a.job AND t.type = a.type AND t.subject = a.subject
+     LEFT JOIN told t ON ${sameSubject("t", "a")}
      WHERE a.closed_at IS NULL AND a.changed_ran IS NOT NULL AND a.type <> 'host.stale'`,
     [interval],
   );
   const over = await db.all<Subject>(
     `SELECT ${COLUMNS} FROM told t LEFT JOIN hosts h ON h.id = t.host LEFT JOIN jobs j ON j.id = t.job
-     JOIN alerts a ON a.id = (SELECT MAX(b.id) FROM alerts b WHERE ${SAME})
+     JOIN alerts a ON a.id = (SELECT MAX(b.id) FROM alerts b WHERE ${sameSubject("b", "t")})
      WHERE a.closed_ran IS NOT NULL`,
     [interval],
   );
   const missed = await db.all<Subject>(
     `SELECT ${COLUMNS} FROM alerts a JOIN jobs j ON j.id = a.job LEFT JOIN hosts h ON h.id = a.host
-     LEFT JOIN told t ON t.host IS a.host AND t.job IS a.job AND t.type = a.type AND t.subject = a.subject
+     LEFT JOIN told t ON ${sameSubject("t", "a")}
      WHERE a.changed_ran > $2 AND a.type = 'job.failed' AND a.closed_ran IS NOT NULL AND a.recovery IS NOT NULL AND t.id IS NULL
      AND a.id = (SELECT MAX(b.id) FROM alerts b WHERE b.host IS NULL AND b.job = a.job AND b.type = a.type)`,
     [interval, ran - HOUR_MS],
@@ -226,7 +225,7 @@ async function keepTold(tx: Queries, subject: Subject, change: Change, ran: numb
       [...told, host, job, type, name],
     );
     // What ended long ago has nothing to do with what comes.
-    const old = "open = 0 AND flapping IS NULL AND IFNULL(ended, began) < $1";
+    const old = "open = 0 AND flapping IS NULL AND COALESCE(ended, began) < $1";
     await tx.run(`DELETE FROM told WHERE ${old}`, [ran - HOUR_MS]);
   } else {
     await tx.run(

@@ -81,9 +81,7 @@ export async function eventSource(store: Store, log: Log): Promise<() => Promise
   const instance = noted ?? crypto.randomUUID();
   const skipped = SKIPPED + randomInt(2 ** 28);
   await store.write(async (tx) => {
-    if (noted === null) return setNote(tx, "instance", instance);
-    const changed = await tx.run("UPDATE sqlite_sequence SET seq = seq + $1 WHERE name = 'events'", [skipped]);
-    if (changed === 0) await tx.run("INSERT INTO sqlite_sequence (name, seq) VALUES ('events', $1)", [skipped]);
+    await (noted === null ? setNote(tx, "instance", instance) : store.skip(tx, "events", skipped));
   });
   let damageTold = false;
   /** The number of the last event in the log. */

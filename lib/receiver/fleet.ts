@@ -145,11 +145,13 @@ interface HostRow {
   disk_samples: string | null;
 }
 
-/** Of the mounts that can be written to, the fullest: a column beside MAX is of that row. */
-const HOSTS = `WITH fullest AS MATERIALIZED (
-    SELECT l.host, d.value ->> 'mount' AS mount, MAX(d.value ->> 'used_percent') AS disk_percent
-    FROM host_lists l, json_each(IFNULL(l.lists -> 'disks', l.rest -> 'disks')) d
-    WHERE d.value ->> 'read_only' IS NOT 1 GROUP BY l.host)
+/** Of the mounts that can be written to, the fullest. */
+const HOSTS = `WITH mounts AS (
+    SELECT l.host, json_extract(d.value, '$.mount') AS mount, CAST(json_extract(d.value, '$.used_percent') AS DOUBLE PRECISION) AS disk_percent
+    FROM host_lists l, json_each(COALESCE(json_extract(l.lists, '$.disks'), json_extract(l.rest, '$.disks'))) d
+    WHERE COALESCE(CAST(json_extract(d.value, '$.read_only') AS TEXT), '') NOT IN ('1', 'true')),
+  ranked AS (SELECT *, ROW_NUMBER() OVER (PARTITION BY host ORDER BY disk_percent DESC NULLS LAST) AS rank FROM mounts),
+  fullest AS MATERIALIZED (SELECT * FROM ranked WHERE rank = 1)
   SELECT h.id, h.name, h.status, h.last_seen_at, h.paused_until, h.pause_reason, h.offline_is_fine, h.tags, h.created_at, h.archived_at,
     h.metrics, f.mount, f.disk_percent, s.samples AS disk_samples
   FROM hosts h LEFT JOIN fullest f ON f.host = h.id LEFT JOIN disk_history s ON s.host = h.id AND s.mount = f.mount`;

@@ -231,7 +231,7 @@ export async function readHistory(db: Queries, query: HistoryQuery) {
     const first = Math.floor(start / (step * 1000)) * step * 1000;
     const found = await db.all<{ at: number; summary: string | null }>(
       `SELECT at, ${source.summary} ${RANGE} ORDER BY at`,
-      [host, step, first, to, ...source.part],
+      [host, step, first, to, ...source.rolled],
     );
     for (const { at, summary } of found) if (summary !== null) take(at, JSON.parse(summary) as Summary);
     const last = found.at(-1);
@@ -239,7 +239,7 @@ export async function readHistory(db: Queries, query: HistoryQuery) {
   }
   const samples = await db.all<{ at: number; value: number | null }>(
     `SELECT at, ${source.value} WHERE host = $1 AND at >= $2 AND at < $3`,
-    [host, start, to, ...source.part],
+    [host, start, to, ...source.sampled],
   );
   for (const { at, value } of samples) if (value !== null) take(at, [value, value, value, 1]);
   const series = [...buckets].toSorted(([a], [b]) => a - b);
@@ -257,17 +257,17 @@ function grainFor(kept: Record<0 | Step, number>, wantedSeconds: number, backSec
   return candidates.findLast((grain) => grain <= wantedSeconds) ?? candidates[0]!;
 }
 
-/** The SQL of a series: its summary in a rollup, its value in a sample, and the parameter of both that names the container. */
+/** The SQL of a series: its summary in a rollup and its value in a sample, and the last parameters of each. */
 function sourceOf({ metric, container }: HistoryQuery) {
   if (container === null) {
-    const summary = `metrics -> '${metric}' AS summary FROM host_rollups`;
-    return { summary, value: `${metric} AS value FROM host_samples`, part: [] };
+    const summary = `json_extract(metrics, '$.${metric}') AS summary FROM host_rollups`;
+    return { summary, value: `${metric} AS value FROM host_samples`, rolled: [], sampled: [] };
   }
-  const column = columnOf(metric as ContainerSeries);
   return {
-    summary: `containers -> $5 -> '${metric}' AS summary FROM workload_rollups`,
-    value: `CAST(containers -> $4 ->> ${column} AS REAL) AS value FROM workload_samples`,
-    part: [String(container)],
+    summary: "json_extract(containers, $5) AS summary FROM workload_rollups",
+    value: "CAST(json_extract(containers, $4) AS DOUBLE PRECISION) AS value FROM workload_samples",
+    rolled: [`$."${container}".${metric}`],
+    sampled: [`$."${container}"[${columnOf(metric as ContainerSeries)}]`],
   };
 }
 

@@ -164,9 +164,9 @@ export async function deleteHost(tx: Queries, name: string): Promise<void> {
 export async function freeName(tx: Queries, name: string, host: number | null): Promise<void> {
   const named = await tx.one<Host>("SELECT * FROM hosts WHERE name = $1", [name]);
   if (named && host !== null) throw new UsageError(`there is a host "${name}" already`, "choose another name");
-  const moving = await tx.one("SELECT 1 FROM host_aliases WHERE name = $1 AND host IS NOT $2 AND settled_at IS NULL", [
+  const moving = await tx.one("SELECT 1 FROM host_aliases WHERE name = $1 AND host <> $2 AND settled_at IS NULL", [
     name,
-    host,
+    host ?? 0,
   ]);
   if (moving) throw new UsageError(`the episodes of the former host "${name}" are still being moved: try again`);
   await tx.run("DELETE FROM host_aliases WHERE name = $1", [name]);
@@ -243,7 +243,7 @@ export function listHosts(db: Queries): Promise<Host[]> {
 export function listTokens(db: Queries, name: string | null): Promise<TokenRow[]> {
   return db.all<TokenRow>(
     `SELECT t.id, h.name AS host, t.created_at, t.last_used_at, t.revoked_at, t.fingerprint
-     FROM tokens t JOIN hosts h ON h.id = t.host WHERE $1 IS NULL OR h.name = $1 ORDER BY h.name, t.id`,
+     FROM tokens t JOIN hosts h ON h.id = t.host WHERE h.name = $1 OR $1 IS NULL ORDER BY h.name, t.id`,
     [name],
   );
 }

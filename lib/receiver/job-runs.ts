@@ -18,19 +18,19 @@ const NONE = { duration_ms: null, exit_status: null };
 
 /** The last rows of each job, in no order: job by job, as its index gives them. */
 const last = (columns: string, table: string, which: string): string =>
-  `SELECT x.job, ${columns} FROM jobs j CROSS JOIN ${table} x ON ${which}
-   AND x.id >= IFNULL((SELECT id FROM ${table} x WHERE ${which} ORDER BY id DESC LIMIT 1 OFFSET $1), 0)
-   WHERE $2 IS NULL OR j.id = $2`;
+  `SELECT x.job, ${columns} FROM jobs j CROSS JOIN ${table} x WHERE ${which}
+   AND x.id >= COALESCE((SELECT id FROM ${table} x WHERE ${which} ORDER BY id DESC LIMIT 1 OFFSET $1), 0)
+   AND (j.id = $2 OR $2 IS NULL)`;
 const ENDS = last(
   "x.at, x.kind AS how, x.duration_ms, x.exit_status",
   "job_pings",
   "x.job = j.id AND x.kind IN ('success', 'fail')",
 );
 const SILENCES = last(
-  "x.opened_at, x.closed_at, x.figures ->> 'started_at' AS started",
+  "x.opened_at, x.closed_at, json_extract(x.figures, '$.started_at') AS started",
   "alerts",
   // All of them have this type, and the other index knows their job.
-  "x.host IS NULL AND x.job = j.id AND +x.type = 'job.down'",
+  "x.host IS NULL AND x.job = j.id AND x.type || '' = 'job.down'",
 );
 
 interface Silence {
@@ -94,8 +94,8 @@ export async function downtimesOf(
   const [year, month] = [new Date(now).getUTCFullYear(), new Date(now).getUTCMonth()];
   const first = (back: number) => Date.UTC(year, month - back);
   const rows = await db.all<{ from: number; to: number }>(
-    `SELECT opened_at AS "from", IFNULL(closed_at, $2) AS "to" FROM alerts
-     WHERE host IS NULL AND job = $1 AND IFNULL(closed_at, $2) >= $3 ORDER BY opened_at`,
+    `SELECT opened_at AS "from", COALESCE(closed_at, $2) AS "to" FROM alerts
+     WHERE host IS NULL AND job = $1 AND COALESCE(closed_at, $2) >= $3 ORDER BY opened_at`,
     [job.id, now, first(months - 1)],
   );
   const spans: { from: number; to: number }[] = [];

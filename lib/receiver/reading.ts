@@ -170,7 +170,7 @@ export function healthOf({ name, health, health_at }: Host) {
 /** A container by its id, or the newest one of that name. */
 export async function containerOf({ store }: Reading, host: Host, wanted: string): Promise<number> {
   const found = await store.read.one<{ id: number }>(
-    `SELECT id FROM containers WHERE host = $1 AND (container_id = $2 OR description ->> 'name' = $2)
+    `SELECT id FROM containers WHERE host = $1 AND (container_id = $2 OR json_extract(description, '$.name') = $2)
      ORDER BY container_id = $2 DESC, id DESC`,
     [host.id, wanted],
   );

@@ -27,6 +27,7 @@ export async function shrink(
   store: Store,
   { alive, signal }: { alive: () => void; signal: AbortSignal },
 ): Promise<void> {
+  if (!store.isFile) return;
   const step = (): Promise<boolean> =>
     store.write(async (tx) => {
       const counts = await pageCounts(tx);
@@ -45,6 +46,7 @@ export async function shrink(
 
 /** Makes a store of 0.1.0 one that shrinks, where that is worth its time: 25 s a gigabyte. For a start, before anything else uses it. */
 export async function makeShrinkable(store: Store, log: Log): Promise<void> {
+  if (!store.isFile) return;
   const { shrinks, pages, free, pageSize } = await pageCounts(store.read);
   const bytes = pages * pageSize;
   if (shrinks || (bytes > SMALL_BYTES && free / pages < WORTHWHILE)) return;

@@ -21,7 +21,7 @@ const means = (mean: (metric: string) => string) =>
   `${mean("cpu_percent")} AS cpu_percent, ${part(mean("memory_used_mb"), mean("memory_total_mb"))} AS memory_percent,
    ${mean("cpu_temp_c")} AS temperature_c, ${part(mean("disk_used_gb"), mean("disk_total_gb"))} AS disk_percent`;
 
-const ROLLED = `SELECT h.id AS host, r.at, ${means((metric) => `(r.metrics ->> '$.${metric}[1]')`)}
+const ROLLED = `SELECT h.id AS host, r.at, ${means((metric) => `CAST(json_extract(r.metrics, '$.${metric}[1]') AS DOUBLE PRECISION)`)}
   FROM hosts h JOIN host_rollups r ON r.host = h.id AND r.step = ${FINEST_STEP} AND r.at >= $1 AND r.at < $2`;
 const SAMPLED = `SELECT h.id AS host, s.at / ${STEP_MS} * ${STEP_MS} AS at, ${means((metric) => `AVG(s.${metric})`)}
   FROM hosts h JOIN host_samples s ON s.host = h.id AND s.at >= $2 AND s.at <= $3 GROUP BY h.id, s.at / ${STEP_MS}`;

@@ -205,6 +205,10 @@ function databaseOf(writer: Sqlite, reader: Sqlite, dir: string): Database {
         throw error;
       }
     },
+    async skip(of, table, numbers) {
+      const changed = await of.run("UPDATE sqlite_sequence SET seq = seq + $1 WHERE name = $2", [numbers, table]);
+      if (changed === 0) await of.run("INSERT INTO sqlite_sequence (name, seq) VALUES ($2, $1)", [numbers, table]);
+    },
     async otherChanges() {
       return (await tx.one<{ data_version: number }>("PRAGMA data_version"))!.data_version;
     },

@@ -9,7 +9,7 @@
 //
 // Times are milliseconds since 1970.
 
-import { isDiskFull } from "../files.ts";
+import { isDiskFull, makeFolder } from "../files.ts";
 import { type Database, DatabaseError, type Hint, type Queries, type Scope, isBusy } from "../database.ts";
 import { isPostgres } from "../config.ts";
 import type { Config } from "./config.ts";
@@ -34,6 +34,8 @@ export class Store {
   /** Sees what is committed. */
   readonly read: Queries;
   readonly dir: string;
+  /** Whether it is one file in `dir`. */
+  readonly isFile: boolean;
   #db: Database;
   #queue: Waiting[] = [];
   /** The transactions that are under way. */
@@ -43,8 +45,9 @@ export class Store {
   /** Why the last commit failed; null when it went well. */
   #failed: string | null = null;
 
-  private constructor(dir: string, db: Database) {
-    this.dir = dir;
+  private constructor({ data_dir, store = "sqlite" }: StorePlace, db: Database) {
+    this.dir = data_dir;
+    this.isFile = !isPostgres(store);
     this.#db = db;
     this.read = db.read;
   }
@@ -54,8 +57,9 @@ export class Store {
    * @throws ConfigError when its tables are of a newer version than this program.
    */
   static async open(place: StorePlace): Promise<Store> {
-    const { data_dir, store: url = "sqlite", store_password = [], store_connections = 8, store_direct = null } = place;
-    if (!isPostgres(url)) return new Store(data_dir, openSqlite(data_dir));
+    const { store: url = "sqlite", store_password = [], store_connections = 8, store_direct = null } = place;
+    if (!isPostgres(url)) return new Store(place, openSqlite(place.data_dir));
+    makeFolder(place.data_dir, 0o750);
     // Evaluated only where it is used.
     const [{ openPostgres }, { RECEIVER_TABLES }] = await Promise.all([
       import("../postgres.ts"),
@@ -63,7 +67,7 @@ export class Store {
     ]);
     const password = store_password[0] ?? null;
     const settings = { url, password, connections: store_connections, direct: store_direct };
-    return new Store(data_dir, await openPostgres(settings, RECEIVER_TABLES));
+    return new Store(place, await openPostgres(settings, RECEIVER_TABLES));
   }
 
   /** What was found damaged; null where nothing was. */
@@ -92,6 +96,11 @@ export class Store {
         this.#start();
       });
     });
+  }
+
+  /** Leaves out numbers of a table that counts up. */
+  skip(tx: Queries, table: string, numbers: number): Promise<void> {
+    return this.#db.skip(tx, table, numbers);
   }
 
   /** Another number after a commit of another process, such as a command's. */
