@@ -5,7 +5,8 @@
 // piece, so that its error is the caller's alone. Hence the rule: a piece of work touches nothing but its transaction,
 // because it may run again. (A savepoint for each piece would avoid that, and would cost each of them two statements.)
 //
-// A piece that says which host it touches (`scope`) may run beside those of other hosts, where the database can do that. All others run alone.
+// A piece that says which host it touches (`scope`) may run beside those of other hosts, where the database can do that: in another
+// transaction, or at the same time in its own. All others run alone.
 //
 // Times are milliseconds since 1970.
 
@@ -154,23 +155,56 @@ export class Store {
 
   async #commit(group: Waiting[]): Promise<void> {
     while (group.length > 0) {
-      const results: unknown[] = [];
+      const scope = scopeOf(group);
+      const run: Run = { results: [], failed: null };
       try {
-        await this.#db.transaction(async (tx) => {
-          for (const { work } of group) results.push(await work(tx));
-        }, scopeOf(group));
+        await this.#db.transaction(
+          (tx) => runAll(tx, { group, run, isOrdered: scope === null || this.#db.atOnce === 1 }),
+          scope,
+        );
         this.#failed = null;
-        for (const [index, { resolve }] of group.entries()) resolve(results[index]);
+        for (const [index, { resolve }] of group.entries()) resolve(run.results[index]);
         return;
       } catch (error) {
         if (error instanceof DatabaseError) this.#failed = error.message;
         // A full disk, a lock or a failed commit is the same for all of them; else one piece has failed.
-        const forAll = isDiskFull(error) || isBusy(error) || results.length === group.length;
-        const failed = forAll ? group.splice(0) : group.splice(results.length, 1);
-        for (const { reject } of failed) reject(error);
+        const forAll = isDiskFull(error) || isBusy(error) || run.failed === null;
+        for (const { reject } of forAll ? group : [run.failed!]) reject(error);
+        group = forAll ? [] : group.filter((one) => one !== run.failed);
       }
     }
   }
+}
+
+/** What came of a group: the result of each piece, or the first that failed. Others may have failed for it. */
+interface Run {
+  results: unknown[];
+  failed: Waiting | null;
+}
+
+/**
+ * Runs the pieces of a group. Those of different hosts run at the same time, unless they are ordered: their statements share the way to the
+ * database and back.
+ */
+async function runAll(tx: Queries, { group, run, isOrdered }: { group: Waiting[]; run: Run; isOrdered: boolean }) {
+  let error: unknown;
+  /** The last piece of each host. */
+  const last = new Map<number | string | null, Promise<void>>();
+  const all = group.map(async (piece, index) => {
+    const hosts = isOrdered ? [null] : piece.scope!;
+    const before = hosts.map(async (host) => last.get(host));
+    const { promise, resolve } = Promise.withResolvers<void>();
+    for (const host of hosts) last.set(host, promise);
+    await Promise.all(before);
+    try {
+      if (run.failed === null) run.results[index] = await piece.work(tx);
+    } catch (why) {
+      if (run.failed === null) [run.failed, error] = [piece, why];
+    }
+    resolve();
+  });
+  await Promise.all(all);
+  if (run.failed !== null) throw error;
 }
 
 /** The scopes of a group together. */

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import type { Queries } from "../../lib/database.ts";
 import { Store, getNote, setNote } from "../../lib/receiver/store.ts";
 import { Folder, inboxLines, until } from "../kit.ts";
+import { Postgres, postgresPrograms } from "../postgres.ts";
 import { Hub } from "./kit.ts";
 
 const note = (key: string) => (tx: Queries) => setNote(tx, key, "here");
@@ -38,6 +39,59 @@ test("a piece of work that throws costs the others nothing, and leaves nothing",
   expect(store.problem).toBeNull();
   await store.close();
 });
+
+const programs = postgresPrograms("pieces of many hosts in one transaction");
+
+test.if(programs !== null)(
+  "pieces of many hosts run at the same time, those of one host in turn, and one that fails fails alone",
+  async () => {
+    await using server = await Postgres.start(programs!, { fsync: "off" });
+    using folder = new Folder();
+    const store = await Store.open({ data_dir: folder.path, store: server.database(), store_connections: 3 });
+    const hosts = Array.from({ length: 10 }, (_, n) => n + 1);
+    await store.write(async (tx) => {
+      const add = "INSERT INTO hosts (id, name, status, created_at) VALUES ($1, $2, 'online', 0)";
+      for (const id of hosts) await tx.run(add, [id, `host-${id}`]);
+    });
+    let running = 0;
+    let most = 0;
+    const outcomes = await Promise.allSettled(
+      Array.from({ length: 200 }, (_, n) =>
+        store.write(
+          async (tx) => {
+            const id = (n % hosts.length) + 1;
+            most = Math.max(most, ++running);
+            try {
+              const { heard_ms } = (await tx.one<{ heard_ms: number }>("SELECT heard_ms FROM hosts WHERE id = $1", [
+                id,
+              ]))!;
+              if (n % 50 === 17) throw new Error(`piece ${n}`);
+              if (n % 50 === 23) await tx.run("INSERT INTO hosts (name) VALUES (NULL)");
+              await tx.run("UPDATE hosts SET heard_ms = $1 WHERE id = $2", [heard_ms + 1, id]);
+            } finally {
+              running--;
+            }
+            return n;
+          },
+          [(n % hosts.length) + 1],
+        ),
+      ),
+    );
+    expect(most).toBe(hosts.length);
+    const failures = outcomes.flatMap((one, n) => (one.status === "rejected" ? [[n, String(one.reason)]] : []));
+    const nulls = expect.stringContaining("null value in column");
+    const expected = [0, 50, 100, 150].flatMap((n) => [
+      [n + 17, `Error: piece ${n + 17}`],
+      [n + 23, nulls],
+    ]);
+    expect(failures).toEqual(expected);
+    const rows = await store.read.all<{ id: number; heard_ms: number }>("SELECT id, heard_ms FROM hosts ORDER BY id");
+    expect(rows.map(({ id, heard_ms }) => [id, heard_ms])).toEqual(
+      hosts.map((id) => [id, [8, 4].includes(id) ? 16 : 20]),
+    );
+    await store.close();
+  },
+);
 
 test("writes that wait at the same time share one transaction", async () => {
   using folder = new Folder();
