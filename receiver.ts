@@ -17,16 +17,13 @@ import { type Log, errorChain, seldom } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
 import { createOutbox } from "./lib/outbox.ts";
 import { Admission, type Door, type Sender, mustBe, stamp } from "./lib/receiver/admission.ts";
-import { announce } from "./lib/receiver/announce.ts";
 import { COMMANDS } from "./lib/receiver/commands.ts";
 import { Config } from "./lib/receiver/config.ts";
 import { isPostgres } from "./lib/config.ts";
 import { damageOf } from "./lib/database.ts";
-import { type News, createNews, damageEvent, eventSource, lossEvent } from "./lib/receiver/events.ts";
-import type { EpisodeIndex } from "./lib/receiver/episode-index.ts";
-import { type EpisodeStore, episodesFolder, openEpisodes } from "./lib/receiver/episodes.ts";
+import { createNews, damageEvent, eventSource, lossEvent } from "./lib/receiver/events.ts";
+import { episodesFolder, openEpisodes } from "./lib/receiver/episodes.ts";
 import {
-  type Figures,
   countAll,
   createFigures,
   health,
@@ -35,27 +32,23 @@ import {
   statusLine,
   troublesOf,
 } from "./lib/receiver/figures.ts";
-import { retentionPass, rollupPass } from "./lib/receiver/history.ts";
-import { beat } from "./lib/receiver/heartbeat.ts";
 import { formerNames } from "./lib/receiver/hosts.ts";
 import { refuseRootOwned } from "./lib/receiver/ownership.ts";
 import { SITE } from "./lib/receiver/page/page.ts";
 import { createJobWatch } from "./lib/receiver/jobs-watch.ts";
+import { type Looping, startLoops, watch } from "./lib/receiver/loops.ts";
 import { createPingDoor } from "./lib/receiver/ping.ts";
 import { Presence } from "./lib/receiver/presence.ts";
-import { endPauses } from "./lib/receiver/pause.ts";
 import { readingRoutes } from "./lib/receiver/api.ts";
-import { settleRenames } from "./lib/receiver/rename.ts";
-import { makeShrinkable, shrink } from "./lib/receiver/shrink.ts";
+import { makeShrinkable } from "./lib/receiver/shrink.ts";
 import { hasNoStore } from "./lib/receiver/sqlite.ts";
 import { Store } from "./lib/receiver/store.ts";
 import { createTakeReport } from "./lib/receiver/take-report.ts";
 import { takeHealth } from "./lib/receiver/take-health.ts";
 import { takeUpload } from "./lib/receiver/take-upload.ts";
 import { type Sessions, createSessions, toLogin } from "./lib/receiver/sessions.ts";
-import { quietPass } from "./lib/receiver/upload-alerts.ts";
 import { VersionGate } from "./lib/receiver/version-gate.ts";
-import { type Called, type LoopOptions, type Running, type Service, run } from "./lib/service.ts";
+import { type Called, type Running, type Service, run } from "./lib/service.ts";
 
 const USAGE = `picket-receiver: stores every host's reports and episodes, alerts an inbox when a host goes silent
 
@@ -69,19 +62,10 @@ const ROOM_LOOK_MS = 1000;
 // ---------------------------------------------------------------------------------------------------------------
 // The daemon
 
-/** What the daemon's parts share. `config` is replaced by a reload. */
-interface Receiver {
-  config: Config;
-  store: Store;
-  episodes: EpisodeStore;
-  index: EpisodeIndex;
-  gate: VersionGate;
+/** What the daemon's parts share. */
+interface Receiver extends Looping {
   admission: Admission;
   sessions: Sessions;
-  presence: Presence;
-  watchJobs: ReturnType<typeof createJobWatch>;
-  news: News;
-  figures: Figures;
   metrics: Registry;
   log: Log;
 }
@@ -121,7 +105,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     sessions: createSessions(store, () => receiver.config.auth.token),
     presence,
     watchJobs: createJobWatch(store),
-    news: createNews(),
+    news: createNews(store),
     figures,
     metrics,
     log,
@@ -136,7 +120,11 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   }).catch(tellDamage);
   await gate.refresh();
   const server = listenToAgents(receiver, service);
-  startLoops(receiver, service, (alive) => keepProblem(figures.inbox, () => outbox.pass(events, alive)));
+  startLoops(receiver, {
+    service,
+    tellEvents: (alive) => keepProblem(figures.inbox, () => outbox.pass(events, alive)),
+    folders: () => writtenFolders(receiver),
+  });
   log.info("ready", { listen: String(server.address), data: config.data_dir, hosts: hostCount(receiver) });
   return {
     status: () => statusLine(receiver),
@@ -267,64 +255,6 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
   return app;
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// Loops
-
-function startLoops(receiver: Receiver, service: Service, tellEvents: LoopOptions["pass"]): void {
-  const { store, news, presence, episodes, log } = receiver;
-  let due = 0;
-  const watching = service.loop({
-    name: "presence",
-    every: () => Math.max(due, 20) / 1000,
-    async pass() {
-      due = 1000;
-      due = await watch(receiver);
-    },
-  });
-  const tell = service.loop({ name: "tell", every: () => 5, pass: tellEvents });
-  news.on("event", () => {
-    watching.wake();
-    tell.wake();
-  });
-  service.loop({
-    name: "rollups",
-    every: () => 30,
-    async pass(alive) {
-      while ((await rollupPass(store, { now: Date.now(), alive })) && !service.stopping.aborted);
-    },
-  });
-  const { heartbeat, inbox } = receiver.figures;
-  // One that can't tell what happens is of no use, although it takes all that comes (/health).
-  const works = async (): Promise<boolean> =>
-    inbox.problem === null && (await health(receiver, writtenFolders(receiver))).ok;
-  const heart = { works, last: heartbeat, signal: service.stopping };
-  service.loop({
-    name: "heartbeat",
-    every: () => 60,
-    pass: () => beat({ urls: receiver.config.heartbeat_url, ...heart }),
-  });
-  service.loop({ name: "figures", every: () => 5, pass: () => countAll(receiver) });
-  service.loop({
-    name: "hourly",
-    every: () => 3600,
-    async pass(alive) {
-      if (!presence.clockDoubted) {
-        await retentionPass(store, { now: Date.now(), alive, retention: receiver.config.retention });
-      }
-      await shrink(store, { alive, signal: service.stopping });
-      await episodes.sweep(log);
-    },
-  });
-  service.loop({
-    name: "uploads",
-    every: () => 300,
-    async pass() {
-      await settleRenames(receiver);
-      if ((await quietPass(store, { now: Date.now(), since: presence.backAt })) > 0) news.emit("event");
-    },
-  });
-}
-
 /**
  * Repeats a step of the start while the disk is full. Systemd restarts a unit a few times only: a receiver that ended here would
  * stay down when there is room again.
@@ -341,19 +271,6 @@ async function onceThereIsRoom<T>({ log, stopping, waits }: Service, step: () =>
     }
     await sleep(ROOM_LOOK_MS, undefined, { signal: stopping });
   }
-}
-
-/** Looks which hosts and jobs have fallen silent, and tells what changed; gives the milliseconds until the next look. */
-async function watch({ config, presence, watchJobs, news, store }: Receiver): Promise<number> {
-  const now = Date.now();
-  const interval = config.poll_interval_seconds;
-  const { next, changed, sinking } = await presence.pass({ now, interval });
-  const { ran, backAt } = presence;
-  await endPauses(store, presence.pauseClock);
-  await watchJobs({ now, ran, backAt });
-  const told = await announce(store, { now, ran, interval, remindHours: config.alerts.remind_hours, sinking });
-  if (told + changed > 0) news.emit("event");
-  return next;
 }
 
 /** Runs the role: by itself, or as a part of picket.ts. */

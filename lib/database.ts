@@ -23,6 +23,8 @@ export type Hint = string;
 export interface Database {
   /** Sees what is committed. */
   read: Queries;
+  /** Whether several daemons may use it. */
+  readonly isShared: boolean;
   /** How many transactions may run at once. */
   readonly atOnce: number;
   /**
@@ -34,8 +36,13 @@ export interface Database {
   skip(tx: Queries, table: string, numbers: number): Promise<void>;
   /** Another number after a commit of another process: after each, or soon after some. */
   otherChanges(): Promise<number>;
-  /** Whether this process does the work that is done by one of all. Once true it stays so, until the database loses sight of this process. */
+  /**
+   * Whether this process does the work that is done by one of all: ask each second. Once true it stays so, until the database has seen nothing
+   * of this process for some seconds; after that one call throws.
+   */
   leads(): Promise<boolean>;
+  /** Its clock, in milliseconds since 1970: the same for all processes. */
+  clock(): Promise<number>;
   /** Tells the other processes that something has changed. It may get lost: the tables are the truth. */
   hint(what: Hint): void;
   /** Hears the hints of other processes. */

@@ -16,6 +16,9 @@ import { type Database, DatabaseError, type Hint, type Queries, type Scope, type
 import { ConfigError } from "./config.ts";
 import type { Secret } from "./secret.ts";
 
+/** Milliseconds since 1970. */
+const CLOCK = "SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint AS now";
+
 /** Where a database is, and how it is used. */
 export interface PostgresSettings {
   /** postgres://USER@HOST[:PORT]/DATABASE, without a password. */
@@ -94,6 +97,7 @@ function databaseOf(
   listening.catch(() => {});
   return {
     read: queries(pool),
+    isShared: true,
     atOnce: Math.max(1, connections - 1),
     damage: null,
     async transaction(work, scope) {
@@ -128,6 +132,9 @@ function databaseOf(
         leader = null;
         throw worded(error);
       }
+    },
+    async clock() {
+      return (await this.read.one<{ now: number }>(CLOCK))!.now;
     },
     hint(what) {
       void pool.unsafe("SELECT pg_notify($1, $2)", [channel, `${what} ${own}`]).catch(() => {});

@@ -77,11 +77,12 @@ const SKIPPED = 2 ** 20;
  * event's. Ids for the inbox are derived from the store's own random name, the number, and what happened when.
  */
 export async function eventSource(store: Store, log: Log): Promise<() => Promise<Untold[]>> {
-  const noted = await getNote(store.read, "instance");
-  const instance = noted ?? crypto.randomUUID();
   const skipped = SKIPPED + randomInt(2 ** 28);
-  await store.write(async (tx) => {
-    await (noted === null ? setNote(tx, "instance", instance) : store.skip(tx, "events", skipped));
+  const made = crypto.randomUUID();
+  const instance = await store.write(async (tx) => {
+    const noted = await getNote(tx, "instance");
+    await (noted === null ? setNote(tx, "instance", made) : store.skip(tx, "events", skipped));
+    return noted ?? made;
   });
   let damageTold = false;
   /** The number of the last event in the log. */
@@ -177,10 +178,43 @@ export async function newestEvent(db: Queries): Promise<number> {
 
 /**
  * Emits "event" when there may be a new one: wakes the loops that tell them and the streams that show them. Emits "change" when anything
- * was taken: wakes the open pages.
+ * was taken: wakes the open pages. Both also for what another receiver took.
  */
 export type News = EventEmitter<{ event: []; change: [] }>;
 
-export function createNews(): News {
-  return new EventEmitter<{ event: []; change: [] }>().setMaxListeners(0);
+/** Other receivers hear of many things that were taken together, so often at most, in milliseconds. */
+const HINT_MS = 200;
+
+export function createNews(store: Store): News {
+  const news: News = new EventEmitter<{ event: []; change: [] }>().setMaxListeners(0);
+  let isOthers = false;
+  store.onHint((what) => {
+    isOthers = true;
+    news.emit(what);
+    isOthers = false;
+  });
+  if (!store.isShared) return news;
+  for (const what of ["event", "change"] as const) {
+    const hint = atMostEvery(HINT_MS, () => store.hint(what));
+    news.on(what, () => {
+      if (!isOthers) hint();
+    });
+  }
+  return news;
+}
+
+/** Does the work at the first call, and once for all that come within `ms` after it. */
+function atMostEvery(ms: number, work: () => void): () => void {
+  let isResting = false;
+  let isDue = false;
+  return function call() {
+    isDue = isResting;
+    if (isResting) return;
+    isResting = true;
+    work();
+    setTimeout(() => {
+      isResting = false;
+      if (isDue) call();
+    }, ms).unref();
+  };
 }

@@ -90,8 +90,8 @@ export function createPingDoor(door: PingDoor): (c: Context<{ Bindings: Bindings
     if (next > 0) throw tooMany(next, "of this job", { job: job.name });
     jobs.take(job.id);
     const ping = await readPing(request, path, { ip, rid: query.get("rid") });
-    const at = Date.now();
-    const told = await store.write((tx) => takePing(tx, job.id, { ...ping, at, ran: presence.ran }));
+    const [at, ran] = [Date.now(), await presence.ran()];
+    const told = await store.write((tx) => takePing(tx, job.id, { ...ping, at, ran }));
     if (told === null) throw unknownJob();
     if (told) news.emit("event");
     taken.add();

@@ -6,6 +6,11 @@
 // It stands still while the receiver is down, stopped or asleep and while the store fails; setting the wall clock doesn't move it.
 // Each report stores it at its host (`heard_ms`).
 //
+// Of several receivers on one store, the one that leads (`Store.leads`) counts, and leaves the alive mark each second with the time
+// by the database's clock. The others read it each second and count on from it, for three seconds at most. A new leader goes on from
+// the mark: the time between two leaders is no host's silence. For a moment there may be two, where one lost its connection or was
+// stopped: a mark that is ahead of one's own stays, and every transition is claimed.
+//
 // The wall clock is compared with `line`, the time that the last look makes expect. A clock that is further from it than a
 // report may be from the clock is doubted: either the receiver was away for long, or the clock is wrong. Until it agrees with
 // the line again, or has run for a week, nothing is deleted for its age and no report is refused for its time alone.
@@ -22,11 +27,11 @@ import { AHEAD_MS, BEHIND_MS } from "./report.ts";
 import { type Store, getNote, setNote } from "./store.ts";
 
 /** The longest time between two looks, in milliseconds. */
-const LOOK_MS = 1000;
+export const LOOK_MS = 1000;
 /** Longer than this between two looks is an absence. */
 const ABSENCE_MS = 3 * LOOK_MS;
-/** The greatest age of the alive mark. */
-const MARK_MS = 5000;
+/** The greatest age of the alive mark, and of one that other receivers count on from. */
+const MARK_MS = { alone: 5000, shared: LOOK_MS / 2 };
 const WEEK_MS = 7 * 86_400_000;
 const STALE_AFTER = 2;
 /** After so many intervals without a report a host is offline. */
@@ -57,6 +62,8 @@ interface Life {
   line: number;
   /** `ran` when the doubt began; null while the clock is believed. */
   doubted: number | null;
+  /** The time of the mark by the database's clock. */
+  at?: number;
 }
 
 /** Watches over the hosts of a store. */
@@ -64,8 +71,10 @@ export class Presence {
   #store: Store;
   #log: Log;
   #life: Life = { ran: 0, line: 0, doubted: null };
-  /** performance.now() of the last look; null before the first. */
-  #looked: number | null = null;
+  /** Whether this receiver leads. */
+  #leads = false;
+  /** performance.now() of the last look, this receiver's or the leader's. */
+  #looked = Number.NEGATIVE_INFINITY;
   /** performance.now() of the last alive mark. */
   #marked = Number.NEGATIVE_INFINITY;
   /** How far the clock was ahead of the line at the last look. */
@@ -84,16 +93,29 @@ export class Presence {
   }
 
   /**
-   * One pass. The first must run before any report comes.
+   * One pass; null where another receiver leads. The first must run before any report comes.
    * @param options.now milliseconds since 1970.
    * @param options.interval seconds between reports for a host that was told none yet.
    */
-  async pass({ now, interval }: { now: number; interval: number }): Promise<PresencePass> {
-    await this.#look(now, interval);
+  async pass({ now, interval }: { now: number; interval: number }): Promise<PresencePass | null> {
+    const led = this.#leads;
+    const leads = await this.#store.leads().catch((error: unknown) => {
+      this.#leads = false;
+      throw error;
+    });
+    if (!leads) {
+      this.#leads = false;
+      await this.#follow();
+      return null;
+    }
+    if (!led) await this.#resume(now);
+    this.#leads = true;
+    await this.#look({ now, interval, first: !led });
+    // Those that are silent, or will be before the next look.
     const watched = await this.#store.read.all<Watched>(
       `SELECT id, name, status, heard_ms, COALESCE(told_interval, $1) AS interval, offline_is_fine FROM hosts
-       WHERE status IN ('online', 'stale') AND paused_until IS NULL`,
-      [interval],
+       WHERE status IN ('online', 'stale') AND paused_until IS NULL AND heard_ms <= $2 - COALESCE(told_interval, $1) * $3`,
+      [interval, Math.floor(this.#life.ran) + LOOK_MS, STALE_AFTER * 1000],
     );
     let next = LOOK_MS;
     let sinking = false;
@@ -103,7 +125,8 @@ export class Presence {
       const stale = STALE_AFTER * host.interval * 1000;
       const offline = OFFLINE_AFTER * host.interval * 1000;
       if (silence >= offline || (silence >= stale && host.status === "online")) {
-        falls.push(this.#store.write((tx) => fallSilent(tx, { host, now, silence, offline: silence >= offline })));
+        const fall = { host, now, silence, offline: silence >= offline };
+        falls.push(this.#store.write((tx) => fallSilent(tx, fall), [host.id]));
       }
       // Hosts that fall silent together cross the line within an interval.
       if (silence >= stale && silence < offline && offline - silence <= interval * 1000) sinking = true;
@@ -118,15 +141,25 @@ export class Presence {
     return { next, changed, sinking };
   }
 
+  /** Whether this receiver does the work that one of all does. */
+  get leads(): boolean {
+    return this.#leads;
+  }
+
   /** The running time now. */
-  get ran(): number {
-    const since = performance.now() - (this.#looked ?? 0);
-    return Math.floor(this.#life.ran + (since < ABSENCE_MS ? since : 0));
+  async ran(): Promise<number> {
+    // This receiver was stopped for a while, and others went on; or none leads now.
+    if (this.#store.isShared && performance.now() - this.#looked >= ABSENCE_MS) await this.#follow();
+    return this.#ran;
+  }
+
+  get #ran(): number {
+    return Math.floor(this.#life.ran + Math.min(performance.now() - this.#looked, ABSENCE_MS));
   }
 
   /** A request with this host's token came, and was not taken. */
   heard(host: number): void {
-    this.#heard.set(host, this.ran);
+    this.#heard.set(host, this.#ran);
   }
 
   /** The store failed a request whose host is unknown: no host counts as silent while such requests come. */
@@ -142,7 +175,7 @@ export class Presence {
   /** Whether the clock may be wrong; one that was set since the last look, too. */
   get clockDoubted(): boolean {
     const { doubted, line } = this.#life;
-    return doubted !== null || !agrees(Date.now() - line - (performance.now() - this.#looked!));
+    return doubted !== null || !agrees(Date.now() - line - (performance.now() - this.#looked));
   }
 
   /** The time that pauses end by: a clock that was set meanwhile doesn't count. */
@@ -150,37 +183,47 @@ export class Presence {
     return this.#wasSet ? Math.floor(this.#life.line) : Date.now();
   }
 
-  /** Leaves the alive mark, and the signs of life that no report has left. */
+  /** Leaves the alive mark, where this receiver leads, and the signs of life that no report has left. */
   async mark(): Promise<void> {
-    const text = JSON.stringify(this.#life);
     const heard = [...this.#heard];
-    await this.#store.write(async (tx) => {
-      await setNote(tx, "alive", text);
-      for (const [host, ran] of heard)
-        await tx.run("UPDATE hosts SET heard_ms = $1 WHERE id = $2 AND heard_ms < $1", [ran, host]);
-    });
+    const life = this.#leads ? { ...this.#life, at: await this.#store.clock() } : null;
+    if (life === null && heard.length === 0) return;
+    await this.#store.write(
+      async (tx) => {
+        if (life && ((await readLife(tx))?.ran ?? 0) <= life.ran) await setNote(tx, "alive", JSON.stringify(life));
+        for (const [host, ran] of heard)
+          await tx.run("UPDATE hosts SET heard_ms = $1 WHERE id = $2 AND heard_ms < $1", [ran, host]);
+      },
+      heard.map(([host]) => host),
+    );
     for (const [host, ran] of heard) if (this.#heard.get(host) === ran) this.#heard.delete(host);
     this.#marked = performance.now();
+  }
+
+  /** Counts on from the leader's mark. */
+  async #follow(): Promise<void> {
+    await this.mark();
+    const [life, clock] = await Promise.all([readLife(this.#store.read), this.#store.clock()]);
+    this.#life = life ?? { ran: 0, line: Date.now(), doubted: null };
+    this.#looked = performance.now() - Math.max(0, clock - (life?.at ?? clock));
   }
 
   /** Goes on from the alive mark. */
   async #resume(now: number): Promise<void> {
     const { read } = this.#store;
-    const text = await getNote(read, "alive");
-    if (text !== null) this.#life = JSON.parse(text) as Life;
-    else this.#life.line = Number((await getNote(read, "alive_at")) ?? now);
+    const line = Number((await getNote(read, "alive_at")) ?? now);
+    this.#life = (await readLife(read)) ?? { ran: 0, line, doubted: null };
     // Reports may have come after the mark.
     const newest = await read.one<{ ran: number | null }>("SELECT MAX(heard_ms) AS ran FROM hosts");
     this.#life.ran = Math.max(this.#life.ran, newest?.ran ?? 0);
+    [this.#off, this.#wasSet] = [0, false];
     this.#looked = performance.now();
   }
 
-  /** Counts the running time since the last look, and compares the clock with it. */
-  async #look(now: number, interval: number): Promise<void> {
-    const first = this.#looked === null;
-    if (first) await this.#resume(now);
+  /** Counts the running time since the last look, and compares the clock with it. `first`: this receiver did not lead before. */
+  async #look({ now, interval, first }: { now: number; interval: number; first: boolean }): Promise<void> {
     const here = performance.now();
-    const gap = here - this.#looked!;
+    const gap = here - this.#looked;
     const away = gap >= ABSENCE_MS;
     this.#looked = here;
     const life = this.#life;
@@ -201,7 +244,8 @@ export class Presence {
       this.#backAt = now;
       this.#logMove(Math.round(moved / 1000), was);
     }
-    if (here - this.#marked >= MARK_MS || Math.abs(moved) >= LOOK_MS || was !== life.doubted) await this.mark();
+    const markMs = MARK_MS[this.#store.isShared ? "shared" : "alone"];
+    if (here - this.#marked >= markMs || Math.abs(moved) >= LOOK_MS || was !== life.doubted) await this.mark();
   }
 
   #logMove(seconds: number, was: number | null): void {
@@ -221,10 +265,14 @@ export class Presence {
  * mark can't be compared with the clock.
  */
 export async function silenceOf(db: Queries, now: number): Promise<number> {
+  const life = await readLife(db);
+  if (life === null) return Infinity;
+  return life.doubted === null ? Math.max(0, now - life.line) : 0;
+}
+
+async function readLife(db: Queries): Promise<Life | null> {
   const text = await getNote(db, "alive");
-  if (text === null) return Infinity;
-  const { line, doubted } = JSON.parse(text) as Life;
-  return doubted === null ? Math.max(0, now - line) : 0;
+  return text === null ? null : (JSON.parse(text) as Life);
 }
 
 /** Whether a clock that is so far ahead of the line, in milliseconds, is believed. */

@@ -185,6 +185,7 @@ function databaseOf(writer: Sqlite, reader: Sqlite, dir: string): Database {
   const isInPlace = watchPlace(writer, storeFile(dir));
   const database: Database = {
     read,
+    isShared: false,
     atOnce: 1,
     damage: null,
     // One connection writes: a scope makes no difference.
@@ -215,6 +216,9 @@ function databaseOf(writer: Sqlite, reader: Sqlite, dir: string): Database {
     // The daemon has the data folder for itself.
     async leads() {
       return true;
+    },
+    async clock() {
+      return Date.now();
     },
     hint() {},
     onHint() {},

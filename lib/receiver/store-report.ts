@@ -90,7 +90,7 @@ export async function storeReport(tx: Queries, received: Received): Promise<Stor
   if (await reportsTaken(tx, host, { at, ran })) update.changed = true;
   const machine = { boot: report.host.facts?.boot_at ?? null, ip: sender.ip };
   if (await machineSeen(tx, host, { machine, at, ran })) update.changed = true;
-  const seenNow = { last_seen_at: at, heard_ms: ran, told_interval: expected };
+  const seenNow = { last_seen_at: at, heard_ms: Math.max(ran, host.heard_ms), told_interval: expected };
   await setColumns(tx, host.id, old ? seenNow : { ...seenNow, ...latest(host, report) });
   if (old) return { interval: next, changed: update.changed };
   await keepLists(tx, host.id, report);

@@ -109,9 +109,19 @@ export class Store {
     return this.#db.otherChanges();
   }
 
+  /** Whether other receivers may use it, too. */
+  get isShared(): boolean {
+    return this.#db.isShared;
+  }
+
   /** Whether this process does the work that one of all receivers does. */
   leads(): Promise<boolean> {
     return this.#db.leads();
+  }
+
+  /** The database's clock, in milliseconds since 1970. */
+  clock(): Promise<number> {
+    return this.#db.clock();
   }
 
   /** Tells the other receivers that something has changed. */

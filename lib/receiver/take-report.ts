@@ -36,7 +36,7 @@ export function createTakeReport(taking: TakingReports): TakeReport {
     try {
       const data = await readJson(request, MAX_REPORT_BYTES);
       // A report is received when its last byte is: one that comes slowly may be overtaken.
-      const [at, ran] = [Date.now(), taking.presence.ran];
+      const [at, ran] = [Date.now(), await taking.presence.ran()];
       const { report, odd, oddIds } = valid(taking, data, at);
       if (report.host_id !== null) await mustBe(store, sender, report.host_id);
       const taken = await store.write(async (tx) => {
@@ -55,8 +55,12 @@ export function createTakeReport(taking: TakingReports): TakeReport {
     } catch (error) {
       if (isRefused(error) && !request.signal.aborted) {
         const { message: why } = error;
-        const refused = { at: Date.now(), ran: taking.presence.ran, why, interval: config().poll_interval_seconds };
-        if (await store.write((tx) => reportRefused(tx, sender, refused)).catch(() => false)) news();
+        const note = async (): Promise<boolean> => {
+          const ran = await taking.presence.ran();
+          const refused = { at: Date.now(), ran, why, interval: config().poll_interval_seconds };
+          return store.write((tx) => reportRefused(tx, sender, refused));
+        };
+        if (await note().catch(() => false)) news();
       }
       throw error;
     }
