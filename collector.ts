@@ -10,18 +10,23 @@ import { readBody } from "./lib/body.ts";
 import { COMMANDS } from "./lib/collector/commands.ts";
 import { Config, type Route } from "./lib/collector/config.ts";
 import { readPayload, unpacking } from "./lib/collector/body.ts";
-import { Deliveries, type DeliveryRecord } from "./lib/collector/deliveries.ts";
+import { Deliveries, type DeliveryRecord, deliveryList } from "./lib/collector/deliveries.ts";
 import { openChannels, startDeliveries } from "./lib/collector/deliver/loop.ts";
 import { askedOf, deliveryId, eventId } from "./lib/collector/delivery.ts";
 import type { Drop } from "./lib/collector/drop.ts";
-import { type DropFigures, DropFolder } from "./lib/collector/drop-folder.ts";
+import { DropFolder } from "./lib/collector/drop-folder.ts";
+import { type Figures, createFigures, health, statusLine, troublesOf } from "./lib/collector/figures.ts";
 import { SignatureError, compileVerifier } from "./lib/collector/signature.ts";
 import { TemplateError } from "./lib/collector/template.ts";
 import type { Listen } from "./lib/config.ts";
-import { cannotWrite, isDiskFull } from "./lib/files.ts";
-import { type Answer, type Health, type Server, comparable, pathOf, serve } from "./lib/http.ts";
+import { isBusy } from "./lib/database.ts";
+import { type EventWriter, eventWriter } from "./lib/event-writer.ts";
+import { isDiskFull } from "./lib/files.ts";
+import { type Answer, type Server, comparable, pathOf, serve } from "./lib/http.ts";
+import { oncePossible } from "./lib/once-possible.ts";
 import { Refusal, unknownPath, wrongMethod } from "./lib/refusal.ts";
-import { type Delivery, type InboxEvent, InboxWriter, randomId, statePath } from "./lib/inbox.ts";
+import { inboxPlace } from "./lib/inbox-place.ts";
+import { type Delivery, type InboxEvent, randomId, statePath } from "./lib/inbox.ts";
 import { openInboxes } from "./lib/inboxes.ts";
 import { type Log, seldom } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
@@ -44,17 +49,16 @@ const ACCEPTED = { status: 202, headers: { "content-type": "application/json" } 
 async function main(config: Config, service: Service): Promise<Running<Config>> {
   const { log } = service;
   if (config.durability === "os") log.warn("durability: os: a power cut may lose events that were acknowledged");
-  const inbox = new InboxWriter({
-    dir: config.inbox_dir,
+  const place = inboxPlace(config);
+  const inbox = await eventWriter(place, {
     durability: config.durability,
     dedupeHours: config.webhook?.dedupe_hours ?? DEDUPE_HOURS,
     onLedgerError: (error) => log.warn("delivered id not noted, the inbox itself remembers it", { error }),
   });
-  await inbox.open();
+  await oncePossible(service, () => inbox.open());
   const metrics = new Registry();
-  const drops = { delivered: 0, dead_letters: 0, waiting: 0, errors: 0 };
-  const figures = { ...createFigures(metrics, drops), drops };
-  const deliveries = new Deliveries(config.inbox_dir);
+  const figures = createFigures(metrics);
+  const deliveries = new Deliveries(deliveryList(place));
   const routes = compileRoutes(config);
   const agent = (): string => collector.config.agent;
   const inboxes = await openInboxes(config);
@@ -64,10 +68,14 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   const emptying = emptyDropFolder(collector, service);
   const server = config.webhook ? listenForWebhooks(collector, config.webhook.listen) : null;
   // A collector without a drop folder has no other loop: the watchdog has to see when nothing reaches the disk any more.
-  service.loop({ name: "flush", every: () => FLUSH_CHECK_SECONDS, pass: () => inbox.settled() });
+  service.loop({
+    name: "flush",
+    every: () => FLUSH_CHECK_SECONDS,
+    pass: () => inbox.settled().then(() => inbox.check()),
+  });
   log.info("ready", {
     listen: server && String(server.address),
-    inbox: config.inbox_dir,
+    inbox: place.database?.url ?? place.dir,
     routes: collector.routes.size,
     drops: config.drop_folder?.path,
     deliver: config.deliver.map(({ name }) => name).join(", ") || undefined,
@@ -96,6 +104,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
       await Promise.all([server?.stop(), outgoing.stop()]);
       collector.folder?.close();
       await Promise.all([deliveries.close(), inbox.close(), inboxes[Symbol.asyncDispose]()]);
+      await place.database?.close();
     },
   };
 }
@@ -106,7 +115,7 @@ interface Collector {
   routes: Map<string, CompiledRoute>;
   /** The drop folder; null without one. */
   folder: DropFolder | null;
-  inbox: InboxWriter;
+  inbox: EventWriter;
   /** What came over webhooks, for people. */
   deliveries: Deliveries;
   /** Sends events on. */
@@ -240,6 +249,8 @@ function asRefusal(error: unknown, { challenge }: CompiledRoute): Refusal {
   if (error instanceof SignatureError) return new Refusal(401, "signature", error.message, { headers: challenge });
   if (error instanceof TemplateError) return new Refusal(500, "template", `the template fails: ${error.message}`);
   const log = { error };
+  const later = { headers: { "retry-after": "5" }, log };
+  if (isBusy(error)) return new Refusal(503, "away", "the inbox's database is away; send it again later", later);
   return isDiskFull(error)
     ? new Refusal(507, "disk_full", "the inbox can't be written: no space left; send it again later", { log })
     : new Refusal(500, "inbox", "the inbox can't be written; send it again later", { log });
@@ -254,7 +265,7 @@ function openDropFolder(collector: Collector, { drop_folder }: Config): DropFold
   if (!drop_folder || folder?.path === drop_folder.path) return drop_folder ? folder : null;
   return new DropFolder({
     path: drop_folder.path,
-    stateFolder: statePath(inbox.dir),
+    stateFolder: statePath(collector.config.inbox_dir),
     settleMs: () => collector.config.drop_folder?.settle_ms ?? drop_folder.settle_ms,
     log,
     figures: figures.drops,
@@ -275,61 +286,6 @@ function emptyDropFolder(collector: Collector, { loop, stopping }: Service): Loo
     },
   });
   return emptying;
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Figures
-
-type Figures = ReturnType<typeof createFigures> & { drops: DropFigures };
-
-function createFigures(metrics: Registry, drops: DropFigures) {
-  metrics.counted("picket_drops_total", "Drops delivered.", () => drops.delivered);
-  metrics.counted("picket_dead_letters_total", "Drops moved to .dead-letter.", () => drops.dead_letters);
-  metrics.gauge("picket_drops_waiting", "Drops that stay because the inbox can't be written.", () => drops.waiting);
-  return {
-    received: metrics.counter("picket_webhooks_received_total", "Deliveries to known routes."),
-    emitted: metrics.counter("picket_events_total", "Events written to an inbox, durable."),
-    errors: metrics.counter("picket_webhook_errors_total", "Requests to known routes that were refused (4xx, 5xx)."),
-    filtered: metrics.counter("picket_webhooks_filtered_total", "Deliveries that `when` did not let through."),
-    duplicates: metrics.counter("picket_duplicates_total", "Deliveries and drops that had been delivered before."),
-  };
-}
-
-/** `/health`: whether the inbox can be written now, and the figures. */
-function health({ figures, inbox, config, folder, outgoing }: Collector): Health {
-  const problem = cannotWrite(inbox.dir);
-  return {
-    ok: problem === null,
-    figures: {
-      received: figures.received.value,
-      emitted: figures.emitted.value,
-      errors: figures.errors.value,
-      uptime_sec: Math.floor(process.uptime()),
-      filtered: figures.filtered.value,
-      duplicates: figures.duplicates.value,
-      ...(folder ? { drops: figures.drops } : {}),
-      ...(config.deliver.length > 0 ? { deliver: outgoing.standing() } : {}),
-      durability: config.durability,
-      ...(problem === null ? {} : { problem }),
-    },
-  };
-}
-
-function troublesOf({ inbox, deliveries, outgoing, figures }: Collector): (string | null)[] {
-  const { waiting } = figures.drops;
-  return [
-    cannotWrite(inbox.dir),
-    deliveries.refused > 0 ? `${deliveries.refused} deliveries refused in 10 min` : null,
-    waiting > 0 ? `${waiting} drops waiting` : null,
-    ...outgoing.troubles(),
-  ];
-}
-
-function statusLine({ figures, outgoing, config }: Collector): string {
-  const { dead_letters } = figures.drops;
-  const dead = dead_letters > 0 ? `, ${dead_letters} dead letters` : "";
-  const sent = config.deliver.length > 0 ? `, ${outgoing.delivered()} delivered` : "";
-  return `${figures.emitted.value} events, ${figures.errors.value} errors${dead}${sent}`;
 }
 
 /** Runs the role: by itself, or as a part of picket.ts. */

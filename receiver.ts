@@ -7,14 +7,14 @@
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { type Context, Hono } from "hono";
 import example from "./etc/receiver.yaml" with { type: "text" };
 import type { CredentialsOf } from "./lib/guard.ts";
-import { holdAlone, isDiskFull } from "./lib/files.ts";
+import { holdAlone } from "./lib/files.ts";
 import { type Bindings, type Server, answersOf, serve } from "./lib/http.ts";
-import { type Log, errorChain, seldom } from "./lib/log.ts";
+import type { Log } from "./lib/log.ts";
 import { Registry } from "./lib/metrics.ts";
+import { oncePossible } from "./lib/once-possible.ts";
 import { createOutbox } from "./lib/outbox.ts";
 import { Admission, type Door, type Sender, mustBe, stamp } from "./lib/receiver/admission.ts";
 import { COMMANDS } from "./lib/receiver/commands.ts";
@@ -56,9 +56,6 @@ const USAGE = `picket-receiver: stores every host's reports and episodes, alerts
   picket-receiver host add web-1      # prints web-1's token and what to paste there
   picket-receiver --check && picket-receiver`;
 
-/** How often a start on a full disk tries again. */
-const ROOM_LOOK_MS = 1000;
-
 // ---------------------------------------------------------------------------------------------------------------
 // The daemon
 
@@ -82,7 +79,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   };
   const lock = join(config.data_dir, "receiver.lock");
   const isLost = existsSync(lock) && !isPostgres(config.store) && hasNoStore(config.data_dir);
-  const store = await onceThereIsRoom(service, () => Store.open(config)).catch(tellDamage);
+  const store = await oncePossible(service, () => Store.open(config)).catch(tellDamage);
   const unlock = holdAlone("picket-receiver", lock);
   if (isLost) {
     const lost = lossEvent(config.data_dir);
@@ -111,7 +108,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     log,
   };
   await episodes.sweep(log);
-  const events = await onceThereIsRoom(service, async () => {
+  const events = await oncePossible(service, async () => {
     // Before any host can report: the time that the receiver was away counts as no host's silence.
     await watch(receiver);
     await receiver.index.follow();
@@ -253,24 +250,6 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
     return (await site)(c);
   });
   return app;
-}
-
-/**
- * Repeats a step of the start while the disk is full. Systemd restarts a unit a few times only: a receiver that ended here would
- * stay down when there is room again.
- */
-async function onceThereIsRoom<T>({ log, stopping, waits }: Service, step: () => Promise<T>): Promise<T> {
-  const rare = seldom(log);
-  for (;;) {
-    try {
-      return await step();
-    } catch (error) {
-      if (!isDiskFull(error) && !isDiskFull((error as Error).cause)) throw error;
-      waits(`DISK FULL: ${errorChain(error)}`);
-      rare.warn("full", `the start waits until there is room: ${errorChain(error)}`);
-    }
-    await sleep(ROOM_LOOK_MS, undefined, { signal: stopping });
-  }
 }
 
 /** Runs the role: by itself, or as a part of picket.ts. */

@@ -65,6 +65,10 @@ export class DatabaseError extends Error {
   }
 }
 
+/** Texts as a parameter, which PostgreSQL casts: `$1::text[]`. */
+export const textArray = (texts: readonly string[]): string =>
+  `{${texts.map((text) => `"${text.replace(/["\\]/g, "\\$&")}"`).join(",")}}`;
+
 /** What the database found damaged, in words; null for other errors. */
 export function damageOf(error: unknown): string | null {
   const found = [error, (error as Error).cause].find((one) => one instanceof DatabaseError && one.code === "EDAMAGED");

@@ -2,21 +2,13 @@
 
 import * as v from "valibot";
 import { type Secret, dataFolder, postgresUrl, secret, writableFolder } from "./config.ts";
+import { type InboxDatabase, inboxDatabase } from "./inbox-database.ts";
 
-/** Where inboxes are. */
 export interface InboxPlace {
   /** The folder of the files. With a database: of what concerns this machine alone, such as locks. */
   dir: string;
-  /** The database that holds them; null where they are files. */
-  database: InboxDatabaseSettings | null;
-}
-
-/** What lib/postgres.ts needs to connect. */
-interface InboxDatabaseSettings {
-  url: string;
-  password: Secret | null;
-  connections: number;
-  direct: string | null;
+  /** What holds them; null where they are files. Its maker closes it. */
+  database: InboxDatabase | null;
 }
 
 /** At once, and opened as they are needed. */
@@ -32,7 +24,8 @@ export const inboxEntries = {
   inbox_direct: v.optional(postgresUrl()),
 };
 
-interface Given {
+/** What a configuration says of its inboxes. */
+export interface InboxSettings {
   inbox_dir: string;
   inbox?: string | undefined;
   inbox_password: readonly Secret[];
@@ -40,19 +33,13 @@ interface Given {
 }
 
 /** The place that a configuration names. */
-export function inboxPlace({
-  inbox_dir: dir,
-  inbox: url,
-  inbox_password: [password],
-  inbox_direct,
-}: Given): InboxPlace {
-  if (url === undefined) return { dir, database: null };
-  const database = { url, password: password ?? null, connections: CONNECTIONS, direct: inbox_direct ?? null };
+export function inboxPlace(settings: InboxSettings): InboxPlace {
+  const {
+    inbox_dir: dir,
+    inbox: url,
+    inbox_password: [password = null],
+    inbox_direct: direct = null,
+  } = settings;
+  const database = url === undefined ? null : inboxDatabase({ url, password, connections: CONNECTIONS, direct });
   return { dir, database };
-}
-
-/** A place in words, without what is secret: `/var/lib/picket/inbox/bob.inbox`, `bob at postgres://picket@db/picket`. */
-export function placeName({ dir, database }: InboxPlace, recipient?: string): string {
-  const inbox = recipient === undefined ? "" : database ? `${recipient} at ` : `/${recipient}.inbox`;
-  return database ? `${inbox}${database.url}` : `${dir}${inbox}`;
 }

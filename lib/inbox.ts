@@ -15,7 +15,7 @@ import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import * as v from "valibot";
 import { NAME_SEGMENT } from "./config.ts";
-import { makeFolder } from "./files.ts";
+import { cannotWrite, makeFolder } from "./files.ts";
 import { type Durability, Journal, healFolder } from "./journal.ts";
 import { Ledger } from "./ledger.ts";
 import { replay } from "./replay.ts";
@@ -69,7 +69,7 @@ export function completeEvent(draft: EventDraft): InboxEvent {
  * The line of an event, without its line break: compact JSON, keys in their fixed order, empty optional ones left out. Half of a surrogate pair
  * becomes U+FFFD: JSON can escape it (`\ud83d`), but not every reader takes that, and jq 1.6 stops at such a line.
  */
-function formatEvent(event: InboxEvent): string {
+export function formatEvent(event: InboxEvent): string {
   const { ts, id, from, to, type, priority, payload, sentinel, source } = event;
   return JSON.stringify({
     ts,
@@ -108,7 +108,7 @@ export function statePath(dir: string): string {
   return join(dir, ".picket");
 }
 
-interface InboxOptions {
+export interface InboxOptions {
   dir: string;
   durability: Durability;
   /** How long a derived id is remembered, in hours. */
@@ -178,6 +178,13 @@ export class InboxWriter {
     await Promise.all([...this.#journals.values()].map((journal) => journal.settled()));
   }
 
+  /** Why nothing can be written, in words; null where it can. */
+  get problem(): string | null {
+    return cannotWrite(this.dir);
+  }
+
+  async check(): Promise<void> {}
+
   /** Finishes what is under way and closes all files. */
   async close(): Promise<void> {
     await Promise.all([...this.#journals.values()].map((journal) => journal.close()));
@@ -189,7 +196,11 @@ export class InboxWriter {
     return this.#ledger.size;
   }
 
-  /** Changes the window of `deliverOnce`. */
+  /** The window of `deliverOnce`. */
+  get dedupeHours(): number {
+    return this.#ledger.hours;
+  }
+
   set dedupeHours(hours: number) {
     this.#ledger.hours = hours;
   }
@@ -270,6 +281,6 @@ const MOST_OPEN = 64;
 const TAIL_BYTES = 64 << 20;
 
 /** Whether the window doesn't matter: `dedupe_hours` is about deliveries, a drop that was delivered is over. */
-function isDrop({ source }: Pick<InboxEvent, "source">): boolean {
+export function isDrop({ source }: Pick<InboxEvent, "source">): boolean {
   return source?.startsWith("drop-folder:") === true;
 }

@@ -1,12 +1,14 @@
 // The commands at the collector's command line: append an event, show events and deliveries, hand events to a coding agent.
 
 import { resolve } from "node:path";
-import { EVENT_TYPES, InboxWriter, PRIORITIES, completeEvent } from "../inbox.ts";
+import { eventWriter } from "../event-writer.ts";
+import { inboxPlace } from "../inbox-place.ts";
+import { EVENT_TYPES, PRIORITIES, completeEvent } from "../inbox.ts";
 import { printable } from "../text.ts";
 import type { Command } from "../service.ts";
 import { type Config, DAEMON_ONLY } from "./config.ts";
 import { DELIVER_COMMANDS } from "./deliver-commands.ts";
-import { SHOWN, readDeliveries } from "./deliveries.ts";
+import { SHOWN, deliveryList } from "./deliveries.ts";
 import { doctor } from "./doctor.ts";
 import { HOOK_COMMANDS } from "./hook.ts";
 import { type Context, READING, asRecipient, atLeastOne, configOf, oneOf } from "./inbox-command.ts";
@@ -23,11 +25,13 @@ async function ping(
   const recipient = asRecipient(to);
   const payload = given === "-" ? (await context.stdin()).replace(/\r?\n$/, "") : given;
   const config = await configOf(context, recipient, args.from === undefined ? DAEMON_ONLY : READING);
-  const inbox = new InboxWriter({ dir: config.inbox_dir, durability: config.durability, dedupeHours: 0 });
+  const place = inboxPlace(config);
+  const inbox = await eventWriter(place, { durability: config.durability, dedupeHours: 0 });
   const sentinel = args.sentinel ? resolve(args.sentinel) : undefined;
   const event = completeEvent({ from: args.from ?? config.agent, to: recipient, type, priority, payload, sentinel });
   await inbox.deliver(event);
   await inbox.close();
+  await place.database?.close();
   context.print(event.id);
 }
 
@@ -35,9 +39,12 @@ async function ping(
 async function deliveries(context: Context<{ failed?: boolean; json?: boolean; limit?: string }>): Promise<void> {
   const { args, log, print } = context;
   const limit = atLeastOne("--limit", args.limit ?? `${SHOWN}`);
-  const { inbox_dir } = await context.loadConfig(DAEMON_ONLY);
-  const records = (await readDeliveries(inbox_dir)).filter(({ status }) => !args.failed || status >= 400).slice(-limit);
-  if (records.length === 0) log.info(args.failed ? "no failed deliveries" : "no deliveries", { inbox_dir });
+  const place = inboxPlace(await context.loadConfig(DAEMON_ONLY));
+  const all = await deliveryList(place).read();
+  await place.database?.close();
+  const records = all.filter(({ status }) => !args.failed || status >= 400).slice(-limit);
+  const inbox = place.database?.url ?? place.dir;
+  if (records.length === 0) log.info(args.failed ? "no failed deliveries" : "no deliveries", { inbox });
   for (const record of records) {
     const { ts, route, status, reason, size, id } = record;
     const words = [ts, status, route, size === undefined ? "" : `${size} bytes`, id, reason];

@@ -2,13 +2,17 @@
 //
 //   <inbox_dir>/.picket/deliveries.jsonl        the newest ones, up to 1 MiB
 //   <inbox_dir>/.picket/deliveries.1.jsonl      the file before it
+//   inbox_webhooks                              where inboxes are tables: those of all collectors
 //
 // Nothing depends on them, so they may get lost: they are written at most ten times a second, up to a thousand at a time, and never
 // synced.
 
 import { renameSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { textArray } from "../database.ts";
 import { deniedHint } from "../files.ts";
+import type { InboxDatabase } from "../inbox-database.ts";
+import type { InboxPlace } from "../inbox-place.ts";
 import { statePath } from "../inbox.ts";
 import { Journal } from "../journal.ts";
 import { replay } from "../replay.ts";
@@ -35,23 +39,28 @@ export interface DeliveryRecord {
   id?: string;
 }
 
-const pathsOf = (inboxDir: string) =>
-  ["deliveries.1.jsonl", "deliveries.jsonl"].map((name) => join(statePath(inboxDir), name)) as [string, string];
+/** Where the list is. */
+interface List {
+  append(lines: string[]): Promise<void>;
+  /** The last ones, the newest last. Throws with a hint where they may not be read. */
+  read(): Promise<DeliveryRecord[]>;
+  close(): Promise<void>;
+}
+
+export const deliveryList = ({ dir, database }: InboxPlace): List =>
+  database === null ? listInFiles(dir) : listInTable(database);
 
 /** Keeps the list, and counts what was refused. */
 export class Deliveries {
-  #older: string;
-  #journal: Journal;
+  #list: List;
   #waiting: DeliveryRecord[] = [];
   #timer: Timer | null = null;
   #writtenAt = 0;
   /** When the last ones were refused, by `performance.now()`. */
   #refusedAt: number[] = [];
 
-  constructor(inboxDir: string) {
-    const [older, path] = pathsOf(inboxDir);
-    this.#older = older;
-    this.#journal = new Journal({ path, durability: "os", intents: null });
+  constructor(list: List) {
+    this.#list = list;
   }
 
   note(record: DeliveryRecord): void {
@@ -73,7 +82,7 @@ export class Deliveries {
   async close(): Promise<void> {
     if (this.#timer) clearTimeout(this.#timer);
     await this.#write();
-    await this.#journal.close();
+    await this.#list.close();
   }
 
   async #write(): Promise<void> {
@@ -81,11 +90,9 @@ export class Deliveries {
     this.#writtenAt = performance.now();
     const lines = this.#waiting.splice(0).slice(-SHOWN).map(asLine);
     try {
-      const { size } = statSync(this.#journal.path, { throwIfNoEntry: false }) ?? { size: 0 };
-      if (size >= FULL_BYTES) renameSync(this.#journal.path, this.#older);
-      await this.#journal.appendAll(lines);
+      await this.#list.append(lines);
     } catch {
-      // A full disk is what the inbox itself reports.
+      // A full disk, or a database that is away, is what the inbox itself reports.
     }
   }
 }
@@ -94,20 +101,54 @@ function asLine({ route, reason, ...rest }: DeliveryRecord): string {
   return JSON.stringify({ ...rest, route: cut(route, 200), reason: reason && cut(reason, 300) });
 }
 
-/** The last deliveries, the newest last. Throws with a hint where they may not be read. */
-export async function readDeliveries(inboxDir: string): Promise<DeliveryRecord[]> {
-  const [older, path] = pathsOf(inboxDir);
-  const records: DeliveryRecord[] = [];
+function listInFiles(inboxDir: string): List {
+  const [older, path] = ["deliveries.1.jsonl", "deliveries.jsonl"].map((name) => join(statePath(inboxDir), name)) as [
+    string,
+    string,
+  ];
+  const journal = new Journal({ path, durability: "os", intents: null });
   const inode = () => statSync(older, { throwIfNoEntry: false })?.ino;
-  try {
-    const before = inode();
-    for (const one of [older, path]) {
-      await replay({ path: one, record: (value) => records.push(value as DeliveryRecord) });
-    }
-    // A file that was put aside meanwhile was missed.
-    return inode() === before ? records.slice(-SHOWN) : await readDeliveries(inboxDir);
-  } catch (error) {
-    const { code = "" } = error as NodeJS.ErrnoException;
-    throw Object.assign(new Error(`read "${path}"`, { cause: error }), { hint: deniedHint(code) });
-  }
+  return {
+    async append(lines) {
+      const { size } = statSync(path, { throwIfNoEntry: false }) ?? { size: 0 };
+      if (size >= FULL_BYTES) renameSync(path, older);
+      await journal.appendAll(lines);
+    },
+    async read() {
+      const records: DeliveryRecord[] = [];
+      try {
+        const before = inode();
+        for (const one of [older, path]) {
+          await replay({ path: one, record: (value) => records.push(value as DeliveryRecord) });
+        }
+        // A file that was put aside meanwhile was missed.
+        return inode() === before ? records.slice(-SHOWN) : await this.read();
+      } catch (error) {
+        const { code = "" } = error as NodeJS.ErrnoException;
+        throw Object.assign(new Error(`read "${path}"`, { cause: error }), { hint: deniedHint(code) });
+      }
+    },
+    close: () => journal.close(),
+  };
+}
+
+function listInTable(database: InboxDatabase): List {
+  let untrimmed = SHOWN;
+  return {
+    async append(lines) {
+      const { read } = await database.open();
+      await read.run("INSERT INTO inbox_webhooks (line) SELECT unnest($1::text[])", [textArray(lines)]);
+      untrimmed += lines.length;
+      if (untrimmed < SHOWN) return;
+      untrimmed = 0;
+      await read.run("DELETE FROM inbox_webhooks WHERE id <= (SELECT max(id) FROM inbox_webhooks) - $1", [SHOWN]);
+    },
+    async read() {
+      const { read } = await database.open();
+      const newest = "SELECT line FROM inbox_webhooks ORDER BY id DESC LIMIT $1";
+      const rows = await read.all<{ line: string }>(newest, [SHOWN]);
+      return rows.map(({ line }) => JSON.parse(line) as DeliveryRecord).toReversed();
+    },
+    close: async () => {},
+  };
 }

@@ -10,7 +10,7 @@ import { parseMark } from "../mark.ts";
 import { duration, size } from "../text.ts";
 import type { Config } from "./config.ts";
 import { parseState } from "./deliver/state.ts";
-import { readDeliveries } from "./deliveries.ts";
+import { deliveryList } from "./deliveries.ts";
 import { DROP_NAME, PASSED_OVER } from "./drop-folder.ts";
 
 const HOUR_MS = 3_600_000;
@@ -51,7 +51,7 @@ function listed(folder: string): string[] {
 /** Whether deliveries arrive, and are taken. */
 async function deliveries(inboxDir: string): Promise<Check> {
   const name = "deliveries";
-  const records = await readDeliveries(inboxDir);
+  const records = await deliveryList({ dir: inboxDir, database: null }).read();
   const last = records.at(-1);
   if (!last) return yellow(name, "none has arrived yet", "look into the sender's list of deliveries, and at the proxy");
   const since = Date.now() - HOUR_MS;

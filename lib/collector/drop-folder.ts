@@ -20,7 +20,7 @@
 import { type FSWatcher, existsSync, lstatSync, readdirSync, statSync, unlinkSync, watch } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { holdAlone, makeFolder } from "../files.ts";
-import type { InboxWriter } from "../inbox.ts";
+import type { EventWriter } from "../event-writer.ts";
 import type { Log } from "../log.ts";
 import { Backoff, some } from "./backoff.ts";
 import { joined, moveToDeadLetters } from "./dead-letter.ts";
@@ -46,7 +46,7 @@ interface DropFolderOptions {
   /** Delivers a drop unless its id was delivered before; resolves when it is durable. */
   deliver: (drop: Drop, event: { id: string; source: string }) => Promise<unknown>;
   /** What is remembered of delivered drops besides their ids. */
-  delivered: Pick<InboxWriter, "remember" | "rememberedAt">;
+  delivered: Pick<EventWriter, "remember" | "rememberedAt">;
   /** The clock that file times are compared with, in milliseconds since 1970. */
   now?: () => number;
 }

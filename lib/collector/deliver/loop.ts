@@ -3,7 +3,7 @@
 // A look is a few calls of stat(2), or a query. It comes when the inboxes say that one has changed, when a pause has ended, and each second,
 // which also sees a mark that was moved (`deliver skip`), sentinels, and a clock that was set.
 
-import type { InboxWriter } from "../../inbox.ts";
+import type { EventWriter } from "../../event-writer.ts";
 import type { Inboxes } from "../../inboxes.ts";
 import type { Log } from "../../log.ts";
 import type { Registry } from "../../metrics.ts";
@@ -19,7 +19,7 @@ const LOOK_MS = 1000;
 const GATHER_MS = 10;
 
 interface Context {
-  inbox: InboxWriter;
+  inbox: EventWriter;
   inboxes: Inboxes;
   /** The `from` of events. */
   agent: () => string;
