@@ -28,8 +28,8 @@ export interface Database {
   /** How many transactions may run at once. */
   readonly atOnce: number;
   /**
-   * Runs `work` in a transaction that is on disk afterwards, or rolled back where it throws. Those whose scopes overlap run one after the
-   * other, also those of other processes.
+   * Runs `work` in a transaction that is on disk afterwards, or rolled back where it throws; it may run again. Those whose scopes overlap
+   * run one after the other, also those of other processes.
    */
   transaction(work: (tx: Queries) => Promise<void>, scope: Scope): Promise<void>;
   /** Leaves out numbers of a table that counts up, in a transaction. */

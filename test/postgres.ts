@@ -28,6 +28,7 @@ export class Postgres implements AsyncDisposable {
   readonly port: number;
   #programs: string;
   #process: Bun.Subprocess | null = null;
+  #settings: Record<string, string> = {};
 
   private constructor(programs: string, port: number) {
     this.#programs = programs;
@@ -63,8 +64,9 @@ export class Postgres implements AsyncDisposable {
     return server;
   }
 
-  /** Starts it, also after `kill`. */
+  /** Starts it, also after `down`; settings that are given are added to the former ones. */
   async up(settings: Record<string, string> = {}): Promise<void> {
+    Object.assign(this.#settings, settings);
     const account =
       process.getuid?.() === 0 ? ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] : [];
     const all = {
@@ -72,7 +74,7 @@ export class Postgres implements AsyncDisposable {
       port: String(this.port),
       unix_socket_directories: this.folder,
       max_connections: "200",
-      ...settings,
+      ...this.#settings,
     };
     const flags = Object.entries(all).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
     this.#process = Bun.spawn(
@@ -96,6 +98,12 @@ export class Postgres implements AsyncDisposable {
     this.#process?.kill(signal);
     await this.#process?.exited;
     this.#process = null;
+  }
+
+  /** Lets all of its processes stand still (SIGSTOP), or go on (SIGCONT). */
+  signal(signal: "SIGSTOP" | "SIGCONT"): void {
+    const children = Bun.spawnSync(["ps", "-o", "pid=", "--ppid", String(this.pid)]).stdout.toString();
+    for (const pid of [this.pid, ...children.trim().split(/\s+/).map(Number)]) process.kill(pid, signal);
   }
 
   /** Runs statements; tab-separated rows without titles. */

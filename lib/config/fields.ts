@@ -102,13 +102,23 @@ function bounded(
 /** Whether a place is a database of an engine, and not a folder or a file. */
 export const isPostgres = (place: string): boolean => /^postgres(ql)?:\/\/./.test(place);
 
-/** The address of a PostgreSQL database. A password would be shown with it. */
+const SSL_MODES = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+
+/** The address of a PostgreSQL database, with `sslmode` and `sslrootcert` as in libpq. A password would be shown with it. */
 export function postgresUrl(): v.GenericSchema<string, string> {
-  return v.pipe(
-    v.string(),
-    v.check((text) => isPostgres(text) && URL.canParse(text), "expected postgres://USER@HOST/DATABASE"),
-    v.check((text) => !URL.parse(text)?.password, "has a password in it: give that on its own, as a secret"),
-  );
+  const expected = "expected postgres://USER@HOST/DATABASE";
+  return parsed(expected, (text) => {
+    const url = isPostgres(text) ? URL.parse(text) : null;
+    if (!url?.username || !url.hostname || url.pathname.length < 2 || url.hash !== "") throw new Error(expected);
+    if (url.password !== "") throw new Error("has a password in it: give that on its own, as a secret");
+    for (const [name, value] of url.searchParams) {
+      if (name !== "sslmode" && name !== "sslrootcert")
+        throw new Error(`unknown parameter "${name}": expected sslmode or sslrootcert`);
+      if (name === "sslmode" && !SSL_MODES.includes(value))
+        throw new Error(`sslmode "${value}": expected ${SSL_MODES.slice(0, -1).join(", ")} or ${SSL_MODES.at(-1)}`);
+    }
+    return text;
+  });
 }
 
 /** An absolute `http:` or `https:` URL without its trailing slashes. No user name or password (they would be logged with it), no query, no fragment. */

@@ -11,6 +11,8 @@ import {
   listen,
   nameSegment,
   number,
+  parsed,
+  postgresUrl,
   readableFile,
   writable,
   writableFolder,
@@ -52,6 +54,8 @@ const Retention = v.strictObject({
 });
 export type Retention = v.InferOutput<typeof Retention>;
 
+const STORES = 'expected "sqlite" or postgres://USER@HOST/DATABASE';
+
 const Settings = v.strictObject({
   listen: restart(v.optional(listen(), "127.0.0.1:18791")),
   /** Store, episodes and index. */
@@ -59,16 +63,15 @@ const Settings = v.strictObject({
   /** One file below data_dir, or an engine that several receivers share. */
   store: restart(
     v.optional(
-      v.pipe(
-        v.string(),
-        v.check((text) => text === "sqlite" || isPostgres(text), 'expected "sqlite" or postgres://USER@HOST/DATABASE'),
+      parsed(STORES, (text) =>
+        isPostgres(text) ? v.parse(postgresUrl(), text) : v.parse(v.literal("sqlite", STORES), text),
       ),
       "sqlite",
     ),
   ),
   ...secret("store_password"),
   /** The same database past a pooler, which can't keep locks and LISTEN. */
-  store_direct: restart(v.optional(v.pipe(v.string(), v.check(isPostgres, "expected postgres://USER@HOST/DATABASE")))),
+  store_direct: restart(v.optional(postgresUrl())),
   store_connections: restart(v.optional(integer({ min: 2, max: 1000, unit: "connections" }), 8)),
   /** A folder, below data_dir unless it is absolute. */
   episodes: restart(

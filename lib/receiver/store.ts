@@ -198,6 +198,8 @@ interface Run {
  */
 async function runAll(tx: Queries, { group, run, isOrdered }: { group: Waiting[]; run: Run; isOrdered: boolean }) {
   let error: unknown;
+  // A transaction may run again.
+  Object.assign(run, { results: [], failed: null });
   /** The last piece of each host. */
   const last = new Map<number | string | null, Promise<void>>();
   const all = group.map(async (piece, index) => {
