@@ -261,7 +261,7 @@ describe("trouble on the way", () => {
     await hub.addHost("web-1");
     await hub.up();
     using place = new Lab(hub.url, { token: hub.tokens.get("web-1")! });
-    const count = 80;
+    const count = 40;
     const content = new Map<string, string>();
     for (let n = 0; n < count; n++) {
       const data = new Uint8Array(200_000 + n * 5000);
