@@ -1,7 +1,8 @@
 // From argv to what is asked for: the flags and sub-commands that all roles have in common, and those of the role.
 //
 // Flags may stand before and after the sub-command. To know which word is a flag's value and which is the sub-command,
-// argv is first read with the flags of all commands together; so one flag has one type in all commands of a role.
+// argv is first read with the flags of all commands together. Where two commands differ in the type of a flag, the first one counts
+// whose name is in argv.
 
 import { parseArgs } from "node:util";
 import { LEVELS, type Level } from "./log.ts";
@@ -76,7 +77,7 @@ type FlagToken = Extract<Token, { kind: "option" }>;
  * @throws UsageError with the nearest known flag or command as its hint.
  */
 export function parseCommandLine(argv: string[], commands: Record<string, Calling>): Request {
-  const every = everyFlag(commands);
+  const every = everyFlag(commands, argv);
   const parsed = parseArgs({ args: argv, options: every, strict: false, allowPositionals: true, tokens: true });
   const { tokens } = parsed;
   const flags = tokens.filter((token) => token.kind === "option");
@@ -99,7 +100,7 @@ export function parseCommandLine(argv: string[], commands: Record<string, Callin
 
 /** The command that a command line names, also one that is wrong otherwise; null for the daemon, or none that is known. */
 export function commandOf(argv: string[], commands: Record<string, Calling>): string | null {
-  const options = everyFlag(commands);
+  const options = everyFlag(commands, argv);
   const { tokens } = parseArgs({ args: argv, options, strict: false, allowPositionals: true, tokens: true });
   try {
     return chooseCommand(tokens, commands, false).command;
@@ -108,17 +109,12 @@ export function commandOf(argv: string[], commands: Record<string, Calling>): st
   }
 }
 
-function everyFlag(commands: Record<string, Calling>): Flags {
-  const every: Flags = { ...COMMON, ...DAEMON };
-  for (const [command, calling] of Object.entries(commands)) {
-    for (const [name, flag] of Object.entries(declaredBy(command, calling).flags)) {
-      if ((every[name] ?? flag).type !== flag.type) {
-        throw new Error(`declare flag --${name} alike in all commands: ${command} differs`);
-      }
-      every[name] = flag;
-    }
-  }
-  return every;
+function everyFlag(commands: Record<string, Calling>, argv: string[]): Flags {
+  const line = ` ${argv.join(" ")} `;
+  const place = (name: string): number => (line.includes(` ${name} `) ? line.indexOf(` ${name} `) : line.length);
+  const lastCounts = Object.entries(commands).toSorted(([a], [b]) => place(b) - place(a));
+  const flags = lastCounts.map(([command, calling]) => declaredBy(command, calling).flags);
+  return Object.assign({ ...COMMON, ...DAEMON }, ...flags) as Flags;
 }
 
 /** The flags of a command, and the names of the words that follow it, as its usage shows them. */

@@ -27,6 +27,7 @@ import {
 import type { Queries } from "../database.ts";
 import { JOB_COMMANDS } from "./job-commands.ts";
 import { LOCAL_URL, checkUrl, pasted, publicUrl } from "./public-url.ts";
+import { MOVE_COMMANDS } from "./move.ts";
 import type { RefusedReports } from "./report-alerts.ts";
 import { STATUS_COMMANDS } from "./status.ts";
 import { endSessions } from "./sessions.ts";
@@ -218,4 +219,5 @@ example: picket-receiver sessions end`,
   ...ALERT_COMMANDS,
   ...EPISODE_COMMANDS,
   ...BACKUP_COMMANDS,
+  ...MOVE_COMMANDS,
 } satisfies Record<string, Command<Config>>;

@@ -114,6 +114,18 @@ export function* eachRow<T>(file: string, text: string): Iterable<T> {
   yield* db.query(text).iterate() as Iterable<T>;
 }
 
+/** Reads a file as it is when this begins, while others write to it: its log doesn't shrink meanwhile. */
+export async function inSnapshot<T>(file: string, work: (rows: SnapshotRows) => Promise<T>): Promise<T> {
+  using db = new Sqlite(file, { readonly: true });
+  db.run("BEGIN");
+  // It begins with the first read.
+  db.query("SELECT 1 FROM meta").get();
+  return await work(<R>(text: string) => db.prepare(text).iterate() as Iterable<R>);
+}
+
+/** Reads rows, one by one. */
+export type SnapshotRows = <R>(text: string) => Iterable<R>;
+
 /** All rows at once. */
 export const readSqlite = <T>(file: string, text: string): T[] => [...eachRow<T>(file, text)];
 

@@ -25,13 +25,15 @@ import {
 const SECONDS = Number(process.env["PICKET_BENCH_SECONDS"] ?? 4);
 const ROUNDS = Number(process.env["PICKET_BENCH_ROUNDS"] ?? 5);
 const RECEIVER = join(ROOT, "dist/picket-receiver");
-const CONTAINERS = 30;
+/** Of each report. */
+export const CONTAINERS = 30;
 const DAY_MS = 86_400_000;
-const BODY = JSON.stringify(
+/** A report; `@` is when it was recorded. */
+export const BODY = JSON.stringify(
   report({ recorded_at: "@", containers: Array.from({ length: CONTAINERS }, (_, n) => container(`service-${n}`)) }),
 );
 
-const tokenOf = (host: number) => `pk_${String(host).padStart(40, "0")}`;
+export const tokenOf = (host: number) => `pk_${String(host).padStart(40, "0")}`;
 
 /** A data folder with so many hosts, whose tokens are known. */
 async function seed(folder: string, hosts: number): Promise<Database> {
@@ -55,10 +57,10 @@ function receiverOn(folder: string): { cmd: string[]; url: string } {
   return { cmd: [RECEIVER, "--config", config, "--log-level", "warn"], url: `http://127.0.0.1:${port}` };
 }
 
-/** wrk with a report that is new each time, from 64 hosts. */
-async function wrkReports(
+/** wrk with a report that is new each time, from 64 hosts, the first of them `from + 1`. */
+export async function wrkReports(
   url: string,
-  { folder, body, path }: { folder: string; body: string; path: string },
+  { folder, body, path, from = 0 }: { folder: string; body: string; path: string; from?: number },
 ): Promise<number> {
   // Only our own reports say when they are from.
   const [before = "", after] = body.split("@");
@@ -71,7 +73,7 @@ local before, after, n, start = read("before"), read("after"), 0, os.time() - 30
 wrk.method = "POST"
 request = function()
   n = n + 1
-  local host = n % 64 + 1
+  local host = ${from} + n % 64 + 1
   wrk.headers["authorization"] = "Bearer pk_" .. string.format("%040d", host)
   local at = os.date("!%Y-%m-%dT%H:%M:%S", start + math.floor(n / 1000)) .. string.format(".%03dZ", n % 1000)
   return wrk.format(nil, (string.gsub("${path}", "HOST", "host-" .. host)), nil, ${after === undefined ? "before" : "before .. at .. after"})
