@@ -10,7 +10,9 @@ import { ConfigError, type Listen, listenAddress } from "./config.ts";
 import { NO_JUDGE, unwritable } from "./config/access.ts";
 import type { Connection } from "./guard.ts";
 import { nearestFolder } from "./files.ts";
+import { inboxPlace } from "./inbox-place.ts";
 import { errorChain } from "./log.ts";
+import type { Notify } from "./outbox.ts";
 import { outputOf } from "./program.ts";
 import type { Command, CommandContext } from "./service.ts";
 import { duration, printable, printableLines } from "./text.ts";
@@ -299,10 +301,13 @@ function holderOf(file: string): string | null {
 }
 
 /** Whether an inbox gets what a role has to say. */
-export function notifies(role: string, what: string, notify?: { recipient: string; inbox_dir: string }): Check {
-  return notify
-    ? green("notify", `${what} go to ${notify.recipient} in ${notify.inbox_dir}`)
-    : yellow("notify", `no inbox gets the ${what}`, `picket-${role} example (notify)`);
+export async function notifies(role: string, what: string, notify?: Notify): Promise<Check> {
+  if (!notify) return yellow("notify", `no inbox gets the ${what}`, `picket-${role} example (notify)`);
+  const { dir, database } = inboxPlace(notify);
+  const problem = (await database?.problem()) ?? null;
+  await database?.close();
+  if (problem !== null) return red("notify", problem, "look into the database's log, and at notify.inbox");
+  return green("notify", `${what} go to ${notify.recipient} in ${database?.url ?? dir}`);
 }
 
 export const ago = (at: number): string => `${duration(Date.now() - at)} ago`;

@@ -1,6 +1,7 @@
 // The database that holds inboxes, as the writers and readers of a process share it.
 
 import type { Database } from "./database.ts";
+import { errorChain } from "./log.ts";
 import type { PostgresSettings } from "./postgres.ts";
 
 /** Hears that the inbox of a recipient may have changed. */
@@ -11,6 +12,8 @@ export interface InboxDatabase {
   readonly url: string;
   /** Connects and makes the tables, where that isn't done yet. Errors are those of `openPostgres`; the next call tries again. */
   open(): Promise<Database>;
+  /** Why it can't be used now, in words; null where it can. */
+  problem(): Promise<string | null>;
   /** Says that inboxes have changed: in this process, and to the others. */
   changed(recipients: Iterable<string>): void;
   /** Hears of changes, by whatever process: a hint, which may get lost. Gives what ends it. */
@@ -35,14 +38,21 @@ export function inboxDatabase(settings: PostgresSettings): InboxDatabase {
     database.onHint(tell);
     return database;
   };
+  const open = (): Promise<Database> =>
+    (opening ??= connect().catch((error: unknown) => {
+      opening = null;
+      throw error;
+    }));
   return {
     url: settings.url,
-    open() {
-      opening ??= connect().catch((error: unknown) => {
-        opening = null;
-        throw error;
-      });
-      return opening;
+    open,
+    async problem() {
+      try {
+        await (await open()).read.one("SELECT 1");
+        return null;
+      } catch (error) {
+        return errorChain(error);
+      }
     },
     changed(recipients) {
       for (const recipient of recipients) {

@@ -28,18 +28,17 @@ export const inboxEntries = {
 export interface InboxSettings {
   inbox_dir: string;
   inbox?: string | undefined;
-  inbox_password: readonly Secret[];
+  inbox_password?: readonly Secret[] | undefined;
   inbox_direct?: string | undefined;
 }
 
 /** The place that a configuration names. */
 export function inboxPlace(settings: InboxSettings): InboxPlace {
-  const {
-    inbox_dir: dir,
-    inbox: url,
-    inbox_password: [password = null],
-    inbox_direct: direct = null,
-  } = settings;
+  const { inbox_dir: dir, inbox: url, inbox_password: passwords = [], inbox_direct: direct = null } = settings;
+  const password = passwords[0] ?? null;
   const database = url === undefined ? null : inboxDatabase({ url, password, connections: CONNECTIONS, direct });
   return { dir, database };
 }
+
+/** The folder that is written to for inboxes; none where they are tables. */
+export const inboxFolders = ({ inbox, inbox_dir }: InboxSettings): string[] => (inbox === undefined ? [inbox_dir] : []);

@@ -7,7 +7,8 @@
 // Killed between 2 and 3, the next start tells the event again with the same id, and an inbox takes an id once. An inbox that
 // can't be written delays its events and loses none: the next pass begins with the event that failed.
 
-import { InboxWriter } from "./inbox.ts";
+import { type EventWriter, eventWriter } from "./event-writer.ts";
+import { type InboxSettings, inboxPlace } from "./inbox-place.ts";
 import type { Log } from "./log.ts";
 
 /** What is told. */
@@ -39,26 +40,33 @@ export function derivedId(text: string | Uint8Array): string {
 /** How long an inbox remembers an id: an event that is older must not be told again. */
 export const REMEMBERED_HOURS = 24 * 7;
 
+/** Which inbox is told, as a configuration says it. */
+export interface Notify extends InboxSettings {
+  recipient: string;
+}
+
 /** An outbox whose events become lines of an inbox. Without `notify` they count as told. */
-export function createOutbox(
-  notify: { inbox_dir: string; recipient: string } | undefined,
-  { from, log }: { from: string; log: Log },
-) {
-  const writer =
-    notify &&
-    new InboxWriter({
-      dir: notify.inbox_dir,
+export function createOutbox(notify: Notify | undefined, { from, log }: { from: string; log: Log }) {
+  const place = notify && inboxPlace(notify);
+  let opening: Promise<EventWriter> | null = null;
+  let closed = false;
+  async function open(): Promise<EventWriter> {
+    const writer = await eventWriter(place!, {
       durability: "disk",
       dedupeHours: REMEMBERED_HOURS,
       onLedgerError: (error) => log.warn("told event not noted, the inbox itself remembers it", { error }),
     });
-  let opened = false;
-  let closed = false;
+    await writer.open();
+    return writer;
+  }
   /** Tells one event: resolves when it is durable. An id that the inbox has taken already counts as told. */
   async function tell({ id, ts, urgent, text: payload, source }: OutboxEvent): Promise<void> {
-    if (!writer) return;
-    if (!opened) await writer.open();
-    opened = true;
+    if (!notify) return;
+    opening ??= open().catch((error: unknown) => {
+      opening = null;
+      throw error;
+    });
+    const writer = await opening;
     const priority = urgent ? "urgent" : "normal";
     await writer.deliverOnce({ ts, id, from, to: notify.recipient, type: "INFO", priority, payload, source });
   }
@@ -83,7 +91,8 @@ export function createOutbox(
     /** Ends a pass after its present event. */
     async close(): Promise<void> {
       closed = true;
-      await writer?.close();
+      await (await opening?.catch(() => null))?.close();
+      await place?.database?.close();
     },
   };
 }

@@ -123,12 +123,7 @@ export function tableWriter(
       return problem;
     },
     async check() {
-      try {
-        await (await database.open()).read.one("SELECT 1");
-        problem = null;
-      } catch (error) {
-        problem = (error as Error).message;
-      }
+      problem = await database.problem();
     },
     async close() {
       await writing;

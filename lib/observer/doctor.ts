@@ -3,6 +3,7 @@
 import { accessSync, constants, existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { type Check, ago, doctorCommand, examineListener, green, notifies, red, yellow } from "../doctor.ts";
+import { inboxFolders } from "../inbox-place.ts";
 import { errorChain } from "../log.ts";
 import type { Config } from "./config.ts";
 import { LogTail } from "./tail.ts";
@@ -11,7 +12,7 @@ const LOG = "journalctl -u picket-observer -p warning -n 50";
 
 const folders = ({ persist_path, notify }: Config) => [
   ...(persist_path === "" ? [] : [dirname(persist_path)]),
-  ...(notify ? [notify.inbox_dir] : []),
+  ...(notify ? inboxFolders(notify) : []),
 ];
 
 export const doctor = doctorCommand<Config>("observer", folders, async (config) => {
@@ -29,7 +30,7 @@ export const doctor = doctorCommand<Config>("observer", folders, async (config) 
     ...(folder === null ? [] : [operations(newest)]),
     ...(waiting > 0 ? [yellow("escalations", `${waiting} wait for the inbox`, LOG)] : []),
     ...(corrections === undefined ? [] : [readable(corrections)]),
-    notifies("observer", "escalations", notify),
+    await notifies("observer", "escalations", notify),
   ];
 });
 

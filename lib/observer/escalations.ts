@@ -12,7 +12,15 @@ import { duration } from "../text.ts";
 import { writeWhole } from "../files.ts";
 import type { Journal } from "../journal.ts";
 import type { Log } from "../log.ts";
-import { type Outbox, type OutboxEvent, REMEMBERED_HOURS, type Untold, createOutbox, derivedId } from "../outbox.ts";
+import {
+  type Notify,
+  type Outbox,
+  type OutboxEvent,
+  REMEMBERED_HOURS,
+  type Untold,
+  createOutbox,
+  derivedId,
+} from "../outbox.ts";
 import { replay } from "../replay.ts";
 import type { Cluster, Clusters } from "./clusters.ts";
 import { fingerprintOf } from "./fingerprint.ts";
@@ -57,7 +65,7 @@ interface EscalationOptions {
   journal: Journal | null;
   clusters: Clusters;
   /** The inbox that is told. */
-  notify: { inbox_dir: string; recipient: string } | undefined;
+  notify: Notify | undefined;
   model: Model | null;
   log: Log;
 }

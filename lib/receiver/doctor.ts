@@ -3,6 +3,7 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { type Check, ago, doctorCommand, examineListener, green, notifies, red, yellow } from "../doctor.ts";
+import { inboxFolders } from "../inbox-place.ts";
 import { errorChain } from "../log.ts";
 import type { Config } from "./config.ts";
 import { episodesFolder } from "./episodes.ts";
@@ -10,7 +11,7 @@ import { readSqlite, storeFile } from "./sqlite.ts";
 import { many } from "./store-command.ts";
 
 function folders(config: Config): string[] {
-  return [config.data_dir, episodesFolder(config), ...(config.notify ? [config.notify.inbox_dir] : [])];
+  return [config.data_dir, episodesFolder(config), ...(config.notify ? inboxFolders(config.notify) : [])];
 }
 
 export const doctor = doctorCommand<Config>("receiver", folders, async (config) => {
@@ -26,7 +27,7 @@ export const doctor = doctorCommand<Config>("receiver", folders, async (config) 
     ...rows,
     ...(typeof gate !== "string" ? [] : [red("version gate", gate, "journalctl -u picket-receiver -n 50")]),
     ...(typeof heartbeat !== "string" ? [] : [yellow("heartbeat", heartbeat, "journalctl -u picket-receiver -n 50")]),
-    notifies("receiver", "events", notify),
+    await notifies("receiver", "events", notify),
   ];
 });
 
