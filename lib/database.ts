@@ -75,6 +75,9 @@ export function damageOf(error: unknown): string | null {
   return found ? (found as Error).message : null;
 }
 
+/** It does not answer. */
+export const isAway = (error: unknown): boolean => error instanceof DatabaseError && error.code === "EAWAY";
+
 /** Another process kept the database locked for too long, or it is away: try again later. */
 export function isBusy(error: unknown): boolean {
   return error instanceof DatabaseError && (error.code === "EBUSY" || error.code === "EAWAY");

@@ -14,6 +14,7 @@
 import type { Hono } from "hono";
 import { readOn } from "./body.ts";
 import { type Listen, listenAddress } from "./config.ts";
+import { isBusy } from "./database.ts";
 import { type Connection, type CredentialsOf, createGuard } from "./guard.ts";
 import type { Log } from "./log.ts";
 import { type Counter, Registry, processMetrics } from "./metrics.ts";
@@ -26,6 +27,9 @@ const STOP_MS = 1500;
 const IDLE_SECONDS = 30;
 /** Prometheus' text format. */
 const METRICS = { headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" } };
+const AWAY = new Refusal(503, "away", "the database is away or busy; try again later", {
+  headers: { "retry-after": "5" },
+});
 const METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 /** What an answer can ask of its request's connection; a Hono app finds it as `c.env`. */
@@ -156,6 +160,10 @@ function errorResponse(error: unknown, { request, log, path }: { request: Reques
   if (request.signal.aborted) {
     log.debug("client went away", { path });
     return new Response(null, { status: 499 });
+  }
+  if (isBusy(error)) {
+    log.warn("request failed", { path, error });
+    return AWAY.response();
   }
   log.error("request failed", { path, error });
   return new Refusal(500, "internal", "internal error").response();
@@ -298,6 +306,7 @@ async function health({ health: ask, log }: ServeOptions): Promise<Response> {
     const { ok, figures } = await ask();
     return Response.json(figures, { status: ok ? 200 : 503 });
   } catch (error) {
+    if (isBusy(error)) return AWAY.response();
     log.error("health check failed", { error });
     return new Refusal(503, "unhealthy", "the health check failed").response();
   }

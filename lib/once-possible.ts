@@ -1,7 +1,7 @@
 // A start that waits for what comes back by itself.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { DatabaseError } from "./database.ts";
+import { isAway } from "./database.ts";
 import { isDiskFull } from "./files.ts";
 import { errorChain, seldom } from "./log.ts";
 import type { Service } from "./service.ts";
@@ -29,4 +29,3 @@ export async function oncePossible<T>({ log, stopping, waits }: Service, step: (
 }
 
 const isFullAt = (error: unknown): boolean => isDiskFull(error) || isDiskFull((error as Error).cause);
-const isAway = (error: unknown): boolean => error instanceof DatabaseError && error.code === "EAWAY";

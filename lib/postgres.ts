@@ -17,7 +17,7 @@
 // committed late. Tables that are read so have a trigger (`IN_ORDER`) that takes a lock until the commit, and then the number.
 
 import { readFileSync } from "node:fs";
-import { type Database, DatabaseError, type Hint, type Queries, type Scope, type Value } from "./database.ts";
+import { type Database, DatabaseError, type Hint, type Queries, type Scope, type Value, isAway } from "./database.ts";
 import { ConfigError } from "./config.ts";
 import { RefusedCredentials } from "./exit.ts";
 import type { Secret } from "./secret.ts";
@@ -183,7 +183,7 @@ function asking(
     } catch (error) {
       const why = isLate ? away(host, `no answer within ${ms / 1000} s`) : failed(error);
       // Such as one to a server that has become a standby.
-      if ((why as DatabaseError).code === "EAWAY") void connection.close({ timeout: 0 });
+      if (isAway(why)) void connection.close({ timeout: 0 });
       throw why;
     } finally {
       clearTimeout(timer);

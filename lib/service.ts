@@ -42,6 +42,8 @@ const STOP_SIGNALS = { SIGINT: 130, SIGTERM: 143 };
 /** How long a silent stdin is waited for; and one that has sent a whole JSON value, but isn't closed. */
 const SILENT_MS = 5000;
 const SETTLED_MS = 300;
+/** Systemd ends a start that says nothing for so long. */
+const WAITS_MS = 60_000;
 /** How often `STATUS=` is told at most. */
 const STATUS_MS = 5000;
 
@@ -304,7 +306,8 @@ async function runDaemon<C>(life: Life<C>, log: Log): Promise<number> {
   const status = (): string => statusLine(running, [trouble, ...loops.failing()]);
   const loops = createLoops({ log, stopping, watchdogMs: watchdogMs(), sign: createTeller(status) });
   try {
-    const waits = (why: string): void => void notify(`STATUS=${why.replace(/\s+/g, " ")}`);
+    const waits = (why: string): void =>
+      void notify(`STATUS=${why.replace(/\s+/g, " ")}\nEXTEND_TIMEOUT_USEC=${WAITS_MS * 1000}`);
     running = await life.options.main(config, { log, env: process.env, stopping, waits, loop: loops.loop });
   } catch (error) {
     if (toldToStop(error, stopping)) return 0;

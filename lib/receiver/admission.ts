@@ -11,7 +11,7 @@ import { bearerOf } from "../guard.ts";
 import { Refusal, refusalLog } from "../refusal.ts";
 import type { Log } from "../log.ts";
 import type { Config } from "./config.ts";
-import { type Queries, isBusy } from "../database.ts";
+import { type Queries, isAway, isBusy } from "../database.ts";
 import type { Figures } from "./figures.ts";
 import { formerNames, isToken, sha256 } from "./hosts.ts";
 import type { Presence } from "./presence.ts";
@@ -198,8 +198,8 @@ export function asRefusal(error: unknown): Refusal {
   const log = { error };
   if (isDiskFull(error)) return new Refusal(507, "disk_full", "no space left here; send it again later", { log });
   if (isBusy(error)) {
-    const headers = { "retry-after": "5" };
-    return new Refusal(503, "busy", "the store is locked by another program; send it again later", { headers, log });
+    const why = isAway(error) ? "the database is away" : "the store is locked by another program";
+    return new Refusal(503, "busy", `${why}; send it again later`, { headers: { "retry-after": "5" }, log });
   }
   return new Refusal(503, "store", "it could not be stored; send it again later", {
     headers: { "retry-after": "60" },
