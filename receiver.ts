@@ -214,7 +214,7 @@ export function createApp(receiver: Receiver, stopping: AbortSignal): Hono<{ Bin
   );
   app.post("/v1/ping", (c) =>
     admitted(c, "other", async (sender) => {
-      await store.write((tx) => stamp(tx, sender));
+      await store.write((tx) => stamp(tx, sender), [sender.host]);
       const former = await formerNames(store.read, sender.host);
       const names = { host: sender.name, ...(former.length > 0 ? { former_names: former } : {}) };
       return Response.json({ ...names, time: new Date().toISOString() });

@@ -13,7 +13,7 @@ export interface Queries {
   run(text: string, values?: readonly Value[]): Promise<number>;
 }
 
-/** What a transaction reads and writes: hosts by their numbers, or recipients of inboxes; null is everything. What names others may run beside it. */
+/** What a transaction reads and writes: hosts by their numbers and jobs by theirs below zero, or recipients of inboxes; null is everything. What names others may run beside it. */
 export type Scope = readonly (number | string)[] | null;
 
 /** What another process says has changed, in one word: `event` or `change` in a store, in inboxes a recipient. */

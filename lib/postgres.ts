@@ -178,7 +178,7 @@ function asking(
       void connection.close({ timeout: 0 });
     }, ms);
     try {
-      const query = connection.unsafe(text, values as Value[]);
+      const query = connection.unsafe(text, values.map(storable));
       return (await (text === BEGIN ? query.simple() : query)) as Rows;
     } catch (error) {
       const why = isLate ? away(host, `no answer within ${ms / 1000} s`) : failed(error);
@@ -320,6 +320,11 @@ function queries(ask: (text: string, values: readonly Value[]) => Promise<Rows>)
       return (await ask(text, values)).count;
     },
   };
+}
+
+/** A text has no U+0000 here. */
+function storable(value: Value): Value {
+  return typeof value === "string" && value.includes("\0") ? value.replaceAll("\0", "\ufffd") : value;
 }
 
 /** What ran at the same time was in the way of a transaction: the same again works. */

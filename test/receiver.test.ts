@@ -6,6 +6,7 @@ import { copyFileSync, readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { Folder, TARGETS, certificates, have, runRole, until } from "./kit.ts";
 import { Hub, archive, container, report } from "./receiver/kit.ts";
+import { onFile } from "./receiver/store-kit.ts";
 
 type Row = Record<string, unknown>;
 
@@ -221,7 +222,7 @@ describe("the configuration", () => {
     expect([code, stderr]).toEqual([78, expect.stringContaining(sentence)]);
   });
 
-  test("tables of a newer version are refused with 78", async () => {
+  test.skipIf(!onFile)("tables of a newer version are refused with 78", async () => {
     await using hub = new Hub();
     await hub.addHost("web-1");
     const { Database } = await import("bun:sqlite");

@@ -88,7 +88,7 @@ export class Admission {
       return await work(sender);
     } catch (error) {
       if (door === "report") this.#options.presence.heard(sender.host);
-      await this.#options.store.write((tx) => stamp(tx, sender)).catch(() => {});
+      await this.#options.store.write((tx) => stamp(tx, sender), [sender.host]).catch(() => {});
       if (request.signal.aborted) throw error;
       const refusal = asRefusal(error);
       const { status, log, extra } = refusal;
@@ -120,12 +120,14 @@ export class Admission {
   }
 
   /** Of two first requests at once, one binds the token. */
-  async #bind({ token, name, fingerprint: former }: Token, fingerprint: string): Promise<void> {
-    const changed = await this.#options.store.write((tx) =>
-      tx.run(
-        "UPDATE tokens SET fingerprint = $1 WHERE id = $2 AND (fingerprint IS NOT DISTINCT FROM $3 OR fingerprint = $1)",
-        [fingerprint, token, former],
-      ),
+  async #bind({ token, host, name, fingerprint: former }: Token, fingerprint: string): Promise<void> {
+    const changed = await this.#options.store.write(
+      (tx) =>
+        tx.run(
+          "UPDATE tokens SET fingerprint = $1 WHERE id = $2 AND (fingerprint IS NOT DISTINCT FROM $3 OR fingerprint = $1)",
+          [fingerprint, token, former],
+        ),
+      [host],
     );
     if (changed === 0) throw unauthorized("fingerprint_mismatch", name);
   }

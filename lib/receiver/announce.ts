@@ -250,7 +250,7 @@ function labelOf({ name, subject }: Subject): string {
 function eventOf(group: Due[], ran: number): { type: EventType; severity: Severity; text: string } | null {
   const { change, subject, changes } = group[0]!;
   const { type } = subject;
-  const names = [...new Set(group.map((due) => labelOf(due.subject)))];
+  const names = [...new Set(group.map((due) => labelOf(due.subject)))].toSorted();
   const only = names.length === 1 ? names[0]! : null;
   if (change === "flapping") {
     const what = type === "host.offline" ? "" : ` (${type})`;

@@ -103,7 +103,7 @@ export async function eventSource(store: Store, log: Log): Promise<() => Promise
     const loud = rows.filter(({ quiet }) => quiet === 0);
     const [last] = rows.slice(-1);
     if (last && loud.length === 0) {
-      await store.write((tx) => markTold(tx, last.id));
+      await store.write((tx) => markTold(tx, last.id), []);
       return untold();
     }
     return loud.map(({ id, at, type, severity, text }) => {
@@ -117,7 +117,7 @@ export async function eventSource(store: Store, log: Log): Promise<() => Promise
           text,
           source: `receiver:${type}`,
         },
-        mark: () => store.write((tx) => markTold(tx, id)),
+        mark: () => store.write((tx) => markTold(tx, id), []),
       };
     });
   };

@@ -47,7 +47,7 @@ export async function rollupPass(store: Store, { now, alive }: { now: number; al
     );
     for (const { at, host } of due) {
       try {
-        await store.write((tx) => rollUp(tx, { host, step, at }));
+        await store.write((tx) => rollUp(tx, { host, step, at }), [host]);
       } catch (cause) {
         if (isBusy(cause) || isDiskFull(cause)) throw cause;
         failed ??= new Error(`roll up ${step} s of host ${host} from ${new Date(at).toISOString()} on`, { cause });
@@ -154,6 +154,22 @@ function merge(a: Summary | undefined, b: Summary): Summary {
 // ---------------------------------------------------------------------------------------------------------------
 // Retention
 
+/** Samples from before this time are too old: whole ten minutes, and none that wait for their rollup. @param host null: of all. */
+async function unneeded(tx: Queries, old: number, host: number | null = null): Promise<number> {
+  const bucket = FINEST_STEP * 1000;
+  const due = await tx.one<{ at: number | null }>(
+    `SELECT MIN(at) AS at FROM rollups_due WHERE step = $1 ${host === null ? "" : "AND host = $2"}`,
+    [FINEST_STEP, ...(host === null ? [] : [host])],
+  );
+  const before = Math.floor(old / bucket) * bucket;
+  return Math.min(before, due?.at ?? before);
+}
+
+async function deleteSamples(tx: Queries, host: number, before: number): Promise<void> {
+  await tx.run("DELETE FROM host_samples WHERE host = $1 AND at < $2", [host, before]);
+  await tx.run("DELETE FROM workload_samples WHERE host = $1 AND at < $2", [host, before]);
+}
+
 /** Deletes expired rows, host by host. Not while the clock is doubted: see presence.ts. */
 export async function retentionPass(
   store: Store,
@@ -163,23 +179,21 @@ export async function retentionPass(
   const hosts = await store.read.all<{ id: number }>("SELECT id FROM hosts");
   for (const { id } of hosts) {
     alive();
-    await store.write(async (tx) => {
-      // Whole ten minutes, and none that wait for their rollup.
-      const bucket = FINEST_STEP * 1000;
-      const due = await tx.one<{ at: number | null }>(
-        "SELECT MIN(at) AS at FROM rollups_due WHERE step = $1 AND host = $2",
-        [FINEST_STEP, id],
-      );
-      const old = Math.floor((now - kept[0] * 1000) / bucket) * bucket;
-      const before = Math.min(old, due?.at ?? old);
-      await tx.run("DELETE FROM host_samples WHERE host = $1 AND at < $2", [id, before]);
-      await tx.run("DELETE FROM workload_samples WHERE host = $1 AND at < $2", [id, before]);
-      for (const step of STEPS) {
-        const range = [id, step, now - kept[step] * 1000];
-        await tx.run("DELETE FROM host_rollups WHERE host = $1 AND step = $2 AND at < $3", range);
-        await tx.run("DELETE FROM workload_rollups WHERE host = $1 AND step = $2 AND at < $3", range);
-      }
-    });
+    await store.write(
+      async (tx) => {
+        if (store.isFile) await deleteSamples(tx, id, await unneeded(tx, now - kept[0] * 1000, id));
+        for (const step of STEPS) {
+          const range = [id, step, now - kept[step] * 1000];
+          await tx.run("DELETE FROM host_rollups WHERE host = $1 AND step = $2 AND at < $3", range);
+          await tx.run("DELETE FROM workload_rollups WHERE host = $1 AND step = $2 AND at < $3", range);
+        }
+      },
+      [id],
+    );
+  }
+  if (!store.isFile) {
+    const { partitionPass } = await import("./partitions.ts");
+    await store.write(async (tx) => partitionPass(tx, { now, before: await unneeded(tx, now - kept[0] * 1000) }));
   }
   const before = now - retention.event_days * DAY * 1000;
   await store.write(async (tx) => {

@@ -30,7 +30,7 @@ export function createJobWatch(store: Store): (look: Look) => Promise<void> {
       [look.now, look.ran],
     );
     // Together, so that they share transactions.
-    await Promise.all(jobs.map((job) => store.write((tx) => fallBehind(tx, job, look))));
+    await Promise.all(jobs.map((job) => store.write((tx) => fallBehind(tx, job, look), [-job.id])));
   };
 }
 

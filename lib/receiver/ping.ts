@@ -91,7 +91,7 @@ export function createPingDoor(door: PingDoor): (c: Context<{ Bindings: Bindings
     jobs.take(job.id);
     const ping = await readPing(request, path, { ip, rid: query.get("rid") });
     const [at, ran] = [Date.now(), await presence.ran()];
-    const told = await store.write((tx) => takePing(tx, job.id, { ...ping, at, ran }));
+    const told = await store.write((tx) => takePing(tx, job.id, { ...ping, at, ran }), [-job.id]);
     if (told === null) throw unknownJob();
     if (told) news.emit("event");
     taken.add();

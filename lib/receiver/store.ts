@@ -83,7 +83,7 @@ export class Store {
 
   /**
    * Runs `work` in a transaction and resolves with its result once that is on disk. `work` may run again.
-   * @param scope the hosts whose rows it reads and writes; null is everything.
+   * @param scope the hosts, and as numbers below zero the jobs, whose rows it reads and writes; null is everything.
    */
   write<T>(work: (tx: Queries) => Promise<T>, scope: Scope = null): Promise<T> {
     if (this.#closed) return Promise.reject(new Error("write to the store: it is closed"));

@@ -25,11 +25,14 @@ interface Taking {
 export async function takeHealth({ store, config, news }: Taking, sender: Sender, request: Request): Promise<void> {
   const result = await readJson(request, MAX_HEALTH_BYTES);
   if (isNestedDeeper(result, DEEPEST)) throw new Refusal(422, "too_deep", "the body is nested too deeply");
-  const changed = await store.write(async (tx) => {
-    await stamp(tx, sender);
-    await setHealth(tx, sender.host, JSON.stringify(result));
-    return judgeHealth(tx, sender, result, config().alerts);
-  });
+  const changed = await store.write(
+    async (tx) => {
+      await stamp(tx, sender);
+      await setHealth(tx, sender.host, JSON.stringify(result));
+      return judgeHealth(tx, sender, result, config().alerts);
+    },
+    [sender.host],
+  );
   if (changed) news();
 }
 

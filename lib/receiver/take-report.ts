@@ -39,11 +39,14 @@ export function createTakeReport(taking: TakingReports): TakeReport {
       const [at, ran] = [Date.now(), await taking.presence.ran()];
       const { report, odd, oddIds } = valid(taking, data, at);
       if (report.host_id !== null) await mustBe(store, sender, report.host_id);
-      const taken = await store.write(async (tx) => {
-        await stamp(tx, sender);
-        const { poll_interval_seconds: interval, alerts } = config();
-        return storeReport(tx, { sender, report, oddIds, at, ran, interval, told, alerts });
-      });
+      const taken = await store.write(
+        async (tx) => {
+          await stamp(tx, sender);
+          const { poll_interval_seconds: interval, alerts } = config();
+          return storeReport(tx, { sender, report, oddIds, at, ran, interval, told, alerts });
+        },
+        [sender.host],
+      );
       if (!taken) throw unauthorized("invalid_token");
       figures.reports.add();
       if (taken.changed) news();
@@ -58,7 +61,7 @@ export function createTakeReport(taking: TakingReports): TakeReport {
         const note = async (): Promise<boolean> => {
           const ran = await taking.presence.ran();
           const refused = { at: Date.now(), ran, why, interval: config().poll_interval_seconds };
-          return store.write((tx) => reportRefused(tx, sender, refused));
+          return store.write((tx) => reportRefused(tx, sender, refused), [sender.host]);
         };
         if (await note().catch(() => false)) news();
       }

@@ -31,7 +31,9 @@ export async function takeUpload(
   { sender, request, host, file }: { sender: Sender; request: Request; host: string; file: string },
 ): Promise<TakenEpisode> {
   const { store, figures, news, log } = receiver;
-  await store.write((tx) => stamp(tx, sender)).catch((error: Error) => log.warn("use of a token not noted", { error }));
+  await store
+    .write((tx) => stamp(tx, sender), [sender.host])
+    .catch((error: Error) => log.warn("use of a token not noted", { error }));
   try {
     await mustBe(store, sender, host);
     const key = { host: sender.name, episode: episodeName(file) };
@@ -39,7 +41,7 @@ export async function takeUpload(
     const taken = await takeEpisode(taking, key, request);
     // The episode is in its place and in the index: a failure from here on must not refuse it.
     await store
-      .write((tx) => uploadTaken(tx, sender, { at: Date.now(), stamped: taken.stamped }))
+      .write((tx) => uploadTaken(tx, sender, { at: Date.now(), stamped: taken.stamped }), [sender.host])
       .catch((error: unknown) => log.warn("upload not noted at its host", { error }));
     figures.episodes(taken.outcome).add();
     if (taken.outcome === "stored") {
@@ -55,7 +57,7 @@ export async function takeUpload(
     // A failure on this side says nothing of the host.
     if (status < 500) {
       const refused = { at: Date.now(), why: `${status} ${code}`, unstamped: code === "unstamped" };
-      await store.write((tx) => uploadRefused(tx, sender, refused)).catch(() => {});
+      await store.write((tx) => uploadRefused(tx, sender, refused), [sender.host]).catch(() => {});
       news();
     }
     throw refusal;

@@ -79,7 +79,7 @@ export async function quietPass(store: Store, { now, since }: { now: number; sin
     const usual = await longestPause(store, name);
     if (usual === null || quiet < QUIET_FACTOR * usual) continue;
     const text = `${name} has shipped nothing for ${duration(quiet)}: its longest pause lately was ${duration(usual)}`;
-    if (await store.write((tx) => raise(tx, { host: id, type: "host.uploads_silent", text, at: now }))) raised++;
+    if (await store.write((tx) => raise(tx, { host: id, type: "host.uploads_silent", text, at: now }), [id])) raised++;
   }
   return raised;
 }

@@ -2,8 +2,6 @@
 // Not tested here: the pace itself (forecast.test.ts), how lines are grouped (announce.test.ts).
 
 import { describe, expect, test } from "bun:test";
-import { Database } from "bun:sqlite";
-import { join } from "node:path";
 import { inboxLines, until } from "../kit.ts";
 import { Hub, TELLS_SOON, report, runOn } from "./kit.ts";
 
@@ -306,8 +304,7 @@ test("a host whose silence is fine goes offline and comes back without a line", 
   await settled(hub, 2);
   expect(texts(hub)).toEqual([expect.stringContaining("pi is offline"), expect.stringContaining("pi is back")]);
   expect((await hub.run("host", "set", "nas", "--offline-is-alert")).stdout).toContain("alerts: as for all others");
-  using db = new Database(join(hub.data, "receiver.db"), { readonly: true });
-  expect(db.query("SELECT offline_is_fine FROM hosts WHERE name = 'nas'").get()).toEqual({ offline_is_fine: 0 });
+  expect(hub.rows("SELECT offline_is_fine FROM hosts WHERE name = 'nas'")).toEqual([{ offline_is_fine: 0 }]);
 });
 
 test("wrong alerts in the configuration are refused, each with its line", async () => {

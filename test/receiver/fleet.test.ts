@@ -6,6 +6,7 @@ import { Store } from "../../lib/receiver/store.ts";
 import { shellWord } from "../../lib/text.ts";
 import { until } from "../kit.ts";
 import { Hub, TELLS_SOON, addHosts, report, statuses } from "./kit.ts";
+import { placeOf } from "./store-kit.ts";
 
 test("the worst come first, with what is wrong and the command that tells more", async () => {
   await using hub = new Hub({ more: TELLS_SOON });
@@ -34,7 +35,7 @@ test("the worst come first, with what is wrong and the command that tells more",
   await hub.run("host", "pause", "lab-3", "30m", "--reason", "new disk");
   await hub.run("host", "archive", "old");
   await until("they are offline", () => ["pi", "laptop"].every((host) => statuses(hub)[host] === "offline"));
-  const store = await Store.open({ data_dir: hub.data });
+  const store = await Store.open(placeOf(hub.data));
   const ask = (query: Partial<FleetQuery> = {}) => fleetOf({ store }, { now: Date.now(), ...query });
   const { hosts, ...fleet } = await ask();
   const shown = hosts.map(({ name, look, state }) => `${name} ${look} ${state}`);

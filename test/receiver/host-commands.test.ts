@@ -1,12 +1,12 @@
 // A host's later life: another name, a pause, its end.
 
-import { Database } from "bun:sqlite";
 import { describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Folder, command, inboxLines, runRole, until } from "../kit.ts";
 import { configure } from "../agent/kit.ts";
 import { TELLS_SOON, Hub, begin, bytesOf, container, filesOf, indexLines, report, sha256 } from "./kit.ts";
+import { onFile } from "./store-kit.ts";
 
 const WELL = { code: 0, stdout: expect.stringMatching(/, all as the index says\n$/) };
 const texts = (hub: Hub) => inboxLines(hub.inbox, "ops").map(({ payload }) => payload);
@@ -124,7 +124,9 @@ test("a host that is deleted is gone with all that the store has of it; its epis
   expect(await hub.get("/v1/hosts")).toEqual({ hosts: [] });
   expect(await hub.get("/v1/events")).toMatchObject({ events: [] });
   const tables = hub.rows<{ name: string }>(
-    "SELECT m.name FROM sqlite_master m JOIN pragma_table_info(m.name) c ON c.name = 'host' AND c.type = 'INTEGER'",
+    onFile
+      ? "SELECT m.name FROM sqlite_master m JOIN pragma_table_info(m.name) c ON c.name = 'host' AND c.type = 'INTEGER'"
+      : "SELECT table_name AS name FROM information_schema.columns WHERE column_name = 'host' AND data_type = 'bigint'",
   );
   expect(tables.length).toBeGreaterThan(10);
   for (const { name } of tables) expect([name, hub.rows(`SELECT * FROM ${name}`)]).toEqual([name, []]);
@@ -178,7 +180,5 @@ test("a paused host raises no events; what is still wrong at the end is told the
 
 /** As `host set` does, and sooner than it allows. */
 function setIntervals(hub: Hub, seconds: number): void {
-  using db = new Database(join(hub.data, "receiver.db"));
-  db.run("PRAGMA busy_timeout=5000");
-  db.run("UPDATE hosts SET set_interval = ?", [seconds]);
+  hub.change((db) => db.run("UPDATE hosts SET set_interval = ?", [seconds]));
 }

@@ -1,10 +1,10 @@
 // What the receiver's tests share: a receiver as a child process, hosts with tokens, reports and episodes to send.
 
-import { Database } from "bun:sqlite";
 import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { type Daemon, Folder, type Target, runRole, startRole } from "../kit.ts";
+import { type Hand, changeStore, rowsOf, placeOf, onFile } from "./store-kit.ts";
 
 export interface HubOptions {
   target?: Target;
@@ -48,7 +48,7 @@ export class Hub implements AsyncDisposable {
   configure(more: string): void {
     writeFileSync(
       this.config,
-      `listen: "127.0.0.1:${this.#options.port ?? 0}"\ndata_dir: ${this.data}\nnotify: { recipient: ops, inbox_dir: ${this.inbox} }\n${more}\n`,
+      `listen: "127.0.0.1:${this.#options.port ?? 0}"\ndata_dir: ${this.data}\nnotify: { recipient: ops, inbox_dir: ${this.inbox} }\n${more}\n${onFile || /^store:/m.test(more) ? "" : `store: ${placeOf(this.data).store}`}\n`,
     );
   }
 
@@ -121,23 +121,12 @@ export class Hub implements AsyncDisposable {
 
   /** Looks into the store. */
   rows<T>(sql: string): T[] {
-    const db = new Database(join(this.data, "receiver.db"), { readonly: true });
-    try {
-      db.run("PRAGMA busy_timeout=5000");
-      return db.query(sql).all() as T[];
-    } finally {
-      db.close();
-    }
+    return rowsOf<T>(this.data, sql);
   }
 
   /** Changes the store by hand, while the daemon is down. */
-  change(work: (db: Database) => void): void {
-    const db = new Database(join(this.data, "receiver.db"));
-    try {
-      db.transaction(() => work(db))();
-    } finally {
-      db.close();
-    }
+  change(work: (db: Hand) => void): void {
+    changeStore(this.data, work);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -319,23 +308,32 @@ export async function startAt(
 
 /** Adds hosts with their tokens in one go: a command each would take its time. */
 export function addHosts(hub: Hub, names: string[]): void {
-  const db = new Database(join(hub.data, "receiver.db"));
-  for (const name of names) {
-    const token = `pk_${Buffer.from(crypto.getRandomValues(new Uint8Array(20))).toString("hex")}`;
-    const sha256 = new Bun.CryptoHasher("sha256").update(token).digest("hex");
-    const [{ id }] = db
-      .query("INSERT INTO hosts (name, status, created_at) VALUES (?, 'pending', 0) RETURNING id")
-      .all(name) as [{ id: number }];
-    db.query("INSERT INTO tokens (host, sha256, created_at) VALUES (?, ?, 0)").run(id, sha256);
-    hub.tokens.set(name, token);
-  }
-  db.close();
+  hub.change((db) => {
+    for (const name of names) {
+      const token = `pk_${Buffer.from(crypto.getRandomValues(new Uint8Array(20))).toString("hex")}`;
+      db.run("INSERT INTO hosts (name, status, created_at) VALUES (?, 'pending', 0)", [name]);
+      db.run("INSERT INTO tokens (host, sha256, created_at) SELECT id, ?, 0 FROM hosts WHERE name = ?", [
+        sha256(Buffer.from(token)),
+        name,
+      ]);
+      hub.tokens.set(name, token);
+    }
+  });
+}
+
+/** The alive mark of a receiver: see presence.ts. */
+export function lifeOf(hub: Hub): { ran: number; line: number } {
+  return JSON.parse(hub.rows<{ value: string }>("SELECT value FROM meta WHERE key = 'alive'")[0]!.value);
+}
+
+function setLife(db: Hand, life: { ran: number; line: number }): void {
+  db.run("UPDATE meta SET value = ? WHERE key = 'alive'", [JSON.stringify(life)]);
 }
 
 /** As if a receiver that is down had run until that time. */
 export function runUntil(hub: Hub, seconds: number): void {
-  const line = Date.now() + seconds * 1000;
-  hub.change((db) => db.run("UPDATE meta SET value = json_set(value, '$.line', ?) WHERE key = 'alive'", [line]));
+  const life = lifeOf(hub);
+  hub.change((db) => setLife(db, { ...life, line: Date.now() + seconds * 1000 }));
 }
 
 /** A receiver that tells alerts soon; `report({ interval_seconds: 3600 })` keeps its hosts from being silent soon. */
@@ -343,10 +341,9 @@ export const TELLS_SOON = "poll_interval_seconds: 1\nrate_limit_per_minute: 1000
 
 /** As if a receiver that is down had run for so much longer, with its hosts reporting. */
 export function runOn(hub: Hub, ms: number): void {
+  const life = lifeOf(hub);
   hub.change((db) => {
-    db.run("UPDATE meta SET value = json_set(value, '$.ran', json_extract(value, '$.ran') + ?) WHERE key = 'alive'", [
-      ms,
-    ]);
+    setLife(db, { ...life, ran: life.ran + ms });
     db.run("UPDATE hosts SET heard_ms = heard_ms + ?", [ms]);
   });
 }

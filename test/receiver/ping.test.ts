@@ -2,11 +2,11 @@
 // Not tested here: runitor, whose module isn't in Debian.
 
 import { describe, expect, test } from "bun:test";
-import { mkdirSync, renameSync } from "node:fs";
-import { join } from "node:path";
+import { mkdirSync } from "node:fs";
 import { readPingPath } from "../../lib/receiver/ping.ts";
 import { Folder, have, until } from "../kit.ts";
 import { Hub } from "./kit.ts";
+import { moveAway, onFile } from "./store-kit.ts";
 
 interface Shown {
   url: string;
@@ -129,10 +129,12 @@ describe("bodies", () => {
       expect((await fetch(url, { method: "POST", body })).status).toBe(200);
     }
     const bodies = (await show(hub, "backup")).last_pings.flatMap(({ body }) => body ?? []);
-    const kept = ["\ufffdA", "x".repeat(100_000), "\u001b[2Jred\u0000\n2026 success"];
+    // PostgreSQL keeps no U+0000.
+    const [nul, shown] = onFile ? ["\0", "\\u0000"] : ["\ufffd", "\ufffd"];
+    const kept = ["\ufffdA", "x".repeat(100_000), `\u001b[2Jred${nul}\n2026 success`];
     expect(bodies).toEqual(kept);
     const { stdout } = await hub.run("job", "show", "backup");
-    expect(stdout).toContain("\n  | \\u001b[2Jred\\u0000\n  | 2026 success\n");
+    expect(stdout).toContain(`\n  | \\u001b[2Jred${shown}\n  | 2026 success\n`);
     expect(stdout).not.toContain("\u001b");
     for (let n = 0; n < 9; n++) await fetch(url, { method: "POST", body: `run ${n}` });
     const later = (await show(hub, "backup")).last_pings.flatMap(({ body }) => body ?? []);
@@ -163,10 +165,9 @@ test("neither guessed ids nor one job's pings get past their allowance; a ping t
     return all;
   };
   expect(await statuses(4, url)).toEqual([200, 200, 200, 429]);
-  const aside = join(hub.data, "aside.db");
-  renameSync(join(hub.data, "receiver.db"), aside);
+  moveAway(hub.data, true);
   expect(await statuses(1, `${key}/other?create=1`)).toEqual([503]);
-  renameSync(aside, join(hub.data, "receiver.db"));
+  moveAway(hub.data, false);
   const guess = `${hub.url}/ping/00000000-0000-4000-8000-000000000000`;
   expect(new Set(await statuses(60, guess))).toEqual(new Set([404]));
   const refused = await fetch(guess);

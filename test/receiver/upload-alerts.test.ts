@@ -5,13 +5,14 @@ import { addHost, archiveHost } from "../../lib/receiver/hosts.ts";
 import { Store } from "../../lib/receiver/store.ts";
 import { quietPass } from "../../lib/receiver/upload-alerts.ts";
 import { Folder, until } from "../kit.ts";
+import { onFile, placeOf } from "./store-kit.ts";
 import { Hub, archive, faketime, reportAt, startAt } from "./kit.ts";
 
 type Row = Record<string, unknown>;
 
 test("a host that was archived and is back is not told for what it didn't ship meanwhile", async () => {
   using folder = new Folder();
-  const store = await Store.open({ data_dir: folder.path });
+  const store = await Store.open(placeOf(folder.path));
   const now = Date.now();
   const quiet = async (what: string) => {
     await store.write((tx) => tx.run("UPDATE hosts SET status = 'online' WHERE name = $1", [what]));
@@ -22,13 +23,14 @@ test("a host that was archived and is back is not told for what it didn't ship m
       await addHost(tx, host, now);
       for (let n = 18; n < 25; n++) {
         const at = now - n * 600_000;
-        await tx.run("UPDATE hosts SET last_upload_at = MAX(COALESCE(last_upload_at, 0), $1) WHERE name = $2", [
+        await tx.run("UPDATE hosts SET last_upload_at = $1 WHERE name = $2 AND COALESCE(last_upload_at, 0) < $1", [
           at,
           host,
         ]);
         const episode = [host, `${n}`, new Date(at).toISOString()];
         await tx.run(
-          "INSERT INTO episodes (host, episode, received_at, sha256, size, line) VALUES ($1, $2, $3, '', 0, '')",
+          `INSERT INTO episodes (host, episode, received_at, sha256, size, ${onFile ? "" : "object,"} line)
+           VALUES ($1, $2, $3, '', 0, ${onFile ? "" : "'',"} '')`,
           episode,
         );
       }
