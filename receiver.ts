@@ -22,7 +22,7 @@ import { Config } from "./lib/receiver/config.ts";
 import { isPostgres } from "./lib/config.ts";
 import { damageOf } from "./lib/database.ts";
 import { createNews, damageEvent, eventSource, lossEvent } from "./lib/receiver/events.ts";
-import { episodesFolder, openEpisodes } from "./lib/receiver/episodes.ts";
+import { episodesFolder, openEpisodes, writtenFolders } from "./lib/receiver/episodes.ts";
 import {
   countAll,
   createFigures,
@@ -87,7 +87,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     await outbox.tell(lost).catch((error: unknown) => log.error("the inbox was not told", { error }));
   }
   await makeShrinkable(store, log);
-  const { episodes, index } = openEpisodes(config, store);
+  const { episodes, index } = await openEpisodes(config, store);
   const metrics = new Registry();
   const gate = new VersionGate(config.version_gate, log);
   const figures = createFigures(metrics, gate, store);
@@ -107,7 +107,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
     metrics,
     log,
   };
-  await episodes.sweep(log);
+  await episodes.prepare(log);
   const events = await oncePossible(service, async () => {
     // Before any host can report: the time that the receiver was away counts as no host's silence.
     await watch(receiver);
@@ -120,12 +120,12 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   startLoops(receiver, {
     service,
     tellEvents: (alive) => keepProblem(figures.inbox, () => outbox.pass(events, alive)),
-    folders: () => writtenFolders(receiver),
+    folders: () => writtenFolders(receiver.config),
   });
   log.info("ready", { listen: String(server.address), data: config.data_dir, hosts: hostCount(receiver) });
   return {
     status: () => statusLine(receiver),
-    troubles: () => troublesOf(receiver, writtenFolders(receiver)),
+    troubles: () => troublesOf(receiver, writtenFolders(receiver.config)),
     async reload(next) {
       // What may fail comes first: a reload that is refused changes nothing.
       server.reload(next);
@@ -179,14 +179,12 @@ function listenToAgents(receiver: Receiver, service: Service): Server {
     answer: answersOf(createApp(receiver, service.stopping)),
     log: receiver.log,
     metrics: receiver.metrics,
-    health: () => health(receiver, writtenFolders(receiver)),
+    health: () => health(receiver, writtenFolders(receiver.config)),
     credentialsOf: (path, method) => credentialsOf(receiver.config, path, method),
     hasSession: receiver.sessions.isOpen,
     refused: toLogin,
   });
 }
-
-const writtenFolders = ({ config }: Receiver): string[] => [config.data_dir, episodesFolder(config)];
 
 type C = Context<{ Bindings: Bindings }>;
 

@@ -174,9 +174,9 @@ function uncommented(role: Role, secret: string): string {
     example(role)
       // Also the key, which stays commented out where the rest is taken.
       .replace(/^#( +)# (?=api_[a-z_]+: )/gm, "#$1")
-      .replace(/^( *)# (?=( {2})*(- )?[a-z_]+:( |$)(?!.*\. ))/gm, "$1")
+      .replace(/^( *)# (?=( {2})*(- )?[a-z_\d]+:( |$)(?!.*\. ))/gm, "$1")
       .replaceAll(
-        /(secret|token|password|cert|api_key|key|client_ca|ca|client_cert|client_key)_file: [^ ,}\n]+/g,
+        /(secret|token|password|credentials|cert|api_key|key|client_ca|ca|client_cert|client_key)_file: [^ ,}\n]+/g,
         `$1_file: ${secret}`,
       )
   );

@@ -163,7 +163,7 @@ async function listEpisodes({ index }: Reading, c: C): Promise<Response> {
   return c.json({ episodes: await index.list({ host, since: time(since), limit }) });
 }
 
-/** An episode's bytes, with RFC 9110's conditional requests (13). Bun answers a request for a range (14). */
+/** An episode's bytes, with RFC 9110's conditional requests (13) and single ranges (14). */
 async function download({ episodes, index }: Reading, c: C): Promise<Response> {
   const host = c.req.param("host") ?? "";
   const key = { host, episode: episodeName(c.req.param("file") ?? "") };
@@ -182,10 +182,31 @@ async function download({ episodes, index }: Reading, c: C): Promise<Response> {
     return new Response(null, { status: 304, headers });
   }
   c.env.idle(120);
-  const body = episodes.open(found);
+  const { size } = found;
   const ifRange = c.req.header("if-range");
-  // A part of other bytes is of no use: a stream is answered whole.
-  return new Response(ifRange === undefined || ifRange === etag ? body : body.stream(), { headers });
+  // A part of other bytes is of no use.
+  const range = ifRange === undefined || ifRange === etag ? rangeOf(c.req.header("range"), size) : null;
+  if (range === "none") {
+    return new Response(null, { status: 416, headers: { "content-range": `bytes */${size}` } });
+  }
+  const [start, end] = range ?? [0, size];
+  const answer = { ...headers, "content-length": String(end - start) };
+  const body = c.req.method === "HEAD" ? null : episodes.body(found, start, end);
+  if (!range) return new Response(body, { headers: answer });
+  return new Response(body, {
+    status: 206,
+    headers: { ...answer, "content-range": `bytes ${start}-${end - 1}/${size}` },
+  });
+}
+
+/** One range of bytes, as [start, end[; `none` where it has none of them, null where all are to be answered. */
+function rangeOf(header: string | undefined, size: number): [start: number, end: number] | "none" | null {
+  const [, first = "", last = ""] = /^bytes=(\d*)-(\d*)$/.exec(header ?? "") ?? [];
+  if (first === "" && last === "") return null;
+  const start = first === "" ? Math.max(0, size - Number(last)) : Number(first);
+  const end = first === "" || last === "" ? size : Math.min(Number(last) + 1, size);
+  if (first !== "" && last !== "" && Number(last) < start) return null;
+  return start < end ? [start, end] : "none";
 }
 
 // ---------------------------------------------------------------------------------------------------------------

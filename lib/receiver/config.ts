@@ -24,6 +24,7 @@ import { inboxEntries } from "../inbox-place.ts";
 import { Alerts } from "./alert-settings.ts";
 import { authEntries, connectionEntries, whoMayConnect } from "../guard.ts";
 import { PeerSettings } from "../peer.ts";
+import { S3Settings, isS3 } from "./s3-settings.ts";
 
 const Gate = v.strictObject({
   enabled: v.optional(v.boolean(), false),
@@ -73,20 +74,20 @@ const Settings = v.strictObject({
   /** The same database past a pooler, which can't keep locks and LISTEN. */
   store_direct: restart(v.optional(postgresUrl())),
   store_connections: restart(v.optional(integer({ min: 2, max: 1000, unit: "connections" }), 8)),
-  /** A folder, below data_dir unless it is absolute. */
+  /** A folder, below data_dir unless it is absolute (default: episodes); with a shared store a bucket. */
   episodes: restart(
     v.optional(
       v.pipe(
         v.string(),
         v.check(
-          (text) => text !== "" && !text.includes("://"),
-          "expected a folder: other places are not in this version",
+          (text) => text !== "" && (isS3(text) || !text.includes("://")),
+          "expected a folder, or s3://BUCKET/PREFIX",
         ),
         writable(),
       ),
-      "episodes",
     ),
   ),
+  s3: restart(v.optional(S3Settings, {})),
   max_episode_bytes: v.optional(integer({ min: 1, unit: "bytes" }), 8 * 1024 ** 3),
   rate_limit_per_minute: v.optional(integer({ min: 1, unit: "requests" }), 60),
   /** What hosts are told, unless `host set` says otherwise. */
@@ -127,7 +128,9 @@ export type Config = v.InferOutput<typeof Settings> & {
 };
 export const Config = v.pipe(
   Settings,
-  rule((config) => [openDoors, gateSources, grains, heartbeats].flatMap((judge) => [...judge(config as Config)])),
+  rule((config) =>
+    [openDoors, gateSources, grains, heartbeats, places].flatMap((judge) => [...judge(config as Config)]),
+  ),
 );
 
 function* openDoors(config: Config): Generator<Problem> {
@@ -152,6 +155,16 @@ function* heartbeats({ heartbeat_url: urls }: Config): Generator<Problem> {
   if (urls.some((url) => !/^https?:$/.test(URL.parse(url.reveal())?.protocol ?? ""))) {
     yield { path: ["heartbeat_url"], text: "must be an http or https URL" };
   }
+}
+
+/** A folder is on one machine, and a bucket needs the rows that several receivers share. */
+function* places({ store, episodes }: Config): Generator<Problem> {
+  if (episodes === undefined) return;
+  const path = ["episodes"];
+  if (isS3(episodes) && !isPostgres(store))
+    yield { path, text: 'a bucket needs "store: postgres://…", which says what is in it' };
+  if (!isS3(episodes) && isPostgres(store))
+    yield { path, text: "receivers that share a store need a bucket: s3://BUCKET/PREFIX" };
 }
 
 function* gateSources({ version_gate: gate }: Config): Generator<Problem> {

@@ -33,7 +33,7 @@ export async function rebuild({ index, episodes, signal, progress }: Check): Pro
     if (age >= 0 && age < YOUNG_MS) await Bun.sleep(YOUNG_MS - age);
     if (await index.has(stored)) continue;
     await episodes.sync(stored);
-    await index.add(row);
+    await index.add(row, stored.at);
     made.push(row);
   }
   return made;

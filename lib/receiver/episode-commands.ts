@@ -24,7 +24,7 @@ export function withIndex<T>(
       logged = performance.now();
       context.log.info("looking", { episodes: looked });
     };
-    const { index, episodes } = openEpisodes(config, store);
+    const { index, episodes } = await openEpisodes(config, store);
     try {
       return await work({ store, index, episodes, signal: context.signal, progress }, () => looked);
     } finally {
@@ -49,6 +49,12 @@ function verifyIndex(context: Context): Promise<number> {
     const result = differences === 0 ? "all as the index says" : many(differences, "difference");
     context.print(`${many(looked(), "episode")}, ${result}`);
     return differences === 0 ? 0 : 1;
+  });
+}
+
+function exportIndex(context: Context): Promise<void> {
+  return withIndex(context, async ({ index }) => {
+    for await (const row of index.all(null, true)) context.print(JSON.stringify(row));
   });
 }
 
@@ -133,6 +139,15 @@ export const EPISODE_COMMANDS = {
     usage:
       "usage: picket-receiver index verify\n\nExit code 1 when something differs. Safe while the daemon runs.\n\nexample: picket-receiver index verify",
     run: verifyIndex,
+  },
+  "index export": {
+    summary: "print the index, a line of JSON an episode",
+    usage: `usage: picket-receiver index export
+
+The lines are those of index.jsonl, ordered by received_at, with those of removed episodes.
+
+example: picket-receiver index export > index.jsonl`,
+    run: exportIndex,
   },
   "episodes rm": {
     summary: "remove episodes, and note it in the index",

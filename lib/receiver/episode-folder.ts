@@ -60,6 +60,7 @@ export class EpisodeFolder implements EpisodeStore {
       if (existsSync(partial)) unlinkSync(partial);
     };
     return {
+      at: target,
       write: (chunk) => writer.write(chunk),
       async commit() {
         await writer.sync();
@@ -78,18 +79,22 @@ export class EpisodeFolder implements EpisodeStore {
     return found?.isFile() ? { ...key, size: found.size, modifiedAt: found.mtimeMs, at } : null;
   }
 
-  async sync(key: EpisodeKey): Promise<void> {
-    const file = await open(this.#path(key), "r");
+  async sync({ host, at }: StoredEpisode): Promise<void> {
+    const file = await open(at, "r");
     try {
       await file.sync();
     } finally {
       await file.close();
     }
-    syncFolder(join(this.path, key.host));
+    syncFolder(join(this.path, host));
   }
 
   open({ at }: Pick<StoredEpisode, "at">): Blob {
     return Bun.file(at);
+  }
+
+  body({ at }: StoredEpisode, start: number, end: number): Blob {
+    return Bun.file(at).slice(start, end);
   }
 
   async *list(): AsyncIterable<StoredEpisode> {
@@ -139,8 +144,12 @@ export class EpisodeFolder implements EpisodeStore {
     await note(keys.filter((key) => !look(this.#path(key))));
   }
 
-  async sweep(log: Log): Promise<void> {
+  async prepare(log: Log): Promise<void> {
     makeFolder(this.path, 0o750);
+    await this.sweep(log);
+  }
+
+  async sweep(log: Log): Promise<void> {
     let swept = 0;
     const failures: unknown[] = [];
     // A folder that belongs to root, for example, stops neither the rest of the sweep nor the start.

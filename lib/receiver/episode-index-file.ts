@@ -54,6 +54,7 @@ export function openIndexFile(store: Store): EpisodeIndex {
       await journal.append(JSON.stringify(row));
       return "added";
     },
+    async renaming() {},
     rename(from, to) {
       const line: Renamed = { renamed_at: new Date().toISOString(), renamed_from: from, host: to };
       return journal.append(JSON.stringify(line));

@@ -32,18 +32,20 @@ interface Lookups {
   list(wanted: { host: string | null; since: string | null; limit: number }): Promise<IndexRow[]>;
   /** Lines before one by their time, all without it; the newest first. */
   before(wanted: { host: string | null; before: Place | null; limit: number }): Promise<IndexRow[]>;
-  /** All lines but those of removed episodes, oldest first, of one host or all. Lines may be added meanwhile. */
-  all(host?: string | null): AsyncIterable<IndexRow>;
+  /** All lines, oldest first, of one host or all; those of removed episodes only where they are wanted. Lines may be added meanwhile. */
+  all(host?: string | null, removed?: boolean): AsyncIterable<IndexRow>;
 }
 
 /** The index, for looking up and adding. */
 export interface EpisodeIndex extends Lookups {
   /**
-   * Notes an episode, or that it was removed; resolves when it is on disk. `known`: it is noted already. `other`: its name is
-   * noted with other bytes; nothing was changed.
+   * Notes an episode whose bytes are at a place (StoredEpisode), or that it was removed (null); resolves when it is on disk. `known`: it is noted already.
+   * `other`: its name is noted with other bytes; nothing was changed.
    */
-  add(row: IndexRow): Promise<"added" | "known" | "other">;
-  /** Gives a host's lines another name. It is called after the host was renamed, and again where that was killed. */
+  add(row: IndexRow, at: string | null): Promise<"added" | "known" | "other">;
+  /** Takes part in the transaction that renames a host. */
+  renaming(tx: Queries, from: string, to: string): Promise<void>;
+  /** Finishes that the host's lines have its new name. It is called after that transaction, and again where that was killed. */
   rename(from: string, to: string): Promise<void>;
   /** The number and the bytes of all episodes. */
   totals(): Promise<{ episodes: number; bytes: number }>;
@@ -97,13 +99,13 @@ export function lookups(read: Queries, follow: () => Promise<void>): Lookups {
         [...place, limit, ...(host === null ? [] : [host])],
       );
     },
-    async *all(host = null) {
+    async *all(host = null, removed = false) {
       await follow();
       let last: Place = { received_at: "", host: "", episode: "" };
       for (;;) {
         const page = await all(
           `SELECT host, line FROM episodes
-           WHERE (received_at, host, episode) > ($1, $2, $3) AND removed_at IS NULL AND (CAST($4 AS TEXT) IS NULL OR host = $4)
+           WHERE (received_at, host, episode) > ($1, $2, $3) ${removed ? "" : "AND removed_at IS NULL"} AND (CAST($4 AS TEXT) IS NULL OR host = $4)
            ORDER BY received_at, host, episode LIMIT ${PAGE}`,
           [last.received_at, last.host, last.episode, host],
         );

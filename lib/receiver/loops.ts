@@ -75,7 +75,7 @@ export function startLoops(receiver: Looping, { service, tellEvents, folders }: 
       await retentionPass(store, { now: Date.now(), alive, retention: receiver.config.retention });
     }
     await shrink(store, { alive, signal: stopping });
-    await episodes.sweep(log);
+    await episodes.sweep(log, alive);
   });
   ofOne("uploads", 300, async () => {
     await settleRenames(receiver);

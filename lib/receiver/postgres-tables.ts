@@ -244,9 +244,9 @@ const STEPS: Tables["steps"] = [
     `CREATE INDEX alerts_of_severity ON alerts (severity)`,
     `CREATE TRIGGER in_order BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION picket_in_order()`,
     `CREATE TABLE episodes (
-      host TEXT NOT NULL,
-      episode TEXT NOT NULL,
-      received_at TEXT NOT NULL,
+      host TEXT COLLATE "C" NOT NULL,
+      episode TEXT COLLATE "C" NOT NULL,
+      received_at TEXT COLLATE "C" NOT NULL,
       sha256 TEXT NOT NULL,
       size BIGINT NOT NULL,
       object TEXT NOT NULL,
@@ -254,6 +254,8 @@ const STEPS: Tables["steps"] = [
       removed_at TEXT,
       PRIMARY KEY (host, episode)
     )`,
+    `CREATE INDEX episodes_object ON episodes (object)`,
+    `CREATE TABLE stray_objects (object TEXT PRIMARY KEY, seen_at BIGINT NOT NULL, removing BIGINT)`,
     `CREATE INDEX episodes_received ON episodes (received_at, size)`,
     `CREATE INDEX episodes_of_host ON episodes (host, received_at)`,
   ],

@@ -34,11 +34,13 @@ export async function* remove(
     const noted: IndexRow[] = [];
     await episodes.remove(removed, async (gone) => {
       for (const { row } of gone) if (row) noted.push(row);
-      await Promise.all(noted.map((row) => index.add({ ...row, removed_at })));
+      await Promise.all(noted.map((row) => index.add({ ...row, removed_at }, null)));
     });
     for (const row of noted) {
-      const isBack = (await episodes.find(row)) && (await index.find(row))?.removed_at !== undefined;
-      if (isBack) await index.add({ ...row, received_at: new Date().toISOString() });
+      const back = await episodes.find(row);
+      if (back && (await index.find(row))?.removed_at !== undefined) {
+        await index.add({ ...row, received_at: new Date().toISOString() }, back.at);
+      }
     }
     yield* removed;
   }

@@ -1,8 +1,8 @@
 // Renames a host. Its history, tokens and alerts refer to its number. Episodes are stored under their host's name:
 //
 //   1. one transaction changes the name and keeps the former one as an alias: the agent may go on using it
-//   2. a line of the index moves the host's episodes to the new name
-//   3. each file gets its new name, then loses the old one
+//   2. a line of the index moves the host's episodes to the new name; an index that is a table does it in 1
+//   3. each file gets its new name, then loses the old one; objects of a bucket stay
 //   4. the alias is marked as settled
 //
 // After a kill the daemon, or the same command, continues there. An upload that began under the former name ends under it: the
@@ -24,7 +24,7 @@ export interface Renaming {
 
 /** Renames a host; `from` may be a name that it had before. */
 export async function renameHost(renaming: Renaming, from: string, to: string): Promise<void> {
-  const { store, episodes } = renaming;
+  const { store, index, episodes } = renaming;
   if (!NAME_SEGMENT.test(to)) {
     throw new UsageError(`"${to}" is not a valid name`, "letters, digits, dots, dashes and underscores");
   }
@@ -43,6 +43,7 @@ export async function renameHost(renaming: Renaming, from: string, to: string): 
       await freeName(tx, to, host.id);
       await tx.run("UPDATE hosts SET name = $1 WHERE id = $2", [to, host.id]);
       await tx.run("INSERT INTO host_aliases (name, host) VALUES ($1, $2)", [host.name, host.id]);
+      await index.renaming(tx, host.name, to);
     });
   }
   await settleRenames(renaming);

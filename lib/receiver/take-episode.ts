@@ -12,7 +12,7 @@ import { chunksOf, tooLarge } from "../body.ts";
 import { Refusal } from "../refusal.ts";
 import { hashOf } from "./episode-check.ts";
 import type { EpisodeIndex } from "./episode-index.ts";
-import type { EpisodeKey, EpisodeStore } from "./episodes.ts";
+import type { EpisodeKey, EpisodeStore, StoredEpisode } from "./episodes.ts";
 import type { VersionGate } from "./version-gate.ts";
 
 /** A zstd frame begins with one of these (RFC 8878, sections 3.1.1 and 3.1.2): data, or what decoders skip. */
@@ -91,7 +91,7 @@ export async function takeEpisode(taking: Taking, key: EpisodeKey, request: Requ
     const size = await readThrough(request, { announced, maxBytes, write: (chunk) => upload.write(chunk) });
     return await turn(async () => {
       if ((await upload.commit()) === "taken") return compare(taking, key, announced, size);
-      const added = await addRow(taking, key, announced, size);
+      const added = await addRow(taking, key, announced, { size, at: upload.at });
       // A noted one was lost, and is back.
       const outcome = added === "added" || isNoted ? "stored" : "known";
       return { outcome, sha256: announced.sha256, size, stamped: announced.commit !== null };
@@ -166,8 +166,8 @@ async function compare(taking: Taking, key: EpisodeKey, announced: Announced, si
   }
   if (noted.sha256 !== announced.sha256) throw otherBytes(key, noted);
   // The process that stored it may have died before its name was on the disk.
-  await taking.episodes.sync(key);
-  await addRow(taking, key, announced, size);
+  await taking.episodes.sync(there);
+  await addRow(taking, key, announced, there);
   return { outcome: "known", sha256: noted.sha256, size, stamped: announced.commit !== null };
 }
 
@@ -187,12 +187,17 @@ function otherBytes({ episode }: EpisodeKey, { sha256, size }: { sha256: string;
 }
 
 /** Adds the episode's line, unless the index has it. */
-async function addRow(taking: Taking, key: EpisodeKey, announced: Announced, size: number): Promise<"added" | "known"> {
+async function addRow(
+  taking: Taking,
+  key: EpisodeKey,
+  announced: Announced,
+  { size, at }: Pick<StoredEpisode, "size" | "at">,
+): Promise<"added" | "known"> {
   const { host, episode } = key;
   const { sha256, schema, commit } = announced;
   const received_at = new Date().toISOString();
   const row = { received_at, host, episode, sha256, size, schema, commit: commit ?? undefined };
-  const added = await taking.index.add(row);
+  const added = await taking.index.add(row, at);
   if (added !== "other") return added;
   await refuseOther(taking, key, announced);
   throw new Error(`note episode "${host}/${episode}": its line was changed meanwhile`);
