@@ -47,6 +47,8 @@ const example = (role: Role): string => read(`etc/${role}.yaml`);
 const withToken = (text: string): string =>
   text
     .replace(/token_file: \/etc\/picket\/(operator\.)?token/, "token: t")
+    .replaceAll(/(store|inbox)_password_file: \S+/g, "$1_password: p")
+    .replace(/credentials_file: [^ ,}]+/, 'credentials: "aws_access_key_id=k\\naws_secret_access_key=s"')
     .replaceAll(/client_(cert|key)_file: \S+/g, (line) => line.replace(/: .*/, `: ${join(ROOT, "package.json")}`));
 
 // ---------------------------------------------------------------------------------------------------------------
