@@ -8,7 +8,7 @@ export const MOST_PAUSE_MS = 40;
 
 /** Sends until it is acknowledged, so many times at most; gives whether it was. Each answer and no answer is noted. */
 export async function send(
-  { port }: World,
+  { port }: Pick<World, "port">,
   { request, attempt, answered }: Handover,
   { stop, tries }: { stop?: AbortSignal; tries: number },
 ): Promise<boolean> {
