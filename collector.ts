@@ -71,7 +71,11 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   service.loop({
     name: "flush",
     every: () => FLUSH_CHECK_SECONDS,
-    pass: () => inbox.settled().then(() => inbox.check()),
+    async pass(alive) {
+      await inbox.settled();
+      alive();
+      await inbox.check();
+    },
   });
   log.info("ready", {
     listen: server && String(server.address),

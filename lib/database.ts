@@ -16,7 +16,7 @@ export interface Queries {
 /** What a transaction reads and writes: hosts by their numbers and jobs by theirs below zero, or recipients of inboxes; null is everything. What names others may run beside it. */
 export type Scope = readonly (number | string)[] | null;
 
-/** What another process says has changed, in one word: `event` or `change` in a store, in inboxes a recipient. */
+/** What another process says has changed, in one word: `event` or `change` in a store, in inboxes the recipients. */
 export type Hint = string;
 
 /** An open database. Its errors are `DatabaseError`. */

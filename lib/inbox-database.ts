@@ -1,11 +1,21 @@
 // The database that holds inboxes, as the writers and readers of a process share it.
 
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Database } from "./database.ts";
 import { errorChain } from "./log.ts";
+import { atMostEvery } from "./loop.ts";
 import type { PostgresSettings } from "./postgres.ts";
 
-/** Hears that the inbox of a recipient may have changed. */
-type Listener = (recipient: string) => void;
+/** Other processes hear at most once in so many milliseconds. */
+const HINT_MS = 20;
+/** How long an answer may take that it works. */
+const CHECK_MS = 5000;
+/** Of so many inboxes they hear only that some have changed. */
+const MOST_NAMED = 20;
+const ANY = "*";
+
+/** Hears that the inbox of a recipient, or any (null), may have changed. */
+type Listener = (recipient: string | null) => void;
 
 export interface InboxDatabase {
   /** Its address, without a password. */
@@ -35,9 +45,17 @@ export function inboxDatabase(settings: PostgresSettings): InboxDatabase {
       import("./inbox-tables.ts"),
     ]);
     const database = await openPostgres(settings, INBOX_TABLES);
-    database.onHint(tell);
+    database.onHint((names) => {
+      for (const name of names.split(",")) tell(name === ANY ? null : name);
+    });
     return database;
   };
+  const changed = new Set<string>();
+  const hint = atMostEvery(HINT_MS, () => {
+    const names = changed.size > MOST_NAMED ? ANY : [...changed].join(",");
+    changed.clear();
+    if (names !== "") void opening?.then((database) => database.hint(names)).catch(() => {});
+  });
   const open = (): Promise<Database> =>
     (opening ??= connect().catch((error: unknown) => {
       opening = null;
@@ -47,9 +65,11 @@ export function inboxDatabase(settings: PostgresSettings): InboxDatabase {
     url: settings.url,
     open,
     async problem() {
+      const answer = open().then(({ read }) => read.one("SELECT 1"));
       try {
-        await (await open()).read.one("SELECT 1");
-        return null;
+        // A server that stands still doesn't answer.
+        const late = sleep(CHECK_MS, undefined, { ref: false }).then(() => "no answer from the database");
+        return await Promise.race([answer.then(() => null), late]);
       } catch (error) {
         return errorChain(error);
       }
@@ -57,8 +77,9 @@ export function inboxDatabase(settings: PostgresSettings): InboxDatabase {
     changed(recipients) {
       for (const recipient of recipients) {
         tell(recipient);
-        void opening?.then((database) => database.hint(recipient)).catch(() => {});
+        changed.add(recipient);
       }
+      hint();
     },
     onChange(listener) {
       listeners.add(listener);

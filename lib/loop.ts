@@ -236,3 +236,19 @@ export function inSlices(alive: () => void = () => {}): () => Promise<void> {
     end = performance.now() + SLICE_MS;
   };
 }
+
+/** Does the work at the first call, and once for all that come within `ms` after it. */
+export function atMostEvery(ms: number, work: () => void): () => void {
+  let isResting = false;
+  let isDue = false;
+  return function call() {
+    isDue = isResting;
+    if (isResting) return;
+    isResting = true;
+    work();
+    setTimeout(() => {
+      isResting = false;
+      if (isDue) call();
+    }, ms).unref();
+  };
+}

@@ -7,7 +7,7 @@
 // A statement that fails because the database is away may have been committed all the same. Its events are refused, and the sender's next
 // attempt finds their ids.
 
-import { type Database, isBusy, textArray } from "./database.ts";
+import { type Database, DatabaseError, isBusy, textArray } from "./database.ts";
 import { type Delivery, type InboxEvent, type InboxOptions, formatEvent, isDrop } from "./inbox.ts";
 import type { EventWriter } from "./event-writer.ts";
 import type { InboxDatabase } from "./inbox-database.ts";
@@ -16,6 +16,8 @@ import type { InboxDatabase } from "./inbox-database.ts";
 const LARGEST_GROUP = 1000;
 const LONGEST_GROUP = 4 << 20;
 
+/** How long an event may wait for its commit. */
+const LATE_MS = 10_000;
 const HOUR_MS = 3_600_000;
 /** Other ids are remembered at least this long. */
 const REMEMBERED_MS = 600_000;
@@ -50,14 +52,23 @@ export function tableWriter(
   /** By key, when. */
   const remembered = new Map<string, number>();
   let writing: Promise<void> | null = null;
+  /** What was handed over last: it is settled last. */
+  let last: Promise<unknown> = Promise.resolve();
   let problem: string | null = null;
   const oldest = (): number => now() - Math.max(dedupeHours * HOUR_MS, REMEMBERED_MS);
 
   function write(event: InboxEvent, once: boolean): Promise<Delivery> {
-    return new Promise((resolve, reject) => {
-      queue.push({ event, line: formatEvent(event), once, resolve, reject });
-      writing ??= writeAll().finally(() => (writing = null));
-    });
+    const { promise, resolve, reject } = Promise.withResolvers<Delivery>();
+    const one: Waiting = { event, line: formatEvent(event), once, resolve, reject };
+    queue.push(one);
+    writing ??= writeAll().finally(() => (writing = null));
+    // A server that stands still is away, too. What it was not asked yet is not written later.
+    const late = setTimeout(() => {
+      const at = queue.indexOf(one);
+      if (at >= 0) queue.splice(at, 1);
+      reject(new DatabaseError(`the database at ${database.url} does not answer`, "EAWAY"));
+    }, LATE_MS);
+    return (last = promise.finally(() => clearTimeout(late)));
   }
 
   async function writeAll(): Promise<void> {
@@ -117,7 +128,7 @@ export function tableWriter(
       return at !== undefined && at >= oldest() ? at : undefined;
     },
     async settled() {
-      await writing;
+      await last.catch(() => {});
     },
     get problem() {
       return problem;

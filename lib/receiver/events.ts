@@ -4,6 +4,7 @@
 import { randomInt } from "node:crypto";
 import { EventEmitter } from "node:events";
 import type { Log } from "../log.ts";
+import { atMostEvery } from "../loop.ts";
 import { type OutboxEvent, type Untold, derivedId } from "../outbox.ts";
 import { ALERTS, type AlertType, type Severity } from "./alerts.ts";
 import type { Queries, Value } from "../database.ts";
@@ -201,20 +202,4 @@ export function createNews(store: Store): News {
     });
   }
   return news;
-}
-
-/** Does the work at the first call, and once for all that come within `ms` after it. */
-function atMostEvery(ms: number, work: () => void): () => void {
-  let isResting = false;
-  let isDue = false;
-  return function call() {
-    isDue = isResting;
-    if (isResting) return;
-    isResting = true;
-    work();
-    setTimeout(() => {
-      isResting = false;
-      if (isDue) call();
-    }, ms).unref();
-  };
 }
