@@ -61,7 +61,7 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   const deliveries = new Deliveries(deliveryList(place));
   const routes = compileRoutes(config);
   const agent = (): string => collector.config.agent;
-  const inboxes = await openInboxes(config);
+  const inboxes = await openInboxes(place, { log, signal: service.stopping });
   const outgoing = await startDeliveries(config.deliver, { inbox, inboxes, agent, log, metrics, service });
   const collector: Collector = { config, inbox, deliveries, outgoing, log, metrics, figures, routes, folder: null };
   collector.folder = openDropFolder(collector, config);

@@ -250,6 +250,8 @@ export class Cursor implements LineCursor {
     return this.#files.length > Number(existsSync(this.#path));
   }
 
+  readonly far = 1 << 18;
+
   skip(): Promise<void> {
     return this.read({ visit() {} });
   }

@@ -23,6 +23,7 @@ const OWN_BYTES = 200;
 export function fileInboxes(dir: string): Inboxes {
   const cursor = (recipient: string): Cursor => new Cursor({ path: inboxPath(dir, recipient) });
   return {
+    idleMs: 5000,
     where: (recipient) => inboxPath(dir, recipient),
     async recipients() {
       const files = namesIn(dir).filter((name) => name.endsWith(EXTENSION));
@@ -66,11 +67,11 @@ function deliveryFiles(dir: string, name: string): DeliveryPlace {
   const path = join(statePath(dir), `deliver:${name}.json`);
   let release: (() => void) | null = null;
   return {
-    async isOurs() {
+    async hold() {
       // Two collectors would send everything twice.
       makeFolder(statePath(dir), 0o700);
       release ??= holdAlone("picket-collector", join(statePath(dir), `deliver:${name}.lock`));
-      return true;
+      return 1;
     },
     read: async () => textOf(path),
     async write(text) {

@@ -37,9 +37,9 @@ interface Inbox {
   recipient: string;
 }
 
-/** The handled ids of a recipient. `refresh` sees what other processes have added; the others answer as of then. */
+/** The handled ids of a recipient. `refresh` sees what other processes have added, of one id or of all; the others answer as of then. */
 export interface HandledIds {
-  refresh(): Promise<void>;
+  refresh(id?: string): Promise<void>;
   has(id: string): boolean;
   /** What is known of a handled event: nothing but that it is, where it was handled long ago; null where it is not. */
   get(id: string): Handled | null;
@@ -56,7 +56,7 @@ export interface HandledIds {
 export async function handleOnce(handled: HandledIds, id: string, work: () => Promise<Handling>): Promise<void> {
   const end = await handled.takeTurn();
   try {
-    await handled.refresh();
+    await handled.refresh(id);
     if (handled.has(id)) throw new Error(`event "${printable(cut(id, 80))}" is handled already`);
     await handled.add(id, await work());
   } finally {

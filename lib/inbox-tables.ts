@@ -2,8 +2,8 @@
 //
 //   inbox             the events, as the lines of a file. An id is there once for a recipient. `seq` grows in the order of the commits
 //                     of a recipient, so a reader that has seen number 7 finds all that is new behind it
-//   inbox_marks       what a reader was shown: all up to `seq`, but for those in `held`, and those in `shown` ahead of it
-//   inbox_turns       which process has a reader's turn, handles events, or sends a delivery, until when
+//   inbox_marks       what a reader was shown, as the lines of a file (mark.ts)
+//   inbox_turns       which process has a reader's turn, handles events, sends a delivery, or pushes events into a session, until when
 //   inbox_handled     what a recipient has dealt with
 //   inbox_deliveries  what a delivery keeps beside its marks
 //   inbox_remembered  other ids of delivered drops (see lib/collector/drop-folder.ts)
@@ -37,11 +37,10 @@ const STEPS: Tables["steps"] = [
     `CREATE TABLE inbox_marks (
       recipient TEXT NOT NULL,
       reader TEXT NOT NULL,
-      seq BIGINT NOT NULL,
-      shown TEXT NOT NULL DEFAULT '[]',
-      held TEXT NOT NULL DEFAULT '{}',
-      changed_at BIGINT NOT NULL,
-      PRIMARY KEY (recipient, reader)
+      id BIGINT GENERATED ALWAYS AS IDENTITY,
+      at BIGINT NOT NULL DEFAULT (extract(epoch FROM now()) * 1000)::bigint,
+      line TEXT NOT NULL,
+      PRIMARY KEY (recipient, reader, id)
     )`,
     `CREATE TABLE inbox_turns (
       name TEXT PRIMARY KEY,
@@ -54,7 +53,9 @@ const STEPS: Tables["steps"] = [
       ts TEXT NOT NULL,
       by TEXT NOT NULL,
       note TEXT,
-      PRIMARY KEY (recipient, id)
+      seq BIGINT GENERATED ALWAYS AS IDENTITY,
+      PRIMARY KEY (recipient, id),
+      UNIQUE (recipient, seq)
     )`,
     `CREATE TABLE inbox_deliveries (
       name TEXT PRIMARY KEY,

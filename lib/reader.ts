@@ -19,7 +19,6 @@ export const MOST_KEPT = 1000;
 const MOST_KEPT_BYTES = 16 << 20;
 /** With more lines shown ahead of their turn than this, urgent events wait for theirs. It bounds the mark. */
 const MOST_AHEAD = 10_000;
-const IDLE_MS = 5000;
 
 interface Source {
   inboxes: Inboxes;
@@ -61,7 +60,7 @@ export async function readLast(
 /**
  * Calls `pass` whenever the inbox may have changed, until `signal` is aborted. The watch is a hint; a look every second, or
  * every `pauseMs`, is what counts, and sees sentinels appear, too. Where `pass` gave true there is nothing of that kind, and a look at
- * the inbox's version every five seconds is enough.
+ * the inbox's version now and then is enough.
  */
 export async function follow(
   { inboxes, recipient }: Source,
@@ -79,7 +78,7 @@ export async function follow(
     const changed = new Promise<void>((done) => (wake = done));
     const now = await inboxes.version(recipient);
     if (settled !== now) settled = (await pass()) === true ? now : null;
-    await Promise.race([changed, aborted, Bun.sleep(settled === null ? pauseMs() : IDLE_MS)]);
+    await Promise.race([changed, aborted, Bun.sleep(settled === null ? pauseMs() : inboxes.idleMs)]);
   }
   endWatching();
 }

@@ -126,15 +126,16 @@ export class Postgres implements AsyncDisposable {
       "-U",
       "picket",
     ];
-    return Bun.spawnSync([...command, "-v", "ON_ERROR_STOP=1", "-d", database, "-c", text], {
+    return Bun.spawnSync([...command, "-v", "ON_ERROR_STOP=1", "-d", database], {
+      stdin: Buffer.from(text),
       stdout: "pipe",
       stderr: "pipe",
     });
   }
 
-  /** Makes an empty database; gives its address. */
-  database(name = `t${crypto.randomUUID().replaceAll("-", "")}`): string {
-    const made = this.psql(`CREATE DATABASE ${name}`);
+  /** Makes a database, which is empty unless it is a copy of another; gives its address. */
+  database(name = `t${crypto.randomUUID().replaceAll("-", "")}`, template = "template1"): string {
+    const made = this.psql(`CREATE DATABASE ${name} TEMPLATE ${template}`);
     if (made.exitCode !== 0) throw new Error(made.stderr.toString());
     return `postgres://picket@127.0.0.1:${this.port}/${name}`;
   }

@@ -1,8 +1,9 @@
 // Dealing with an event: acknowledging it, answering it, or only marking it as handled (lib/handled.ts).
 
 import { NAME_SEGMENT } from "../config.ts";
+import type { EventWriter } from "../event-writer.ts";
 import { handleOnce } from "../handled.ts";
-import { type InboxWriter, completeEvent } from "../inbox.ts";
+import { completeEvent } from "../inbox.ts";
 import type { Inboxes } from "../inboxes.ts";
 import { derivedId } from "../outbox.ts";
 import { type ReadEvent, eventIn, waits } from "../reader.ts";
@@ -30,7 +31,7 @@ export const DEDUPE_HOURS = 24;
  * @throws Error in words, and nothing is written: the recipient has no such event, it is handled already, or there is no inbox for an answer.
  */
 export async function answer(
-  { inboxes, writer, recipient }: { inboxes: Inboxes; writer: InboxWriter; recipient: string },
+  { inboxes, writer, recipient }: { inboxes: Inboxes; writer: EventWriter; recipient: string },
   { by, id, text, note }: Answer,
 ): Promise<string> {
   let done = "marked as handled";

@@ -2,13 +2,14 @@
 
 import { type Command, type CommandContext, RefusedCredentials, UsageError } from "../service.ts";
 import { randomId } from "../inbox.ts";
-import { type Inboxes, openInboxes } from "../inboxes.ts";
+import type { Inboxes } from "../inboxes.ts";
 import { columns, printable } from "../text.ts";
 import { type Config, DAEMON_ONLY } from "./config.ts";
 import { Refused, openChannel } from "./deliver/channel.ts";
 import { type DeliverySettings, channelOf } from "./deliver/config.ts";
 import { type Lane, openLane } from "./deliver/lane.ts";
 import { recipientsOf, standingOf } from "./deliver/sender.ts";
+import { openPlace } from "./inbox-command.ts";
 import { parseState } from "./deliver/state.ts";
 
 type Context<A = object> = CommandContext<Config, A>;
@@ -48,7 +49,8 @@ async function withLanes<T>(
 async function list(context: Context<{ json?: boolean }>): Promise<void> {
   const config = await load(context);
   if (config.deliver.length === 0) return context.print('no deliveries: set "deliver" in the configuration');
-  await using inboxes = await openInboxes(config);
+  await using place = await openPlace(context, config);
+  const { inboxes } = place;
   const all = [];
   for (const settings of config.deliver) {
     const { name, recipients, min } = settings;
@@ -71,7 +73,8 @@ const printableTable = (rows: string[][]): string => columns(rows.map((row) => r
 async function test(context: Context): Promise<void> {
   const { config, settings } = await named(context);
   const { name } = settings;
-  await using inboxes = await openInboxes(config);
+  await using place = await openPlace(context, config);
+  const { inboxes } = place;
   const [recipient = "ops"] = await recipientsOf(inboxes, settings);
   const id = randomId();
   const payload = `a test of the delivery ${name}`;
@@ -101,7 +104,8 @@ async function test(context: Context): Promise<void> {
 async function skip(context: Context): Promise<void> {
   const { config, settings } = await named(context);
   const { name } = settings;
-  await using inboxes = await openInboxes(config);
+  await using place = await openPlace(context, config);
+  const { inboxes } = place;
   const skipped = await withLanes(inboxes, settings, async (lanes) => {
     let count = 0;
     for (const lane of lanes) {

@@ -3,6 +3,7 @@
 import { existsSync, readFileSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { type Check, ago, doctorCommand, examineListener, green, red, yellow } from "../doctor.ts";
+import { inboxPlace } from "../inbox-place.ts";
 import { statePath } from "../inbox.ts";
 import { openInboxes } from "../inboxes.ts";
 import { markPath } from "../file-mark.ts";
@@ -66,7 +67,7 @@ async function deliveries(inboxDir: string): Promise<Check> {
 /** Whether the other side of a delivery takes its messages. */
 async function sent(config: Config, delivery: string): Promise<Check> {
   const name = `delivery ${delivery}`;
-  await using inboxes = await openInboxes(config);
+  await using inboxes = await openInboxes(inboxPlace(config), {});
   const { failing } = parseState(await inboxes.delivery(delivery).read());
   if (!failing) return green(name, "nothing fails");
   const detail = `${failing.held ? "is held" : "fails"}: ${failing.error}; it began ${ago(failing.since)}`;

@@ -5,13 +5,12 @@
 
 import * as v from "valibot";
 import { identityOf } from "../identity.ts";
-import { openInboxes } from "../inboxes.ts";
 import { type ReadEvent, readNew } from "../reader.ts";
 import type { Command } from "../service.ts";
 import type { Config } from "./config.ts";
 import { MOST_CHARACTERS, fit } from "./fit.ts";
 import { type InstallArgs, changeSettings } from "./hook-install.ts";
-import { type Context, configOf, oneOf } from "./inbox-command.ts";
+import { type Context, configOf, oneOf, openPlace } from "./inbox-command.ts";
 
 // Looked up in the documentation of Claude Code, Codex and Gemini CLI, and tried with 2.1.197, 0.171.0 and 0.61.0.
 // Claude Code documents `additionalContext` for Notification, too, but drops it.
@@ -33,6 +32,9 @@ const CONTEXT = new Set([
 ]);
 /** The end of a turn, which `block` prolongs; the last one is Gemini CLI's. */
 const END = new Set(["Stop", "SubagentStop", "AfterAgent"]);
+
+/** So long a database that is away is waited for: the agent waits, too. */
+const PATIENCE_MS = 3000;
 
 const Call = v.object({
   hook_event_name: v.string(),
@@ -83,7 +85,8 @@ async function answer(context: Context<{ as?: string; format?: string }>): Promi
     const recipient = identityOf(args.as, env);
     const config = await configOf(context, recipient);
     if (form === null) return;
-    await using inboxes = await openInboxes(config);
+    await using place = await openPlace(context, config, PATIENCE_MS);
+    const { inboxes } = place;
     if ((await inboxes.watcher(recipient)) !== null) return;
     const { wrap, only } = form;
     const warn = (message: string) => log.warn(message);

@@ -1,8 +1,12 @@
 // What the commands share that write or read an inbox.
 
 import { NAME_SEGMENT, besideService } from "../config.ts";
+import { eventWriter } from "../event-writer.ts";
+import { inboxPlace } from "../inbox-place.ts";
 import { inboxPath } from "../inbox.ts";
+import { openInboxes } from "../inboxes.ts";
 import { type CommandContext, UsageError } from "../service.ts";
+import { DEDUPE_HOURS } from "./answer.ts";
 import { type Config, DAEMON_ONLY } from "./config.ts";
 
 export type Context<A = object> = CommandContext<Config, A>;
@@ -18,9 +22,24 @@ export async function configOf(
 ): Promise<Config> {
   const config = await loadConfig(unused);
   const inbox = inboxPath(config.inbox_dir, recipient);
-  const system = besideService("inbox", inbox);
+  const system = config.inbox === undefined && besideService("inbox", inbox);
   if (system) log.warn("this is your own inbox; for the system service's use sudo", { inbox, system });
   return config;
+}
+
+/** Opens the inboxes of a configuration for as long as the command runs. @param patienceMs how long a database that is away is waited for. */
+export async function openPlace({ log, signal }: Context<unknown>, config: Config, patienceMs?: number) {
+  const place = inboxPlace(config);
+  const inboxes = await openInboxes(place, { log, signal, patienceMs });
+  return {
+    inboxes,
+    /** What writes answers. */
+    writer: () => eventWriter(place, { durability: config.durability, dedupeHours: DEDUPE_HOURS }),
+    async [Symbol.asyncDispose](): Promise<void> {
+      await inboxes[Symbol.asyncDispose]();
+      await place.database?.close();
+    },
+  };
 }
 
 export function oneOf<const T extends string>(flag: string, value: string, allowed: readonly T[]): T {

@@ -9,9 +9,8 @@ import { type ReadEvent, follow, readEvents, readNew } from "../reader.ts";
 import { fit } from "./fit.ts";
 import type { Asked } from "./mcp-stdio.ts";
 
-/** How often the inbox is looked at besides the watch, where a sentinel may appear or a renamed inbox may grow, and where nothing is wanted. */
+/** How often the inbox is looked at besides the watch, where a sentinel may appear or a renamed inbox may grow. */
 const WANTED_MS = 1000;
-const UNWANTED_MS = 5000;
 /** More open events than fit into a text. */
 const MOST_OPEN = 200;
 
@@ -109,7 +108,7 @@ export function openMcpInbox({ inboxes, recipient, warn, push, changed }: Option
     recipient,
     /** Watches the inbox until `signal` is aborted. */
     async watch(signal: AbortSignal): Promise<void> {
-      await follow(source, signal, look, () => (isWanted() ? WANTED_MS : UNWANTED_MS));
+      await follow(source, signal, look, () => (isWanted() ? WANTED_MS : inboxes.idleMs));
       await last;
       cursor.close();
     },

@@ -5,7 +5,8 @@
 
 import * as v from "valibot";
 import { NAME_SEGMENT } from "../config.ts";
-import { EVENT_TYPES, type InboxWriter, PRIORITIES, completeEvent } from "../inbox.ts";
+import type { EventWriter } from "../event-writer.ts";
+import { EVENT_TYPES, PRIORITIES, completeEvent } from "../inbox.ts";
 import type { Inboxes } from "../inboxes.ts";
 import { errorChain } from "../log.ts";
 import { cut } from "../text.ts";
@@ -94,7 +95,7 @@ const text = (about: string) => v.pipe(v.string(), v.minLength(1), v.description
 interface InboxToolsOf {
   inboxes: Inboxes;
   inbox: McpInbox;
-  writer: InboxWriter;
+  writer: EventWriter;
 }
 
 /** The tools of a recipient's inbox. */

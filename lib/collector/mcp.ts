@@ -9,14 +9,11 @@ import { ValibotJsonSchemaAdapter } from "@tmcp/adapter-valibot";
 import { McpServer } from "tmcp";
 import type * as v from "valibot";
 import { identityOf } from "../identity.ts";
-import { InboxWriter } from "../inbox.ts";
-import { openInboxes } from "../inboxes.ts";
 import type { ReadEvent } from "../reader.ts";
 import { cut, printable } from "../text.ts";
 import { version } from "../version.ts";
-import { DEDUPE_HOURS } from "./answer.ts";
 import { fitOne } from "./fit.ts";
-import { type Context, READING, configOf } from "./inbox-command.ts";
+import { type Context, READING, configOf, openPlace } from "./inbox-command.ts";
 import { openMcpInbox } from "./mcp-inbox.ts";
 import { peerTools } from "./mcp-peers.ts";
 import { type Asked, openStdio } from "./mcp-stdio.ts";
@@ -33,8 +30,9 @@ export async function mcp(context: Context<{ as?: string; channel?: boolean }>):
   const { args, env, log, signal } = context;
   const recipient = identityOf(args.as, env);
   const config = await configOf(context, recipient, UNUSED);
-  const { inbox_dir: dir, durability, mcp: peers = {} } = config;
-  await using inboxes = await openInboxes(config);
+  const { mcp: peers = {} } = config;
+  await using place = await openPlace(context, config);
+  const { inboxes } = place;
   const endWatching = args.channel === true ? await inboxes.becomeWatcher(recipient) : null;
   const other = args.channel === true && endWatching === null ? await inboxes.watcher(recipient) : null;
   if (other !== null) log.warn("another process pushes these events; this one only answers", { recipient, pid: other });
@@ -51,7 +49,7 @@ export async function mcp(context: Context<{ as?: string; channel?: boolean }>):
       if (subscribed.has(uri)) void stdio.send(notification("notifications/resources/updated", { uri }));
     },
   });
-  const writer = new InboxWriter({ dir, durability, dedupeHours: DEDUPE_HOURS });
+  const writer = await place.writer();
   for (const tool of [...inboxTools({ inboxes, inbox, writer }), ...peerTools(peers)]) register(server, tool);
   server.resource(
     { uri, name: "inbox", description: `open events of ${recipient}`, mimeType: "text/plain" },
@@ -79,7 +77,7 @@ interface About {
   /** It pushes. */
   isChannel: boolean;
   /** The process that pushes instead. */
-  other: number | null;
+  other: number | string | null;
 }
 
 function createServer(about: About) {

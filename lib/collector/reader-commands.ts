@@ -2,16 +2,16 @@
 
 import { asLine } from "../frame.ts";
 import { identityOf } from "../identity.ts";
-import { EVENT_TYPES, InboxWriter, PRIORITIES } from "../inbox.ts";
+import { EVENT_TYPES, PRIORITIES } from "../inbox.ts";
 import { wellFormed } from "../json.ts";
-import { type LineCursor, openInboxes } from "../inboxes.ts";
+import type { LineCursor } from "../inboxes.ts";
 import { MOST_KEPT, type ReadEvent, follow, readEvents, readLast, readNew } from "../reader.ts";
 import { type Command, UsageError } from "../service.ts";
 import { printable, readDuration } from "../text.ts";
-import { DEDUPE_HOURS, answer } from "./answer.ts";
+import { answer } from "./answer.ts";
 import type { Config } from "./config.ts";
 import { fit } from "./fit.ts";
-import { type Context, asRecipient, atLeastOne, configOf, oneOf } from "./inbox-command.ts";
+import { type Context, asRecipient, atLeastOne, configOf, oneOf, openPlace } from "./inbox-command.ts";
 
 /** As timeout(1) has it. */
 const TIME_IS_OVER = 124;
@@ -36,7 +36,8 @@ async function read(context: Context<ReadArgs>): Promise<void> {
   refuseMeaningless(args);
   const limit = args.limit === undefined ? Number.POSITIVE_INFINITY : atLeastOne("--limit", args.limit);
   const reader = args.reader === undefined ? "person" : asRecipient(args.reader, "reader");
-  await using inboxes = await openInboxes(await configOf(context, recipient));
+  await using place = await openPlace(context, await configOf(context, recipient));
+  const { inboxes } = place;
   const source = { inboxes, recipient, reader, warn: (message: string) => log.warn(message) };
   const show = (event: ReadEvent) =>
     context.print(args.json ? printable(JSON.stringify(event, wellFormed)) : asLine(event));
@@ -103,7 +104,8 @@ async function wait(context: Context<{ as?: string; timeout?: string; min?: stri
   const type = args.type === undefined ? null : oneOf("--type", args.type, EVENT_TYPES);
   const timeout = args.timeout === undefined ? LONGEST_MS : readDuration(args.timeout);
   if (timeout === null) throw new UsageError(`--timeout "${args.timeout}" is not a time`, "such as 30s, 10m or 2h");
-  await using inboxes = await openInboxes(await configOf(context, recipient));
+  await using place = await openPlace(context, await configOf(context, recipient));
+  const { inboxes } = place;
   const source = { inboxes, recipient, reader: "agent", warn: (message: string) => log.warn(message) };
   const only = (event: ReadEvent): boolean =>
     (min === "normal" || event.priority === min) && (type === null || event.type === type);
@@ -134,10 +136,9 @@ async function wait(context: Context<{ as?: string; timeout?: string; min?: stri
 async function ack(context: Context<{ as?: string }>): Promise<void> {
   const { args, env, positionals, print } = context;
   const recipient = identityOf(args.as, env);
-  const config = await configOf(context, recipient);
-  await using inboxes = await openInboxes(config);
-  const { inbox_dir: dir, durability } = config;
-  const writer = new InboxWriter({ dir, durability, dedupeHours: DEDUPE_HOURS });
+  await using place = await openPlace(context, await configOf(context, recipient));
+  const { inboxes } = place;
+  const writer = await place.writer();
   const failures: Error[] = [];
   for (const id of positionals) {
     try {

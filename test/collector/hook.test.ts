@@ -2,9 +2,8 @@
 // Not tested here: that the clients show it to their model (tried by hand against a model on loopback; see docs/readers.md).
 
 import { expect, test } from "bun:test";
-import { appendFileSync, mkdirSync } from "node:fs";
 import * as v from "valibot";
-import { becomeWatcher } from "../../lib/watcher.ts";
+import { TestInboxes } from "../inbox-kit.ts";
 import { DEFAULT_TARGET, Folder, command, runRole } from "../kit.ts";
 
 const PLAIN = v.pipe(v.string(), v.startsWith("1 new in the inbox of bob:\n"));
@@ -18,9 +17,11 @@ const context = (name: string) =>
 const BLOCK = json(v.strictObject({ decision: v.literal("block"), reason: PLAIN }));
 
 class Box {
+  readonly inboxes: TestInboxes;
   readonly env: Record<string, string>;
   constructor(folder: Folder) {
-    this.env = { HOME: folder.path, PICKET_COLLECTOR_AGENT: "ops", PICKET_COLLECTOR_INBOX_DIR: folder.at("inbox") };
+    this.inboxes = new TestInboxes(folder);
+    this.env = { HOME: folder.path, PICKET_COLLECTOR_AGENT: "ops", ...this.inboxes.env };
   }
   hook(stdin?: unknown, ...args: string[]) {
     const text = typeof stdin === "object" ? JSON.stringify(stdin) : (stdin as string | undefined);
@@ -28,9 +29,7 @@ class Box {
     return runRole("collector", ["hook", "--as", "bob", ...args], { env: this.env, ...options });
   }
   tell(payload: string, more = {}) {
-    mkdirSync(this.env["PICKET_COLLECTOR_INBOX_DIR"]!, { recursive: true });
-    const line = JSON.stringify({ from: "ops", type: "INFO", payload, ...more });
-    appendFileSync(`${this.env["PICKET_COLLECTOR_INBOX_DIR"]}/bob.inbox`, `${line}\n`);
+    this.inboxes.append("bob", `${JSON.stringify({ from: "ops", type: "INFO", payload, ...more })}\n`);
   }
 }
 
@@ -127,9 +126,10 @@ test.concurrent("it stands down while a watcher pushes the events", async () => 
   using folder = new Folder();
   const box = new Box(folder);
   box.tell("hello");
-  const end = await becomeWatcher({ dir: folder.at("inbox"), recipient: "bob" });
+  await using inboxes = box.inboxes;
+  const end = await (await inboxes.open()).becomeWatcher("bob");
   expect((await box.hook(call("UserPromptSubmit"))).stdout).toBe("");
-  end!();
+  await end!();
   expect((await box.hook(call("UserPromptSubmit"))).stdout).toContain("> hello");
 });
 

@@ -1,8 +1,8 @@
 // What the tests of `mcp` share: a client as the public description of channels has it, and one that reads only when it is told to.
 
-import { closeSync, constants, mkdirSync, openSync, readSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { closeSync, constants, openSync, readSync } from "node:fs";
 import type { Subprocess } from "bun";
+import { inboxesIn } from "../inbox-kit.ts";
 import { type Folder, command, until } from "../kit.ts";
 
 export interface Message {
@@ -31,19 +31,11 @@ export interface Start {
 
 /** The environment of a client: an inbox in the folder, and nothing of the machine's own configuration. */
 export function environment(folder: Folder, more: Record<string, string> = {}): Record<string, string> {
-  const home = folder.path;
-  return {
-    PATH: "/usr/bin:/bin",
-    HOME: home,
-    PICKET_IDENTITY: "bob",
-    PICKET_COLLECTOR_INBOX_DIR: join(home, "inbox"),
-    ...more,
-  };
+  return { PATH: "/usr/bin:/bin", HOME: folder.path, PICKET_IDENTITY: "bob", ...inboxesIn(folder).env, ...more };
 }
 
 /** Appends events as any program may; gives their ids. */
 export function append(folder: Folder, events: Record<string, unknown>[], recipient = "bob"): string[] {
-  mkdirSync(folder.at("inbox"), { recursive: true });
   const whole = events.map((event) => ({
     ts: "2026-01-31T12:00:00.000Z",
     id: crypto.randomUUID().replaceAll("-", ""),
@@ -53,9 +45,7 @@ export function append(folder: Folder, events: Record<string, unknown>[], recipi
     priority: "normal",
     ...event,
   }));
-  writeFileSync(folder.at("inbox", `${recipient}.inbox`), whole.map((event) => `${JSON.stringify(event)}\n`).join(""), {
-    flag: "a",
-  });
+  inboxesIn(folder).append(recipient, whole.map((event) => `${JSON.stringify(event)}\n`).join(""));
   return whole.map(({ id }) => id);
 }
 

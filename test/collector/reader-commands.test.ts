@@ -2,27 +2,31 @@
 // Not tested: an inbox of a million lines (test/bench has figures).
 
 import { expect, test } from "bun:test";
-import { appendFileSync, closeSync, constants, existsSync, mkdirSync, openSync, readSync, rmSync } from "node:fs";
-import { Folder, type Outcome, command, inboxLines, runRole, until } from "../kit.ts";
+import { closeSync, constants, existsSync, openSync, readSync, rmSync } from "node:fs";
+import { IN_TABLES, TestInboxes } from "../inbox-kit.ts";
+import { Folder, type Outcome, command, runRole, until } from "../kit.ts";
 
 class Box {
-  readonly folder: Folder;
+  readonly inboxes: TestInboxes;
   readonly env: Record<string, string>;
   constructor(folder: Folder) {
-    this.folder = folder;
-    mkdirSync(folder.at("inbox"));
+    this.inboxes = new TestInboxes(folder);
     this.env = {
       HOME: folder.path,
       XDG_CONFIG_HOME: folder.at("none"),
-      PICKET_COLLECTOR_INBOX_DIR: folder.at("inbox"),
+      ...this.inboxes.env,
       PICKET_IDENTITY: "bob",
     };
   }
   write(...events: Record<string, string>[]): void {
-    for (const event of events) {
-      const full = { id: event["payload"], from: "ops", type: "INFO", priority: "normal", ...event };
-      appendFileSync(this.folder.at("inbox", "bob.inbox"), `${JSON.stringify(full)}\n`);
-    }
+    const full = events.map((event) => ({
+      id: event["payload"],
+      from: "ops",
+      type: "INFO",
+      priority: "normal",
+      ...event,
+    }));
+    this.inboxes.append("bob", full.map((event) => `${JSON.stringify(event)}\n`).join(""));
   }
   run(...args: string[]): Promise<Outcome> {
     return runRole("collector", args, { env: this.env });
@@ -62,10 +66,10 @@ test("ack tells the sender, names the id, and marks it; otherwise it says why an
   using folder = new Folder();
   const box = new Box(folder);
   box.write({ payload: "a" }, { payload: "b" }, { payload: "held", sentinel: folder.at("go") });
-  appendFileSync(folder.at("inbox", "bob.inbox"), '{"payload":"by hand"}\n{"payload":"say \\"id\\":\\"b\\""}\n');
-  folder.write("inbox/ann.inbox", '{"id":"anns","payload":"x"}\n');
+  box.inboxes.append("bob", '{"payload":"by hand"}\n{"payload":"say \\"id\\":\\"b\\""}\n');
+  box.inboxes.append("ann", '{"id":"anns","payload":"x"}\n');
   expect(await box.run("ack", "a")).toEqual({ code: 0, stdout: "a: acknowledged to ops\n", stderr: "" });
-  const told = inboxLines(folder.at("inbox"), "ops");
+  const told = box.inboxes.lines("ops");
   expect(told).toEqual([
     expect.objectContaining({ from: "bob", to: "ops", type: "INFO", payload: "acknowledged a: a" }),
   ]);
@@ -79,21 +83,19 @@ test("ack tells the sender, names the id, and marks it; otherwise it says why an
     expect([code, stderr]).toEqual([1, expect.stringContaining(why)]);
   }
   expect((await box.run("ack", "nonsense", "b")).code).toBe(1);
-  expect(inboxLines(folder.at("inbox"), "ops").map(({ payload }) => payload)).toEqual([
-    "acknowledged a: a",
-    "acknowledged b: b",
-  ]);
+  expect(box.inboxes.lines("ops").map(({ payload }) => payload)).toEqual(["acknowledged a: a", "acknowledged b: b"]);
   // A line without an id has one that is made of it.
   const id = /INFO ([0-9a-f]{32}): by hand/.exec((await box.run("read", "bob")).stdout)![1]!;
   expect(await box.run("ack", id)).toMatchObject({ code: 0, stdout: expect.stringContaining("has no inbox") });
   // One that was killed between answer and mark begins again; several at once write one answer.
-  rmSync(folder.at("inbox", ".picket", "bob.handled"));
+  if (IN_TABLES) box.inboxes.sql("DELETE FROM inbox_handled");
+  else rmSync(folder.at("inbox", ".picket", "bob.handled"));
   expect((await box.run("ack", "b")).code).toBe(0);
-  expect(inboxLines(folder.at("inbox"), "ops")).toHaveLength(2);
+  expect(box.inboxes.lines("ops")).toHaveLength(2);
   box.write({ payload: "c" });
   const codes = (await Promise.all(Array.from({ length: 4 }, () => box.run("ack", "c")))).map(({ code }) => code);
   expect(codes.toSorted((a, b) => a - b)).toEqual([0, 1, 1, 1]);
-  expect(inboxLines(folder.at("inbox"), "ops")).toHaveLength(3);
+  expect(box.inboxes.lines("ops")).toHaveLength(3);
 });
 
 test("wait prints what it is asked for and ends; what it passes over stays new, to the agent alone", async () => {
@@ -102,7 +104,9 @@ test("wait prints what it is asked for and ends; what it passes over stays new, 
   expect(await box.run("wait", "--timeout", "0s")).toEqual({ code: 124, stdout: "", stderr: "" });
   const cmd = [...(await command("collector", "source")), "wait", "--min", "urgent"];
   await using child = Bun.spawn(cmd, { env: { ...process.env, ...box.env }, stdout: "pipe", stderr: "inherit" });
-  await until("it has looked", () => existsSync(folder.at("inbox", ".picket", "bob.reader")));
+  await until("it has looked", () =>
+    IN_TABLES ? box.inboxes.sql("SELECT id FROM inbox_marks") : existsSync(folder.at("inbox", ".picket", "bob.reader")),
+  );
   box.write({ payload: "a" }, { payload: "b", type: "ACK-REQUEST" });
   box.write({ payload: "C", priority: "urgent" });
   expect(await new Response(child.stdout).text()).toMatch(

@@ -21,8 +21,6 @@ const MOST_EVENTS = 1000;
 const MOST_CHARACTERS = 1 << 18;
 /** So many sentinels are waited for; behind them nothing is read. */
 const MOST_HELD = 1000;
-/** A mark that lies so far behind moves though nothing was sent: what is behind it isn't for this delivery. */
-const FAR_BYTES = 1 << 18;
 /** After so many looks an event that waits for its sentinel is logged. */
 const LOOKS_BEFORE_WARNING = 3;
 
@@ -225,9 +223,10 @@ export function openLane({ inboxes, delivery, recipient, min, warn }: LaneOption
   };
 }
 
-function isFar({ files }: StoredMark, { positions }: LineCursor): boolean {
+/** A mark that lies far behind moves though nothing was sent: what is behind it isn't for this delivery. */
+function isFar({ files }: StoredMark, { positions, far }: LineCursor): boolean {
   const [from, to] = [files.at(-1), positions.at(-1)];
-  return to !== undefined && (from?.generation !== to.generation || to.offset - from.offset > FAR_BYTES);
+  return to !== undefined && (from?.generation !== to.generation || to.offset - from.offset > far);
 }
 
 interface Reading {

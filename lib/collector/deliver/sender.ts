@@ -52,8 +52,8 @@ export function createSender({ inboxes, log, tell }: SenderContext, first: Setti
   const figures = { delivered: 0, failed: 0 };
   const place = inboxes.delivery(name);
   let state = parseState(null);
-  /** Whether this process sends. */
-  let isOurs = false;
+  /** What `hold` gave last: whether this process sends. */
+  let held = 0;
   /** What a reload gave; it counts from the next turn on. */
   let given: Settings | null = null;
   const closing = new AbortController();
@@ -65,9 +65,9 @@ export function createSender({ inboxes, log, tell }: SenderContext, first: Setti
 
   /** Looks whether this process sends. Where it begins to, it goes on from what another has noted. */
   async function takeOver(): Promise<boolean> {
-    const before = isOurs;
-    isOurs = await place.isOurs();
-    if (!isOurs || before) return isOurs;
+    const before = held;
+    held = await place.hold();
+    if (held === 0 || held === before) return held > 0;
     state = parseState(await place.read());
     for (const lane of lanes.values()) lane.close();
     lanes.clear();
@@ -166,7 +166,7 @@ export function createSender({ inboxes, log, tell }: SenderContext, first: Setti
     const { recipient } = what;
     const lane = lanes.get(recipient);
     const batch = what.kind === "events" ? await gather(lane!, what, now) : reminderOf(what, state);
-    if (batch === null) return;
+    if (batch === null || (await place.hold()) !== held) return;
     const { id, events, count } = batch;
     const stop = new AbortController();
     sending = { lane, stop };
@@ -241,9 +241,9 @@ export function createSender({ inboxes, log, tell }: SenderContext, first: Setti
     }
   }
 
-  /** `deliver skip` leaves out what is being sent. */
+  /** `deliver skip` leaves out what is being sent; and another process may send it, where this one stood still. */
   async function stopWhereMoved({ lane, stop }: NonNullable<typeof sending>): Promise<void> {
-    if (await lane?.isMoved().catch(() => false)) stop.abort();
+    if ((await place.hold()) !== held || (await lane?.isMoved())) stop.abort();
   }
 
   return {
@@ -257,7 +257,7 @@ export function createSender({ inboxes, log, tell }: SenderContext, first: Setti
     },
     /** Begins a turn unless one is under way. `ended` is called after one that did something. */
     pass(ended: () => void): void {
-      if (sending) void stopWhereMoved(sending);
+      if (sending) stopWhereMoved(sending).catch(() => {});
       busy ??= turn().then((more) => {
         busy = null;
         if (more) ended();
@@ -269,7 +269,7 @@ export function createSender({ inboxes, log, tell }: SenderContext, first: Setti
     /** Takes other settings over, and tries again what failed. */
     async configure(fresh: Settings): Promise<void> {
       given = fresh;
-      if (isOurs) await keep({ failing: tryNow() });
+      if (held > 0) await keep({ failing: tryNow() });
     },
     standing: () => standingOf({ settings, state, lanes: [...lanes.values()], now: Date.now() }),
     /** Waits a moment for what is under way, then aborts it: it stays undelivered. */
@@ -279,7 +279,7 @@ export function createSender({ inboxes, log, tell }: SenderContext, first: Setti
       clearTimeout(late);
       await channel.close?.();
       for (const lane of lanes.values()) lane.close();
-      if (isOurs) await keep({});
+      if (held > 0) await keep({});
       await place.release();
     },
     /** Removes what it keeps: a delivery that is configured again begins anew. */

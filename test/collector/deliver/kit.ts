@@ -1,6 +1,6 @@
 // What the tests of deliveries share: the other side as a real server, events, and a collector that delivers them.
 
-import { appendFileSync, mkdirSync } from "node:fs";
+import { inboxesIn } from "../../inbox-kit.ts";
 import { type Daemon, Folder, type RunOptions, runRole, startRole, until } from "../../kit.ts";
 
 /** A message as a webhook sends it. */
@@ -68,8 +68,7 @@ export function linesOf(recipient: string, payloads: string[], given: Given = {}
 
 /** Appends events to an inbox, as any program may. */
 export function append(folder: Folder, recipient: string, payloads: string[], given: Given = {}): void {
-  mkdirSync(folder.at("inbox"), { recursive: true });
-  appendFileSync(folder.at("inbox", `${recipient}.inbox`), linesOf(recipient, payloads, given));
+  inboxesIn(folder).append(recipient, linesOf(recipient, payloads, given));
 }
 
 /** Numbered payloads. */
@@ -79,10 +78,7 @@ export const numbered = (count: number, from = 1): string[] => Array.from({ leng
 export function configure(folder: Folder, deliver: string[], more = ""): string {
   const list = deliver.map((one) => `  - ${one}\n`).join("");
   const listen = 'webhook: { listen: "127.0.0.1:0", routes: [] }';
-  return folder.write(
-    "c.yaml",
-    `agent: foreman\ninbox_dir: ${folder.at("inbox")}\n${listen}\ndeliver:\n${list}${more}\n`,
-  );
+  return folder.write("c.yaml", `agent: foreman\n${inboxesIn(folder).yaml}\n${listen}\ndeliver:\n${list}${more}\n`);
 }
 
 export async function start(folder: Folder, options: RunOptions = {}): Promise<Daemon> {
