@@ -63,6 +63,12 @@ export class S3 implements AsyncDisposable {
     this.#process = null;
   }
 
+  /** Ends it at once, for a process that ends. */
+  end(): void {
+    this.#process?.kill("SIGKILL");
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.down();
     rmSync(this.folder, { recursive: true, force: true });

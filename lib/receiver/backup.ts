@@ -18,14 +18,21 @@ import { type Command, UsageError } from "../service.ts";
 import { duration, size as asSize } from "../text.ts";
 import type { Config } from "./config.ts";
 import { isBusy } from "../database.ts";
+import { isPostgres } from "../config.ts";
 import { withIndex } from "./episode-commands.ts";
 import { time } from "./hosts.ts";
 import { alterSqlite, copySqlite, eachRow, foldLog, readSqlite, storeFile } from "./sqlite.ts";
 import { type Context, many } from "./store-command.ts";
 
+/** @throws UsageError where the store is no file. */
+function mustBeFile({ store }: Config, hint: string): void {
+  if (isPostgres(store)) throw new UsageError(`the store is not a file: it is ${store}`, hint);
+}
+
 /** `backup FILE`. */
 async function backup(context: Context<{ episodes?: boolean }>): Promise<void> {
   const { episodes = false } = context.args;
+  mustBeFile(await context.loadConfig(), "PostgreSQL's own: pg_dump --format=custom --file=FILE DATABASE");
   const file = resolve(context.positionals[0] ?? "");
   if (existsSync(file))
     throw new UsageError(`"${file}" exists already`, "backups are never overwritten: choose another name");
@@ -82,7 +89,9 @@ interface Backup {
 
 /** `restore FILE`. */
 async function restore(context: Context): Promise<void> {
-  const { data_dir } = await context.loadConfig();
+  const config = await context.loadConfig();
+  mustBeFile(config, "PostgreSQL's own: pg_restore --dbname=DATABASE FILE");
+  const { data_dir } = config;
   const file = resolve(context.positionals[0] ?? "");
   if (!existsSync(file)) throw new UsageError(`"${file}" does not exist`);
   makeFolder(data_dir, 0o750);

@@ -1,13 +1,15 @@
-// Checks a receiver, from its configuration to its hosts. The store is only read, and not migrated.
+// Checks a receiver, from its configuration to its hosts. A store's file is only read, and not migrated.
 
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { type Check, ago, doctorCommand, examineListener, green, notifies, red, yellow } from "../doctor.ts";
 import { inboxFolders } from "../inbox-place.ts";
 import { errorChain } from "../log.ts";
+import { isPostgres } from "../config.ts";
 import type { Config } from "./config.ts";
 import { episodesFolder } from "./episodes.ts";
 import { readSqlite, storeFile } from "./sqlite.ts";
+import { Store } from "./store.ts";
 import { many } from "./store-command.ts";
 
 function folders(config: Config): string[] {
@@ -17,7 +19,7 @@ function folders(config: Config): string[] {
 export const doctor = doctorCommand<Config>("receiver", folders, async (config) => {
   const { data_dir, notify } = config;
   const episodes = episodesFolder(config);
-  const { newest, rows } = store(data_dir, episodes);
+  const { newest, rows } = await (isPostgres(config.store) ? inDatabase(config) : inFile(data_dir, episodes));
   const lock = join(data_dir, "receiver.lock");
   const about = { ...config, folders: folders(config), owned: [data_dir, episodes], newest, lock };
   const { checks, figures } = await examineListener("receiver", about);
@@ -41,27 +43,48 @@ const SEEN = `SELECT (SELECT MAX(last_seen_at) FROM hosts) AS newest,
   (SELECT COUNT(*) FROM events WHERE told_at IS NULL) AS waiting`;
 
 /** The checks of the store, and the time of the newest report. */
-function store(dir: string, episodes: string): { newest: number | null; rows: Check[] } {
+interface Examined {
+  newest: number | null;
+  rows: Check[];
+}
+
+async function inFile(dir: string, episodes: string): Promise<Examined> {
   const file = storeFile(dir);
-  if (!existsSync(file)) {
-    return { newest: null, rows: [yellow("store", `${file} is not there yet`, "picket-receiver host add NAME")] };
-  }
+  const no = (check: Check): Examined => ({ newest: null, rows: [check] });
+  if (!existsSync(file)) return no(yellow("store", `${file} is not there yet`, "picket-receiver host add NAME"));
   try {
     const found = readSqlite<{ quick_check: string }>(file, "PRAGMA quick_check(1)")[0]?.quick_check;
     if (found !== "ok") {
       const fix = "systemctl stop picket-receiver; picket-receiver restore FILE (a backup)";
-      return { newest: null, rows: [red("store", `damaged: ${found}`, fix)] };
+      return no(red("store", `damaged: ${found}`, fix));
     }
-    const { newest, noted, waiting } = readSqlite<Seen>(file, SEEN)[0]!;
-    const statuses = readSqlite<Statuses>(file, "SELECT status, COUNT(*) AS hosts FROM hosts GROUP BY status");
-    return {
-      newest,
-      rows: [green("store", "sound"), ...hosts(statuses, newest), ...told(waiting), indexed(noted, episodes)],
-    };
+    const { newest, noted, rows } = await contents(async (text) => readSqlite(file, text));
+    return { newest, rows: [green("store", "sound"), ...rows, indexed(noted, episodes)] };
   } catch (error) {
-    const fix = `ls -l ${dir}; see "Permissions" in docs/operations.md`;
-    return { newest: null, rows: [red("store", errorChain(error), fix)] };
+    return no(red("store", errorChain(error), `ls -l ${dir}; see "Permissions" in docs/operations.md`));
   }
+}
+
+async function inDatabase(config: Config): Promise<Examined> {
+  let store: Store | undefined;
+  try {
+    store = await Store.open(config);
+    const [server] = await store.read.all<{ version: string }>("SELECT current_setting('server_version') AS version");
+    const { newest, rows } = await contents((text) => store!.read.all(text));
+    return { newest, rows: [green("store", `PostgreSQL ${server!.version} answers`), ...rows] };
+  } catch (error) {
+    const { host, pathname } = new URL(config.store);
+    const fix = `psql -h ${host.split(":")[0]} ${pathname.slice(1)}`;
+    return { newest: null, rows: [red("store", errorChain(error), fix)] };
+  } finally {
+    await store?.close();
+  }
+}
+
+async function contents(all: <T>(text: string) => Promise<T[]>): Promise<Examined & { noted: number }> {
+  const { newest, noted, waiting } = (await all<Seen>(SEEN))[0]!;
+  const statuses = await all<Statuses>("SELECT status, COUNT(*) AS hosts FROM hosts GROUP BY status");
+  return { newest, noted, rows: [...hosts(statuses, newest), ...told(waiting)] };
 }
 
 interface Statuses {

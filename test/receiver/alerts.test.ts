@@ -5,7 +5,7 @@ import { copyFileSync } from "node:fs";
 import { join } from "node:path";
 import { inboxLines, until } from "../kit.ts";
 import { Hub, TELLS_SOON, container, report } from "./kit.ts";
-import { onFile } from "./store-kit.ts";
+import { testOnFile } from "./store-kit.ts";
 
 type Row = Record<string, unknown>;
 
@@ -171,7 +171,7 @@ describe("containers", () => {
   });
 });
 
-test.skipIf(!onFile)(
+testOnFile(
   "after a backup is copied back every event is told, and a reader that is ahead or in between misses none",
   async () => {
     await using hub = await Hub.start({ more: TELLS_SOON });

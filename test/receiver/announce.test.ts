@@ -6,7 +6,7 @@ import { mkdirSync } from "node:fs";
 import { MIGRATIONS } from "../../lib/receiver/migrations.ts";
 import { inboxLines, until } from "../kit.ts";
 import { Hub, TELLS_SOON, addHosts, container, report, runOn, statuses } from "./kit.ts";
-import { onFile } from "./store-kit.ts";
+import { testOnFile } from "./store-kit.ts";
 
 type Row = Record<string, unknown>;
 
@@ -241,36 +241,33 @@ test("a container and a pool's kind may have the name of what every object has",
   expect(texts(hub)[0]).toContain("2 containers restart again and again: web-1: __proto__, web-1: constructor");
 });
 
-test.skipIf(!onFile)(
-  "a store of before: what was told is told no more, and how long it has been is right",
-  async () => {
-    await using hub = new Hub({ more: TELLS_SOON });
-    mkdirSync(hub.data);
-    const now = Date.now();
-    hub.change((db) => {
-      db.run("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)");
-      for (const step of MIGRATIONS.slice(0, 3).flat()) db.run(step);
-      const alive = JSON.stringify({ ran: 5 * DAY_MS, line: now, doubted: null });
-      db.run("INSERT INTO meta VALUES ('schema_version', '3'), ('alive', ?)", [alive]);
-      db.run(
-        `INSERT INTO hosts (id, name, status, created_at, last_seen_at, heard_ms, told_interval, extras) VALUES
+testOnFile("a store of before: what was told is told no more, and how long it has been is right", async () => {
+  await using hub = new Hub({ more: TELLS_SOON });
+  mkdirSync(hub.data);
+  const now = Date.now();
+  hub.change((db) => {
+    db.run("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)");
+    for (const step of MIGRATIONS.slice(0, 3).flat()) db.run(step);
+    const alive = JSON.stringify({ ran: 5 * DAY_MS, line: now, doubted: null });
+    db.run("INSERT INTO meta VALUES ('schema_version', '3'), ('alive', ?)", [alive]);
+    db.run(
+      `INSERT INTO hosts (id, name, status, created_at, last_seen_at, heard_ms, told_interval, extras) VALUES
        (1, 'nas', 'offline', 0, 0, 0, 60, '{"backups":[7]}'), (2, 'pi', 'online', 0, ?1, ?2, 3600, '{}')`,
-        [now, 5 * DAY_MS],
-      );
-      db.run(
-        `INSERT INTO alerts (host, what, severity, text, opened_at, muted) VALUES
+      [now, 5 * DAY_MS],
+    );
+    db.run(
+      `INSERT INTO alerts (host, what, severity, text, opened_at, muted) VALUES
        (1, 'host.offline', 'critical', 'nas is offline', ?1, 0), (2, 'container.unhealthy app', 'warning', 'app is ill', ?1, 1)`,
-        [now - HOUR_MS],
-      );
-      db.run(
-        "INSERT INTO events (at, type, severity, host, text, told_at) VALUES (1, 'x', 'info', 2, 'waits', NULL), (1, 'x', 'info', 2, 'told', 0)",
-      );
-    });
-    await hub.up();
-    expect(await hub.get("/v1/hosts/nas")).toMatchObject({ backups: [7] });
-    await until("what waits is told", () => texts(hub).length === 2);
-    await later(hub, DAY_MS);
-    await until("it is told again", () => texts(hub).length === 3);
-    expect(texts(hub)).toEqual(["waits", "app is ill", expect.stringMatching(/^still, for 1d 01h: nas is offline/)]);
-  },
-);
+      [now - HOUR_MS],
+    );
+    db.run(
+      "INSERT INTO events (at, type, severity, host, text, told_at) VALUES (1, 'x', 'info', 2, 'waits', NULL), (1, 'x', 'info', 2, 'told', 0)",
+    );
+  });
+  await hub.up();
+  expect(await hub.get("/v1/hosts/nas")).toMatchObject({ backups: [7] });
+  await until("what waits is told", () => texts(hub).length === 2);
+  await later(hub, DAY_MS);
+  await until("it is told again", () => texts(hub).length === 3);
+  expect(texts(hub)).toEqual(["waits", "app is ill", expect.stringMatching(/^still, for 1d 01h: nas is offline/)]);
+});

@@ -1,7 +1,7 @@
 // Backups beside a loaded daemon, and their restoration: whole, killed, refused, undone.
 
 import { Database } from "bun:sqlite";
-import { expect, test } from "bun:test";
+import { expect } from "bun:test";
 import {
   chmodSync,
   existsSync,
@@ -16,6 +16,7 @@ import {
 import { join } from "node:path";
 import { ROOT, command, inboxLines, until } from "../kit.ts";
 import { Hub, TELLS_SOON, bytesOf, container, report } from "./kit.ts";
+import { testOnFile as test } from "./store-kit.ts";
 
 const WELL = { code: 0, stdout: expect.stringMatching(/, all as the index says\n$/) };
 

@@ -1,8 +1,8 @@
 // How long lists are read: by an index that gives their order, without those rows that are not shown.
 
-import { expect, test } from "bun:test";
+import { expect } from "bun:test";
 import { Folder } from "../kit.ts";
-import { onFile } from "./store-kit.ts";
+import { testOnFile } from "./store-kit.ts";
 import { listAlerts } from "../../lib/receiver/alerts.ts";
 import type { Queries } from "../../lib/database.ts";
 import { openIndexFile } from "../../lib/receiver/episode-index-file.ts";
@@ -10,7 +10,7 @@ import { eventsBefore, numberAt } from "../../lib/receiver/events.ts";
 import { runsOf } from "../../lib/receiver/job-runs.ts";
 import { Store } from "../../lib/receiver/store.ts";
 
-test.skipIf(!onFile)("a page of a list reads its own rows: each filter has an index", async () => {
+testOnFile("a page of a list reads its own rows: each filter has an index", async () => {
   using folder = new Folder();
   const store = await Store.open({ data_dir: folder.path });
   const plans = async (ask: (db: Queries) => Promise<unknown>): Promise<string[]> => {

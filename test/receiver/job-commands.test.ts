@@ -2,6 +2,7 @@
 
 import { expect, test } from "bun:test";
 import { Hub } from "./kit.ts";
+import { testOnFile } from "./store-kit.ts";
 
 const URL_LINE = /^https:\/\/hub\.example\/ping\/[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}\n$/;
 
@@ -82,7 +83,7 @@ test("what can't be a job is refused, with what would be one", async () => {
   expect(hub.rows("SELECT name FROM jobs")).toEqual([{ name: "nas" }]);
 });
 
-test("a backup holds the jobs: restored, their URLs work, and none is down for what it missed", async () => {
+testOnFile("a backup holds the jobs: restored, their URLs work, and none is down for what it missed", async () => {
   await using hub = new Hub();
   const { stdout } = await hub.run("job", "add", "nas", "--every", "1s", "--grace", "1s");
   const key = await hub.run("job", "key");

@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, w
 import { connect } from "node:net";
 import { join } from "node:path";
 import { type Daemon, Folder, type Target, runRole, startRole } from "../kit.ts";
-import { type Hand, changeStore, rowsOf, placeOf, onFile } from "./store-kit.ts";
+import { type Hand, changeStore, rowsOf, storeEnv, storeLines } from "./store-kit.ts";
 
 export interface HubOptions {
   target?: Target;
@@ -48,7 +48,7 @@ export class Hub implements AsyncDisposable {
   configure(more: string): void {
     writeFileSync(
       this.config,
-      `listen: "127.0.0.1:${this.#options.port ?? 0}"\ndata_dir: ${this.data}\nnotify: { recipient: ops, inbox_dir: ${this.inbox} }\n${more}\n${onFile || /^store:/m.test(more) ? "" : `store: ${placeOf(this.data).store}`}\n`,
+      `listen: "127.0.0.1:${this.#options.port ?? 0}"\ndata_dir: ${this.data}\nnotify: { recipient: ops, inbox_dir: ${this.inbox} }\n${more}\n${storeLines(this.data, more)}`,
     );
   }
 
@@ -61,7 +61,7 @@ export class Hub implements AsyncDisposable {
     const { target, env, wrap } = this.#options;
     this.daemon = await startRole("receiver", ["--config", this.config, "--log-level", "debug"], {
       ...(target ? { target } : {}),
-      ...(env ? { env } : {}),
+      env: { ...storeEnv, ...env },
       ...(wrap ? { wrap } : {}),
     });
     this.url = await this.daemon.url();
@@ -72,7 +72,7 @@ export class Hub implements AsyncDisposable {
     const { target, env } = this.#options;
     return runRole("receiver", [...args, "--config", this.config], {
       ...(target ? { target } : {}),
-      ...(env ? { env } : {}),
+      env: { ...storeEnv, ...env },
     });
   }
 

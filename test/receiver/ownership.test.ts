@@ -6,10 +6,11 @@ import { join } from "node:path";
 import { AS_NOBODY, NOBODY, isRoot } from "../collector/kit.ts";
 import { Folder, have, runRole } from "../kit.ts";
 import { Hub, archive } from "./kit.ts";
+import { onFile } from "./store-kit.ts";
 
 const canTry = isRoot && have("setpriv", "a data folder that belongs to root");
 
-test.skipIf(!canTry)(
+test.skipIf(!onFile || !canTry)(
   "a data folder of root's is refused with its owner and the command; root's lost+found is not",
   async () => {
     using folder = new Folder();

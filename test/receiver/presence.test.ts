@@ -6,6 +6,7 @@ import { closeSync, openSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { Folder, have, inboxLines, until } from "../kit.ts";
 import { Hub, container, faketime, report, reportAt, startAt, statuses } from "./kit.ts";
+import { testOnFile } from "./store-kit.ts";
 
 const library = faketime("the receiver's clock");
 
@@ -225,7 +226,7 @@ test("a host that comes back in the same second as its alarm ends online, both e
   await until("each event is one line", () => inboxLines(hub.inbox, "ops").length === events());
 });
 
-test("a damaged page of the store is 503 and told as that, and no host is told offline for it", async () => {
+testOnFile("a damaged page of the store is 503 and told as that, and no host is told offline for it", async () => {
   await using hub = await Hub.start({ more: "poll_interval_seconds: 1\nrate_limit_per_minute: 1000" });
   await hub.report();
   await hub.daemon.kill();

@@ -1,11 +1,12 @@
 // What the store keeps, by its configuration, and that its file shrinks again.
 
 import { Database } from "bun:sqlite";
-import { expect, test } from "bun:test";
+import { expect } from "bun:test";
 import { mkdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { ROOT, until } from "../kit.ts";
 import { Hub } from "./kit.ts";
+import { testOnFile as test } from "./store-kit.ts";
 
 const HOUR_MS = 3_600_000;
 

@@ -5,6 +5,7 @@ import { existsSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import { command, until } from "../kit.ts";
 import { Hub, container, report } from "./kit.ts";
+import { testOnFile } from "./store-kit.ts";
 
 const FULL = { mount: "/srv", device: "/dev/sdb1", fs: "ext4", used_bytes: 92e9, total_bytes: 100e9, used_percent: 92 };
 const EVIL = "db \u001b[2J\u202e日本";
@@ -121,21 +122,24 @@ test("--watch draws in place what changes, follows the window, and gives the scr
   expect(out().trim()).toEndWith("\u001b[?25h\u001b[?1049l\u001b[A");
 });
 
-test("--watch draws on a terminal that doesn't know its size, and makes no store while it is missing", async () => {
-  const { child, out, frames } = await onTerminal(["--watch"], { cols: 0, rows: 0 });
-  await until("it has drawn", () => frames().length > 0);
-  const lines = plain(frames()[0]!);
-  expect([lines.length, lines.every((line) => Bun.stringWidth(line) <= 80)]).toEqual([23, true]);
-  const store = join(hub.data, "receiver.db");
-  await hub.daemon.kill();
-  renameSync(store, `${store}.away`);
-  child.kill("SIGCONT");
-  await until("it looks again", () => out().split("\u001b[?1049h").length > 2);
-  child.terminal!.write("\u0003");
-  expect([await child.exited, existsSync(store)]).toEqual([0, false]);
-  renameSync(`${store}.away`, store);
-  await hub.up();
-});
+testOnFile(
+  "--watch draws on a terminal that doesn't know its size, and makes no store while it is missing",
+  async () => {
+    const { child, out, frames } = await onTerminal(["--watch"], { cols: 0, rows: 0 });
+    await until("it has drawn", () => frames().length > 0);
+    const lines = plain(frames()[0]!);
+    expect([lines.length, lines.every((line) => Bun.stringWidth(line) <= 80)]).toEqual([23, true]);
+    const store = join(hub.data, "receiver.db");
+    await hub.daemon.kill();
+    renameSync(store, `${store}.away`);
+    child.kill("SIGCONT");
+    await until("it looks again", () => out().split("\u001b[?1049h").length > 2);
+    child.terminal!.write("\u0003");
+    expect([await child.exited, existsSync(store)]).toEqual([0, false]);
+    renameSync(`${store}.away`, store);
+    await hub.up();
+  },
+);
 
 test("it says where the receiver does not run", async () => {
   await hub.daemon.kill();

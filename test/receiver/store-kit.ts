@@ -1,11 +1,13 @@
-// What the receiver's tests do with its store behind its back: SQLite's file, or with PICKET_TEST_STORE=postgres a database for each data
-// folder, of one server for all tests of a process.
+// What the receiver's tests do with its store behind its back: SQLite's file, or with PICKET_TEST_STORE=postgres a database and a bucket for
+// each data folder, of servers for all tests of a process.
 
 import { type Pointer, dlopen } from "bun:ffi";
 import { Database } from "bun:sqlite";
+import { test } from "bun:test";
 import { renameSync } from "node:fs";
 import { join } from "node:path";
 import { Postgres, postgresPrograms } from "../postgres.ts";
+import { S3 } from "../s3.ts";
 
 type Value = string | number | null;
 
@@ -18,14 +20,33 @@ export interface Hand {
 const programs =
   process.env["PICKET_TEST_STORE"] === "postgres" ? postgresPrograms("the receiver on PostgreSQL") : null;
 const server = programs === null ? null : await Postgres.start(programs, { fsync: "off" });
-process.on("exit", () => server?.end());
+const s3 = server === null ? null : await S3.start();
+process.on("exit", () => {
+  server?.end();
+  s3?.end();
+});
 
 /** Whether the store is SQLite's file. Tests of that file alone are skipped where it is not. */
 export const onFile = server === null;
 
+/** By data folder. */
 const databases = new Map<string, string>();
+const buckets = new Map<string, string>();
 
-/** Where the store of a data folder is: for a configuration, and for Store.open. */
+/** A test of SQLite's file alone. */
+export const testOnFile = onFile ? test : (test.skip as typeof test);
+
+/** What a receiver's process needs in its environment. */
+export const storeEnv = s3?.env ?? {};
+
+/** The lines of a configuration for the store of a data folder. */
+export function storeLines(data: string, more: string): string {
+  if (s3 === null || /^store:/m.test(more)) return "";
+  const episodes = `episodes: ${buckets.getOrInsertComputed(data, () => s3.place())}`;
+  return `store: ${placeOf(data).store}\n${/^episodes:/m.test(more) ? "" : episodes}\ns3: { endpoint: "${s3.endpoint}" }\n`;
+}
+
+/** Where the store of a data folder is, also for Store.open. */
 export function placeOf(data: string): { data_dir: string; store: string } {
   const store = server === null ? "sqlite" : databases.getOrInsertComputed(data, () => server.database());
   return { data_dir: data, store };

@@ -1,7 +1,7 @@
 // The store's promises: who waits together shares a transaction, an error is its caller's alone, parameters go by their number.
 
 import { Database } from "bun:sqlite";
-import { expect, test } from "bun:test";
+import { expect } from "bun:test";
 import { copyFileSync, renameSync, rmSync, truncateSync } from "node:fs";
 import { join } from "node:path";
 import type { Queries } from "../../lib/database.ts";
@@ -9,6 +9,7 @@ import { Store, getNote, setNote } from "../../lib/receiver/store.ts";
 import { Folder, inboxLines, until } from "../kit.ts";
 import { Postgres, postgresPrograms } from "../postgres.ts";
 import { Hub } from "./kit.ts";
+import { testOnFile as test } from "./store-kit.ts";
 
 const note = (key: string) => (tx: Queries) => setNote(tx, key, "here");
 
