@@ -90,8 +90,8 @@ async function main(config: Config, service: Service): Promise<Running<Config>> 
   const { episodes, index } = await openEpisodes(config, store);
   const metrics = new Registry();
   const gate = new VersionGate(config.version_gate, log);
-  const figures = createFigures(metrics, gate, store);
   const presence = new Presence(store, log);
+  const figures = createFigures(metrics, { gate, store, presence });
   const receiver: Receiver = {
     config,
     store,

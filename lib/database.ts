@@ -23,8 +23,6 @@ export type Hint = string;
 export interface Database {
   /** Sees what is committed. */
   read: Queries;
-  /** Whether several daemons may use it. */
-  readonly isShared: boolean;
   /** How many transactions may run at once. */
   readonly atOnce: number;
   /**

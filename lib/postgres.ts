@@ -222,7 +222,6 @@ function databaseOf(
         (error) => error instanceof Lost,
       );
     }),
-    isShared: true,
     atOnce: Math.max(1, connections - 1),
     damage: null,
     transaction(work, scope) {

@@ -15,7 +15,7 @@ import { type Queries, isAway, isBusy } from "../database.ts";
 import type { Figures } from "./figures.ts";
 import { formerNames, isToken, sha256 } from "./hosts.ts";
 import type { Presence } from "./presence.ts";
-import { RateLimit } from "./rate-limit.ts";
+import { type Allowance, allowanceOf } from "./rate-limit.ts";
 import type { Store } from "./store.ts";
 
 /** The host that an admitted request comes from. */
@@ -53,20 +53,19 @@ interface Token {
 /** Admits the requests of agents. */
 export class Admission {
   #options: AdmissionOptions;
-  #limits: Record<"reports" | "uploads", RateLimit>;
+  #allowances: Record<"reports" | "uploads", Allowance>;
   #logRefusal: ReturnType<typeof refusalLog>;
 
   constructor(options: AdmissionOptions) {
     this.#options = options;
-    const { rate_limit_per_minute: perMinute } = options.config;
-    this.#limits = { reports: new RateLimit(perMinute), uploads: new RateLimit(perMinute) };
+    const { store } = options;
+    this.#allowances = { reports: allowanceOf(store, "reports"), uploads: allowanceOf(store, "uploads") };
     this.#logRefusal = refusalLog(options.log);
   }
 
   /** Takes over what a reload changed. */
   configure(config: Settings): void {
     this.#options = { ...this.#options, config };
-    for (const limit of Object.values(this.#limits)) limit.perMinute = config.rate_limit_per_minute;
   }
 
   /**
@@ -104,17 +103,16 @@ export class Admission {
     const found = isToken(bearer) ? await findToken(store, bearer) : undefined;
     if (!found) throw unauthorized("invalid_token");
     const { token, host, name } = found;
-    const limit = door === "upload" ? this.#limits.uploads : this.#limits.reports;
-    const wait = limit.wait(token);
+    const fingerprint = config.auth.bind_fingerprint ? fingerprintOf(request, ip) : null;
+    const bound = fingerprint === null || isBoundTo(found, fingerprint, { request, ip });
+    const take = this.#allowances[door === "upload" ? "uploads" : "reports"];
+    const wait = await take(token, { perMinute: config.rate_limit_per_minute, spend: bound });
     if (wait > 0) {
       // A host that tries to report is alive.
       if (door === "report") this.#options.presence.heard(host);
       throw tooMany(wait, "with this token", { host: name });
     }
-    const fingerprint = config.auth.bind_fingerprint ? fingerprintOf(request, ip) : null;
-    const bound = fingerprint === null || isBoundTo(found, fingerprint, { request, ip });
     if (!bound) throw unauthorized("fingerprint_mismatch", name);
-    limit.take(token);
     if (fingerprint !== null && found.fingerprint !== fingerprint) await this.#bind(found, fingerprint);
     return { host, name, token, ip, at: Date.now() };
   }

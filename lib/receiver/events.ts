@@ -194,7 +194,7 @@ export function createNews(store: Store): News {
     news.emit(what);
     isOthers = false;
   });
-  if (!store.isShared) return news;
+  if (store.isFile) return news;
   for (const what of ["event", "change"] as const) {
     const hint = atMostEvery(HINT_MS, () => store.hint(what));
     news.on(what, () => {

@@ -8,13 +8,14 @@ import type { EpisodeIndex } from "./episode-index.ts";
 import { addHostSeries } from "./host-series.ts";
 import { STATUSES } from "./hosts.ts";
 import { jobFigures } from "./jobs-view.ts";
+import type { Presence } from "./presence.ts";
 import type { Store } from "./store.ts";
 import type { GateSource, VersionGate } from "./version-gate.ts";
 
 const SOURCES: readonly GateSource[] = ["off", "forgejo", "git", "kept", "none"];
 
 /** Registers the counters and gauges. */
-export function createFigures(metrics: Registry, gate: VersionGate, store: Store) {
+export function createFigures(metrics: Registry, { gate, store, presence }: Omit<Counted, "index" | "figures">) {
   const refused = metrics.counters(
     "picket_requests_refused_total",
     "Requests of agents that were not let in, by reason.",
@@ -31,6 +32,10 @@ export function createFigures(metrics: Registry, gate: VersionGate, store: Store
   );
   const totals = { alerts: 0, refused: 0, episodes: 0, bytes: 0 };
   metrics.gauge("picket_alerts_open", "Alerts that are open.", () => totals.alerts);
+  if (!store.isFile) {
+    const help = "Of several receivers on one store, one watches over hosts and jobs, and tells: 1 at that one.";
+    metrics.gauge("picket_receiver_leads", help, () => (presence.leads ? 1 : 0));
+  }
   metrics.gauge("picket_version_gate_source", "Where the list of allowed commits is from: 1 at that one.", () =>
     SOURCES.map((source) => [{ source }, source === gate.source ? 1 : 0]),
   );
@@ -70,6 +75,7 @@ export interface Counted {
   store: Store;
   index: EpisodeIndex;
   gate: VersionGate;
+  presence: Presence;
   figures: Figures;
 }
 
@@ -109,7 +115,7 @@ export function troublesOf(counted: Counted, folders: string[]): (string | null)
 
 /** `/health`: whether reports and episodes can be taken now, and the figures. */
 export async function health(counted: Counted, folders: string[]): Promise<Health> {
-  const { figures, gate } = counted;
+  const { figures, gate, store, presence } = counted;
   const problem = problemOf(counted, folders);
   await countAll(counted);
   return {
@@ -121,6 +127,7 @@ export async function health(counted: Counted, folders: string[]): Promise<Healt
       episode_bytes: figures.totals.bytes,
       open_alerts: figures.totals.alerts,
       uptime_sec: Math.floor(process.uptime()),
+      ...(store.isFile ? {} : { leads: presence.leads }),
       version_gate: gate.source,
       ...(gate.source === "none" ? { version_gate_problem: GATE_CLOSED } : {}),
       ...(figures.heartbeat.problem === null ? {} : { heartbeat_problem: figures.heartbeat.problem }),
@@ -131,11 +138,11 @@ export async function health(counted: Counted, folders: string[]): Promise<Healt
 }
 
 /** One line for `systemctl status`. */
-export function statusLine({ figures }: Pick<Counted, "figures">): string {
+export function statusLine({ figures, store, presence }: Counted): string {
   const hosts = STATUSES.filter((status) => figures.hosts.get(status)).map(
     (status) => `${figures.hosts.get(status)} ${status}`,
   );
-  return `${hosts.join(", ") || "no hosts"}; ${figures.reports.value} reports, ${figures.totals.episodes} episodes, ${figures.totals.alerts} alerts`;
+  return `${hosts.join(", ") || "no hosts"}; ${figures.reports.value} reports, ${figures.totals.episodes} episodes, ${figures.totals.alerts} alerts${store.isFile ? "" : presence.leads ? "; leads" : "; another receiver leads"}`;
 }
 
 /** How many hosts there are, archived ones too. */

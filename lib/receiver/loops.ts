@@ -3,7 +3,6 @@
 
 import { announce } from "./announce.ts";
 import type { Config } from "./config.ts";
-import type { EpisodeIndex } from "./episode-index.ts";
 import type { EpisodeStore } from "./episodes.ts";
 import type { News } from "./events.ts";
 import { type Counted, countAll, health } from "./figures.ts";
@@ -11,7 +10,7 @@ import { beat } from "./heartbeat.ts";
 import { retentionPass, rollupPass } from "./history.ts";
 import type { createJobWatch } from "./jobs-watch.ts";
 import { endPauses } from "./pause.ts";
-import { LOOK_MS, type Presence } from "./presence.ts";
+import { LOOK_MS } from "./presence.ts";
 import { settleRenames } from "./rename.ts";
 import { shrink } from "./shrink.ts";
 import { quietPass } from "./upload-alerts.ts";
@@ -21,8 +20,6 @@ import type { LoopOptions, Service } from "../service.ts";
 export interface Looping extends Counted {
   config: Config;
   episodes: EpisodeStore;
-  index: EpisodeIndex;
-  presence: Presence;
   watchJobs: ReturnType<typeof createJobWatch>;
   news: News;
 }

@@ -21,7 +21,7 @@ import { NAME_SEGMENT } from "../config.ts";
 import { DEFAULTS, type Job, addJob, jobNamed, pingKey } from "./jobs.ts";
 import { type Ping, takePing } from "./jobs-ping.ts";
 import type { Presence } from "./presence.ts";
-import { RateLimit } from "./rate-limit.ts";
+import { allowanceInMemory, allowanceOf } from "./rate-limit.ts";
 import type { Store } from "./store.ts";
 
 /** So much of a body is kept, in bytes. */
@@ -70,25 +70,23 @@ interface PingDoor {
 /** Answers a ping. */
 export function createPingDoor(door: PingDoor): (c: Context<{ Bindings: Bindings }>) => Promise<Response> {
   const { store, presence, news, taken, log } = door;
-  const misses = new RateLimit<string>(MISSES_PER_MINUTE);
-  const jobs = new RateLimit(0);
+  const takeMiss = allowanceInMemory();
+  const takePingOf = allowanceOf(store, "pings");
   const logRefusal = refusalLog(log);
 
   async function take(request: Request, ip: string): Promise<Response> {
-    const wait = misses.wait(ip);
+    const wait = await takeMiss(ip, { perMinute: MISSES_PER_MINUTE, spend: false });
     if (wait > 0) throw tooMany(wait, "from this address");
     const path = readPingPath(pathOf(request.url));
     const query = new URL(request.url, "http://x").searchParams;
     const found = path && (await findOrAdd(path, query.get("create") === "1"));
     if (!found) {
-      misses.take(ip);
+      await takeMiss(ip, { perMinute: MISSES_PER_MINUTE, spend: true });
       throw unknownJob();
     }
     const { job, created } = found;
-    jobs.perMinute = door.perMinute();
-    const next = jobs.wait(job.id);
+    const next = await takePingOf(job.id, { perMinute: door.perMinute(), spend: true });
     if (next > 0) throw tooMany(next, "of this job", { job: job.name });
-    jobs.take(job.id);
     const ping = await readPing(request, path, { ip, rid: query.get("rid") });
     const [at, ran] = [Date.now(), await presence.ran()];
     const told = await store.write((tx) => takePing(tx, job.id, { ...ping, at, ran }), [-job.id]);

@@ -149,7 +149,7 @@ export class Presence {
   /** The running time now. */
   async ran(): Promise<number> {
     // This receiver was stopped for a while, and others went on; or none leads now.
-    if (this.#store.isShared && performance.now() - this.#looked >= ABSENCE_MS) await this.#follow();
+    if (!this.#store.isFile && performance.now() - this.#looked >= ABSENCE_MS) await this.#follow();
     return this.#ran;
   }
 
@@ -187,10 +187,12 @@ export class Presence {
   async mark(): Promise<void> {
     const heard = [...this.#heard];
     const life = this.#leads ? { ...this.#life, at: await this.#store.clock() } : null;
-    if (life === null && heard.length === 0) return;
+    if (life === null && heard.length === 0 && this.#store.problem === null) return;
     await this.#store.write(
       async (tx) => {
         if (life && ((await readLife(tx))?.ran ?? 0) <= life.ran) await setNote(tx, "alive", JSON.stringify(life));
+        // While the store fails a balancer sends nothing: this is how it is noticed that it works again.
+        if (!life) await tx.run("UPDATE meta SET value = value WHERE key = 'alive'");
         for (const [host, ran] of heard)
           await tx.run("UPDATE hosts SET heard_ms = $1 WHERE id = $2 AND heard_ms < $1", [ran, host]);
       },
@@ -244,7 +246,7 @@ export class Presence {
       this.#backAt = now;
       this.#logMove(Math.round(moved / 1000), was);
     }
-    const markMs = MARK_MS[this.#store.isShared ? "shared" : "alone"];
+    const markMs = MARK_MS[this.#store.isFile ? "alone" : "shared"];
     if (here - this.#marked >= markMs || Math.abs(moved) >= LOOK_MS || was !== life.doubted) await this.mark();
   }
 

@@ -197,7 +197,6 @@ function databaseOf(writer: Sqlite, reader: Sqlite, dir: string): Database {
   const isInPlace = watchPlace(writer, storeFile(dir));
   const database: Database = {
     read,
-    isShared: false,
     atOnce: 1,
     damage: null,
     // One connection writes: a scope makes no difference.

@@ -35,7 +35,7 @@ export class Store {
   /** Sees what is committed. */
   readonly read: Queries;
   readonly dir: string;
-  /** Whether it is one file in `dir`. */
+  /** Whether it is one file in `dir`; else other receivers may use it, too. */
   readonly isFile: boolean;
   #db: Database;
   #queue: Waiting[] = [];
@@ -107,11 +107,6 @@ export class Store {
   /** Another number after a commit of another process, such as a command's. */
   otherChanges(): Promise<number> {
     return this.#db.otherChanges();
-  }
-
-  /** Whether other receivers may use it, too. */
-  get isShared(): boolean {
-    return this.#db.isShared;
   }
 
   /** Whether this process does the work that one of all receivers does. */

@@ -4,7 +4,7 @@
 import type { Context } from "hono";
 import type { Bindings } from "../../http.ts";
 import { Refusal, type refusalLog } from "../../refusal.ts";
-import { RateLimit } from "../rate-limit.ts";
+import { allowanceInMemory } from "../rate-limit.ts";
 import type { Sessions } from "../sessions.ts";
 import { fieldOf, readForm, refusalOf } from "./form.ts";
 import type { Shown } from "./page.ts";
@@ -30,20 +30,18 @@ export function createLogin({
   show,
   logRefusal,
 }: LoginOptions): (c: C, path: string) => Promise<Response> {
-  const wrong = new RateLimit<string>(MOST_WRONG);
+  const take = allowanceInMemory();
 
   async function logIn(c: C): Promise<Response> {
     const given = fieldOf(await readForm(c), "token");
     const ip = c.env.ip();
-    // From here to `take` nothing is awaited: of many guesses at once no more are judged.
-    const wait = Math.ceil(wrong.wait(ip) / 1000);
+    const token = sessions.tokenOf(given);
+    const wait = Math.ceil((await take(ip, { perMinute: MOST_WRONG, spend: !token })) / 1000);
     if (wait > 0) {
       const what = `${MOST_WRONG} wrong tokens came from this address within a minute: try again in ${wait} s`;
       throw new Refusal(429, "rate_limited", what, { headers: { "retry-after": String(wait) } });
     }
-    const token = sessions.tokenOf(given);
     if (token) return to(nextOf(c), await sessions.begin(token, c.env.isSecure()));
-    wrong.take(ip);
     throw new Refusal(401, "invalid_token", "the token is wrong", { headers: { "www-authenticate": "Bearer" } });
   }
 
