@@ -3,10 +3,13 @@
 import { closeSync, fstatSync, statSync } from "node:fs";
 import { openFile } from "../cursor.ts";
 import { readAt } from "../files.ts";
-import { type Handled, handleOnce, handledOf } from "../handled.ts";
+import { type Handled, type HandledIds, handleOnce, handledOf } from "../handled.ts";
+import { inboxPlace } from "../inbox-place.ts";
 import { inboxPath } from "../inbox.ts";
+import type { Notify } from "../outbox.ts";
 import { type ReadEvent, eventIn, waits } from "../reader.ts";
 import { Refusal } from "../refusal.ts";
+import { inTable } from "./inbox-end-table.ts";
 
 /** So many events are looked at, the newest, and so many bytes. */
 const MOST_EVENTS = 500;
@@ -37,42 +40,61 @@ export interface End {
   problem: string | null;
 }
 
-interface Read extends Pick<End, "malformed" | "isCut"> {
+/** The newest events of an inbox. */
+export interface Newest extends Pick<End, "malformed" | "isCut"> {
   /** Newest first. */
   found: Pick<InboxLine, "event" | "offset">[];
 }
 
 export type InboxEnd = ReturnType<typeof openInboxEnd>;
 
-/** Reads an inbox's end whenever it has changed. */
-export function openInboxEnd({ inbox_dir: dir, recipient }: { inbox_dir: string; recipient: string }) {
-  const path = inboxPath(dir, recipient);
-  const handled = handledOf({ dir, recipient }, MOST_HANDLED_BYTES);
-  let read: Read & { of: string } = { of: "", found: [], malformed: 0, isCut: false };
+/** Where an inbox is read. */
+export interface InboxSource {
+  /** For people. */
+  where: string;
+  /** Another text after each change of the inbox, or of what is handled. */
+  version(): Promise<string>;
+  /** Its newest events. One that is missing has none. */
+  newest(): Promise<Newest>;
+  /** Finds what is known of handled events, by their ids. */
+  handledOf(ids: string[]): Promise<(id: string) => Handled | null>;
+  handled(): Promise<HandledIds>;
+}
 
-  function refresh(): void {
-    const { ino, size, mtimeMs } = statSync(path, { throwIfNoEntry: false }) ?? { ino: 0, size: 0, mtimeMs: 0 };
-    const of = `${ino} ${size} ${mtimeMs}`;
-    if (of !== read.of) read = { of, ...readEnd(path) };
+/** Reads an inbox's end whenever it has changed. */
+export function openInboxEnd(notify: Notify) {
+  const { recipient } = notify;
+  const { dir, database } = inboxPlace(notify);
+  const source =
+    database === null
+      ? inFile(dir, recipient)
+      : inTable({ database, recipient }, { events: MOST_EVENTS, bytes: MOST_BYTES });
+  let read: Newest & { of: string } = { of: "", found: [], malformed: 0, isCut: false };
+
+  /** Gives the events that don't wait. */
+  async function shown(): Promise<Newest["found"]> {
+    const of = await source.version();
+    if (of !== read.of) read = { of, ...(await source.newest()) };
+    return read.found.filter(({ event }) => !waits(event));
   }
-  const shown = () => read.found.filter(({ event }) => !waits(event));
 
   return {
     recipient,
-    path,
-    /** Another text after each change. Costs some stat(2). */
-    version(): string {
+    where: source.where,
+    /** Another text after each change. Costs some stat(2), or a query. */
+    async version(): Promise<string> {
       try {
-        refresh();
-        return `${read.of} ${handled.version()} ${shown().length}`;
+        const { length } = await shown();
+        return `${read.of} ${length}`;
       } catch (error) {
         return (error as Error).message;
       }
     },
-    look(): End {
+    async look(): Promise<End> {
       try {
-        refresh();
-        const lines = shown().map((line) => ({ ...line, handled: handled.get(line.event.id) }));
+        const events = await shown();
+        const get = await source.handledOf(events.map(({ event }) => event.id));
+        const lines = events.map((line) => ({ ...line, handled: get(line.event.id) }));
         return { lines, malformed: read.malformed, isCut: read.isCut, problem: null };
       } catch (error) {
         return { lines: [], malformed: 0, isCut: false, problem: (error as Error).message };
@@ -80,19 +102,36 @@ export function openInboxEnd({ inbox_dir: dir, recipient }: { inbox_dir: string;
     },
     /** Marks one of these events as handled. @throws Refusal where it is not one of them, is handled already, or can't be marked. */
     async handle(id: string, by: string): Promise<void> {
-      refresh();
-      if (!shown().some(({ event }) => event.id === id)) {
+      if (!(await shown()).some(({ event }) => event.id === id)) {
         throw new Refusal(404, "unknown_event", "that event is not among the newest of the inbox any more");
       }
-      await handleOnce(handled, id, async () => ({ by })).catch((error: unknown) => {
+      await handleOnce(await source.handled(), id, async () => ({ by })).catch((error: unknown) => {
         throw new Refusal(409, "not_marked", `mark the event as handled: ${(error as Error).message}`);
       });
     },
   };
 }
 
+function inFile(dir: string, recipient: string): InboxSource {
+  const path = inboxPath(dir, recipient);
+  const handled = handledOf({ dir, recipient }, MOST_HANDLED_BYTES);
+  return {
+    where: path,
+    async version() {
+      const { ino, size, mtimeMs } = statSync(path, { throwIfNoEntry: false }) ?? { ino: 0, size: 0, mtimeMs: 0 };
+      return `${ino} ${size} ${mtimeMs} ${handled.version()}`;
+    },
+    newest: async () => readEnd(path),
+    async handledOf() {
+      await handled.refresh();
+      return (id) => handled.get(id);
+    },
+    handled: async () => handled,
+  };
+}
+
 /** The newest events of an inbox. One that is missing has none. @throws Error where it can't be read. */
-function readEnd(path: string): Read {
+function readEnd(path: string): Newest {
   const fd = openFile(path);
   if (fd === null) return { found: [], malformed: 0, isCut: false };
   try {
@@ -108,8 +147,8 @@ function readEnd(path: string): Read {
 }
 
 /** @param from where the bytes begin in the file: unless that is 0, in the middle of a line. */
-function eventsIn(bytes: Buffer, from: number): Read {
-  const found: Read["found"] = [];
+function eventsIn(bytes: Buffer, from: number): Newest {
+  const found: Newest["found"] = [];
   let malformed = 0;
   const first = from === 0 ? 0 : bytes.indexOf(NEWLINE) + 1;
   // What follows the last line break is being written.

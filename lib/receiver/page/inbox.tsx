@@ -23,7 +23,7 @@ export const inboxPage: Page = {
   path: "/inbox",
   async show(asked) {
     const inbox = inboxOf(asked);
-    const end = inbox.look();
+    const end = await inbox.look();
     const open = openIn(end);
     const handled = end.lines.filter((line) => line.handled !== null);
     const headline = end.problem === null ? headlineOf(open) : "The inbox can't be read";
@@ -72,11 +72,11 @@ function headlineOf(open: InboxLine[]): string {
   return urgent === 0 ? are : `${are}, ${urgent} of them urgent`;
 }
 
-function about({ recipient, path }: InboxEnd, { lines, malformed, isCut, problem }: End): string {
+function about({ recipient, where }: InboxEnd, { lines, malformed, isCut, problem }: End): string {
   if (problem !== null) return problem;
   const facts = [
     `Inbox of ${recipient}`,
-    lines.length === 0 && `${path} is empty`,
+    lines.length === 0 && `${where} is empty`,
     isCut && `The newest ${lines.length} events; older ones: picket-collector read ${recipient} --open`,
     malformed > 0 && `${malformed === 1 ? "1 line is" : `${malformed} lines are`} not an event`,
   ];

@@ -87,7 +87,7 @@ export function createSite({ reading, sessions, log }: SiteOptions): (c: C) => P
     const { value, params } = find(SHOWN, pathname);
     return moment(await value({ ...sources, params, query, now: Date.now() }), pathname);
   }
-  const changes = async () => `${await store.otherChanges()} ${inbox?.version()} ${failures.version()}`;
+  const changes = async () => `${await store.otherChanges()} ${await inbox?.version()} ${failures.version()}`;
   const live = createLive({ ...reading, log, render, changes });
   const login = createLogin({
     sessions,
@@ -177,7 +177,7 @@ async function countsOf({ reading, inbox, failures }: Sources): Promise<Map<stri
   return new Map([
     ["/", 0],
     ["/alerts", open?.alerts ?? 0],
-    ...(inbox ? [["/inbox", openIn(inbox.look()).length] as const] : []),
+    ...(inbox ? [["/inbox", openIn(await inbox.look()).length] as const] : []),
     ["/events", 0],
     ["/jobs", 0],
     ["/episodes", 0],
