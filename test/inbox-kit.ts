@@ -6,7 +6,7 @@ import { inboxDatabase } from "../lib/inbox-database.ts";
 import { INBOX_TABLES } from "../lib/inbox-tables.ts";
 import { type Inboxes, openInboxes } from "../lib/inboxes.ts";
 import { openPostgres } from "../lib/postgres.ts";
-import { type Folder, inboxLines } from "./kit.ts";
+import { type Folder, inboxLines, inboxTables } from "./kit.ts";
 import { Postgres, postgresPrograms } from "./postgres.ts";
 
 /** One server serves all tests of a process, and ends with it. */
@@ -41,11 +41,28 @@ export class TestInboxes implements AsyncDisposable {
   constructor(folder: Folder, name = "inbox") {
     this.dir = name === "" ? folder.path : folder.at(name);
     this.#url = server && server.database(undefined, "inboxes");
+    if (this.#url !== null)
+      inboxTables.set(this.dir, (recipient) =>
+        this.sql(`SELECT line FROM inbox WHERE recipient = '${recipient}' ORDER BY seq`),
+      );
   }
 
-  /** A line of a collector's configuration. */
+  /** What a configuration says of them. */
+  get settings(): { inbox_dir: string; inbox?: string } {
+    return { inbox_dir: this.dir, ...(this.#url === null ? {} : { inbox: this.#url }) };
+  }
+
+  /** The same as lines, or between braces. */
   get yaml(): string {
-    return this.#url === null ? `inbox_dir: ${this.dir}` : `inbox_dir: ${this.dir}\ninbox: ${this.#url}`;
+    return this.#entries.join("\n");
+  }
+
+  get flow(): string {
+    return this.#entries.join(", ");
+  }
+
+  get #entries(): string[] {
+    return Object.entries(this.settings).map(([key, value]) => `${key}: ${JSON.stringify(value)}`);
   }
 
   /** The same as variables. */
@@ -67,12 +84,7 @@ export class TestInboxes implements AsyncDisposable {
 
   /** The lines of an inbox, parsed. */
   lines(recipient: string): Record<string, string>[] {
-    if (this.#url === null) return inboxLines(this.dir, recipient);
-    const text = this.sql(`SELECT line FROM inbox WHERE recipient = '${recipient}' ORDER BY seq`);
-    return text
-      .split("\n")
-      .filter(Boolean)
-      .map((line) => JSON.parse(line) as Record<string, string>);
+    return inboxLines(this.dir, recipient);
   }
 
   /** Runs a statement in the database of tables; gives the rows. */

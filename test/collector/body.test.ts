@@ -3,6 +3,7 @@
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { deflateRawSync, deflateSync, gzipSync } from "node:zlib";
+import { inboxesIn } from "../inbox-kit.ts";
 import { type Daemon, Folder, inboxLines, startRole } from "../kit.ts";
 
 let folder: Folder;
@@ -18,7 +19,7 @@ beforeAll(async () => {
     route("field", "{{ .title }}"),
     route("nested", "{{ (fromJson .Message).AlarmName }} {{ .data.msg }}"),
   ];
-  const config = { agent: "a", inbox_dir: folder.at("inbox"), webhook: { listen: "127.0.0.1:0", routes } };
+  const config = { agent: "a", ...inboxesIn(folder).settings, webhook: { listen: "127.0.0.1:0", routes } };
   daemon = await startRole("collector", ["--config", folder.write("c.yaml", JSON.stringify(config))]);
   url = await daemon.url();
 });

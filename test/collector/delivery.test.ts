@@ -7,6 +7,7 @@ import { join } from "node:path";
 import examples from "@octokit/webhooks-examples/api.github.com/index.json";
 import { deliveryId, eventId } from "../../lib/collector/delivery.ts";
 import { raw } from "../http-kit.ts";
+import { inboxesIn } from "../inbox-kit.ts";
 import { type Daemon, Folder, inboxLines, startRole } from "../kit.ts";
 
 const FIXTURES = join(import.meta.dir, "fixtures/payloads");
@@ -41,7 +42,7 @@ beforeAll(async () => {
   const route = (scheme: string) =>
     `    - { path: /${scheme}, recipient: ${scheme}, type: INFO, template: "{{ trunc 200 (json .) }}", verify: { scheme: ${scheme}, secret_file: secret } }\n`;
   const config = `agent: a
-inbox_dir: inbox
+${inboxesIn(folder).yaml}
 webhook:
   listen: 127.0.0.1:0
   routes:
@@ -184,7 +185,7 @@ test("a path matches its route however RFC 3986 lets it be written", async () =>
     "/caf%E9",
   ];
   const routes = paths.map((path, n) => ({ path, recipient: `r${n}`, type: "INFO", template: "x", name: `n${n}` }));
-  const config = { agent: "a", inbox_dir: own.at("inbox"), webhook: { listen: "127.0.0.1:0", routes } };
+  const config = { agent: "a", ...inboxesIn(own).settings, webhook: { listen: "127.0.0.1:0", routes } };
   await using collector = await startRole("collector", ["--config", own.write("c.yaml", JSON.stringify(config))]);
   const base = await collector.url();
   const SENT: [target: string, path: string | null][] = [

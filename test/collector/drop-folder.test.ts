@@ -17,6 +17,7 @@ import {
 import { DropFolder } from "../../lib/collector/drop-folder.ts";
 import { createLog } from "../../lib/log.ts";
 import { configuration, drop, payloads } from "./kit.ts";
+import { IN_TABLES, inboxesIn } from "../inbox-kit.ts";
 import { Folder, inboxLines, runRole, startRole, until } from "../kit.ts";
 
 const DROP = '{"recipient":"bob","type":"INFO","payload":"x"}';
@@ -142,7 +143,7 @@ test("a drop that can't be deleted is delivered once, delays no other, and is de
     const config = folder.write(
       "collector.yaml",
       // What is forgotten at once would be delivered by each pass.
-      `agent: a\ninbox_dir: ${folder.at("inbox")}\nwebhook: { listen: "127.0.0.1:0", dedupe_hours: 0 }\ndrop_folder: { path: ${folder.at("in")}, poll_fallback_seconds: 1 }\n`,
+      `agent: a\n${inboxesIn(folder).yaml}\nwebhook: { listen: "127.0.0.1:0", dedupe_hours: 0 }\ndrop_folder: { path: ${folder.at("in")}, poll_fallback_seconds: 1 }\n`,
     );
     await using daemon = await startRole("collector", ["--config", config]);
     await daemon.said(/not deleted: it stays, and is not delivered again.*stuck\.json/);
@@ -205,30 +206,33 @@ test("a file that Syncthing brings again with another mtime is the same drop, al
   expect(payloads(folder, "bob").filter((name) => name === "a.json")).toHaveLength(2);
 });
 
-test("drops for others don't wait for an inbox that can't be written, nor for a file that can't be moved", async () => {
-  using folder = new Folder();
-  mkdirSync(folder.at("inbox", "bob.inbox"), { recursive: true });
-  const file = configuration(folder, "");
-  folder.write("drops/.dead-letter", "not a folder");
-  await using daemon = await startRole("collector", ["--config", file]);
-  await daemon.url();
-  drop(folder, "1.json", "bob");
-  folder.write("drops/bad.json", "not JSON");
-  await daemon.said("drops stay: the inbox can't be written recipient=bob");
-  await daemon.said("moved to .dead-letter file=bad.json");
-  // The pauses grow: whoever had to wait for bob's, too, would come after his next failure.
-  const failures = () => daemon.log.filter((line) => line.includes("recipient=bob")).length;
-  await until("the third failure", () => failures() >= 3);
-  const before = failures();
-  drop(folder, "2.json", "eve");
-  await until("eve's is delivered", () => payloads(folder, "eve").length === 1);
-  expect(failures()).toBe(before);
-  rmSync(folder.at("inbox", "bob.inbox"), { recursive: true });
-  await daemon.said(/drops go on: the inbox can be written again recipient=bob/);
-  rmSync(folder.at("drops", ".dead-letter"));
-  await until("the bad one is moved", () => existsSync(folder.at("drops", ".dead-letter", "bad.json")));
-  expect(payloads(folder, "bob")).toEqual(["1.json"]);
-});
+test.skipIf(IN_TABLES)(
+  "drops for others don't wait for an inbox that can't be written, nor for a file that can't be moved",
+  async () => {
+    using folder = new Folder();
+    mkdirSync(folder.at("inbox", "bob.inbox"), { recursive: true });
+    const file = configuration(folder, "");
+    folder.write("drops/.dead-letter", "not a folder");
+    await using daemon = await startRole("collector", ["--config", file]);
+    await daemon.url();
+    drop(folder, "1.json", "bob");
+    folder.write("drops/bad.json", "not JSON");
+    await daemon.said("drops stay: the inbox can't be written recipient=bob");
+    await daemon.said("moved to .dead-letter file=bad.json");
+    // The pauses grow: whoever had to wait for bob's, too, would come after his next failure.
+    const failures = () => daemon.log.filter((line) => line.includes("recipient=bob")).length;
+    await until("the third failure", () => failures() >= 3);
+    const before = failures();
+    drop(folder, "2.json", "eve");
+    await until("eve's is delivered", () => payloads(folder, "eve").length === 1);
+    expect(failures()).toBe(before);
+    rmSync(folder.at("inbox", "bob.inbox"), { recursive: true });
+    await daemon.said(/drops go on: the inbox can be written again recipient=bob/);
+    rmSync(folder.at("drops", ".dead-letter"));
+    await until("the bad one is moved", () => existsSync(folder.at("drops", ".dead-letter", "bad.json")));
+    expect(payloads(folder, "bob")).toEqual(["1.json"]);
+  },
+);
 
 test("a second collector for the same drop folder doesn't start, and one after a killed one does", async () => {
   using folder = new Folder();

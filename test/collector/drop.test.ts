@@ -15,6 +15,7 @@ import {
   writeSync,
 } from "node:fs";
 import { hasLibc } from "../../lib/ffi.ts";
+import { IN_TABLES } from "../inbox-kit.ts";
 import { Folder, have, startRole, until } from "../kit.ts";
 import { AS_NOBODY, NOBODY, configuration, drop, isRoot, payloads } from "./kit.ts";
 
@@ -79,26 +80,29 @@ test("a file becomes its events, or a dead letter whose reason names each wrong 
   }
 });
 
-test("a file of several drops that waits for one of their inboxes repeats no event, also after a crash", async () => {
-  using folder = new Folder();
-  const file = configuration(folder);
-  mkdirSync(folder.at("inbox", "eve.inbox"), { recursive: true });
-  const lines = [one("1"), one("for eve").replace("bob", "eve"), one("2"), one("1")];
-  renameSync(folder.write("staged", lines.join("\n")), folder.at("drops", "a.json"));
-  for (let crash = 0; crash < 2; crash++) {
+test.skipIf(IN_TABLES)(
+  "a file of several drops that waits for one of their inboxes repeats no event, also after a crash",
+  async () => {
+    using folder = new Folder();
+    const file = configuration(folder);
+    mkdirSync(folder.at("inbox", "eve.inbox"), { recursive: true });
+    const lines = [one("1"), one("for eve").replace("bob", "eve"), one("2"), one("1")];
+    renameSync(folder.write("staged", lines.join("\n")), folder.at("drops", "a.json"));
+    for (let crash = 0; crash < 2; crash++) {
+      await using daemon = await startRole("collector", ["--config", file]);
+      await daemon.said("drops stay: the inbox can't be written recipient=eve");
+      await daemon.said("drops stay: the inbox can't be written recipient=eve retry_in_seconds=2");
+      expect(existsSync(folder.at("drops", "a.json"))).toBe(true);
+      await daemon.kill("SIGKILL");
+    }
+    rmdirSync(folder.at("inbox", "eve.inbox"));
     await using daemon = await startRole("collector", ["--config", file]);
-    await daemon.said("drops stay: the inbox can't be written recipient=eve");
-    await daemon.said("drops stay: the inbox can't be written recipient=eve retry_in_seconds=2");
-    expect(existsSync(folder.at("drops", "a.json"))).toBe(true);
-    await daemon.kill("SIGKILL");
-  }
-  rmdirSync(folder.at("inbox", "eve.inbox"));
-  await using daemon = await startRole("collector", ["--config", file]);
-  await daemon.url();
-  await until("the file is gone", () => !existsSync(folder.at("drops", "a.json")));
-  expect(payloads(folder, "bob")).toEqual(["1", "2", "1"]);
-  expect(payloads(folder, "eve")).toEqual(["for eve"]);
-});
+    await daemon.url();
+    await until("the file is gone", () => !existsSync(folder.at("drops", "a.json")));
+    expect(payloads(folder, "bob")).toEqual(["1", "2", "1"]);
+    expect(payloads(folder, "eve")).toEqual(["for eve"]);
+  },
+);
 
 if (!hasLibc()) console.log("skipped: files that are open for writing: needs libc");
 

@@ -1,6 +1,7 @@
 // What the collector's tests share: a configuration with two routes and a drop folder, drops, and what inboxes hold.
 
 import { mkdirSync, renameSync, utimesSync } from "node:fs";
+import { inboxesIn } from "../inbox-kit.ts";
 import { type Folder, inboxLines } from "../kit.ts";
 
 /** Two routes, to bob and to eve, and a drop folder. */
@@ -9,7 +10,7 @@ export function configuration(folder: Folder, more = ""): string {
   const route = (to: string) => `{ path: /${to}, recipient: ${to}, type: INFO, template: "to ${to}" }`;
   return folder.write(
     "collector.yaml",
-    `agent: foreman\ninbox_dir: ${folder.at("inbox")}\nwebhook: { listen: "127.0.0.1:0", dedupe_hours: 0, routes: [${route("bob")}, ${route("eve")}] }\ndrop_folder: { path: ${folder.at("drops")}, settle_ms: 50 }\n${more}`,
+    `agent: foreman\n${inboxesIn(folder).yaml}\nwebhook: { listen: "127.0.0.1:0", dedupe_hours: 0, routes: [${route("bob")}, ${route("eve")}] }\ndrop_folder: { path: ${folder.at("drops")}, settle_ms: 50 }\n${more}`,
   );
 }
 

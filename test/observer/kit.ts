@@ -2,6 +2,7 @@
 
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { inboxesIn } from "../inbox-kit.ts";
 import { type Daemon, Folder, type RunOptions, inboxLines, runRole, startRole, until, wholeLines } from "../kit.ts";
 
 export type Op = Record<string, unknown>;
@@ -46,7 +47,7 @@ export class Observer implements AsyncDisposable {
   configure(more: string): void {
     const cycle = more.includes("cycle_seconds") ? "" : "cycle_seconds: 0.2\n";
     const log = more.includes("persist_path") ? "" : `persist_path: ${this.log}\n`;
-    const notify = more.includes("notify") ? "" : `notify: { recipient: ops, inbox_dir: ${this.inbox} }\n`;
+    const notify = more.includes("notify") ? "" : `notify: { recipient: ops, ${inboxesIn(this.folder).flow} }\n`;
     writeFileSync(this.config, `listen: "127.0.0.1:${this.#options.port ?? 0}"\n${log}${notify}${cycle}${more}\n`);
   }
 

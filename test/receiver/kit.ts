@@ -3,6 +3,7 @@
 import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
+import { inboxesIn } from "../inbox-kit.ts";
 import { type Daemon, Folder, type Target, runRole, startRole } from "../kit.ts";
 import { type Hand, changeStore, rowsOf, storeEnv, storeLines } from "./store-kit.ts";
 
@@ -48,7 +49,7 @@ export class Hub implements AsyncDisposable {
   configure(more: string): void {
     writeFileSync(
       this.config,
-      `listen: "127.0.0.1:${this.#options.port ?? 0}"\ndata_dir: ${this.data}\nnotify: { recipient: ops, inbox_dir: ${this.inbox} }\n${more}\n${storeLines(this.data, more)}`,
+      `listen: "127.0.0.1:${this.#options.port ?? 0}"\ndata_dir: ${this.data}\nnotify: { recipient: ops, ${inboxesIn(this.folder).flow} }\n${more}\n${storeLines(this.data, more)}`,
     );
   }
 
