@@ -140,32 +140,46 @@ interface HostRow {
   created_at: number;
   archived_at: number | null;
   metrics: string;
-  mount: string | null;
-  disk_percent: number | null;
-  disk_samples: string | null;
+  /** JSON. */
+  disks: string | null;
+}
+
+const HOSTS = `SELECT h.id, h.name, h.status, h.last_seen_at, h.paused_until, h.pause_reason, h.offline_is_fine, h.tags, h.created_at,
+    h.archived_at, h.metrics, COALESCE(json_extract(l.lists, '$.disks'), json_extract(l.rest, '$.disks')) AS disks
+  FROM hosts h LEFT JOIN host_lists l ON l.host = h.id`;
+
+interface Mount {
+  mount: string;
+  used_percent: number;
+  read_only: boolean | null;
 }
 
 /** Of the mounts that can be written to, the fullest. */
-const HOSTS = `WITH mounts AS (
-    SELECT l.host, json_extract(d.value, '$.mount') AS mount, CAST(json_extract(d.value, '$.used_percent') AS DOUBLE PRECISION) AS disk_percent
-    FROM host_lists l, json_each(COALESCE(json_extract(l.lists, '$.disks'), json_extract(l.rest, '$.disks'))) d
-    WHERE COALESCE(CAST(json_extract(d.value, '$.read_only') AS TEXT), '') NOT IN ('1', 'true')),
-  ranked AS (SELECT *, ROW_NUMBER() OVER (PARTITION BY host ORDER BY disk_percent DESC NULLS LAST) AS rank FROM mounts),
-  fullest AS MATERIALIZED (SELECT * FROM ranked WHERE rank = 1)
-  SELECT h.id, h.name, h.status, h.last_seen_at, h.paused_until, h.pause_reason, h.offline_is_fine, h.tags, h.created_at, h.archived_at,
-    h.metrics, f.mount, f.disk_percent, s.samples AS disk_samples
-  FROM hosts h LEFT JOIN fullest f ON f.host = h.id LEFT JOIN disk_history s ON s.host = h.id AND s.mount = f.mount`;
+function fullestOf({ disks }: Pick<HostRow, "disks">): Mount | null {
+  const mounts = (JSON.parse(disks ?? "[]") as Mount[]).filter((one) => !one.read_only && one.used_percent !== null);
+  return mounts.reduce<Mount | null>((a, b) => (a !== null && a.used_percent >= b.used_percent ? a : b), null);
+}
+
+/** The samples of file systems, by the host's number and the mount: those of the fullest are parsed alone. */
+async function diskSamples(db: Queries): Promise<(host: number, mount: string) => Sample[]> {
+  const rows = await db.all<{ host: number; mount: string; samples: string }>(
+    "SELECT host, mount, samples FROM disk_history",
+  );
+  const all = new Map(rows.map(({ host, mount, samples }) => [`${host} ${mount}`, samples]));
+  return (host, mount) => JSON.parse(all.get(`${host} ${mount}`) ?? "[]") as Sample[];
+}
 
 async function hostsOf(db: Queries, alerts: Map<string, AlertRow[]>, now: number): Promise<FleetHost[]> {
   const sparks = await readSparks(db, now);
-  const rows = await db.all<HostRow>(HOSTS);
+  const [rows, samplesOf] = [await db.all<HostRow>(HOSTS), await diskSamples(db)];
   return rows.map((row) => {
     const metrics = JSON.parse(row.metrics) as Partial<Record<Metric, number | null>>;
     const spark = sparks.get(row.id) ?? noSparks();
-    const history = JSON.parse(row.disk_samples ?? "[]") as Sample[];
-    const [, used] = history.at(-1) ?? [0, 0];
-    const percent = row.disk_percent;
-    if (percent !== null) {
+    const fullest = fullestOf(row);
+    if (fullest !== null) {
+      const percent = fullest.used_percent;
+      const history = samplesOf(row.id, fullest.mount);
+      const [, used] = history.at(-1) ?? [0, 0];
       // In percent as the host counts them, which a part of the file system may be kept from.
       spark.disk_percent = sparkOf(used > 0 ? history.map(([at, gb]) => [at, (percent * gb) / used]) : [], now);
     }
@@ -173,12 +187,12 @@ async function hostsOf(db: Queries, alerts: Map<string, AlertRow[]>, now: number
       ...conditionOf(row, alerts.get(`host ${row.name}`)),
       tags: tagsOf(row),
       figures: {
-        disk_percent: percent ?? partOf(metrics.disk_used_gb, metrics.disk_total_gb),
+        disk_percent: fullest?.used_percent ?? partOf(metrics.disk_used_gb, metrics.disk_total_gb),
         cpu_percent: metrics.cpu_percent ?? null,
         memory_percent: partOf(metrics.memory_used_mb, metrics.memory_total_mb),
         temperature_c: metrics.cpu_temp_c ?? null,
       },
-      mount: row.mount,
+      mount: fullest?.mount ?? null,
       sparks: spark,
       last_seen_at: row.last_seen_at,
     };

@@ -15,9 +15,6 @@ const PICKET_JSON = String.raw`CREATE FUNCTION picket_json(document TEXT) RETURN
 /** As SQLite's, but that all values are texts. A path is of names and indexes: `$.disks[0]."mount"`. */
 const JSON_EXTRACT = `CREATE FUNCTION json_extract(document TEXT, path TEXT) RETURNS TEXT LANGUAGE sql IMMUTABLE PARALLEL SAFE
   RETURN picket_json(document) #>> (string_to_array(translate(path, '["$]', '.'), '.'))[2:]`;
-/** The elements of an array, as SQLite's gives them. */
-const JSON_EACH = `CREATE FUNCTION json_each(document TEXT) RETURNS TABLE (value TEXT) LANGUAGE sql IMMUTABLE PARALLEL SAFE
-  RETURN json_array_elements(picket_json(document))::text`;
 
 /**
  * Takes one of an allowance in a sliding minute, see rate-limit.ts; gives the milliseconds until one is free, 0 where it took one. A number of
@@ -51,7 +48,6 @@ const STEPS: Tables["steps"] = [
     IN_ORDER,
     PICKET_JSON,
     JSON_EXTRACT,
-    JSON_EACH,
     TAKE,
     `CREATE UNLOGGED TABLE allowances (
       key TEXT PRIMARY KEY,
