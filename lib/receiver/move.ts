@@ -18,6 +18,7 @@ import { type Command, UsageError } from "../service.ts";
 import type { Config } from "./config.ts";
 import { deleteHost } from "./hosts.ts";
 import { removeJob } from "./jobs.ts";
+import { DAY_MS, partitionPass } from "./partitions.ts";
 import { type SnapshotRows, inSnapshot, storeFile } from "./sqlite.ts";
 import { Store, getNote, setNote } from "./store.ts";
 import { type Context, many } from "./store-command.ts";
@@ -117,6 +118,9 @@ async function nameOf(source: Store): Promise<string> {
 async function moveTables(moving: Moving): Promise<{ tables: number; rows: number; written: number }> {
   const { rows, target } = moving;
   await claim(moving);
+  const days = [...rows<{ day: number }>(`SELECT DISTINCT at / ${DAY_MS} AS day FROM host_samples`)];
+  const others = days.map(({ day }) => day);
+  await target.write((tx) => partitionPass(tx, { now: Date.now(), before: 0, others }));
   const tables = await tablesOf(target.read, rows);
   const all = { tables: tables.length, rows: 0, written: 0 };
   for (const table of tables) {

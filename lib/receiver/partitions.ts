@@ -5,7 +5,7 @@
 
 import type { Queries } from "../database.ts";
 
-const DAY_MS = 86_400_000;
+export const DAY_MS = 86_400_000;
 const TABLES = ["host_samples", "workload_samples"] as const;
 /** Days that have a partition, from today on: yesterday for what comes late, and two that lie ahead, in case that no pass comes for long. */
 const DAYS = [-1, 0, 1, 2];
@@ -13,18 +13,22 @@ const DAYS = [-1, 0, 1, 2];
 const nameOf = (table: string, day: number): string =>
   `${table}_${new Date(day * DAY_MS).toISOString().slice(0, 10).replaceAll("-", "")}`;
 
-/** Makes the partitions of the days around `now`, drops those whose samples are all from before `before`, and deletes such from the rest. */
-export async function partitionPass(tx: Queries, { now, before }: { now: number; before: number }): Promise<void> {
+/**
+ * Makes the partitions of the days around `now` and of other days (since 1970), drops those whose samples are all from before `before`, and
+ * deletes such from the rest.
+ */
+export async function partitionPass(
+  tx: Queries,
+  { now, before, others = [] }: { now: number; before: number; others?: readonly number[] },
+): Promise<void> {
+  const days = new Set([...DAYS.map((ahead) => Math.floor(now / DAY_MS) + ahead), ...others]);
   for (const table of TABLES) {
     const partitions = await tx.all<{ name: string }>(
       "SELECT c.relname AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = CAST($1 AS regclass)",
       [table],
     );
     const names = new Set(partitions.map(({ name }) => name));
-    for (const ahead of DAYS) {
-      const day = Math.floor(now / DAY_MS) + ahead;
-      if (!names.has(nameOf(table, day))) await addDay(tx, table, day);
-    }
+    for (const day of days) if (!names.has(nameOf(table, day))) await addDay(tx, table, day);
     const oldest = nameOf(table, Math.floor(before / DAY_MS));
     for (const name of names) if (/_\d{8}$/.test(name) && name < oldest) await tx.run(`DROP TABLE ${name}`);
     await tx.run(`DELETE FROM ${table}_rest WHERE at < $1`, [before]);
