@@ -2,13 +2,14 @@
 // two and three receivers; and what 10,000 hosts cost.
 //   bun test/bench/scale.ts reports | fleet | inbox
 
-import { mkdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { basename, join } from "node:path";
 import { sha256 } from "../../lib/receiver/hosts.ts";
 import { METRICS } from "../../lib/report.ts";
 import { Store } from "../../lib/receiver/store.ts";
 import { Postgres, postgresPrograms } from "../postgres.ts";
-import { ROOT, type Section, count, freePort, inFolder, median, withProgram } from "./kit.ts";
+import { ROOT, type Section, count, cpuSeconds, freePort, inFolder, median, residentMiB, withProgram } from "./kit.ts";
+import { container, report } from "../receiver/kit.ts";
 import { BODY, CONTAINERS, tokenOf, wrkReports } from "./reports.ts";
 
 const SECONDS = Number(process.env["PICKET_BENCH_SECONDS"] ?? 4);
@@ -16,6 +17,11 @@ const ROUNDS = Number(process.env["PICKET_BENCH_ROUNDS"] ?? 3);
 const RECEIVER = join(ROOT, "dist/picket-receiver");
 const CONNECTIONS = 8;
 const HOSTS = 64;
+const FLEET = 10_000;
+const FLEET_CONTAINERS = 10;
+const FLEET_SECONDS = Number(process.env["PICKET_BENCH_FLEET_SECONDS"] ?? 60);
+/** So many reports of each host come before those that are counted. */
+const WARM = 20;
 
 /** A database with so many hosts, whose tokens are known. */
 async function seed(server: Postgres, folder: string, hosts: number): Promise<string> {
@@ -101,24 +107,77 @@ async function withReceivers<T>(
   return start([], []);
 }
 
+/** CPU seconds of receivers together, and of the server with its processes. */
+function cpuOf(server: Postgres, pids: number[]): [number, number] {
+  const ticks = (pid: string): number => {
+    const [, ppid, ...rest] = readFileSync(`/proc/${pid}/stat`, "utf8")
+      .replace(/^.*\) /, "")
+      .split(" ")
+      .map(Number);
+    const [own, ofEnded] = [rest[9]! + rest[10]!, rest[11]! + rest[12]!];
+    return Number(pid) === server.pid ? own + ofEnded : ppid === server.pid ? own : 0;
+  };
+  const attempt = (pid: string): number => {
+    try {
+      return ticks(pid);
+    } catch {
+      return 0; // It has ended.
+    }
+  };
+  const all = readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map(attempt);
+  return [pids.reduce((sum, pid) => sum + cpuSeconds(pid), 0), all.reduce((sum, one) => sum + one, 0) / 100];
+}
+
+/** A rate, and the microseconds of CPU that each report took: of the writers together, and of the server. */
+interface Measured {
+  rate: number;
+  cpu: [number, number];
+}
+
+async function measured(server: Postgres, pids: number[], run: () => Promise<number>): Promise<Measured> {
+  const before = cpuOf(server, pids);
+  const rate = await run();
+  const each = (n: 0 | 1): number => ((after[n] - before[n]) * 1e6) / (rate * SECONDS);
+  const after = cpuOf(server, pids);
+  return { rate, cpu: [each(0), each(1)] };
+}
+
+/** The first report of a host writes a row for each container; and a receiver that has just started runs cold. */
+async function warmUp(url: string, from: number, text = BODY): Promise<void> {
+  const report = async (host: number): Promise<void> => {
+    for (let n = 0; n < WARM; n++) {
+      const body = text.replace("@", new Date(Date.now() - 3_500_000 + n).toISOString());
+      const headers = { authorization: `Bearer ${tokenOf(host)}` };
+      const answer = await fetch(`${url}/v1/host-report`, { method: "POST", body, headers });
+      if (!answer.ok) throw new Error(`a report is answered ${answer.status}`);
+      await answer.arrayBuffer();
+    }
+  };
+  await Promise.all(Array.from({ length: HOSTS }, (_, n) => report(from + n + 1)));
+}
+
 /** Reports a second of so many receivers together. */
 const receiversOf = (receivers: number) => async (server: Postgres, folder: string) => {
   const url = await seed(server, folder, HOSTS * receivers);
-  return withReceivers({ url, folder, receivers }, async (urls) => {
+  return withReceivers({ url, folder, receivers }, async (urls, pids) => {
+    await Promise.all(urls.map((one, n) => warmUp(one, n * HOSTS)));
     const load = async (one: string, n: number): Promise<number> => {
       const own = join(folder, `wrk-${n}`);
       mkdirSync(own);
       return wrkReports(one, { folder: own, body: BODY, path: "/v1/host-report", from: n * HOSTS });
     };
-    const rates = await Promise.all(urls.map(load));
-    return rates.reduce((sum, rate) => sum + rate, 0);
+    return measured(server, pids, async () => (await Promise.all(urls.map(load))).reduce((sum, rate) => sum + rate, 0));
   });
 };
 
-const bare = (together: boolean) => async (server: Postgres, folder: string) =>
-  bareLoop(await seed(server, folder, HOSTS), together);
+const bare = (together: boolean) => async (server: Postgres, folder: string) => {
+  const url = await seed(server, folder, HOSTS);
+  return measured(server, [process.pid], () => bareLoop(url, together));
+};
 
-const CONTESTANTS: { name: string; run: (server: Postgres, folder: string) => Promise<number> }[] = [
+const CONTESTANTS: { name: string; run: (server: Postgres, folder: string) => Promise<Measured> }[] = [
   {
     name: `bare Bun.SQL loop on ${CONNECTIONS} connections, no network, each report's statements sent together`,
     run: bare(true),
@@ -131,30 +190,117 @@ const CONTESTANTS: { name: string; run: (server: Postgres, folder: string) => Pr
 
 /** Reports per second. */
 export async function scaleReports(programs: string): Promise<Section> {
-  const rates = new Map<string, number[]>();
+  const all = new Map<string, Measured[]>();
   await using server = await Postgres.start(programs);
   for (let round = 0; round < ROUNDS; round++) {
     for (const { name, run } of CONTESTANTS) {
-      const rate = await inFolder((folder) => run(server, folder));
-      rates.set(name, [...(rates.get(name) ?? []), rate]);
-      console.error(`round ${round + 1}: ${name}: ${count(rate)}/s`);
+      const one = await inFolder((folder) => run(server, folder));
+      all.set(name, [...(all.get(name) ?? []), one]);
+      console.error(`round ${round + 1}: ${name}: ${count(one.rate)}/s, ${one.cpu.map(count).join(" + ")} µs`);
     }
   }
-  const base = median(rates.get(CONTESTANTS[0]!.name)!);
+  const rateOf = (name: string): number => median(all.get(name)!.map(({ rate }) => rate));
+  const base = rateOf(CONTESTANTS[0]!.name);
   return {
     title: "Reports per second on PostgreSQL",
     command: "bun test/bench/scale.ts reports",
-    text: `A report with ${CONTAINERS} containers (${count(BODY.length)} bytes), 64 connections and 64 hosts a receiver, wrk and the server (Debian's settings: every commit is synced) on the same machine; median of ${ROUNDS} rounds of ${SECONDS} s in turn.`,
-    rows: [...rates].map(([what, all]) => ({
+    text: `A report with ${CONTAINERS} containers (${count(BODY.length)} bytes), 64 connections and 64 hosts a receiver, wrk and the server (Debian's settings: every commit is synced) on the same machine; median of ${ROUNDS} rounds of ${SECONDS} s in turn. CPU time for each report: of the receivers, or the loop, and of the server.`,
+    rows: [...all].map(([what, figures]) => ({
       what,
-      figure: `${count(median(all))}/s`,
-      ratio: `${(median(all) / base).toFixed(2)} of the bare loop`,
+      figure: `${count(rateOf(what))}/s; ${[0, 1].map((n) => count(median(figures.map(({ cpu }) => cpu[n]!)))).join(" + ")} µs`,
+      ratio: `${(rateOf(what) / base).toFixed(2)} of the bare loop`,
       aim: what.startsWith("one") ? "0.5 of the bare loop" : "",
     })),
   };
 }
 
+/** As if all hosts had reported what the first one has. */
+const ALIKE = `
+  INSERT INTO containers (host, container_id, description, first_seen_at)
+    SELECT h.id, c.container_id, c.description, c.first_seen_at FROM hosts h, containers c WHERE c.host = 1 AND h.id > 1 ON CONFLICT DO NOTHING;
+  INSERT INTO host_lists SELECT h.id, l.names, l.rest, l.lists FROM hosts h, host_lists l WHERE l.host = 1 AND h.id > 1 ON CONFLICT DO NOTHING;
+  UPDATE hosts h SET status = f.status, told_interval = f.told_interval, agent_version = f.agent_version, facts = f.facts,
+    machines = f.machines, heard_ms = f.heard_ms FROM hosts f WHERE f.id = 1 AND h.id > 1;
+  VACUUM ANALYZE`;
+
+/** What a fleet costs: three receivers take its reports as fast as they can, each host's a minute after the one before it. */
+export async function fleet(programs: string): Promise<Section> {
+  await using server = await Postgres.start(programs);
+  return await inFolder(async (folder) => {
+    const url = await seed(server, folder, FLEET);
+    const ask = (sql: string): number[] => {
+      const answer = server.psql(sql, basename(url));
+      if (answer.exitCode !== 0) throw new Error(answer.stderr.toString());
+      return answer.stdout.toString().trim().split(/\s/).map(Number);
+    };
+    const containers = Array.from({ length: FLEET_CONTAINERS }, (_, n) => container(`service-${n}`));
+    const body = JSON.stringify(report({ recorded_at: "@", containers }));
+    return withReceivers({ url, folder, receivers: 3 }, async (urls, pids) => {
+      const each = Math.ceil(FLEET / urls.length);
+      const send = async (seconds: number): Promise<number> => {
+        const rates = urls.map(async (one, n) => {
+          const own = join(folder, `wrk-${n}-${seconds}`);
+          mkdirSync(own);
+          const load = { folder: own, body, path: "/v1/host-report", seconds, stepMs: 60_000 };
+          return wrkReports(one, { ...load, from: n * each, hosts: each });
+        });
+        return (await Promise.all(rates)).reduce((sum, rate) => sum + rate, 0) * seconds;
+      };
+      await warmUp(urls[0]!, 0, body);
+      for (const statement of ALIKE.split(";")) ask(statement);
+      await send(WARM);
+      const memory = async () => Math.max(...(await Promise.all(pids.map(residentMiB))));
+      const state = `SELECT (SELECT COUNT(*) FROM host_samples), pg_current_wal_lsn() - '0/0',
+        (SELECT SUM(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r' AND relname ~ '^(host|workload)_samples')`;
+      const before = { cpu: cpuOf(server, pids), state: ask(state), memory: await memory() };
+      const done = await send(FLEET_SECONDS);
+      const after = { cpu: cpuOf(server, pids), state: ask(state), memory: await memory() };
+      const [rows, wal, bytes] = after.state.map((figure, n) => figure - before.state[n]!);
+      const [own, theirs] = after.cpu.map((seconds, n) => (seconds - before.cpu[n]!) / done);
+      const perSecond = FLEET / 60;
+      const perDay = (FLEET * 1440) / 1e6;
+      const percent = (cpu: number) => `${(cpu * perSecond * 100).toFixed(0)} % of a core`;
+      const gb = (perReport: number) => `${((perReport * FLEET * 1440) / 1e9).toFixed(1)} GB a day`;
+      return {
+        title: `What ${count(FLEET)} hosts cost`,
+        command: "bun test/bench/scale.ts fleet",
+        text: `A report a minute with ${FLEET_CONTAINERS} containers (${count(body.length)} bytes): ${count(perSecond)} a second. Three receivers took ${count(done)} of them in ${FLEET_SECONDS} s, as fast as this machine can; the rest is reckoned from what each cost.`,
+        rows: [
+          {
+            what: "reports a second that three receivers and the server took on this machine",
+            figure: `${count(done / FLEET_SECONDS)}/s`,
+            ratio: `${(done / FLEET_SECONDS / perSecond).toFixed(1)} times the need`,
+          },
+          { what: "CPU of the receivers together", figure: percent(own!), ratio: `${count(own! * 1e6)} µs a report` },
+          { what: "CPU of PostgreSQL", figure: percent(theirs!), ratio: `${count(theirs! * 1e6)} µs a report` },
+          {
+            what: "rows of samples",
+            figure: `${(2 * perDay).toFixed(1)} million a day`,
+            ratio: `${((2 * rows!) / done).toFixed(1)} a report`,
+          },
+          {
+            what: "disk for samples, kept for two days",
+            figure: gb(bytes! / done),
+            ratio: `${count(bytes! / done)} bytes a report`,
+          },
+          {
+            what: "written to PostgreSQL's log",
+            figure: gb(wal! / done),
+            ratio: `${count(wal! / done)} bytes a report`,
+          },
+          {
+            what: "memory of the largest receiver",
+            figure: `${after.memory.toFixed(0)} MiB`,
+            ratio: `${before.memory.toFixed(0)} MiB before`,
+          },
+        ],
+      };
+    });
+  });
+}
+
 if (import.meta.main) {
   const programs = postgresPrograms("PostgreSQL's figures");
-  if (programs) console.table((await scaleReports(programs)).rows);
+  const chosen = { reports: scaleReports, fleet }[process.argv[2] ?? "reports"];
+  if (programs && chosen) console.table((await chosen(programs)).rows);
 }
