@@ -86,9 +86,12 @@ export async function* verify({ index, episodes, signal, progress }: Check): Asy
 }
 
 /** SHA-256 of a file, in hex, with flat memory. */
-export async function hashOf(blob: Blob): Promise<string> {
+export async function hashOf(blob: Blob, pass?: (chunk: Uint8Array) => Promise<void>): Promise<string> {
   const hasher = new Bun.CryptoHasher("sha256");
-  for await (const chunk of blob.stream()) hasher.update(chunk);
+  for await (const chunk of blob.stream()) {
+    hasher.update(chunk);
+    await pass?.(chunk);
+  }
   return hasher.digest("hex");
 }
 

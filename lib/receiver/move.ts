@@ -16,9 +16,12 @@ import type { Queries, Value } from "../database.ts";
 import { holdAlone } from "../files.ts";
 import { type Command, UsageError } from "../service.ts";
 import type { Config } from "./config.ts";
+import { type EpisodeKey, openEpisodes } from "./episodes.ts";
 import { deleteHost } from "./hosts.ts";
 import { removeJob } from "./jobs.ts";
+import { moveEpisodes } from "./move-episodes.ts";
 import { DAY_MS, partitionPass } from "./partitions.ts";
+import { isS3 } from "./s3-settings.ts";
 import { type SnapshotRows, inSnapshot, storeFile } from "./sqlite.ts";
 import { Store, getNote, setNote } from "./store.ts";
 import { type Context, many } from "./store-command.ts";
@@ -54,9 +57,11 @@ interface Moving {
 }
 
 /** `move --to URL`. */
-async function move(context: Context<{ to?: string }>): Promise<void> {
-  const { to = "" } = context.args;
+async function move(context: Context<{ to?: string; episodes?: string }>): Promise<number> {
+  const { to = "", episodes: bucket } = context.args;
   if (!isPostgres(to)) throw new UsageError("nothing says where to", "give --to postgres://USER@HOST/DATABASE");
+  if (bucket !== undefined && !isS3(bucket))
+    throw new UsageError(`--episodes "${bucket}" is no bucket`, "such as --episodes s3://BUCKET/PREFIX");
   const config = await context.loadConfig();
   const { data_dir } = config;
   if (!existsSync(storeFile(data_dir))) throw new UsageError(`there is no store in "${data_dir}"`);
@@ -64,19 +69,55 @@ async function move(context: Context<{ to?: string }>): Promise<void> {
   const source = await Store.open({ data_dir });
   const target = await Store.open({ ...config, store: to });
   try {
-    const store = await nameOf(source);
     const progress = saidNow(context);
-    await inSnapshot(storeFile(data_dir), async (rows) => {
-      const all = await moveTables({ rows, target, store, progress });
-      context.print(`${many(all.rows, "row")} in ${many(all.tables, "table")}: ${all.written} written, all compared`);
-    });
-    context.print(
-      unlock ? `To switch, set "store: ${to}" in the configuration, then start the receiver.` : whileItRuns(to),
-    );
+    const moving = { target, store: await nameOf(source), progress };
+    const all = await inSnapshot(storeFile(data_dir), (rows) => moveTables({ rows, ...moving }));
+    context.print(`${many(all.rows, "row")} in ${many(all.tables, "table")}: ${all.written} written, all compared`);
+    const left = await moveFiles({ context, config, source, target, progress }, { to, bucket });
+    if (left > 0) return 1;
+    context.print(howToSwitch({ to, bucket, isRunning: unlock === null }));
+    return 0;
   } finally {
     await target.close();
     await source.close();
     unlock?.();
+  }
+}
+
+/** Moves the episodes, or says that they stay; gives how many could not be moved. */
+async function moveFiles(
+  {
+    context,
+    config,
+    source,
+    target,
+    progress,
+  }: Pick<Moving, "target" | "progress"> & { context: Context; config: Config; source: Store },
+  { to, bucket }: { to: string; bucket: string | undefined },
+): Promise<number> {
+  const { episodes: place } = config;
+  const folder = place === undefined || isS3(place) ? undefined : place;
+  const from = await openEpisodes({ ...config, store: "sqlite", episodes: folder }, source);
+  try {
+    if (bucket === undefined) {
+      const { episodes } = await from.index.totals();
+      if (episodes > 0)
+        context.print(`${many(episodes, "episode")} not copied: --episodes s3://BUCKET/PREFIX copies them`);
+      return 0;
+    }
+    const there = await openEpisodes({ ...config, store: to, episodes: bucket }, target);
+    let left = 0;
+    const failed = ({ host, episode }: EpisodeKey, why: string): void => {
+      left++;
+      context.log.error(`${host}/${episode} can't be copied: ${why}`);
+    };
+    const { signal } = context;
+    const places = { from: { ...from, store: source }, to: { ...there, store: target } };
+    const all = await moveEpisodes({ ...places, signal, progress, failed });
+    context.print(`${many(all.episodes, "episode")}: ${all.sent} sent, each hashed`);
+    return left;
+  } finally {
+    await from.index.close();
   }
 }
 
@@ -89,13 +130,24 @@ function holdStopped(data_dir: string): (() => void) | null {
   }
 }
 
-const whileItRuns = (
-  to: string,
-): string => `The receiver is running: another run brings what it takes from now on. To switch:
-  systemctl stop picket-receiver           # agents keep their reports meanwhile
-  picket-receiver move --to ${to}
-  set "store: ${to}" in the configuration
-  systemctl start picket-receiver`;
+function howToSwitch({
+  to,
+  bucket,
+  isRunning,
+}: {
+  to: string;
+  bucket: string | undefined;
+  isRunning: boolean;
+}): string {
+  const settings = `  store: ${to}${bucket === undefined ? "" : `\n  episodes: ${bucket}`}`;
+  if (!isRunning) return `To switch, set this in the configuration, and start the receiver:\n${settings}`;
+  const again = `picket-receiver move --to ${to}${bucket === undefined ? "" : ` --episodes ${bucket}`}`;
+  return `The receiver is running: another run brings what it takes from now on. To switch:
+  systemctl stop picket-receiver    # agents keep their reports meanwhile
+  ${again}
+and set this in the configuration before you start it again:
+${settings}`;
+}
 
 function saidNow({ log }: Context): Moving["progress"] {
   let logged = performance.now();
@@ -311,16 +363,17 @@ async function followNumbers({ rows, target }: Moving, tables: Table[]): Promise
 /** The command, as data. */
 export const MOVE_COMMANDS = {
   move: {
-    summary: "copy the store to PostgreSQL, also while the daemon runs",
-    usage: `usage: picket-receiver move --to URL
+    summary: "copy the store to PostgreSQL and the episodes to a bucket, also while the daemon runs",
+    usage: `usage: picket-receiver move --to URL [--episodes BUCKET]
 
-  --to   postgres://USER@HOST/DATABASE: an empty database, or one where this was begun before
+  --to         postgres://USER@HOST/DATABASE: an empty database, or one where this was begun before
+  --episodes   s3://BUCKET/PREFIX
 
-Copies what is not there yet, and compares every row with its copy. Run it as often as you want; the last time with the daemon
-stopped, then change the configuration. The store of this machine stays as it is: to undo this, don't change the configuration.
-The password comes from store_password, its file or credential, or PGPASSWORD.
+Copies what is not there yet, compares every row with its copy, and hashes every episode that it sends. Run it as often as you want;
+the last time with the daemon stopped, then change the configuration. What is on this machine stays as it is: to undo this, don't
+change the configuration. The password, and the bucket's endpoint and credentials, are those of the configuration or the environment.
 
-example: picket-receiver move --to postgres://picket@db.example.org/picket`,
+example: picket-receiver move --to postgres://picket@db.example.org/picket --episodes s3://picket/episodes`,
     run: move,
   },
 } satisfies Record<string, Command<Config>>;

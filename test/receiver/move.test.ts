@@ -2,11 +2,13 @@
 
 import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
+import { readFileSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { DEFAULT_TARGET, Folder, ROOT, command, runRole, until } from "../kit.ts";
 import { configure } from "../upgrade/record.ts";
 import { Postgres, postgresPrograms } from "../postgres.ts";
-import { Hub, report } from "./kit.ts";
+import { S3 } from "../s3.ts";
+import { Hub, bytesOf, report, sha256 } from "./kit.ts";
 import { FLEET, LOADS, seedHomelab, writeYear } from "./page/seed.ts";
 
 const programs = postgresPrograms("moving a store");
@@ -53,14 +55,24 @@ async function shown(hub: Hub) {
   const history = `/v1/hosts/nas/history?metric=cpu_percent&points=500&from=${ago(350)}&to=${ago(1)}`;
   const { hosts } = await hub.get<{ hosts: { id: string }[] }>("/v1/hosts");
   const { events } = await hub.get<{ events: { id: number }[] }>("/v1/events?limit=500");
-  return { hosts: hosts.map(({ id }) => id), events, jobs: await hub.get("/v1/jobs"), history: await hub.get(history) };
+  return {
+    hosts: hosts.map(({ id }) => id),
+    events,
+    episodes: await hub.get("/v1/episodes"),
+    jobs: await hub.get("/v1/jobs"),
+    history: await hub.get(history),
+  };
 }
 
+const written = (said: string): number =>
+  Number(/^\d+ rows in \d+ tables: (\d+) written, all compared/.exec(said)?.[1]);
+
 /** Runs it to its end; gives how many rows were written. */
-async function move(hub: Hub, url: string): Promise<number> {
-  const { code, stdout, stderr } = await hub.run("move", "--to", url);
+async function move(hub: Hub, url: string, s3: S3, place: string): Promise<number> {
+  const args = ["move", "--to", url, "--episodes", place, "--config", hub.config];
+  const { code, stdout, stderr } = await runRole("receiver", args, { env: s3.env });
   expect([code, stderr]).toEqual([0, ""]);
-  return Number(/^\d+ rows in \d+ tables: (\d+) written, all compared/.exec(stdout)?.[1]);
+  return written(stdout);
 }
 
 const refused = (what: string) => ({ code: 2, stdout: "", stderr: expect.stringContaining(what) });
@@ -69,9 +81,11 @@ test.if(programs !== null)(
   "a store with a year of history moves beside its receiver, whatever happens meanwhile",
   async () => {
     await using server = await Postgres.start(programs!, { fsync: "off" });
+    await using s3 = await S3.start();
     await using hub = await seedHomelab({ hours: 1 });
     writeYear(hub, "nas", LOADS.nas);
-    const url = server.database();
+    const [url, place] = [server.database(), s3.place()];
+    const moved = () => move(hub, url, s3, place);
 
     // Killed while rows arrive.
     const cut = Bun.spawn(
@@ -85,7 +99,17 @@ test.if(programs !== null)(
     const arrived = count();
     const rows = here(hub.data);
     expect(arrived).toBeLessThan(rows["host_rollups"]!.length);
-    expect(await move(hub, url)).toBeLessThanOrEqual(Object.values(rows).flat().length - arrived);
+    // The rows arrive whole, and the episode whose file was damaged doesn't.
+    const file = join(hub.data, "episodes/web-1/deploy-0042.tar.zst");
+    const bytes = readFileSync(file);
+    writeFileSync(file, "other bytes");
+    const args = ["move", "--to", url, "--episodes", place, "--config", hub.config];
+    const spoiled = { code: 1, stderr: expect.stringContaining("web-1/deploy-0042 can't be copied: its hash is ") };
+    const first = await runRole("receiver", args, { env: s3.env });
+    expect(first).toMatchObject(spoiled);
+    expect(written(first.stdout)).toBeLessThanOrEqual(Object.values(rows).flat().length - arrived);
+    writeFileSync(file, bytes);
+    expect(await moved()).toBeLessThan(100);
 
     // Hosts and jobs that change places, beside reports.
     for (const line of [
@@ -93,6 +117,7 @@ test.if(programs !== null)(
       "host add web-1",
       "job rm certificates",
       "job add certificates --every 1h",
+      "episodes rm www/deploy-0041",
     ])
       expect(await hub.run(...line.split(" "))).toMatchObject({ code: 0 });
     expect((await hub.report(report({}, 30_000), { host: "nas" })).status).toBe(200);
@@ -100,26 +125,37 @@ test.if(programs !== null)(
       db.run("DELETE FROM host_rollups WHERE step = 600 AND at % 7200000 = 0");
       db.run("INSERT INTO host_samples (host, at) SELECT id, 1e12 FROM hosts");
     });
-    expect(await move(hub, url)).toBeLessThan(2000);
+    expect(await moved()).toBeLessThan(2000);
 
     const before = await shown(hub);
     await hub.daemon.kill();
-    await move(hub, url);
+    await moved();
     await expectSame(hub.data, url);
-    expect(await move(hub, url)).toBe(0);
+    expect(await moved()).toBe(0);
     const rest = server.psql("SELECT COUNT(*) FROM host_samples_rest", basename(url));
     expect(rest.stdout.toString()).toBe("0\n");
 
     // A receiver on another machine.
-    await using there = new Hub({ more: `${FLEET}\nstore: ${url}` });
+    await using there = new Hub({ more: `${FLEET}\nstore: ${url}\nepisodes: ${place}`, env: s3.env });
     for (const [host, token] of hub.tokens) there.tokens.set(host, token);
     await there.up();
     const after = await shown(there);
     expect({ ...after, events: after.events.slice(-before.events.length) }).toEqual(before);
-    const empty = report({ host: { metrics: {} }, containers: [] });
-    expect((await there.report(empty, { host: "nas" })).status).toBe(200);
-    await until("an event: containers are gone", async () => (await shown(there)).events.length > after.events.length);
-    expect((await shown(there)).events.at(-1)!.id).toBeGreaterThan(before.events.at(-1)!.id);
+    expect(await there.run("index", "verify")).toMatchObject({
+      code: 0,
+      stdout: "1 episode, all as the index says\n",
+    });
+    // Objects keep their names.
+    expect(await s3.keys(place)).toEqual([`web-1/deploy-0042.${sha256(bytes)}.tar.zst`]);
+    const again = await there.ship("deploy-0041", bytesOf(100), { to: "www" });
+    expect([again.status, (await there.ship("deploy-0042", new Uint8Array(bytes), { to: "www" })).status]).toEqual([
+      409, 200,
+    ]);
+    // New rows get new numbers.
+    await there.addHost("fresh");
+    expect((await there.report(report(), { host: "fresh" })).status).toBe(200);
+    const next = server.psql("SELECT nextval(pg_get_serial_sequence('events', 'id'))", basename(url)).stdout.toString();
+    expect(Number(next)).toBeGreaterThan(before.events.at(-1)!.id);
     expect(await hub.run("move", "--to", url)).toMatchObject(refused("a receiver has used the database"));
 
     await using other = new Hub();
