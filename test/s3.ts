@@ -34,6 +34,11 @@ export class S3 implements AsyncDisposable {
     return new Bun.S3Client({ endpoint, bucket: BUCKET, accessKeyId: KEY, secretAccessKey: KEY });
   }
 
+  /** Where the objects of a place lie as files, `KEY._S3rver_object`. */
+  folderOf(place: string): string {
+    return join(this.folder, BUCKET, new URL(place).pathname);
+  }
+
   /** The keys below a place, without it. */
   async keys(place: string): Promise<string[]> {
     const prefix = `${new URL(place).pathname.slice(1)}/`;

@@ -4,26 +4,69 @@
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { until } from "../kit.ts";
-import { Hub, archive, begin, bytesOf, report, sha256, uploadHeaders } from "./kit.ts";
-import { type InBucket, PLACES, openPlace } from "./places.ts";
+import { Hub, type HubOptions, archive, begin, bytesOf, report, sha256, uploadHeaders } from "./kit.ts";
+import { Postgres, postgresPrograms } from "../postgres.ts";
+import { S3 } from "../s3.ts";
+
+const programs = postgresPrograms("episodes in a bucket");
+
+/** The servers. Receivers with the same options share a database and a place in the bucket. */
+class Place implements AsyncDisposable {
+  readonly postgres: Postgres;
+  readonly s3: S3;
+
+  constructor(postgres: Postgres, s3: S3) {
+    this.postgres = postgres;
+    this.s3 = s3;
+  }
+
+  options(more = ""): HubOptions & { more: string; place: string; database: string } {
+    const [place, url] = [this.s3.place(), this.postgres.database()];
+    const lines = [`store: ${url}`, `episodes: ${place}`, `s3: { endpoint: "${this.s3.endpoint}" }`, more];
+    return { more: lines.join("\n"), env: this.s3.env, place, database: new URL(url).pathname.slice(1) };
+  }
+
+  sql({ database }: { database: string }, text: string): string {
+    const { exitCode, stdout, stderr } = this.postgres.psql(text, database);
+    if (exitCode !== 0) throw new Error(stderr.toString());
+    return stdout.toString();
+  }
+
+  /** Puts an object past the receivers. */
+  async put({ place }: { place: string }, episode: string, bytes: Uint8Array): Promise<void> {
+    const key = `${new URL(place).pathname.slice(1)}/web-1/${episode}.${sha256(bytes)}.tar.zst`;
+    await this.s3.client.write(key, bytes);
+  }
+
+  /** The episodes that have an object. */
+  async names({ place }: { place: string }): Promise<string[]> {
+    return (await this.s3.keys(place)).map((key) => key.replace(/\.[0-9a-f]{64}\.tar\.zst$/, ""));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([this.postgres[Symbol.asyncDispose](), this.s3[Symbol.asyncDispose]()]);
+  }
+}
 
 /** Two receivers on the same database and bucket. */
 class Pair implements AsyncDisposable {
   readonly one: Hub;
   readonly two: Hub;
+  readonly options: { place: string };
 
-  private constructor(one: Hub, two: Hub) {
+  private constructor(one: Hub, two: Hub, options: { place: string }) {
     this.one = one;
     this.two = two;
+    this.options = options;
   }
 
-  static async start(place: InBucket): Promise<Pair> {
+  static async start(place: Place): Promise<Pair> {
     const options = place.options("rate_limit_per_minute: 10000");
     const one = await Hub.start({ ...options, hosts: ["web-1", "nas"] });
     const two = new Hub(options);
     for (const [host, token] of one.tokens) two.tokens.set(host, token);
     await two.up();
-    return new Pair(one, two);
+    return new Pair(one, two, options);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -31,11 +74,11 @@ class Pair implements AsyncDisposable {
   }
 }
 
-describe.skipIf(!PLACES.includes("bucket"))("a bucket", () => {
-  let place: InBucket;
+describe.skipIf(programs === null)("a bucket", () => {
+  let place: Place;
   let pair: Pair;
   beforeAll(async () => {
-    place = (await openPlace("bucket")) as InBucket;
+    place = new Place(await Postgres.start(programs!), await S3.start());
     pair = await Pair.start(place);
   });
   afterAll(async () => {
@@ -71,7 +114,7 @@ describe.skipIf(!PLACES.includes("bucket"))("a bucket", () => {
       upload.socket.write(bytes.subarray(0, size - 1));
       upload.socket.destroy();
       await upload.closed;
-      expect((await place.files(one)).filter((file) => file.startsWith(name))).toEqual([]);
+      expect(await place.names(pair.options)).not.toContain(`web-1/${name}`);
       expect((await one.ship(name, bytes)).status).toBe(201);
     }
   });
@@ -116,7 +159,7 @@ describe.skipIf(!PLACES.includes("bucket"))("a bucket", () => {
     late.socket.write(other.subarray(10));
     await until("it is stored", () => late.answer().startsWith("HTTP/1.1 201 "));
     late.socket.destroy();
-    expect((await place.files(one, "nas")).length).toBe(2);
+    expect((await place.names(pair.options)).filter((name) => name.startsWith("nas/"))).toEqual(["nas/ep", "nas/late"]);
     expect(await one.get("/v1/episodes?host=attic")).toMatchObject({
       episodes: [
         { host: "attic", episode: "ep" },
@@ -129,29 +172,30 @@ describe.skipIf(!PLACES.includes("bucket"))("a bucket", () => {
     expect((await one.ship("ep", other, { host: "nas" })).status).toBe(409);
     expect(await one.run("index", "verify")).toMatchObject({ code: 0 });
     expect(await one.run("episodes", "rm", "attic/ep")).toMatchObject({ code: 0 });
-    expect(await place.files(one, "nas")).toEqual(["late.tar.zst"]);
+    expect((await place.names(pair.options)).filter((name) => name.startsWith("nas/"))).toEqual(["nas/late"]);
   });
 
   test("an object without a row is noted, and swept a day later unless a row came; `index rebuild` makes one", async () => {
-    await using hub = new Hub(place.options());
+    const options = place.options();
+    await using hub = new Hub(options);
     await hub.addHost("web-1");
     const [left, lost] = [await archive("left"), await archive("lost")];
-    await place.put(hub, "left", left);
-    await place.put(hub, "lost", lost);
+    await place.put(options, "left", left);
+    await place.put(options, "lost", lost);
     const noted = async (count: number) =>
-      until(`${count} are noted`, () => place.sql(hub, "SELECT COUNT(*) FROM stray_objects") === `${count}\n`);
+      until(`${count} are noted`, () => place.sql(options, "SELECT COUNT(*) FROM stray_objects") === `${count}\n`);
     await hub.up();
     await noted(2);
     expect((await hub.ship("left", left)).status).toBe(201);
     await noted(1);
-    expect((await place.files(hub)).length).toBe(2);
+    expect((await place.names(options)).length).toBe(2);
     await hub.daemon.kill();
-    place.sql(hub, `UPDATE stray_objects SET seen_at = ${Date.now() - 86_400_000}`);
+    place.sql(options, `UPDATE stray_objects SET seen_at = ${Date.now() - 86_400_000}`);
     await hub.up();
     await hub.daemon.said("removed objects that no episode has objects=1");
-    expect(await place.files(hub)).toEqual(["left.tar.zst"]);
+    expect(await place.names(options)).toEqual(["web-1/left"]);
     // A database that was restored from a backup of yesterday.
-    place.sql(hub, "DELETE FROM episodes");
+    place.sql(options, "DELETE FROM episodes");
     expect((await hub.run("index", "verify")).stdout).toContain(
       "web-1/left: missing line: run: picket-receiver index rebuild",
     );
@@ -163,7 +207,8 @@ describe.skipIf(!PLACES.includes("bucket"))("a bucket", () => {
   });
 
   test("an object that is being removed gets no row: its upload is told to come again", async () => {
-    await using hub = await Hub.start(place.options());
+    const options = place.options();
+    await using hub = await Hub.start(options);
     const bytes = await archive("again");
     await hub.ship("again", bytes);
     await hub.run("episodes", "rm", "web-1/again");
@@ -172,10 +217,10 @@ describe.skipIf(!PLACES.includes("bucket"))("a bucket", () => {
     const now = Date.now();
     const claim = `INSERT INTO stray_objects (object, seen_at, removing) VALUES ('${object}', ${now}, ${now})`;
     // The sweep at the start may have noted it.
-    place.sql(hub, `${claim} ON CONFLICT (object) DO UPDATE SET removing = ${now}`);
+    place.sql(options, `${claim} ON CONFLICT (object) DO UPDATE SET removing = ${now}`);
     const answer = await hub.ship("again", bytes);
     expect([answer.status, await answer.json()]).toEqual([503, expect.objectContaining({ code: "being_removed" })]);
-    place.sql(hub, `UPDATE stray_objects SET removing = ${Date.now() - 3_600_000}`);
+    place.sql(options, `UPDATE stray_objects SET removing = ${Date.now() - 3_600_000}`);
     await hub.daemon.kill();
     await hub.up();
     await hub.daemon.said("removed objects that no episode has objects=1");
@@ -183,7 +228,7 @@ describe.skipIf(!PLACES.includes("bucket"))("a bucket", () => {
   });
 
   test("credentials come from a file as Amazon's tools have it, too; without any, a start says what to set", async () => {
-    const { more = "" } = place.options();
+    const { more } = place.options();
     await using hub = new Hub({ more });
     const refused = await hub.run("index", "verify");
     expect(refused).toMatchObject({ code: 78, stderr: expect.stringContaining("s3.credentials_file") });
@@ -193,8 +238,8 @@ describe.skipIf(!PLACES.includes("bucket"))("a bucket", () => {
   });
 
   test("without a place episodes are refused, and all else works", async () => {
-    const { more = "", env = {} } = place.options();
-    await using hub = await Hub.start({ more: more.replace(/^(episodes|s3):.*\n/gm, ""), env });
+    const { more, env } = place.options();
+    await using hub = await Hub.start({ more: more.replace(/^(episodes|s3):.*\n/gm, ""), env: env! });
     const answer = await hub.ship("ep", await archive("x"));
     expect([answer.status, await answer.json()]).toEqual([503, expect.objectContaining({ code: "no_place" })]);
     expect((await hub.report(report())).status).toBe(200);

@@ -5,7 +5,16 @@ import { connect } from "node:net";
 import { join } from "node:path";
 import { inboxesIn } from "../inbox-kit.ts";
 import { type Daemon, Folder, type Target, runRole, startRole } from "../kit.ts";
-import { type Hand, changeStore, rowsOf, storeEnv, storeLines } from "./store-kit.ts";
+import {
+  type Hand,
+  changeStore,
+  episodeFile,
+  episodeFiles,
+  onFile,
+  rowsOf,
+  storeEnv,
+  storeLines,
+} from "./store-kit.ts";
 
 export interface HubOptions {
   target?: Target;
@@ -244,8 +253,12 @@ export class Clock {
   }
 }
 
-/** The lines of the index. */
+/** The lines of the index; a table has one for each episode. */
 export function indexLines(hub: Hub): Record<string, unknown>[] {
+  if (!onFile) {
+    const rows = hub.rows<{ line: string }>("SELECT line FROM episodes ORDER BY coalesce(removed_at, received_at)");
+    return rows.map(({ line }) => JSON.parse(line) as Record<string, unknown>);
+  }
   const path = join(hub.data, "index.jsonl");
   if (!existsSync(path)) return [];
   return readFileSync(path, "utf8")
@@ -254,10 +267,24 @@ export function indexLines(hub: Hub): Record<string, unknown>[] {
     .map((line) => JSON.parse(line) as Record<string, unknown>);
 }
 
-/** What lies in a host's folder of episodes. */
+/** A host's episodes as NAME.tar.zst, and what is not finished: the names of files, or of objects. */
 export function filesOf(hub: Hub, host = "web-1"): string[] {
-  const folder = join(hub.data, "episodes", host);
-  return existsSync(folder) ? readdirSync(folder).toSorted() : [];
+  return [...episodeFiles(hub.data, host).keys()];
+}
+
+/** The file of an episode; `bytes`: of those that have its name, the one with these. */
+export function fileOf(
+  hub: Hub,
+  episode: string,
+  { host = "web-1", bytes }: { host?: string; bytes?: Uint8Array } = {},
+): string {
+  return episodeFile(hub.data, host, episode, bytes ? sha256(bytes) : null);
+}
+
+/** Loses the index. */
+export function forgetEpisodes(hub: Hub): void {
+  if (onFile) rmSync(join(hub.data, "index.jsonl"));
+  else hub.change((db) => db.run("DELETE FROM episodes"));
 }
 
 /** Random bytes that begin as zstd does. */

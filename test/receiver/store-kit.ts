@@ -4,7 +4,7 @@
 import { type Pointer, dlopen } from "bun:ffi";
 import { Database } from "bun:sqlite";
 import { test } from "bun:test";
-import { renameSync } from "node:fs";
+import { existsSync, readdirSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import { Postgres, postgresPrograms } from "../postgres.ts";
 import { S3 } from "../s3.ts";
@@ -32,6 +32,7 @@ export const onFile = server === null;
 /** By data folder. */
 const databases = new Map<string, string>();
 const buckets = new Map<string, string>();
+const placeIn = (data: string): string => buckets.getOrInsertComputed(data, () => s3!.place());
 
 /** A test of SQLite's file alone. */
 export const testOnFile = onFile ? test : (test.skip as typeof test);
@@ -42,7 +43,7 @@ export const storeEnv = s3?.env ?? {};
 /** The lines of a configuration for the store of a data folder. */
 export function storeLines(data: string, more: string): string {
   if (s3 === null || /^store:/m.test(more)) return "";
-  const episodes = `episodes: ${buckets.getOrInsertComputed(data, () => s3.place())}`;
+  const episodes = `episodes: ${placeIn(data)}`;
   return `store: ${placeOf(data).store}\n${/^episodes:/m.test(more) ? "" : episodes}\ns3: { endpoint: "${s3.endpoint}" }\n`;
 }
 
@@ -50,6 +51,25 @@ export function storeLines(data: string, more: string): string {
 export function placeOf(data: string): { data_dir: string; store: string } {
   const store = server === null ? "sqlite" : databases.getOrInsertComputed(data, () => server.database());
   return { data_dir: data, store };
+}
+
+/** The files of a host's episodes by their names, such as ep.tar.zst, and of what is not finished: in the folder, or s3rver's. */
+export function episodeFiles(data: string, host: string): Map<string, string> {
+  const folder = s3 === null ? join(data, "episodes", host) : join(s3.folderOf(placeIn(data)), host);
+  const names = existsSync(folder) ? readdirSync(folder).toSorted() : [];
+  if (s3 === null) return new Map(names.map((name) => [name, join(folder, name)]));
+  const objects = names.flatMap((name) => {
+    const [, episode] = /^(.+)\.[0-9a-f]{64}\.tar\.zst\._S3rver_object$/.exec(name) ?? [];
+    return episode === undefined ? [] : [[`${episode}.tar.zst`, join(folder, name)] as const];
+  });
+  return new Map(objects);
+}
+
+/** The file of an episode's bytes. In a bucket several may have its name: `sha256` says which. */
+export function episodeFile(data: string, host: string, episode: string, sha256: string | null): string {
+  if (s3 === null) return join(data, "episodes", host, `${episode}.tar.zst`);
+  if (sha256 === null) return episodeFiles(data, host).get(`${episode}.tar.zst`)!;
+  return join(s3.folderOf(placeIn(data)), host, `${episode}.${sha256}.tar.zst._S3rver_object`);
 }
 
 /** Takes the store away from a receiver that runs, or gives it back. */
