@@ -151,6 +151,38 @@ describe.skipIf(!programs)("collectors on one database", () => {
   });
 });
 
+test.skipIf(!programs)(
+  "doctor looks into the tables: what came, whose reader is away, and whether they can be had",
+  async () => {
+    using all = site();
+    const config = all.configure("one");
+    const rows = async (role = "collector", file = config) => {
+      const { stdout } = await runRole(role, ["doctor", "--json", "--config", file]);
+      const { checks } = JSON.parse(stdout) as { checks: { name: string; state: string; detail: string }[] };
+      return Object.fromEntries(checks.map(({ name, state, detail }) => [name, `${state}: ${detail}`]));
+    };
+    expect((await rows())["inboxes"]).toBe(`yellow: no event has come to ${all.url} yet`);
+    const run = (...args: string[]) => runRole("collector", [...args, "--config", config]);
+    await run("ping", "bob", "seen");
+    expect((await run("read", "bob", "--new")).stdout).toContain("seen");
+    for (const text of ["a", "b"]) await run("ping", "bob", text);
+    all.sql("UPDATE inbox_marks SET at = at - 172800000");
+    const well = await rows();
+    expect(well["inboxes"]).toStartWith("green: 1, the last event ");
+    expect(well["inbox bob"]).toMatch(/^yellow: its reader came last 2d .* ago, and has not seen 2 events$/);
+    expect(well["deliveries"]).toStartWith("yellow: none has arrived");
+    const observer = all.folder.write(
+      "observer.yaml",
+      `persist_path: ""\nnotify: { recipient: ops, inbox: ${all.url} }\n`,
+    );
+    expect((await rows("observer", observer))["notify"]).toBe(`green: escalations go to ops in ${all.url}`);
+    await server.down("SIGQUIT");
+    expect((await rows())["inboxes"]).toMatch(/^red: .* is away/);
+    expect((await rows("observer", observer))["notify"]).toMatch(/^red: .* is away/);
+    await server.up();
+  },
+);
+
 describe.skipIf(!programs)("an outbox", () => {
   test("that is killed between telling and marking tells again, and the inbox takes it once; away it waits", async () => {
     const inbox = server.database();

@@ -3,12 +3,14 @@
 import { existsSync, readFileSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { type Check, ago, doctorCommand, examineListener, green, red, yellow } from "../doctor.ts";
-import { inboxPlace } from "../inbox-place.ts";
+import { textArray } from "../database.ts";
+import type { InboxDatabase } from "../inbox-database.ts";
+import { type InboxPlace, inboxFolders, inboxPlace } from "../inbox-place.ts";
 import { statePath } from "../inbox.ts";
-import { openInboxes } from "../inboxes.ts";
+import { type Inboxes, openInboxes } from "../inboxes.ts";
 import { markPath } from "../file-mark.ts";
 import { parseMark } from "../mark.ts";
-import { duration, size } from "../text.ts";
+import { size } from "../text.ts";
 import type { Config } from "./config.ts";
 import { parseState } from "./deliver/state.ts";
 import { deliveryList } from "./deliveries.ts";
@@ -19,40 +21,89 @@ const DAY_MS = 24 * HOUR_MS;
 /** A larger inbox takes long to read. */
 const LARGE_BYTES = 256 << 20;
 
-const folders = ({ inbox_dir, drop_folder }: Config) => [inbox_dir, ...(drop_folder ? [drop_folder.path] : [])];
+const folders = (config: Config) =>
+  config.drop_folder ? [config.inbox_dir, config.drop_folder.path] : inboxFolders(config);
 
 export const doctor = doctorCommand<Config>("collector", folders, async (config) => {
-  const { inbox_dir, webhook, drop_folder } = config;
-  const inboxes = listed(inbox_dir).filter((name) => name.endsWith(".inbox") && existsSync(join(inbox_dir, name)));
-  const newest = Math.max(0, ...inboxes.map((name) => statSync(join(inbox_dir, name)).mtimeMs));
+  const { webhook, drop_folder } = config;
+  const place = inboxPlace(config);
+  await using inboxes = await openInboxes(place, { patienceMs: 0 });
+  const problem = (await place.database?.problem()) ?? null;
+  const isThere = problem === null;
+  const found = isThere ? await (place.database ? inTables(place.database, inboxes) : inFolder(place.dir)) : null;
   const about = {
     ...config,
     listen: webhook?.listen,
     folders: folders(config),
-    owned: [inbox_dir],
-    newest,
+    owned: inboxFolders(config),
+    newest: found?.newest ?? null,
     lock: null,
   };
-  return [
+  const checks = [
     ...(await examineListener("collector", about)).checks,
-    ...(webhook && webhook.routes.length > 0 ? [await deliveries(inbox_dir)] : []),
+    ...(isThere && webhook && webhook.routes.length > 0 ? [await deliveries(place)] : []),
     ...(drop_folder ? drops(drop_folder.path) : []),
-    ...(await Promise.all(config.deliver.map(({ name }) => sent(config, name)))),
-    ...inboxes.flatMap((name) => unread(inbox_dir, name)),
-    inboxes.length === 0
-      ? yellow("inboxes", `no event has come to ${inbox_dir} yet`, 'picket-collector ping RECIPIENT "it works"')
-      : green("inboxes", `${inboxes.length}, the last event ${ago(newest)}`),
+    ...(isThere ? await Promise.all(config.deliver.map(({ name }) => sent(inboxes, name))) : []),
+    ...(found?.checks ?? [red("inboxes", problem ?? "", "look into the database's log, and at `inbox`")]),
   ];
+  await place.database?.close();
+  return checks;
 });
+
+/** What inboxes there are: when the newest event came, in milliseconds since 1970, and what is wrong with some. */
+interface Found {
+  newest: number;
+  checks: Check[];
+}
+
+function foundIn(where: string, { ages, checks }: { ages: number[]; checks: Check[] }): Found {
+  const newest = Math.max(0, ...ages);
+  const last =
+    ages.length === 0
+      ? yellow("inboxes", `no event has come to ${where} yet`, 'picket-collector ping RECIPIENT "it works"')
+      : green("inboxes", `${ages.length}, the last event ${ago(newest)}`);
+  return { newest, checks: [...checks, last] };
+}
+
+async function inFolder(dir: string): Promise<Found> {
+  const names = listed(dir).filter((name) => name.endsWith(".inbox") && existsSync(join(dir, name)));
+  const ages = names.map((name) => statSync(join(dir, name)).mtimeMs);
+  return foundIn(dir, { ages, checks: names.flatMap((name) => unread(dir, name)) });
+}
+
+const NEWEST = `SELECT (SELECT at FROM inbox WHERE recipient = name ORDER BY seq DESC LIMIT 1) AS at
+  FROM unnest($1::text[]) AS name`;
+// Of each recipient the reader that came last; deliveries have checks of their own.
+const READERS = `SELECT DISTINCT ON (recipient) recipient, reader, at FROM inbox_marks
+  WHERE reader NOT LIKE 'deliver:%' ORDER BY recipient, at DESC`;
+const BEHIND = "SELECT COUNT(*) AS events FROM inbox WHERE recipient = $1 AND seq >= $2";
+
+async function inTables(database: InboxDatabase, inboxes: Inboxes): Promise<Found> {
+  const { read } = await database.open();
+  const rows = await read.all<{ at: number }>(NEWEST, [textArray(await inboxes.recipients())]);
+  const readers = await read.all<{ recipient: string; reader: string; at: number }>(READERS);
+  const checks: Check[] = [];
+  for (const { recipient, reader, at } of readers.filter((one) => Date.now() - one.at > DAY_MS)) {
+    const seen = parseMark(await inboxes.mark({ recipient, reader }).read()).at(-1)?.offset ?? 0;
+    const { events } = (await read.one<{ events: number }>(BEHIND, [recipient, seen]))!;
+    if (events > 0) checks.push(behind(recipient, { since: at, unseen: `${events} events` }));
+  }
+  return foundIn(database.url, { ages: rows.map(({ at }) => at), checks });
+}
+
+function behind(recipient: string, { since, unseen }: { since: number; unseen: string }): Check {
+  const detail = `its reader came last ${ago(since)}, and has not seen ${unseen}`;
+  return yellow(`inbox ${recipient}`, detail, `picket-collector read ${recipient} --new`);
+}
 
 function listed(folder: string): string[] {
   return existsSync(folder) ? readdirSync(folder).toSorted() : [];
 }
 
 /** Whether deliveries arrive, and are taken. */
-async function deliveries(inboxDir: string): Promise<Check> {
+async function deliveries(place: InboxPlace): Promise<Check> {
   const name = "deliveries";
-  const records = await deliveryList({ dir: inboxDir, database: null }).read();
+  const records = await deliveryList(place).read();
   const last = records.at(-1);
   if (!last) return yellow(name, "none has arrived yet", "look into the sender's list of deliveries, and at the proxy");
   const since = Date.now() - HOUR_MS;
@@ -65,9 +116,8 @@ async function deliveries(inboxDir: string): Promise<Check> {
 }
 
 /** Whether the other side of a delivery takes its messages. */
-async function sent(config: Config, delivery: string): Promise<Check> {
+async function sent(inboxes: Inboxes, delivery: string): Promise<Check> {
   const name = `delivery ${delivery}`;
-  await using inboxes = await openInboxes(inboxPlace(config), {});
   const { failing } = parseState(await inboxes.delivery(delivery).read());
   if (!failing) return green(name, "nothing fails");
   const detail = `${failing.held ? "is held" : "fails"}: ${failing.error}; it began ${ago(failing.since)}`;
@@ -101,12 +151,9 @@ function unread(folder: string, file: string): Check[] {
   }
   const mark = newestMark(folder, recipient);
   if (mark === undefined) return checks;
-  const behind = bytes - (parseMark(readFileSync(mark, "utf8")).at(-1)?.offset ?? Infinity);
-  const since = Date.now() - statSync(mark).mtimeMs;
-  if (behind > 0 && since > DAY_MS) {
-    const detail = `its reader came last ${duration(since)} ago, and has not seen ${size(behind)}`;
-    checks.push(yellow(`inbox ${recipient}`, detail, `picket-collector read ${recipient} --new`));
-  }
+  const left = bytes - (parseMark(readFileSync(mark, "utf8")).at(-1)?.offset ?? Infinity);
+  const since = statSync(mark).mtimeMs;
+  if (left > 0 && Date.now() - since > DAY_MS) checks.push(behind(recipient, { since, unseen: size(left) }));
   return checks;
 }
 
