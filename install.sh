@@ -14,6 +14,7 @@ usage: ./$name COMMAND
 
   try [--once]      build it, run all four roles in a temporary folder and show what they do, until Ctrl-C (--once: until
                     all is shown); removes everything afterwards
+  try --scale       the same with three receivers and two collectors on one PostgreSQL and one S3 server
   test              format check, lint, types, tests
   collector         install picket-collector on this host, or upgrade it; enable and start it
   receiver          the same for picket-receiver
@@ -508,9 +509,13 @@ command=${1:---help}
 [ $# -eq 0 ] || shift
 case $command in
 try)
-	case ${1:-} in '' | --once) ;; *) fail "unknown flag \"$1\"" "see ./$name --help" 2 ;; esac
+	for flag in "$@"; do
+		case $flag in --once | --scale) ;; *) fail "unknown flag \"$flag\"" "see ./$name --help" 2 ;; esac
+	done
 	set_up
 	build
+	# There is s3rver, for --scale.
+	PATH=$PATH:$here/node_modules/.bin
 	exec "$here/dist/picket" try "$@"
 	;;
 test)

@@ -1,17 +1,20 @@
 // The demonstration, from source, without curl: the story up to its end, and nothing left behind however it ends.
 
 import { expect, test } from "bun:test";
-import { mkdirSync, readFileSync, readdirSync, symlinkSync } from "node:fs";
+import { chmodSync, mkdirSync, readFileSync, readdirSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { isRoot } from "./e2e/disk.ts";
 import { Folder, ROOT, until } from "./kit.ts";
+import { postgresPrograms } from "./postgres.ts";
+
+const MODULES = join(ROOT, "node_modules/.bin");
 
 /** `programs`: all that it finds. */
 function start(folder: Folder, args: string[], programs: string[] = []) {
   const bin = programs.length > 0 ? folder.at("bin") : "/nonexistent";
   for (const program of programs) {
     mkdirSync(bin, { recursive: true });
-    symlinkSync(Bun.which(program)!, join(bin, program));
+    symlinkSync(Bun.which(program, { PATH: `${process.env["PATH"]}:${MODULES}` })!, join(bin, program));
   }
   const child = Bun.spawn([process.execPath, join(ROOT, "picket.ts"), "try", ...args], {
     env: { PATH: bin, HOME: "/nonexistent", TMPDIR: folder.path, PICKET_URL: "http://127.0.0.1:1" },
@@ -91,6 +94,32 @@ test("a signal in the middle of it ends it as well", async () => {
   await demo.says("a receiver with one host");
   expect(await demo.end("SIGTERM")).toBe(143);
   expect(readdirSync(folder.path)).toEqual([]);
+});
+
+test.skipIf(postgresPrograms("the demonstration of several receivers") === null)(
+  "with --scale each kind of process is killed, and all that was acknowledged is there once",
+  async () => {
+    using folder = new Folder();
+    // PostgreSQL's account has to get into it.
+    chmodSync(folder.path, 0o711);
+    await using demo = start(folder, ["--scale"], ["s3rver", "id", "setpriv"]);
+    await demo.says("Ctrl-C ends it");
+    for (const part of ["leads now", "kill -QUIT postgres", "> nas is offline", "1 episode, all as the index says"]) {
+      expect(demo.out()).toContain(part);
+    }
+    expect(demo.out().match(/^ {3}yes: /gm)).toHaveLength(3);
+    const [, page = ""] = /the page, .*\n(http:\S+)\n/.exec(demo.out())!;
+    expect(await (await fetch(page)).text()).toMatch(/offline<.*nas/);
+    expect(await demo.end("SIGINT")).toBe(130);
+    expect(await demo.err()).toBe("");
+    expect(readdirSync(folder.path)).toEqual(["bin"]);
+  },
+);
+
+test("--scale names what is missing", async () => {
+  using folder = new Folder();
+  await using demo = start(folder, ["--scale"]);
+  expect([await demo.exited, await demo.err()]).toEqual([1, expect.stringMatching(/^picket: error: .*\nhint: .*\n$/)]);
 });
 
 test("a flag that it doesn't know is wrong usage", async () => {
