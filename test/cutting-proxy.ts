@@ -9,6 +9,8 @@ export class CuttingProxy implements Disposable {
   cutAfter = Number.POSITIVE_INFINITY;
   /** Asked for each new connection where it is set; else `cutAfter` holds. */
   nextCut: (() => number) | null = null;
+  /** The same for the bytes that come back: what was asked for is done, and its answer is lost. */
+  nextAnswerCut: (() => number) | null = null;
   /** So many bytes at a time, a few milliseconds apart, in both directions; 0 is as they come. */
   trickle = 0;
   readonly port: number;
@@ -30,7 +32,8 @@ export class CuttingProxy implements Disposable {
   }
 
   #take(client: Socket, server: Socket): void {
-    let left = this.nextCut?.() ?? this.cutAfter;
+    const left = this.nextCut?.() ?? this.cutAfter;
+    const answers = this.nextAnswerCut?.() ?? Number.POSITIVE_INFINITY;
     const cut = () => {
       client.resetAndDestroy();
       server.destroy();
@@ -44,13 +47,10 @@ export class CuttingProxy implements Disposable {
     client.on("close", () => server.destroy());
     server.on("close", () => client.end());
     if (left === 0) return cut();
-    const allow = (chunk: Buffer) => {
-      const part = chunk.subarray(0, Math.min(left, chunk.length));
-      left -= part.length;
-      return part;
-    };
-    void this.#hand(client, server, { allow, over: () => left === 0 }).then(() => left === 0 && server.end(cut));
-    void this.#hand(server, client, { allow: (chunk) => chunk, over: () => false });
+    const asked = upTo(left);
+    const answered = upTo(answers);
+    void this.#hand(client, server, asked).then(() => asked.over() && server.end(cut));
+    void this.#hand(server, client, answered).then(() => answered.over() && cut());
   }
 
   /** Copies what is allowed of each chunk, until it is over. */
@@ -83,4 +83,16 @@ export class CuttingProxy implements Disposable {
     this.#server.close();
     this.cutAll();
   }
+}
+
+/** Allows so many bytes. */
+function upTo(left: number) {
+  return {
+    allow(chunk: Buffer): Buffer {
+      const part = chunk.subarray(0, Math.min(left, chunk.length));
+      left -= part.length;
+      return part;
+    },
+    over: () => left === 0,
+  };
 }

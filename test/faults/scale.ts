@@ -10,6 +10,7 @@
 //
 //   reports, episodes, deliveries, drops   acknowledged: there once and whole; else absent, or there once and whole
 //   events                                 each is in the inbox of ops once
+//   a delivery (deliver:)                  has sent on what came to carol, in order; a message comes again whole, with its id, or not at all
 //   silence                                of the host that is silent, once; of no other
 
 import { mkdirSync, readdirSync, renameSync, writeFileSync } from "node:fs";
@@ -32,6 +33,7 @@ const SILENT = "pi";
 const INTERVAL = { silent: 4, others: 15 };
 const ROUTES = { "/hook": ["bob"], "/both": ["carol", "dave"] } as const;
 const DROPS_FOR = "erin";
+const SENT_ON = "carol";
 const DIGITS = 8;
 const LARGEST_EPISODE = 300_000;
 const MOST_ALERTS = 100;
@@ -58,9 +60,25 @@ class Cluster implements AsyncDisposable {
   caddy!: Caddy;
   /** Where Caddy listens for each role. */
   readonly front = { receiver: freePort(), collector: freePort() };
+  /** What a delivery has sent on, by the message's id, in order. */
+  readonly #sent = new Map<string, string[]>();
+  readonly #target = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch: async (request) => {
+      const { id, events } = (await request.json()) as { id: string; events: { id: string }[] };
+      const ids = events.map((event) => event.id);
+      const former = this.#sent.get(id);
+      if (former !== undefined && former.join() !== ids.join()) this.#wrong.push(`sent again as another: ${id}`);
+      this.#sent.set(id, ids);
+      return new Response("ok");
+    },
+  });
+  readonly #wrong: string[] = [];
   kills = 0;
   slowest = 0;
-  readonly #database: string;
+  readonly #url: string;
+  readonly #sql: Bun.SQL;
   readonly #place: string;
   readonly #tokens = new Map<string, string>();
   #number = 0;
@@ -68,7 +86,8 @@ class Cluster implements AsyncDisposable {
 
   private constructor(postgres: Postgres, s3: S3, proxy: CuttingProxy) {
     [this.postgres, this.s3, this.proxy] = [postgres, s3, proxy];
-    this.#database = new URL(postgres.database()).pathname.slice(1);
+    this.#url = postgres.database();
+    this.#sql = new Bun.SQL(this.#url, { max: 2 });
     this.#place = s3.place();
   }
 
@@ -87,7 +106,7 @@ class Cluster implements AsyncDisposable {
   }
 
   async #start(): Promise<void> {
-    const url = `postgres://picket@127.0.0.1:${this.proxy.port}/${this.#database}`;
+    const url = this.#url.replace(String(this.postgres.port), String(this.proxy.port));
     for (const n of [1, 2, 3]) {
       this.#add("receiver", n, (port, data) => [
         `listen: 127.0.0.1:${port}`,
@@ -111,6 +130,7 @@ class Cluster implements AsyncDisposable {
             `    - { path: ${path}, recipient: [${to.join(", ")}], type: INFO, template: "{{ .id }} {{ .fill }}", verify: { scheme: none } }`,
         ),
         `drop_folder: { path: ${this.#drops(n)}, poll_fallback_seconds: 1 }`,
+        `deliver:\n  - { name: hub, recipients: [${SENT_ON}], max_per_hour: 100000, webhook: { url: "${this.#target.url.href}" } }`,
       ]);
       mkdirSync(this.#drops(n));
     }
@@ -262,7 +282,7 @@ class Cluster implements AsyncDisposable {
     const tries = (own: Chance) => own.pick([1, 3, 1000]);
     await Promise.all([
       ...HOSTS.map((host) =>
-        again(host, 5 * MOST_PAUSE_MS, (own) => this.#send("receiver", this.#reporting(host), tries(own), stop)),
+        again(host, 2 * MOST_PAUSE_MS, (own) => this.#send("receiver", this.#reporting(host), tries(own), stop)),
       ),
       again("shipper", 5 * MOST_PAUSE_MS, (own) => this.#send("receiver", this.#shipping(own), tries(own), stop)),
       ...[1, 2].map((n) =>
@@ -277,11 +297,10 @@ class Cluster implements AsyncDisposable {
   // -------------------------------------------------------------------------------------------------------------
   // The oracle
 
-  #rows(text: string): string[][] {
-    const { stdout, stderr, exitCode } = this.postgres.psql(text, this.#database);
-    if (exitCode !== 0) throw new Error(stderr.toString());
-    const lines = stdout.toString().split("\n").slice(0, -1);
-    return lines.map((line) => line.split("\t"));
+  /** Asked past Picket and the proxy. */
+  async #rows(text: string): Promise<string[][]> {
+    const rows = (await this.#sql.unsafe(text).values()) as unknown[][];
+    return rows.map((row) => row.map(String));
   }
 
   /** Waits until nothing is under way. */
@@ -291,25 +310,46 @@ class Cluster implements AsyncDisposable {
       for (const host of HOSTS) void this.#send("receiver", this.#reporting(host));
     }, 1000);
     const waiting = () => [1, 2].flatMap((n) => readdirSync(this.#drops(n)).filter((name) => name.endsWith(".json")));
-    const isTold = () => this.#rows("SELECT 1 FROM events WHERE told_at IS NULL").length === 0;
-    const isSilent = () => this.#rows("SELECT 1 FROM events WHERE type = 'host.offline'").length > 0;
+    const left = async () => [
+      ...waiting().map((name) => `drop ${name}`),
+      ...(await this.#rows("SELECT id, text FROM events WHERE told_at IS NULL")).map(
+        (row) => `untold ${row.join(" ")}`,
+      ),
+      ...(await this.#unsent()).map((id) => `unsent ${id}`),
+      ...((await this.#rows("SELECT 1 FROM events WHERE type = 'host.offline'")).length > 0 ? [] : ["none is offline"]),
+    ];
     try {
-      await until("drops are delivered, and events told", () => waiting().length === 0 && isTold() && isSilent(), 90);
+      await until("nothing waits", async () => (await left()).length === 0, 90).catch(async (error: unknown) => {
+        const lines = [(error as Error).message, ...(await left()).slice(0, 10), ...this.nodes.map(words)];
+        throw new Error(lines.join("\n"));
+      });
     } finally {
       clearInterval(reporting);
     }
   }
 
+  /** The ids of the events that were to be sent on, in order. */
+  async #toSend(): Promise<string[]> {
+    return (await this.#rows(`SELECT id FROM inbox WHERE recipient = '${SENT_ON}' ORDER BY seq`)).map(([id]) => id!);
+  }
+
+  async #unsent(): Promise<string[]> {
+    const sent = new Set([...this.#sent.values()].flat());
+    return (await this.#toSend()).filter((id) => !sent.has(id));
+  }
+
   /** What is wrong; nothing when all is well. */
   async judge(): Promise<string[]> {
-    const samples = this.#rows(
+    const samples = await this.#rows(
       "SELECT h.name, s.at, s.uptime_seconds FROM host_samples s JOIN hosts h ON h.id = s.host",
     );
     const reports = samples.map(([host, at, n]): Found => [`report ${host} ${at}`, String(Number(n))]);
     const episodes: Found[] = [];
     const complaints: string[] = [];
     const prefix = new URL(this.#place).pathname.slice(1);
-    for (const [host, episode, hash, object] of this.#rows("SELECT host, episode, sha256, object FROM episodes")) {
+    for (const [host, episode, hash, object] of await this.#rows(
+      "SELECT host, episode, sha256, object FROM episodes",
+    )) {
       const key = `${host}/${episode}`;
       const bytes = await this.s3.client
         .file(`${prefix}/${object}`)
@@ -318,29 +358,43 @@ class Cluster implements AsyncDisposable {
       if (!bytes || sha256(bytes) !== hash) complaints.push(`its object is missing or not whole: ${key}: ${object}`);
       episodes.push([`episode ${key}`, hash!]);
     }
-    const lines = this.#rows("SELECT line FROM inbox ORDER BY recipient, seq").map(
+    const happened = async (where: string) => {
+      const rows = await this.#rows(`SELECT type || ' ' || text FROM events WHERE quiet = 0 ${where}`);
+      return Map.groupBy(rows, ([text]) => text!);
+    };
+    // Others may happen, and be told, while this looks.
+    const before = await happened("AND told_at IS NOT NULL");
+    const lines = (await this.#rows("SELECT line FROM inbox ORDER BY recipient, seq")).map(
       ([line]) => JSON.parse(line!) as { to: string; payload: string; source: string },
     );
     const delivered = lines
       .filter(({ to }) => to !== "ops")
       .map(({ to, payload }): Found => [`${to} ${payload.slice(0, DIGITS)}`, digestOf(payload)]);
     complaints.push(...this.ledger.judge([...reports, ...episodes, ...delivered]));
-    const count = (texts: string[]) => Map.groupBy(texts, (text) => text);
-    const events = count(this.#rows("SELECT type || ' ' || text FROM events WHERE quiet = 0").map(([text]) => text!));
-    const told = count(
-      lines
-        .filter(({ to }) => to === "ops")
-        .map(({ payload, source }) => `${source.replace("receiver:", "")} ${payload}`),
+    complaints.push(...this.#wrong, ...(await this.#unsent()).map((id) => `not sent on: ${id}`));
+    const [inOrder, all] = [[...this.#sent.values()].flat(), await this.#toSend()];
+    if (inOrder.join() !== all.join())
+      complaints.push(`sent on ${inOrder.length} events for ${all.length}, or not in order`);
+    const after = await happened("");
+    const told = Map.groupBy(
+      lines.filter(({ to }) => to === "ops"),
+      ({ payload, source }) => `${source.replace("receiver:", "")} ${payload}`,
     );
-    for (const text of new Set([...events.keys(), ...told.keys()])) {
-      const [happened, times] = [events.get(text)?.length ?? 0, told.get(text)?.length ?? 0];
-      if (happened !== times) complaints.push(`happened ${happened} times, told ${times} times: ${text}`);
+    for (const text of new Set([...before.keys(), ...told.keys()])) {
+      const [least, times, most] = [before, told, after].map((each) => each.get(text)?.length ?? 0) as [
+        number,
+        number,
+        number,
+      ];
+      if (times < least || times > most) complaints.push(`happened ${most} times, told ${times} times: ${text}`);
     }
-    const silent = this.#rows("SELECT type, text FROM events WHERE type IN ('host.stale', 'host.offline') ORDER BY id");
+    const silent = await this.#rows(
+      "SELECT type, text FROM events WHERE type IN ('host.stale', 'host.offline') ORDER BY id",
+    );
     const isRight = silent.map(([type]) => type).join() === "host.stale,host.offline";
     if (!isRight || !silent.every(([, text]) => text!.startsWith(`${SILENT} is`)))
       complaints.push(`told as silent: ${silent.map(([, text]) => text).join("; ")}`);
-    const doubles = this.#rows(
+    const doubles = await this.#rows(
       "SELECT host, type, subject FROM alerts WHERE closed_at IS NULL GROUP BY 1, 2, 3 HAVING count(*) > 1",
     );
     return [...complaints, ...doubles.map((one) => `open twice: ${one.join(" ")}`)];
@@ -357,6 +411,7 @@ class Cluster implements AsyncDisposable {
     for (const { daemon } of this.nodes) daemon?.child.kill("SIGKILL");
     await this.caddy?.[Symbol.asyncDispose]();
     this.proxy[Symbol.dispose]();
+    await Promise.all([this.#target.stop(true), this.#sql.close({ timeout: 0 })]);
     await Promise.all([this.postgres[Symbol.asyncDispose](), this.s3[Symbol.asyncDispose]()]);
     this.folder[Symbol.dispose]();
   }
@@ -418,21 +473,30 @@ const sessionsEnd: Fault = async ({ postgres }) => {
   );
 };
 
+/** Each new connection carries a few transactions, and is cut within one, or at its answer. */
 const cutConnections: Fault = async ({ proxy }, chance) => {
   const own = chance.fork("cuts");
-  proxy.nextCut = () => own.between(0, 20_000);
-  for (let n = own.between(2, 8); n > 0; n--) {
-    proxy.cutAll();
-    await Bun.sleep(own.between(0, 500));
-  }
-  proxy.nextCut = null;
+  const after = () => own.between(300, 3000);
+  if (own.next() < 0.5) proxy.nextCut = after;
+  else proxy.nextAnswerCut = after;
+  proxy.cutAll();
+  await Bun.sleep(own.between(500, 3000));
+  proxy.nextCut = proxy.nextAnswerCut = null;
   proxy.cutAll();
 };
 
-const bucketAway: Fault = async ({ s3 }, chance) => {
+const bucketAway: Fault = async (cluster, chance) => {
+  const { s3 } = cluster;
   await s3.down();
+  cluster.kills++;
   await Bun.sleep(chance.between(0, 2000));
   await s3.up();
+};
+
+const frozenBucket: Fault = async ({ s3 }, chance) => {
+  process.kill(s3.pid, "SIGSTOP");
+  await Bun.sleep(chance.between(200, 4000));
+  process.kill(s3.pid, "SIGCONT");
 };
 
 const caddyDies: Fault = async (cluster) => {
@@ -453,6 +517,7 @@ export const FAULTS = {
   sessionsEnd,
   cutConnections,
   bucketAway,
+  frozenBucket,
   caddyDies,
 } satisfies Record<string, Fault>;
 export type Kind = keyof typeof FAULTS;
