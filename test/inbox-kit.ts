@@ -10,19 +10,25 @@ import { type Folder, inboxLines, inboxTables } from "./kit.ts";
 import { Postgres, postgresPrograms } from "./postgres.ts";
 
 /** One server serves all tests of a process, and ends with it. */
-const server = process.env["PICKET_TEST_INBOX"] === "postgres" ? await start() : null;
+const server = process.env["PICKET_TEST_INBOX"] === "postgres" ? await serverOfAll() : null;
 
 /** Whether inboxes are tables. What concerns files alone is left out then. */
 export const IN_TABLES = server !== null;
 
-async function start(): Promise<Postgres> {
+async function serverOfAll(): Promise<Postgres> {
   const programs = postgresPrograms("inboxes in tables");
   if (programs === null) throw new Error("PICKET_TEST_INBOX=postgres needs Debian's package postgresql");
-  const started = await Postgres.start(programs, { fsync: "off" });
+  const started = await startServer(programs);
   process.on("exit", () => {
     process.kill(started.pid, "SIGQUIT");
     rmSync(started.folder, { recursive: true, force: true });
   });
+  return started;
+}
+
+/** Starts a server that has a database to copy. */
+export async function startServer(programs: string): Promise<Postgres> {
+  const started = await Postgres.start(programs, { fsync: "off" });
   const made = await openPostgres(settings(started.database("inboxes")), INBOX_TABLES);
   await made.close();
   return started;
@@ -35,12 +41,14 @@ function settings(url: string) {
 /** The inboxes of a test. */
 export class TestInboxes implements AsyncDisposable {
   readonly dir: string;
+  readonly #server: Postgres | null;
   readonly #url: string | null;
   #close: (() => Promise<void>)[] = [];
 
-  constructor(folder: Folder, name = "inbox") {
+  constructor(folder: Folder, name = "inbox", on: Postgres | null = server) {
     this.dir = name === "" ? folder.path : folder.at(name);
-    this.#url = server && server.database(undefined, "inboxes");
+    this.#server = on;
+    this.#url = on && on.database(undefined, "inboxes");
     if (this.#url !== null)
       inboxTables.set(this.dir, (recipient) =>
         this.sql(`SELECT line FROM inbox WHERE recipient = '${recipient}' ORDER BY seq`),
@@ -89,7 +97,7 @@ export class TestInboxes implements AsyncDisposable {
 
   /** Runs a statement in the database of tables; gives the rows. */
   sql(text: string): string {
-    const { exitCode, stdout, stderr } = server!.psql(text, new URL(this.#url!).pathname.slice(1));
+    const { exitCode, stdout, stderr } = this.#server!.psql(text, new URL(this.#url!).pathname.slice(1));
     if (exitCode !== 0) throw new Error(stderr.toString());
     return stdout.toString();
   }

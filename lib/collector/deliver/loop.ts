@@ -137,7 +137,7 @@ export async function startDeliveries(
     troubles: () =>
       [...senders.values()].map((one) => {
         const { state, waiting } = one.standing();
-        return state === "ok" ? null : `delivery ${one.name} ${state}, ${waiting} waiting`;
+        return state === "ok" || state === "standby" ? null : `delivery ${one.name} ${state}, ${waiting} waiting`;
       }),
     /** How many events were delivered. */
     delivered: () => senders.values().reduce((sum, { figures }) => sum + figures.delivered, 0),

@@ -271,7 +271,7 @@ export function createSender({ inboxes, log, tell }: SenderContext, first: Setti
       given = fresh;
       if (held > 0) await keep({ failing: tryNow() });
     },
-    standing: () => standingOf({ settings, state, lanes: [...lanes.values()], now: Date.now() }),
+    standing: () => (held > 0 ? standingOf({ settings, state, lanes: [...lanes.values()], now: Date.now() }) : STANDBY),
     /** Waits a moment for what is under way, then aborts it: it stays undelivered. */
     async close(): Promise<void> {
       const late = setTimeout(() => closing.abort(), GRACE_MS);
@@ -289,6 +289,9 @@ export function createSender({ inboxes, log, tell }: SenderContext, first: Setti
     },
   };
 }
+
+/** Another collector sends. */
+const STANDBY = { state: "standby" as const, waiting: 0, why: "", until: null, error: null, since: null };
 
 /** The inboxes of a delivery that are there, and those that it names. */
 export async function recipientsOf(inboxes: Inboxes, { recipients }: DeliverySettings): Promise<string[]> {
