@@ -45,7 +45,7 @@ export async function rollupPass(store: Store, { now, alive }: { now: number; al
       "SELECT at, host FROM rollups_due WHERE step = $1 AND at <= $2 ORDER BY at LIMIT $3",
       [step, now - step * 1000, PER_PASS],
     );
-    for (const { at, host } of due) {
+    const roll = async ({ at, host }: { at: number; host: number }): Promise<void> => {
       try {
         await store.write((tx) => rollUp(tx, { host, step, at }), [host]);
       } catch (cause) {
@@ -53,11 +53,18 @@ export async function rollupPass(store: Store, { now, alive }: { now: number; al
         failed ??= new Error(`roll up ${step} s of host ${host} from ${new Date(at).toISOString()} on`, { cause });
       }
       alive();
-    }
+    };
+    await together(store, due, roll);
     if (due.length === PER_PASS && !failed) return true;
   }
   if (failed) throw failed;
   return false;
+}
+
+/** Works on rows one by one, so that reports get between them; where writers have no need to wait for each other some share a transaction. */
+async function together<T>(store: Store, rows: readonly T[], work: (row: T) => Promise<void>): Promise<void> {
+  const most = store.isFile ? 1 : 50;
+  for (let done = 0; done < rows.length; done += most) await Promise.all(rows.slice(done, done + most).map(work));
 }
 
 async function rollUp(tx: Queries, { host, step, at }: { host: number; step: Step; at: number }): Promise<void> {
@@ -177,7 +184,7 @@ export async function retentionPass(
 ): Promise<void> {
   const kept = keptOf(retention);
   const hosts = await store.read.all<{ id: number }>("SELECT id FROM hosts");
-  for (const { id } of hosts) {
+  await together(store, hosts, async ({ id }) => {
     alive();
     await store.write(
       async (tx) => {
@@ -190,7 +197,7 @@ export async function retentionPass(
       },
       [id],
     );
-  }
+  });
   if (!store.isFile) {
     const { partitionPass } = await import("./partitions.ts");
     await store.write(async (tx) => partitionPass(tx, { now, before: await unneeded(tx, now - kept[0] * 1000) }));
