@@ -1,6 +1,6 @@
 // Episodes in a bucket, for receivers that share a database. An upload:
 //
-//   1. its bytes go to `<host>/<episode>.<sha256>.tar.zst` in parts, which are seen by nobody before they are assembled
+//   1. its bytes go to `<host>/<episode>.<sha256>.tar.zst` in parts, which can't be seen before they are assembled
 //   2. the hash is checked, then they are assembled: what is under a key has the hash that the key names, and is never replaced by other bytes
 //   3. the row of the index decides (episode-index-table.ts)
 //
@@ -10,14 +10,14 @@
 // Strays are noted in `stray_objects` when they are first seen, and removed a day later: after a database was restored, `index rebuild` has this
 // day to take them in. An object may get its row at the very moment when it is removed, hence two steps on both sides:
 //
-//   whoever wants a row    holds the object: notes it as a stray that was seen just now. Then it is assembled, then it gets its row
-//   whoever removes        claims the object, in a transaction that nothing runs beside: no row names it, and no note says that it is held. Then it is
-//                          removed, then its note. What wants its row meanwhile is refused, and sent again
+//   what wants a row    holds the object: notes it as a stray that was seen just now. Then it is assembled, then it gets its row
+//   what removes        claims the object, in a transaction that nothing runs beside: no row names it, and no note says that it is held.
+//                       Then it is removed, then its note. What wants its row meanwhile is refused, and sent again
 //
 // A claim of a process that was killed is taken over an hour later: by then no request of that process is under way.
 
-import type { Log } from "../log.ts";
 import { NAME_SEGMENT } from "../config.ts";
+import type { Log } from "../log.ts";
 import { Refusal } from "../refusal.ts";
 import type { EpisodeKey, EpisodeStore, StoredEpisode, Upload } from "./episodes.ts";
 import type { Bucket, S3Object } from "./s3.ts";
@@ -121,8 +121,11 @@ export class EpisodeBucket implements EpisodeStore {
     await this.#drop(objects);
   }
 
-  /** There is nothing to be made. */
-  async prepare(): Promise<void> {}
+  /** Says at the start what is wrong with the bucket, which stops nothing else. */
+  async prepare(log: Log): Promise<void> {
+    const looked = this.#bucket.list().next();
+    await looked.catch((error: unknown) => log.error("episodes can't be stored now", { error }));
+  }
 
   async sweep(log: Log, alive: () => void): Promise<void> {
     const now = Date.now();

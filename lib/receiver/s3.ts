@@ -15,7 +15,7 @@ export interface S3Object {
 }
 
 /** S3's parts have 5 MiB at least, and an object 10,000 of them at most. */
-const PART_BYTES = 8 << 20;
+const PART_BYTES = 5 << 20;
 const MOST_PARTS = 10_000;
 /** So many parts are sent at once; each is in memory. */
 const PARTS_AT_ONCE = 2;
@@ -95,7 +95,7 @@ export class Bucket {
   }
 
   /** All objects, in pages of a thousand at most. */
-  async *list(): AsyncIterable<S3Object[]> {
+  async *list(): AsyncGenerator<S3Object[], void, void> {
     let token: string | undefined;
     do {
       const wanted = { prefix: this.#prefix, ...(token === undefined ? {} : { continuationToken: token }) };

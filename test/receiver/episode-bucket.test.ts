@@ -235,6 +235,9 @@ describe.skipIf(programs === null)("a bucket", () => {
     hub.configure(more.replace("}", ", credentials_file: credentials }"));
     hub.folder.write("credentials", "[default]\naws_access_key_id = S3RVER\naws_secret_access_key = S3RVER\n");
     expect((await hub.run("index", "verify")).stdout).toBe("0 episodes, all as the index says\n");
+    hub.configure(more.replace("}", ", credentials_file: credentials }").replace("s3://picket", "s3://absent"));
+    await hub.up();
+    await hub.daemon.said(/episodes can't be stored now .*NoSuchBucket/);
   });
 
   test("without a place episodes are refused, and all else works", async () => {

@@ -177,7 +177,8 @@ test("an episode of any size goes through with flat memory", async () => {
   const peak =
     Number(/VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${hub.daemon.child.pid}/status`, "utf8"))?.[1]) / 1024;
   console.log(`${gib} GiB, at most ${Math.round(peak)} MiB resident (PICKET_TEST_UPLOAD_GIB sets the size)`);
-  expect(peak).toBeLessThan(150);
+  // Parts of an upload to a bucket are in memory.
+  expect(peak).toBeLessThan(onFile ? 150 : 180);
 });
 
 testOnFile("an upload whose name was never synced is synced before its retry is answered", async () => {

@@ -92,19 +92,20 @@ test("pruning takes the old, or the oldest above a quota, of one host or all; a 
 
 test("a prune that is killed during uploads is finished by the next one", async () => {
   await using hub = await Hub.start({ more: "rate_limit_per_minute: 100000" });
-  const names = Array.from({ length: 600 }, (_, n) => `old-${n}`);
+  // More than one batch; a bucket takes longer for each.
+  const names = Array.from({ length: onFile ? 600 : 250 }, (_, n) => `old-${n}`);
   const bytes = bytesOf(200);
   for (let n = 0; n < names.length; n += 50) {
     await Promise.all(names.slice(n, n + 50).map((name) => hub.ship(name, bytes)));
   }
-  expect(indexLines(hub).length).toBe(600);
+  expect(indexLines(hub).length).toBe(names.length);
   const cmd = [...(await command("receiver", "source")), "episodes", "prune", "--quota", "0", "--config", hub.config];
   const pruning = Bun.spawn(cmd, { stdout: "ignore", stderr: "ignore" });
   // Sent again while they are being removed: each is there with its line afterwards, or gone and noted.
   const again = (async () => {
     for (let n = 0; n < 100; n++) await hub.ship(names[n]!, bytes);
   })();
-  await until("some are gone", () => filesOf(hub).length < 550);
+  await until("some are gone", () => filesOf(hub).length < names.length - 40);
   pruning.kill("SIGKILL");
   await pruning.exited;
   await again;
