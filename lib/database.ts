@@ -43,8 +43,8 @@ export interface Database {
   clock(): Promise<number>;
   /** Tells the other processes that something has changed. It may get lost: the tables are the truth. */
   hint(what: Hint): void;
-  /** Hears the hints of other processes. */
-  onHint(listener: (what: Hint) => void): void;
+  /** Hears the hints of other processes; null where some may have been lost. */
+  onHint(listener: (what: Hint | null) => void): void;
   close(): Promise<void>;
   /** What was found damaged since it was opened, in words; null where nothing was. */
   damage: string | null;

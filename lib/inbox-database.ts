@@ -46,7 +46,7 @@ export function inboxDatabase(settings: PostgresSettings): InboxDatabase {
     ]);
     const database = await openPostgres(settings, INBOX_TABLES);
     database.onHint((names) => {
-      for (const name of names.split(",")) tell(name === ANY ? null : name);
+      for (const name of names?.split(",") ?? [ANY]) tell(name === ANY ? null : name);
     });
     return database;
   };

@@ -269,22 +269,24 @@ console.warn = () => {};
 
 /** Hears the hints of other processes. Bun listens again after a lost connection, but gives up where the first attempt fails. */
 function hearing({ sql }: Server, channel: string, own: string) {
-  const listeners = new Set<(what: Hint) => void>();
+  const listeners = new Set<(what: Hint | null) => void>();
   let count = 0;
   let isClosed = false;
-  const hear = (text: string) => {
-    const [what, from] = text.split(" ");
-    if (from === own) return;
+  const tell = (what: Hint | null): void => {
     count++;
-    for (const listener of listeners) listener(what ?? "");
+    for (const listener of listeners) listener(what);
+  };
+  const hear = (text: string): void => {
+    const [what = "", from] = text.split(" ");
+    if (from !== own) tell(what);
   };
   const begin = (): void => {
-    sql.listen(channel, hear).catch(() => setTimeout(() => isClosed || begin(), RELISTEN_MS));
+    sql.listen(channel, hear, () => tell(null)).catch(() => setTimeout(() => isClosed || begin(), RELISTEN_MS));
   };
   begin();
   return {
     count: () => count,
-    on: (listener: (what: Hint) => void) => void listeners.add(listener),
+    on: (listener: (what: Hint | null) => void) => void listeners.add(listener),
     close: () => void (isClosed = true),
   };
 }

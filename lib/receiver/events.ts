@@ -182,20 +182,21 @@ export async function newestEvent(db: Queries): Promise<number> {
  * was taken: wakes the open pages. Both also for what another receiver took.
  */
 export type News = EventEmitter<{ event: []; change: [] }>;
+const NEWS = ["event", "change"] as const;
 
 /** Other receivers hear of many things that were taken together, so often at most, in milliseconds. */
 const HINT_MS = 200;
 
 export function createNews(store: Store): News {
   const news: News = new EventEmitter<{ event: []; change: [] }>().setMaxListeners(0);
+  if (store.isFile) return news;
   let isOthers = false;
-  store.onHint((what) => {
+  store.onHint((said) => {
     isOthers = true;
-    news.emit(what);
+    for (const what of NEWS) if (said === what || said === null) news.emit(what);
     isOthers = false;
   });
-  if (store.isFile) return news;
-  for (const what of ["event", "change"] as const) {
+  for (const what of NEWS) {
     const hint = atMostEvery(HINT_MS, () => store.hint(what));
     news.on(what, () => {
       if (!isOthers) hint();

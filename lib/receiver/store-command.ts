@@ -29,6 +29,8 @@ export async function withStore<T>(
   try {
     return await work(store, config);
   } finally {
+    // Open pages look anew.
+    store.hint("change");
     await store.close();
   }
 }

@@ -125,7 +125,7 @@ export class Store {
   }
 
   /** Hears the hints of other receivers. */
-  onHint(listener: (what: Hint) => void): void {
+  onHint(listener: (what: Hint | null) => void): void {
     this.#db.onHint(listener);
   }
 

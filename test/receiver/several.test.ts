@@ -33,7 +33,7 @@ describe.skipIf(!programs)("several receivers on one store", () => {
     await until("all pages show it", () => pages.every((page) => page().includes("web-1 is fine")));
     await until("it is told", () => several.told().length === 1);
     expect(several.told()[0]).toMatchObject({ source: "host.offline" });
-    await b.report();
+    await b.report(report({ interval_seconds: 3600 }));
     await until("its end is told", () => several.told().length === 2);
     const events = await Promise.all(
       several.hubs.map((hub) => hub.get<{ events: { id: number; type: string }[] }>("/v1/events")),
@@ -45,6 +45,14 @@ describe.skipIf(!programs)("several receivers on one store", () => {
     );
     const sent = streams.map((stream) => [...stream().matchAll(/^id: (\d+)$/gm)].map(([, id]) => Number(id)));
     expect(sent).toEqual([ids[0]!, ids[0]!, ids[0]!]);
+    const allShow = (what: string) => until(`pages show ${what}`, () => pages.every((page) => page().includes(what)));
+    await until("they are quiet", () => pages.every((page) => page().split("web-1 is fine").length > 2));
+    expect((await b.run("host", "add", "web-2")).code).toBe(0);
+    await allShow("/hosts/web-2");
+    // Without a hint, as if it had been lost with the connection.
+    several.rows("UPDATE hosts SET name = 'web-3' WHERE name = 'web-2'");
+    several.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'");
+    await allShow("/hosts/web-3");
   });
 
   test("an allowance is that of all together, and exact", async () => {
