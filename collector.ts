@@ -48,7 +48,8 @@ const ACCEPTED = { status: 202, headers: { "content-type": "application/json" } 
 
 async function main(config: Config, service: Service): Promise<Running<Config>> {
   const { log } = service;
-  if (config.durability === "os") log.warn("durability: os: a power cut may lose events that were acknowledged");
+  if (config.durability === "os" && config.inbox === undefined)
+    log.warn("durability: os: a power cut may lose events that were acknowledged");
   const place = inboxPlace(config);
   const inbox = await eventWriter(place, {
     durability: config.durability,
