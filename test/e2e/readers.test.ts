@@ -3,8 +3,9 @@
 // Not tested here: mcp (test/collector/mcp.test.ts) and deliveries (test/collector/deliver).
 
 import { expect, test } from "bun:test";
-import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, truncateSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, renameSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { IN_TABLES, TestInboxes } from "../inbox-kit.ts";
 import { Folder, ROOT, until } from "../kit.ts";
 
 const WRITERS = 5;
@@ -13,6 +14,7 @@ const RENAMES = 5;
 
 /** An inbox, and what the readers of its marks have shown. */
 class World {
+  readonly of: TestInboxes;
   readonly inbox: string;
   readonly written: string[] = [];
   readonly shown: Record<string, string[]> = { agent: [], person: [] };
@@ -20,12 +22,13 @@ class World {
   readonly #env: Record<string, string>;
   #over = false;
   constructor(folder: Folder) {
+    this.of = new TestInboxes(folder);
     mkdirSync(folder.at("inbox"));
     this.inbox = folder.at("inbox", "bob.inbox");
     this.#env = {
       HOME: folder.path,
       XDG_CONFIG_HOME: folder.at("none"),
-      PICKET_COLLECTOR_INBOX_DIR: folder.at("inbox"),
+      ...this.of.env,
       PICKET_IDENTITY: "bob",
     };
   }
@@ -70,18 +73,21 @@ function payloadsIn(text: string): string[] {
 }
 
 /** Appends its lines as a shell does, some of them urgent. */
-function startWriter(inbox: string, name: string) {
-  const script = `for i in $(seq ${EACH}); do p=normal; [ $((i % 9)) = 0 ] && p=urgent; echo '{"payload":"${name}-'$i'","priority":"'$p'"}' >> "$0"; [ $((i % 10)) = 0 ] && sleep 0.3; done`;
-  return Bun.spawn(["bash", "-c", script, inbox]);
+function startWriter({ of, inbox }: World, name: string) {
+  const append = IN_TABLES
+    ? `psql -XqAtc "INSERT INTO inbox (recipient, line) VALUES ('bob', '$line')" "$0"`
+    : `echo "$line" >> "$0"`;
+  const script = `for i in $(seq ${EACH}); do p=normal; [ $((i % 9)) = 0 ] && p=urgent; line='{"payload":"${name}-'$i'","priority":"'$p'"}'; ${append}; [ $((i % 10)) = 0 ] && sleep 0.3; done`;
+  return Bun.spawn(["bash", "-c", script, of.settings.inbox ?? inbox]);
 }
 
 test("five writers, an inbox that is renamed, truncated and replaced, readers that are killed: nothing is skipped, a kill repeats one", async () => {
   using folder = new Folder();
   const world = new World(folder);
-  const { inbox, written, shown, kills } = world;
+  const { of, inbox, written, shown, kills } = world;
   const names = Array.from({ length: WRITERS }, (_writer, n) => `w${n}`);
   written.push(...names.flatMap((name) => Array.from({ length: EACH }, (_line, n) => `${name}-${n + 1}`)));
-  const writers = names.map((name) => startWriter(inbox, name));
+  const writers = names.map((name) => startWriter(world, name));
   const reading = [
     world.read("agent", ["wait", "--timeout", "1s"], true),
     world.read("agent", ["hook"], false),
@@ -98,11 +104,14 @@ test("five writers, an inbox that is renamed, truncated and replaced, readers th
   await Promise.all(writers.map(({ exited }) => exited));
   await world.caughtUp();
   if (existsSync(inbox)) truncateSync(inbox, 0);
-  appendFileSync(inbox, world.line("truncated"));
+  of.append("bob", world.line("truncated"));
   await world.caughtUp();
   const longer = Array.from({ length: 50 }, (_line, n) => world.line(`longer-${n}`)).join("");
-  writeFileSync(`${inbox}.new`, longer);
-  renameSync(`${inbox}.new`, inbox);
+  if (IN_TABLES) of.append("bob", longer);
+  else {
+    writeFileSync(`${inbox}.new`, longer);
+    renameSync(`${inbox}.new`, inbox);
+  }
   await world.caughtUp();
   world.end();
   await Promise.all(reading);
@@ -118,7 +127,7 @@ test("a reader whose output nothing takes loses its turn, and shows no more than
   const world = new World(folder);
   const count = 300;
   const payloads = Array.from({ length: count }, (_line, n) => `${n}${"x".repeat(1000)}`);
-  writeFileSync(world.inbox, payloads.map((payload) => world.line(payload)).join(""));
+  world.of.append("bob", payloads.map((payload) => world.line(payload)).join(""));
   // Its pipe holds less than all of it, and is read late.
   const late = `"$@" | { until [ -e ${folder.at("go")} ]; do sleep 0.1; done; cat; }; exit "\${PIPESTATUS[0]}"`;
   const stuck = world.start(["read", "bob", "--new", "--json"], ["bash", "-c", late, "bash"]);
@@ -126,7 +135,8 @@ test("a reader whose output nothing takes loses its turn, and shows no more than
   let noted = -1;
   await until("it stands still", async () => {
     const before = noted;
-    noted = existsSync(mark) ? readFileSync(mark, "utf8").split("\n").length : -1;
+    if (IN_TABLES) noted = Number(world.of.sql("SELECT count(*) FROM inbox_marks"));
+    else noted = existsSync(mark) ? readFileSync(mark, "utf8").split("\n").length : -1;
     await Bun.sleep(200);
     return noted > 2 && noted === before;
   });
