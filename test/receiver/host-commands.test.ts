@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { Folder, command, inboxLines, runRole, until } from "../kit.ts";
 import { configure } from "../agent/kit.ts";
 import { TELLS_SOON, Hub, begin, bytesOf, container, filesOf, indexLines, report, sha256 } from "./kit.ts";
-import { onFile } from "./store-kit.ts";
+import { onFile, storeEnv } from "./store-kit.ts";
 
 const WELL = { code: 0, stdout: expect.stringMatching(/, all as the index says\n$/) };
 const texts = (hub: Hub) => inboxLines(hub.inbox, "ops").map(({ payload }) => payload);
@@ -84,7 +84,7 @@ describe("a host that is renamed", () => {
       await Promise.all(Array.from({ length: 50 }, (_, m) => hub.ship(`ep-${n}-${m}`, bytes, { host: "nas" })));
     }
     const cmd = [...(await command("receiver", "source")), "host", "rename", "nas", "attic", "--config", hub.config];
-    const renaming = Bun.spawn(cmd, { stdout: "ignore", stderr: "ignore" });
+    const renaming = Bun.spawn(cmd, { stdout: "ignore", stderr: "ignore", env: { ...process.env, ...storeEnv } });
     let sent = 0;
     while (renaming.exitCode === null && filesOf(hub, "attic").length < 20) {
       expect((await hub.ship(`more-${sent++}`, bytes, { host: "nas" })).status).toBe(201);

@@ -5,7 +5,7 @@ import { renameSync, rmSync, unlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { command, until } from "../kit.ts";
 import { Hub, bytesOf, fileOf, filesOf, indexLines } from "./kit.ts";
-import { onFile } from "./store-kit.ts";
+import { onFile, storeEnv } from "./store-kit.ts";
 
 const ALL_WELL = /, all as the index says\n$/;
 
@@ -100,7 +100,7 @@ test("a prune that is killed during uploads is finished by the next one", async 
   }
   expect(indexLines(hub).length).toBe(names.length);
   const cmd = [...(await command("receiver", "source")), "episodes", "prune", "--quota", "0", "--config", hub.config];
-  const pruning = Bun.spawn(cmd, { stdout: "ignore", stderr: "ignore" });
+  const pruning = Bun.spawn(cmd, { stdout: "ignore", stderr: "ignore", env: { ...process.env, ...storeEnv } });
   // Sent again while they are being removed: each is there with its line afterwards, or gone and noted.
   const again = (async () => {
     for (let n = 0; n < 100; n++) await hub.ship(names[n]!, bytes);
