@@ -29,11 +29,14 @@ const TAKE = `CREATE FUNCTION picket_take(whose TEXT, per_minute BIGINT, spend B
     recent BIGINT[];
     used BIGINT;
   BEGIN
-    INSERT INTO allowances (key) VALUES (whose) ON CONFLICT DO NOTHING;
-    PERFORM FROM allowances WHERE key = whose FOR UPDATE;
+    SELECT taken INTO recent FROM allowances WHERE key = whose FOR UPDATE;
+    IF NOT FOUND THEN
+      INSERT INTO allowances (key) VALUES (whose) ON CONFLICT DO NOTHING;
+      SELECT taken INTO recent FROM allowances WHERE key = whose FOR UPDATE;
+    END IF;
     now := EXTRACT(EPOCH FROM clock_timestamp()) * 1000;
     SELECT coalesce(array_agg(one ORDER BY one), '{}'), coalesce(sum(one % 1000000), 0) INTO recent, used
-      FROM allowances, unnest(taken) AS one WHERE key = whose AND one / 1000000 > now - 60000;
+      FROM unnest(recent) AS one WHERE one / 1000000 > now - 60000;
     IF used >= per_minute THEN RETURN greatest(1, recent[1] / 1000000 + 60000 - now); END IF;
     IF spend = 0 THEN RETURN 0; END IF;
     moment := (now + step - 1) / step * step * 1000000;
