@@ -5,6 +5,7 @@
 import { cpus, release } from "node:os";
 import { join } from "node:path";
 import { drops } from "./drops.ts";
+import { postgresPrograms } from "../postgres.ts";
 import { ROOT, type Section } from "./kit.ts";
 import { mcp } from "./mcp.ts";
 import { memory } from "./memory.ts";
@@ -12,6 +13,7 @@ import { operations, remembering, replaying, statsUnderLoad } from "./operations
 import { pages } from "./pages.ts";
 import { reporting } from "./reporting.ts";
 import { reading, reports } from "./reports.ts";
+import { fleet, scaleInbox, scaleReports } from "./scale.ts";
 import { shipping } from "./shipping.ts";
 import { start } from "./start.ts";
 import { uploads } from "./uploads.ts";
@@ -43,10 +45,12 @@ function table({ title, command, text, rows }: Section): string {
 }
 
 await Bun.$`${process.execPath} build.ts`.cwd(ROOT).quiet();
+const postgres = postgresPrograms("figures of PostgreSQL");
 const sections = [
   await webhooks(),
   await drops(),
   await reports(),
+  ...(postgres === null ? [] : [await scaleReports(postgres), await fleet(postgres), await scaleInbox(postgres)]),
   await uploads(),
   await reading(),
   await pages(),
@@ -74,6 +78,7 @@ const peers = [
   Bun.which("node") ? `Node ${version(["node", "--version"])}` : "",
   version(["dd", "--version"]),
   Bun.which("chromium") ? debianVersion("chromium") : "",
+  postgres === null ? "" : version([join(postgres, "postgres"), "--version"]),
   Bun.which("victoria-metrics") ? debianVersion("victoria-metrics") : "",
   `Linux ${release()}`,
   `${cpus().length} cores (${cpus()[0]?.model ?? "unknown"})`,

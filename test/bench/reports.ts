@@ -63,16 +63,10 @@ interface Load {
   path: string;
   from?: number;
   hosts?: number;
-  /** From one report of a host to the next; 0: a millisecond from one report to the next. */
-  stepMs?: number;
-  seconds?: number;
 }
 
 /** wrk with a report that is new each time, from hosts in turn, the first of them `from + 1`. */
-export async function wrkReports(
-  url: string,
-  { folder, body, path, from = 0, hosts = 64, stepMs = 0, seconds = SECONDS }: Load,
-): Promise<number> {
+export async function wrkReports(url: string, { folder, body, path, from = 0, hosts = 64 }: Load): Promise<number> {
   // Only our own reports say when they are from.
   const [before = "", after] = body.split("@");
   writeFileSync(join(folder, "before"), before);
@@ -85,14 +79,13 @@ wrk.method = "POST"
 request = function()
   n = n + 1
   local host = ${from} + n % ${hosts} + 1
-  local ms = ${stepMs === 0 ? "n" : `math.floor(n / ${hosts}) * ${stepMs}`}
   wrk.headers["authorization"] = "Bearer pk_" .. string.format("%040d", host)
-  local at = os.date("!%Y-%m-%dT%H:%M:%S", start + math.floor(ms / 1000)) .. string.format(".%03dZ", ms % 1000)
+  local at = os.date("!%Y-%m-%dT%H:%M:%S", start + math.floor(n / 1000)) .. string.format(".%03dZ", n % 1000)
   return wrk.format(nil, (string.gsub("${path}", "HOST", "host-" .. host)), nil, ${after === undefined ? "before" : "before .. at .. after"})
 end
 `,
   );
-  const run = Bun.spawn(["wrk", "-t1", "-c64", `-d${seconds}s`, "-s", join(folder, "report.lua"), url], {
+  const run = Bun.spawn(["wrk", "-t1", "-c64", `-d${SECONDS}s`, "-s", join(folder, "report.lua"), url], {
     stdout: "pipe",
   });
   const text = await new Response(run.stdout).text();

@@ -1,5 +1,5 @@
 // Receivers on PostgreSQL: durable reports a second against a bare Bun.SQL loop that writes the same rows to the same server, with one,
-// two and three receivers; and what 10,000 hosts cost.
+// two and three receivers; what 10,000 hosts cost; appends to an inbox a second.
 //   bun test/bench/scale.ts reports | fleet | inbox
 
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
@@ -8,7 +8,19 @@ import { sha256 } from "../../lib/receiver/hosts.ts";
 import { METRICS } from "../../lib/report.ts";
 import { Store } from "../../lib/receiver/store.ts";
 import { Postgres, postgresPrograms } from "../postgres.ts";
-import { ROOT, type Section, count, cpuSeconds, freePort, inFolder, median, residentMiB, withProgram } from "./kit.ts";
+import {
+  ROOT,
+  type Row,
+  type Section,
+  count,
+  cpuSeconds,
+  freePort,
+  inFolder,
+  median,
+  residentMiB,
+  withProgram,
+  wrk,
+} from "./kit.ts";
 import { container, report } from "../receiver/kit.ts";
 import { BODY, CONTAINERS, tokenOf, wrkReports } from "./reports.ts";
 
@@ -22,8 +34,12 @@ const HOSTS = 1000;
 const WARM_HOSTS = 64;
 const FLEET = 10_000;
 const FLEET_CONTAINERS = 10;
-const FLEET_SECONDS = Number(process.env["PICKET_BENCH_FLEET_SECONDS"] ?? 60);
-/** So many reports of each host come before those that are counted. */
+/** Reports a second, more than twice as many as the fleet sends. */
+const FLEET_RATE = 400;
+const FLEET_SECONDS = Number(process.env["PICKET_BENCH_FLEET_SECONDS"] ?? 240);
+/** Less than a host may be silent. */
+const QUIET_SECONDS = 40;
+/** So many reports of each of them come before those that are counted. */
 const WARM = 20;
 
 /** A database with so many hosts, whose tokens are known. */
@@ -234,71 +250,101 @@ export async function scaleReports(programs: string): Promise<Section> {
   };
 }
 
-/** What a fleet costs: three receivers take its reports as fast as they can, each host's a minute after the one before it. */
+/** Sends reports of all hosts in turn at a steady rate, each host's a minute after the one before it; gives how many were taken. */
+async function sendSteadily(urls: string[], text: string, seconds: number): Promise<number> {
+  const [begin, start] = [performance.now(), Date.now() - 3_000_000];
+  const open = new Set<Promise<void>>();
+  let sent = 0;
+  const one = async (n: number): Promise<void> => {
+    const host = (n % FLEET) + 1;
+    const at = new Date(start + Math.floor(n / FLEET) * 60_000 + (n % 60_000)).toISOString();
+    const headers = { authorization: `Bearer ${tokenOf(host)}` };
+    const answer = await fetch(`${urls[n % urls.length]}/v1/host-report`, {
+      method: "POST",
+      body: text.replace("@", at),
+      headers,
+    });
+    if (!answer.ok) throw new Error(`a report is answered ${answer.status}: ${await answer.text()}`);
+    await answer.arrayBuffer();
+  };
+  for (let passed = 0; passed < seconds; passed = (performance.now() - begin) / 1000) {
+    while (sent < passed * FLEET_RATE) {
+      if (open.size >= 64) await Promise.race(open);
+      const answered = one(sent++).finally(() => open.delete(answered));
+      open.add(answered);
+    }
+    await Promise.race([Bun.sleep(5), ...open]);
+  }
+  await Promise.all(open);
+  return sent;
+}
+
+/** Bytes of tables that keep samples and of the whole database, bytes written to the log, and rows. */
+const STATE = `SELECT (SELECT COUNT(*) FROM host_samples) + (SELECT COUNT(*) FROM workload_samples),
+  (SELECT SUM(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r' AND relname ~ '^(host|workload)_samples'),
+  pg_database_size(current_database()), pg_current_wal_lsn() - '0/0'`;
+
+/** What a fleet costs: three receivers take its reports at a steady rate. */
 export async function fleet(programs: string): Promise<Section> {
   await using server = await Postgres.start(programs);
   return await inFolder(async (folder) => {
     const url = await seed(server, folder, FLEET);
-    const ask = (sql: string): number[] => askServer(server, url, sql);
     const containers = Array.from({ length: FLEET_CONTAINERS }, (_, n) => container(`service-${n}`));
     const body = JSON.stringify(report({ recorded_at: "@", containers }));
     return withReceivers({ url, folder, receivers: 3 }, async (urls, pids) => {
-      const each = Math.ceil(FLEET / urls.length);
-      const send = async (seconds: number): Promise<number> => {
-        const rates = urls.map(async (one, n) => {
-          const own = join(folder, `wrk-${n}-${seconds}`);
-          mkdirSync(own);
-          const load = { folder: own, body, path: "/v1/host-report", seconds, stepMs: 60_000 };
-          return wrkReports(one, { ...load, from: n * each, hosts: each });
-        });
-        return (await Promise.all(rates)).reduce((sum, rate) => sum + rate, 0) * seconds;
-      };
       await warmUp(urls[0]!, 0, body);
-      for (const statement of ALIKE.split(";")) ask(statement);
-      await send(WARM);
-      const memory = async () => Math.max(...(await Promise.all(pids.map(residentMiB))));
-      const state = `SELECT (SELECT COUNT(*) FROM host_samples), pg_current_wal_lsn() - '0/0',
-        (SELECT SUM(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r' AND relname ~ '^(host|workload)_samples')`;
-      const before = { cpu: cpuOf(server, pids), state: ask(state), memory: await memory() };
-      const done = await send(FLEET_SECONDS);
-      const after = { cpu: cpuOf(server, pids), state: ask(state), memory: await memory() };
-      const [rows, wal, bytes] = after.state.map((figure, n) => figure - before.state[n]!);
-      const [own, theirs] = after.cpu.map((seconds, n) => (seconds - before.cpu[n]!) / done);
-      const perSecond = FLEET / 60;
-      const perDay = (FLEET * 1440) / 1e6;
-      const percent = (cpu: number) => `${(cpu * perSecond * 100).toFixed(0)} % of a core`;
-      const gb = (perReport: number) => `${((perReport * FLEET * 1440) / 1e9).toFixed(1)} GB a day`;
+      for (const statement of ALIKE.split(";")) askServer(server, url, statement);
+      const memory: number[] = [];
+      const measure = async () => memory.push(Math.max(...(await Promise.all(pids.map(residentMiB)))));
+      const watch = setInterval(() => void measure(), 1000);
+      const begin = performance.now();
+      const before = { cpu: cpuOf(server, pids), state: askServer(server, url, STATE) };
+      const done = await sendSteadily(urls, body, FLEET_SECONDS);
+      const rate = done / ((performance.now() - begin) / 1000);
+      const after = { cpu: cpuOf(server, pids), state: askServer(server, url, STATE) };
+      clearInterval(watch);
+      const quiet = cpuOf(server, pids);
+      await Bun.sleep(QUIET_SECONDS * 1000);
+      const idle = cpuOf(server, pids).map((cpu, n) => `${(((cpu - quiet[n]!) / QUIET_SECONDS) * 100).toFixed(1)} %`);
+      const each = after.state.map((figure, n) => (figure - before.state[n]!) / done);
+      const cpu = after.cpu.map((seconds, n) => (seconds - before.cpu[n]!) / done);
+      const perDay = FLEET * 1440;
+      const percent = (seconds: number) => `${((seconds * FLEET * 100) / 60).toFixed(0)} % of a core`;
+      const bytes = (what: string, perReport: number): Row => ({
+        what,
+        figure: `${((perReport * perDay) / 1e9).toFixed(1)} GB a day`,
+        ratio: `${count(perReport)} bytes a report`,
+      });
+      const most = (from: number, to?: number) => `${Math.max(...memory.slice(from, to)).toFixed(0)} MiB`;
       return {
         title: `What ${count(FLEET)} hosts cost`,
         command: "bun test/bench/scale.ts fleet",
-        text: `A report a minute with ${FLEET_CONTAINERS} containers (${count(body.length)} bytes): ${count(perSecond)} a second. Three receivers took ${count(done)} of them in ${FLEET_SECONDS} s, as fast as this machine can; the rest is reckoned from what each cost.`,
+        text: `A report a minute with ${FLEET_CONTAINERS} containers (${count(body.length)} bytes) is ${count(FLEET / 60)} a second. Three receivers took ${count(done)} in ${FLEET_SECONDS} s, ${count(rate)} a second: ${(done / FLEET).toFixed(1)} minutes of the fleet. None was refused. The figures of a day are reckoned from what each report cost; the leader's periodic work is in them.`,
         rows: [
           {
-            what: "reports a second that three receivers and the server took on this machine",
-            figure: `${count(done / FLEET_SECONDS)}/s`,
-            ratio: `${(done / FLEET_SECONDS / perSecond).toFixed(1)} times the need`,
+            what: "CPU of the receivers together",
+            figure: percent(cpu[0]!),
+            ratio: `${count(cpu[0]! * 1e6)} µs a report`,
           },
-          { what: "CPU of the receivers together", figure: percent(own!), ratio: `${count(own! * 1e6)} µs a report` },
-          { what: "CPU of PostgreSQL", figure: percent(theirs!), ratio: `${count(theirs! * 1e6)} µs a report` },
+          { what: "CPU of PostgreSQL", figure: percent(cpu[1]!), ratio: `${count(cpu[1]! * 1e6)} µs a report` },
+          {
+            what: `periodic work: CPU while no report comes, for ${QUIET_SECONDS} s afterwards`,
+            figure: `${idle[0]} of a core in the receivers`,
+            ratio: `${idle[1]} in PostgreSQL`,
+          },
           {
             what: "rows of samples",
-            figure: `${(2 * perDay).toFixed(1)} million a day`,
-            ratio: `${((2 * rows!) / done).toFixed(1)} a report`,
+            figure: `${((each[0]! * perDay) / 1e6).toFixed(1)} million a day`,
+            ratio: `${each[0]!.toFixed(1)} a report`,
           },
+          bytes("disk for samples, kept for two days", each[1]!),
+          bytes("growth of the whole database", each[2]!),
+          bytes("written to PostgreSQL's log", each[3]!),
           {
-            what: "disk for samples, kept for two days",
-            figure: gb(bytes! / done),
-            ratio: `${count(bytes! / done)} bytes a report`,
-          },
-          {
-            what: "written to PostgreSQL's log",
-            figure: gb(wal! / done),
-            ratio: `${count(wal! / done)} bytes a report`,
-          },
-          {
-            what: "memory of the largest receiver",
-            figure: `${after.memory.toFixed(0)} MiB`,
-            ratio: `${before.memory.toFixed(0)} MiB before`,
+            what: "memory of the largest receiver in the last minute, at most",
+            figure: most(-60),
+            ratio: `${most(0, 60)} in the first minute`,
+            aim: "flat",
           },
         ],
       };
@@ -306,8 +352,79 @@ export async function fleet(programs: string): Promise<Section> {
   });
 }
 
+/** Appends as the collector stores them, a transaction each, on several connections side by side. */
+async function bareAppends(url: string): Promise<number> {
+  await using sql = new Bun.SQL(url, { max: CONNECTIONS });
+  const line = "x".repeat(250);
+  const begin = performance.now();
+  let done = 0;
+  const work = async (): Promise<void> => {
+    while (performance.now() - begin < SECONDS * 1000) {
+      const id = crypto.randomUUID();
+      await sql`INSERT INTO inbox (recipient, id, line) VALUES ('bob', ${id}, ${line}) ON CONFLICT (recipient, id) DO NOTHING`;
+      done++;
+    }
+  };
+  await Promise.all(Array.from({ length: CONNECTIONS }, work));
+  return done / ((performance.now() - begin) / 1000);
+}
+
+/** Webhooks a second that one collector stores in an inbox there. */
+async function collected(url: string, folder: string): Promise<number> {
+  const port = freePort();
+  const config = join(folder, "collector.yaml");
+  writeFileSync(
+    config,
+    `agent: bench\ninbox: ${url}\nwebhook:\n  listen: 127.0.0.1:${port}\n  routes: [{ path: /open, recipient: bob, type: INFO, template: ${JSON.stringify("{{ .text }}")} }]\n`,
+  );
+  const body = JSON.stringify({ text: "x".repeat(100) });
+  const load = { body, headers: { "content-type": "application/json" }, seconds: SECONDS, folder };
+  return withProgram(
+    [join(ROOT, "dist/picket-collector"), "--config", config, "--log-level", "warn"],
+    async () => {
+      if (!(await fetch(`http://127.0.0.1:${port}/health`)).ok) throw new Error("not ready");
+    },
+    () => wrk({ ...load, url: `http://127.0.0.1:${port}/open` }),
+  );
+}
+
+/** Appends to an inbox in PostgreSQL a second. */
+export async function scaleInbox(programs: string): Promise<Section> {
+  await using server = await Postgres.start(programs);
+  const url = server.database();
+  const rates: [number, number][] = [];
+  for (let round = 0; round < ROUNDS; round++) {
+    // The collector makes the tables.
+    const own = await inFolder((folder) => collected(url, folder));
+    rates.push([own, await bareAppends(url)]);
+    console.error(`round ${round + 1}: ${rates[round]!.map(count).join(" against ")} appends/s`);
+  }
+  const [own, loop] = [0, 1].map((n) => median(rates.map((pair) => pair[n]!))) as [number, number];
+  return {
+    title: "Appends to an inbox in PostgreSQL",
+    command: "bun test/bench/scale.ts inbox",
+    text: `Events for one recipient, each 202 a commit; wrk with 64 connections and the server on the same machine; median of ${ROUNDS} rounds of ${SECONDS} s in turn.`,
+    rows: [
+      {
+        what: `bare Bun.SQL loop of the same INSERT on ${CONNECTIONS} connections, a commit each`,
+        figure: `${count(loop)}/s`,
+        ratio: "1.00 of the bare loop",
+      },
+      {
+        what: "one collector, webhooks that wait at the same time share a commit",
+        figure: `${count(own)}/s`,
+        ratio: `${(own / loop).toFixed(2)} of the bare loop`,
+      },
+    ],
+  };
+}
+
 if (import.meta.main) {
   const programs = postgresPrograms("PostgreSQL's figures");
-  const chosen = { reports: scaleReports, fleet }[process.argv[2] ?? "reports"];
-  if (programs && chosen) console.table((await chosen(programs)).rows);
+  const chosen = { reports: scaleReports, fleet, inbox: scaleInbox }[process.argv[2] ?? "reports"];
+  if (programs && chosen) {
+    const { text, rows } = await chosen(programs);
+    console.log(text);
+    console.table(rows);
+  }
 }
