@@ -337,8 +337,12 @@ export async function fleet(programs: string): Promise<Section> {
             figure: `${((each[0]! * perDay) / 1e6).toFixed(1)} million a day`,
             ratio: `${each[0]!.toFixed(1)} a report`,
           },
-          bytes("disk for samples, kept for two days", each[1]!),
-          bytes("growth of the whole database", each[2]!),
+          bytes("disk for samples with their indexes, which are kept for two days", each[1]!),
+          {
+            what: "growth of the rest of the database in this run: rollups, and versions of rows that wait for a vacuum",
+            figure: `${(((each[2]! - each[1]!) * done) / 1e6).toFixed(0)} MB`,
+            ratio: `${((each[1]! * done) / 1e6).toFixed(0)} MB of samples`,
+          },
           bytes("written to PostgreSQL's log", each[3]!),
           {
             what: "memory of the largest receiver in the last minute, at most",
