@@ -31,7 +31,7 @@ const MIGRATION_MS = 3_600_000;
 /** How long a lock is waited for. */
 const LOCK_MS = 15_000;
 /** How long a session that holds a lock may be silent. */
-const SILENT_MS = 10_000;
+const SILENT_MS = 5000;
 /** A connection is closed after so many idle seconds, before a firewall forgets it. */
 const IDLE_S = 60;
 /** How soon a first attempt to listen is repeated. */

@@ -32,10 +32,8 @@ export function createFigures(metrics: Registry, { gate, store, presence }: Omit
   );
   const totals = { alerts: 0, refused: 0, episodes: 0, bytes: 0 };
   metrics.gauge("picket_alerts_open", "Alerts that are open.", () => totals.alerts);
-  if (!store.isFile) {
-    const help = "Of several receivers on one store, one watches over hosts and jobs, and tells: 1 at that one.";
-    metrics.gauge("picket_receiver_leads", help, () => (presence.leads ? 1 : 0));
-  }
+  const leads = "Of several receivers on one store, one watches over hosts and jobs, and tells: 1 at that one.";
+  metrics.gauge("picket_receiver_leads", leads, () => (presence.leads ? 1 : 0));
   metrics.gauge("picket_version_gate_source", "Where the list of allowed commits is from: 1 at that one.", () =>
     SOURCES.map((source) => [{ source }, source === gate.source ? 1 : 0]),
   );

@@ -41,6 +41,8 @@ export class Store {
   #queue: Waiting[] = [];
   /** The transactions that are under way. */
   #working = new Set<Promise<void>>();
+  /** Whether what is under way touches everything. */
+  #isAlone = false;
   #starting = false;
   #closed = false;
   /** Why the last commit failed; null when it went well. */
@@ -139,9 +141,15 @@ export class Store {
     await this.#db.close();
   }
 
-  /** Starts transactions, as many as may run at once. */
+  /**
+   * Starts transactions, as many as may run at once. What runs alone doesn't wait for the others at the database: there it would keep a
+   * connection that reads need, and this process' place in the queue, should it stand still.
+   */
   #start(): void {
     while (this.#queue.length > 0 && this.#working.size < this.#db.atOnce) {
+      const isAlone = this.#queue[0]!.scope === null;
+      if (this.#working.size > 0 && (isAlone || this.#isAlone)) return;
+      this.#isAlone = isAlone;
       const commit = this.#commit(this.#nextGroup());
       this.#working.add(commit);
       void commit.finally(() => {

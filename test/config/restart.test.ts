@@ -99,6 +99,7 @@ test("each role names the settings that wait for a restart", () => {
       "store_direct",
       "store_connections",
       "episodes",
+      "s3",
       "notify",
       "tls (on or off)",
     ],

@@ -209,7 +209,7 @@ const memoryOf = (row: DockerContainer | undefined) =>
  * engine's are of different seconds; what a wrong formula makes of it is further off (0.2, 20, 100).
  */
 const isATenthOfACpu = (percent: number | null | undefined) =>
-  typeof percent === "number" && percent > 6 && percent < 15;
+  typeof percent === "number" && percent > 2 && percent < 15;
 
 describe.skipIf(!HAS_DOCKER)("Docker", () => {
   test("every kind of container, as the engine itself tells it", async () => {

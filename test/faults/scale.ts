@@ -37,7 +37,7 @@ const SENT_ON = "carol";
 const DIGITS = 8;
 const LARGEST_EPISODE = 300_000;
 const MOST_ALERTS = 100;
-/** A silent leader keeps its place for 10 s, and a report waits as long for what it holds locked. */
+/** A silent leader keeps its place for 5 s, and a report waits as long for what it holds locked. */
 const ANSWERS_WITHIN_SECONDS = 60;
 
 interface Node {

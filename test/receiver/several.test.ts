@@ -118,6 +118,7 @@ describe.skipIf(!programs)("several receivers on one store", () => {
       const leader = await several.leader();
       const died = performance.now();
       leader.daemon.child.kill(signal);
+      await until("it has stopped", () => !several.running.includes(leader));
       const heard = hosts.slice(0, 3);
       let took = 0;
       await until("it is told", async () => {
