@@ -73,7 +73,7 @@ export class Postgres implements AsyncDisposable {
       listen_addresses: "127.0.0.1",
       port: String(this.port),
       unix_socket_directories: this.folder,
-      max_connections: "200",
+      max_connections: "500",
       ...this.#settings,
     };
     const flags = Object.entries(all).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
