@@ -53,7 +53,7 @@ export function fileMark(reader: FileReader): MarkPlace {
   };
 }
 
-/** A file as it is now: another text after each change; "" where it is missing. */
+/** What a file is now: another text after each change; "" where it is missing. */
 export function versionOf(path: string): string {
   const stats = statSync(path, { throwIfNoEntry: false });
   return stats ? `${stats.ino} ${stats.size} ${stats.mtimeMs}` : "";

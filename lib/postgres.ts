@@ -69,7 +69,7 @@ export interface Tables {
   lock: string;
 }
 
-/** SQL of a function for triggers: gives a table's row its number in the order of the commits. Its arguments: the lock's name and the column of the number. */
+/** SQL of a function for triggers: gives a table's row its number, in the column `id`, in the order of the commits. */
 export const IN_ORDER = `CREATE FUNCTION picket_in_order() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
   PERFORM pg_advisory_xact_lock(hashtextextended(TG_TABLE_NAME, 0));
   NEW.id := nextval(pg_get_serial_sequence(TG_TABLE_NAME, 'id'));
@@ -148,6 +148,7 @@ function connect({ password, direct }: PostgresSettings, url: string, max: numbe
         await held.give();
       }
     },
+    // What is under way has a second, such as the hint of a command that ends.
     close: () => sql.close({ timeout: 1 }).catch(() => {}),
   };
   return server;

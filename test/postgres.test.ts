@@ -163,6 +163,22 @@ describe.skipIf(!programs)("a database that dies", () => {
     await other.close();
   });
 
+  test("what is hinted last is sent before the end", async () => {
+    await using here = await setUp();
+    const heard = new Set<string>();
+    here.db.onHint((what) => heard.add(String(what)));
+    const first = await here.open();
+    await until("hints are heard", () => (first.hint("first"), heard.has("first")));
+    await first.close();
+    for (let n = 0; n < 20; n++) {
+      const other = await here.open();
+      other.hint(`last-${n}`);
+      await other.close();
+    }
+    await until("the last one is heard", () => heard.has("last-19"));
+    expect([...heard].filter((what) => what.startsWith("last")).length).toBe(20);
+  });
+
   test("a server that is away or stands still is away soon, and back by itself", async () => {
     await using here = await setUp({ connections: 2 });
     await add(here.db, 1);

@@ -370,7 +370,7 @@ export const MOVE_COMMANDS = {
   --episodes   s3://BUCKET/PREFIX
 
 Copies what is not there yet, compares every row with its copy, and hashes every episode that it sends. Run it as often as you want;
-the last time with the daemon stopped, then change the configuration. What is on this machine stays as it is: to undo this, don't
+the last time with the daemon stopped, then change the configuration. What is on this machine is not changed: to undo this, don't
 change the configuration. The password, and the bucket's endpoint and credentials, are those of the configuration or the environment.
 
 example: picket-receiver move --to postgres://picket@db.example.org/picket --episodes s3://picket/episodes`,

@@ -114,7 +114,7 @@ export function* eachRow<T>(file: string, text: string): Iterable<T> {
   yield* db.query(text).iterate() as Iterable<T>;
 }
 
-/** Reads a file as it is when this begins, while others write to it: its log doesn't shrink meanwhile. */
+/** Reads a file in the state when this begins, while others write to it: its log doesn't shrink meanwhile. */
 export async function inSnapshot<T>(file: string, work: (rows: SnapshotRows) => Promise<T>): Promise<T> {
   using db = new Sqlite(file, { readonly: true });
   db.run("BEGIN");

@@ -219,7 +219,7 @@ test.skipIf(IN_TABLES)(
     folder.write("drops/bad.json", "not JSON");
     await daemon.said("drops stay: the inbox can't be written recipient=bob");
     await daemon.said("moved to .dead-letter file=bad.json");
-    // The pauses grow: whoever had to wait for bob's, too, would come after his next failure.
+    // The pauses grow: a recipient that had to wait for bob's, too, would come after his next failure.
     const failures = () => daemon.log.filter((line) => line.includes("recipient=bob")).length;
     await until("the third failure", () => failures() >= 3);
     const before = failures();

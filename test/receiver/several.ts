@@ -5,9 +5,6 @@ import { Folder, inboxLines, until } from "../kit.ts";
 import type { Postgres } from "../postgres.ts";
 import { Hub, report } from "./kit.ts";
 
-/** So long an answer is waited for. */
-const PATIENCE_MS = 15_000;
-
 export class Several implements AsyncDisposable {
   readonly hubs: Hub[];
   readonly database: string;
@@ -64,9 +61,7 @@ export class Several implements AsyncDisposable {
       hosts.map(async (host, n) => {
         const { running } = this;
         for (const hub of [...running.slice(n % running.length), ...running]) {
-          const sent = hub.report(report(), { host }).catch(() => null);
-          // As an agent, which waits no longer and asks another one.
-          const answer = await Promise.race([sent, Bun.sleep(PATIENCE_MS).then(() => null)]);
+          const answer = await hub.report(report(), { host }).catch(() => null);
           if (answer?.status === 200) return;
         }
         throw new Error(`${host}'s report was refused`);
@@ -98,6 +93,6 @@ function isStopped(pid: number): boolean {
 }
 
 export async function healthOf(hub: Hub): Promise<{ leads?: boolean }> {
-  const answer = fetch(`${hub.url}/health`, { signal: AbortSignal.timeout(PATIENCE_MS) });
+  const answer = fetch(`${hub.url}/health`);
   return (await answer.then((response) => response.json()).catch(() => ({}))) as { leads?: boolean };
 }
