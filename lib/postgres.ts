@@ -220,7 +220,7 @@ function databaseOf(
     read: queries((text, values) => {
       return again(
         () => pool.use((ask) => ask(text, values)),
-        (error) => error instanceof Lost,
+        (error) => error instanceof Lost || error instanceof Collision,
       );
     }),
     atOnce: Math.max(1, connections - 1),

@@ -1,9 +1,7 @@
 // The outbox: told in order, at least once; an inbox takes each event once. By itself, and through a receiver and its store.
 
-import { Database } from "bun:sqlite";
 import { describe, expect, test } from "bun:test";
 import { renameSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { createLog } from "../lib/log.ts";
 import { type Untold, createOutbox, derivedId } from "../lib/outbox.ts";
 import { IN_TABLES, inboxesIn } from "./inbox-kit.ts";
@@ -141,9 +139,7 @@ test("a receiver whose inbox can't be written delays what is told and loses noth
   await hub.up();
   await until("it is told", () => inboxLines(hub.inbox, "ops").length === 1);
   await hub.daemon.kill("SIGKILL");
-  const db = new Database(join(hub.data, "receiver.db"));
-  db.run("UPDATE events SET told_at = NULL");
-  db.close();
+  hub.change((db) => db.run("UPDATE events SET told_at = NULL"));
   await hub.up();
   const untold = () => hub.rows<{ n: number }>("SELECT COUNT(*) AS n FROM events WHERE told_at IS NULL")[0]!.n;
   await until("it is noted", () => untold() === 0);

@@ -59,7 +59,10 @@ export class S3 implements AsyncDisposable {
       stderr: "ignore",
     });
     // Any answer: a list of some thousand objects takes it long.
-    await until("s3rver answers", () => fetch(this.endpoint).then(Boolean, () => false));
+    await until("s3rver answers", () => {
+      if (this.#process?.exitCode) throw new Error("s3rver has ended: is it installed? bun install");
+      return fetch(this.endpoint).then(Boolean, () => false);
+    });
   }
 
   /** Kills it. */

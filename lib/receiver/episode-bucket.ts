@@ -142,8 +142,12 @@ export class EpisodeBucket implements EpisodeStore {
       const strays = page.filter(({ key }) => !rows.has(key)).map(({ key }) => key);
       await this.#store.write(async (tx) => {
         for (const object of strays) {
-          const values = [object, now];
-          await tx.run("INSERT INTO stray_objects (object, seen_at) VALUES ($1, $2) ON CONFLICT DO NOTHING", values);
+          // It may have got its row since it was looked for.
+          await tx.run(
+            `INSERT INTO stray_objects (object, seen_at) SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT)
+             WHERE NOT EXISTS (SELECT 1 FROM episodes WHERE object = $1 AND removed_at IS NULL) ON CONFLICT DO NOTHING`,
+            [object, now],
+          );
         }
       }, []);
     }

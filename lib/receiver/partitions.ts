@@ -21,16 +21,27 @@ export async function partitionPass(
   tx: Queries,
   { now, before, others = [] }: { now: number; before: number; others?: readonly number[] },
 ): Promise<void> {
-  const days = new Set([...DAYS.map((ahead) => Math.floor(now / DAY_MS) + ahead), ...others]);
-  for (const table of TABLES) {
-    const partitions = await tx.all<{ name: string }>(
-      "SELECT c.relname AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = CAST($1 AS regclass)",
-      [table],
-    );
-    const names = new Set(partitions.map(({ name }) => name));
-    for (const day of days) if (!names.has(nameOf(table, day))) await addDay(tx, table, day);
+  const days = [...new Set([...DAYS.map((ahead) => Math.floor(now / DAY_MS) + ahead), ...others])];
+  const partitions = await tx.all<{ name: string }>(
+    "SELECT c.relname AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent IN (CAST($1 AS regclass), CAST($2 AS regclass))",
+    [...TABLES],
+  );
+  const names = partitions.map(({ name }) => name);
+  const changes = TABLES.map((table) => {
     const oldest = nameOf(table, Math.floor(before / DAY_MS));
-    for (const name of names) if (/_\d{8}$/.test(name) && name < oldest) await tx.run(`DROP TABLE ${name}`);
+    const own = names.filter((name) => name.startsWith(`${table}_`));
+    return {
+      table,
+      fresh: days.filter((day) => !own.includes(nameOf(table, day))),
+      old: own.filter((name) => /_\d{8}$/.test(name) && name < oldest),
+    };
+  });
+  // A reader locks the table, then its partitions. In another order the two could wait for each other.
+  if (changes.some(({ fresh, old }) => fresh.length + old.length > 0))
+    await tx.run(`LOCK TABLE ${TABLES.join(", ")} IN ACCESS EXCLUSIVE MODE`);
+  for (const { table, fresh, old } of changes) {
+    for (const day of fresh) await addDay(tx, table, day);
+    for (const name of old) await tx.run(`DROP TABLE ${name}`);
     await tx.run(`DELETE FROM ${table}_rest WHERE at < $1`, [before]);
   }
 }

@@ -7,6 +7,7 @@ import { until } from "../kit.ts";
 import { Hub, type HubOptions, archive, begin, bytesOf, report, sha256, uploadHeaders } from "./kit.ts";
 import { Postgres, postgresPrograms } from "../postgres.ts";
 import { S3 } from "../s3.ts";
+import { testOnFile } from "./store-kit.ts";
 
 const programs = postgresPrograms("episodes in a bucket");
 
@@ -227,18 +228,22 @@ describe.skipIf(programs === null)("a bucket", () => {
     expect((await hub.ship("again", bytes)).status).toBe(201);
   });
 
-  test("credentials come from a file as Amazon's tools have it, too; without any, a start says what to set", async () => {
-    const { more } = place.options();
-    await using hub = new Hub({ more });
-    const refused = await hub.run("index", "verify");
-    expect(refused).toMatchObject({ code: 78, stderr: expect.stringContaining("s3.credentials_file") });
-    hub.configure(more.replace("}", ", credentials_file: credentials }"));
-    hub.folder.write("credentials", "[default]\naws_access_key_id = S3RVER\naws_secret_access_key = S3RVER\n");
-    expect((await hub.run("index", "verify")).stdout).toBe("0 episodes, all as the index says\n");
-    hub.configure(more.replace("}", ", credentials_file: credentials }").replace("s3://picket", "s3://absent"));
-    await hub.up();
-    await hub.daemon.said(/episodes can't be stored now .*NoSuchBucket/);
-  });
+  // The hubs of the suite on PostgreSQL have credentials and a place of their own.
+  testOnFile(
+    "credentials come from a file as Amazon's tools have it, too; without any, a start says what to set",
+    async () => {
+      const { more } = place.options();
+      await using hub = new Hub({ more });
+      const refused = await hub.run("index", "verify");
+      expect(refused).toMatchObject({ code: 78, stderr: expect.stringContaining("s3.credentials_file") });
+      hub.configure(more.replace("}", ", credentials_file: credentials }"));
+      hub.folder.write("credentials", "[default]\naws_access_key_id = S3RVER\naws_secret_access_key = S3RVER\n");
+      expect((await hub.run("index", "verify")).stdout).toBe("0 episodes, all as the index says\n");
+      hub.configure(more.replace("}", ", credentials_file: credentials }").replace("s3://picket", "s3://absent"));
+      await hub.up();
+      await hub.daemon.said(/episodes can't be stored now .*NoSuchBucket/);
+    },
+  );
 
   test("without a place episodes are refused, and all else works", async () => {
     const { more, env } = place.options();
@@ -250,7 +255,7 @@ describe.skipIf(programs === null)("a bucket", () => {
   });
 });
 
-test("a bucket needs a shared store, and a shared store a bucket", async () => {
+testOnFile("a bucket needs a shared store, and a shared store a bucket", async () => {
   const shared = "store: postgres://picket@127.0.0.1:1/picket";
   const cases: [more: string, problem: RegExp][] = [
     ["episodes: s3://picket/episodes", /episodes: a bucket needs "store: postgres:\/\/…"/],

@@ -10,6 +10,7 @@ import { Postgres, postgresPrograms } from "../postgres.ts";
 import { S3 } from "../s3.ts";
 import { Hub, bytesOf, report, sha256 } from "./kit.ts";
 import { FLEET, LOADS, seedHomelab, writeYear } from "./page/seed.ts";
+import { onFile } from "./store-kit.ts";
 
 const programs = postgresPrograms("moving a store");
 
@@ -77,7 +78,8 @@ async function move(hub: Hub, url: string, s3: S3, place: string): Promise<numbe
 
 const refused = (what: string) => ({ code: 2, stdout: "", stderr: expect.stringContaining(what) });
 
-test.if(programs !== null)(
+// What moves is SQLite's file.
+test.if(programs !== null && onFile)(
   "a store with a year of history moves beside its receiver, whatever happens meanwhile",
   async () => {
     await using server = await Postgres.start(programs!, { fsync: "off" });

@@ -91,8 +91,8 @@ export function rowsOf<T>(data: string, text: string): T[] {
 export function changeStore(data: string, work: (db: Hand) => void): void {
   if (server === null) {
     using db = new Database(join(data, "receiver.db"));
-    db.run("PRAGMA busy_timeout=5000");
-    return db.transaction(() => work(db))();
+    db.run("PRAGMA busy_timeout=20000");
+    return db.transaction(() => work(db)).immediate();
   }
   const waiting: string[] = [];
   const run = (text: string, values: Value[] = []) => void waiting.push(filled(text, values));

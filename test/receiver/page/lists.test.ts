@@ -4,6 +4,7 @@ import { expect, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Hub, TELLS_SOON, archive } from "../kit.ts";
+import { onFile } from "../store-kit.ts";
 import { follow } from "./stream.ts";
 
 /** A page's text as a reader sees it, tag by tag. */
@@ -153,7 +154,15 @@ test("episodes are paged by time, of all hosts or one, from a day on, and can be
     schema: 1,
     ...(n % 2 ? { commit: "a1b2c3d4".repeat(5) } : {}),
   }));
-  writeFileSync(join(hub.data, "index.jsonl"), lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
+  if (onFile) writeFileSync(join(hub.data, "index.jsonl"), lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
+  else
+    hub.change((db) => {
+      const add = db.query(
+        "INSERT INTO episodes (host, episode, received_at, sha256, size, object, line) VALUES (?, ?, ?, ?, ?, '', ?)",
+      );
+      for (const line of lines)
+        add.run(line.host, line.episode, line.received_at, line.sha256, line.size, JSON.stringify(line));
+    });
   await hub.up();
   /** The names on a page and those after it. */
   async function all(path: string | undefined): Promise<string[][]> {

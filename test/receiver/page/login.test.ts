@@ -4,6 +4,7 @@ import { expect, test } from "bun:test";
 import { raw } from "../../http-kit.ts";
 import { Folder } from "../../kit.ts";
 import { Hub, faketime, report, startAt } from "../kit.ts";
+import { onFile } from "../store-kit.ts";
 
 const TOKEN = "the-operators-own-token";
 
@@ -178,11 +179,12 @@ test("a session ends at its logout, with its token, with all others, and with it
   hub.daemon.child.kill("SIGHUP");
   await ended();
   expect([await isIn(mine), await isIn(theirs)]).toEqual([false, true]);
-  // It outlives a restart, but no restored backup, in which a session that was ended since would be open.
-  expect((await hub.run("backup", hub.folder.at("b.db"))).code).toBe(0);
   await hub.daemon.kill();
   await hub.up();
   expect([await isIn(mine), await isIn(theirs)]).toEqual([false, true]);
+  // A backup of SQLite's file, in which a session that was ended since would be open.
+  if (!onFile) return;
+  expect((await hub.run("backup", hub.folder.at("b.db"))).code).toBe(0);
   await hub.daemon.kill();
   expect((await hub.run("restore", hub.folder.at("b.db"))).code).toBe(0);
   await hub.up();

@@ -1,11 +1,10 @@
 // Fleets to look at: a homelab, 200 hosts, everything wrong at once, hostile texts. What is now comes in by the front door; what was,
 // is written into the store as history.ts and ping.ts do.
 
-import { Database } from "bun:sqlite";
-import { join } from "node:path";
 import { METRICS } from "../../../lib/report.ts";
 import { until } from "../../kit.ts";
 import { Hub, addHosts, archive, container, report } from "../kit.ts";
+import type { Hand } from "../store-kit.ts";
 
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
@@ -24,7 +23,8 @@ export async function openFleet(hosts: string[], more = ""): Promise<Hub> {
   // As if the receiver had run for long: a host can't be silent for longer than that.
   const life = JSON.stringify({ ran: 30 * DAY, line: Date.now(), doubted: null });
   hub.change((db) => {
-    db.run("INSERT OR REPLACE INTO meta (key, value) VALUES ('alive', ?)", [life]);
+    db.run("DELETE FROM meta WHERE key = 'alive'");
+    db.run("INSERT INTO meta (key, value) VALUES ('alive', ?)", [life]);
     db.run("UPDATE hosts SET created_at = ?", [Date.now() - 40 * DAY]);
   });
   await hub.up();
@@ -86,33 +86,24 @@ function containerAt(id: number, at: number): number[] {
   return [round(2 * (1 + sway(id, at))), Math.round(used), 512, ...counters, round((used / 512) * 100)];
 }
 
-/** Changes the store while the receiver runs. */
-function write(hub: Hub, work: (db: Database) => void): void {
-  const db = new Database(join(hub.data, "receiver.db"));
-  try {
-    db.run("PRAGMA busy_timeout=20000");
-    db.transaction(() => work(db)).immediate();
-  } finally {
-    db.close();
-  }
-}
-
-const idOf = (db: Database, host: string) =>
-  db.query<{ id: number }, [string]>("SELECT id FROM hosts WHERE name = ?").get(host)!.id;
-const containersOf = (db: Database, host: number) =>
-  db.query<{ id: number }, [number]>("SELECT id FROM containers WHERE host = ? AND gone_at IS NULL").all(host);
+const idOf = (db: Hand, host: string): number =>
+  (db.query("SELECT id FROM hosts WHERE name = ?").all(host) as { id: number }[])[0]!.id;
+const containersOf = (db: Hand, host: number) =>
+  db.query("SELECT id FROM containers WHERE host = ? AND gone_at IS NULL").all(host) as { id: number }[];
 
 /** A sample a minute of the last hours of hosts that have reported. */
 export function writeHours(hub: Hub, hosts: Record<string, Load>, hours: number, now = Date.now()): void {
   const [marks, end] = [METRICS.map(() => "?").join(", "), now - MINUTE];
-  write(hub, (db) => {
+  hub.change((db) => {
     const host = db.query(
-      `INSERT OR IGNORE INTO host_samples (host, at, ${METRICS.join(", ")}) VALUES (?, ?, ${marks})`,
+      `INSERT INTO host_samples (host, at, ${METRICS.join(", ")}) VALUES (?, ?, ${marks}) ON CONFLICT DO NOTHING`,
     );
     const workload = db.query(
-      "INSERT OR IGNORE INTO workload_samples (host, at, containers, guests) VALUES (?, ?, ?, '{}')",
+      "INSERT INTO workload_samples (host, at, containers, guests) VALUES (?, ?, ?, '{}') ON CONFLICT DO NOTHING",
     );
-    const filled = db.query("INSERT OR REPLACE INTO disk_history (host, mount, samples) VALUES (?, ?, ?)");
+    const filled = db.query(
+      "INSERT INTO disk_history (host, mount, samples) VALUES (?, ?, ?) ON CONFLICT (host, mount) DO UPDATE SET samples = excluded.samples",
+    );
     for (const [name, load] of Object.entries(hosts)) {
       const id = idOf(db, name);
       const containers = containersOf(db, id);
@@ -139,7 +130,7 @@ export function writeHours(hub: Hub, hosts: Record<string, Load>, hours: number,
 
 /** A year of rollups of a host that has reported, with a week without any. */
 export function writeYear(hub: Hub, name: string, load: Load, now = Date.now()): void {
-  write(hub, (db) => {
+  hub.change((db) => {
     for (const [step, days] of [
       [600, 30],
       [3600, 366],
@@ -153,15 +144,19 @@ export function writeYear(hub: Hub, name: string, load: Load, now = Date.now()):
 
 /** The rollups of whole steps in a span of time. */
 function rollUp(
-  db: Database,
+  db: Hand,
   name: string,
   load: Load,
   { step, from, to }: { step: number; from: number; to: number },
 ): void {
   const id = idOf(db, name);
   const containers = containersOf(db, id);
-  const addHost = db.query("INSERT OR REPLACE INTO host_rollups (host, step, at, metrics) VALUES (?, ?, ?, ?)");
-  const add = db.query("INSERT OR REPLACE INTO workload_rollups (host, step, at, containers) VALUES (?, ?, ?, ?)");
+  const addHost = db.query(
+    "INSERT INTO host_rollups (host, step, at, metrics) VALUES (?, ?, ?, ?) ON CONFLICT (host, step, at) DO UPDATE SET metrics = excluded.metrics",
+  );
+  const add = db.query(
+    "INSERT INTO workload_rollups (host, step, at, containers) VALUES (?, ?, ?, ?) ON CONFLICT (host, step, at) DO UPDATE SET containers = excluded.containers",
+  );
   const width = step * 1000;
   for (let at = Math.ceil(from / width) * width; at + width <= to; at += width) {
     const moments = Array.from({ length: SAMPLED }, (_, n) => at + (n * width) / SAMPLED);
@@ -469,7 +464,7 @@ const JOBS: { name: string; flags: string[]; every: number; took: number; fails:
 async function runJob(hub: Hub, { name, flags, every, took, fails }: (typeof JOBS)[number], runs = 14): Promise<void> {
   const { stdout } = await hub.run("job", "add", name, ...flags, "--url", hub.url);
   const url = /http\S+/.exec(stdout)![0];
-  write(hub, (db) => {
+  hub.change((db) => {
     const add = db.query(
       `INSERT INTO job_pings (job, at, kind, exit_status, duration_ms, ip, agent, body)
        SELECT id, ?, ?, ?, ?, '192.0.2.7', 'curl/7.88.1', ? FROM jobs WHERE name = ?`,
@@ -533,7 +528,7 @@ export async function seedHomelab({ hours = 26, offline = true, more = "" } = {}
 
 /** As if a host had been silent for so long; waits until the receiver has seen it. */
 export async function silence(hub: Hub, host: string, ms: number): Promise<void> {
-  write(hub, (db) =>
+  hub.change((db) =>
     db.run("UPDATE hosts SET heard_ms = heard_ms - ?, last_seen_at = last_seen_at - ? WHERE name = ?", [ms, ms, host]),
   );
   await until(
@@ -546,7 +541,7 @@ export async function silence(hub: Hub, host: string, ms: number): Promise<void>
 export function spread(hub: Hub, minutes: number): void {
   const past = (table: string) =>
     `(SELECT COUNT(*) FROM ${table} later WHERE later.id >= ${table}.id) * ${minutes * MINUTE}`;
-  write(hub, (db) => {
+  hub.change((db) => {
     db.run(`UPDATE events SET at = at - ${past("events")}`);
     db.run(`UPDATE alerts SET opened_at = opened_at - ${past("alerts")}`);
     db.run(`UPDATE jobs SET last_ping_at = last_ping_at - 9 * ${past("jobs")}, down_at = down_at - ${past("jobs")}`);
